@@ -1,0 +1,1 @@
+"""From an S2P checkpoint to deployable programs and bundles."""

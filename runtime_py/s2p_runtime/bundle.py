@@ -1,0 +1,198 @@
+"""The bundle: everything an app needs to draw pictures, in one folder, with the proof that it draws the right ones.
+
+A bundle is read with :func:`open_bundle`, which checks every file against its SHA-256 before anything is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from s2p_runtime.contract import Contract, read_contract
+from s2p_runtime.errors import S2PError
+from s2p_runtime.files import inside, list_files, sha256_file
+from s2p_runtime.plan import SamplingPlan
+
+BUNDLE_FORMAT = "s2p-bundle"
+BUNDLE_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Target = Literal["coreml", "executorch"]
+
+
+class TensorSpec(Contract):
+    """One input or output of a component."""
+
+    name: str
+    dtype: Literal["float16", "float32", "int32", "int64"]
+    shape: tuple[int, ...]
+
+
+class Component(Contract):
+    """One program of the bundle, e.g. ``unet``. ``path`` is a file (.pte) or a folder (.mlpackage) inside the bundle."""
+
+    path: str
+    precision: Literal["float16", "float32"]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    backend: str = Field(description="what runs it, e.g. 'mlprogram iOS17' or 'xnnpack'")
+
+
+class FileEntry(Contract):
+    """Checksum of one file."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class LatentSpec(Contract):
+    """Latent shape, and ``vae input = latent / scaling_factor + shift_factor``."""
+
+    channels: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    scaling_factor: float = Field(gt=0)
+    shift_factor: float = 0.0
+
+
+class TokenizerSpec(Contract):
+    """A CLIP byte-pair tokenizer: paths in the bundle and the ids that frame a prompt."""
+
+    kind: Literal["clip"]
+    vocab: str
+    merges: str
+    max_length: int = Field(ge=2)
+    bos_id: int = Field(ge=0)
+    eos_id: int = Field(ge=0)
+    pad_id: int = Field(ge=0)
+
+
+class LayerSummary(Contract):
+    """How one layer of the U-Net is stored. ``weight_bits`` 16 or 32 means that the layer was left in float."""
+
+    name: str
+    kind: Literal["conv", "linear"]
+    weight_bits: int
+    activation_bits: int | None = Field(description="null: activations stay in float")
+    scheme: str = Field(description="e.g. 'palette per-tensor', 'int8 linear', 'float16'")
+    weights: int = Field(ge=1, description="number of weights, without bias")
+    bytes: int = Field(ge=0, description="stored bytes of weights, scales and palettes")
+
+
+class QuantizationSummary(Contract):
+    """Quantization of the U-Net, layer by layer."""
+
+    method: str
+    recipe: str
+    average_weight_bits: float = Field(description="over the quantized layers, weighted by their number of weights")
+    unet_bytes: int = Field(ge=0, description="resident size of the U-Net program")
+    unet_download_bytes: int = Field(ge=0, description="size in the download form")
+    unet_fp32_bytes: int = Field(ge=0, description="the source U-Net's parameters at 4 bytes each")
+    layers: tuple[LayerSummary, ...]
+
+
+class GoldenRun(Contract):
+    """A recorded run. ``path`` is a safetensors file with the tensors listed in docs/formats.md."""
+
+    id: str = Field(pattern=r"^[a-z0-9-]+$")
+    prompt: str
+    seed: int = Field(ge=0)
+    path: str
+
+
+class BundleManifest(Contract):
+    """``manifest.json`` of a bundle."""
+
+    format: Literal["s2p-bundle"] = "s2p-bundle"
+    version: int = BUNDLE_VERSION
+    name: str
+    family: str
+    target: Target
+    producer: str = Field(description="program and version that wrote the bundle")
+    checkpoint_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the checkpoint's s2p.json")
+    components: dict[str, Component]
+    plan: SamplingPlan
+    guidance: float = Field(description="1.0 or less: no classifier-free guidance, batch of one")
+    latents: LatentSpec
+    tokenizer: TokenizerSpec
+    quantization: QuantizationSummary
+    golden: tuple[GoldenRun, ...]
+    files: dict[str, FileEntry] = Field(description="every file of the bundle but the manifest, by relative path")
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> BundleManifest:
+        for name, component in self.components.items():
+            if component.path not in self.files and not any(f.startswith(component.path + "/") for f in self.files):
+                raise ValueError(f"component {name} has no file {component.path}")
+        for path in (self.tokenizer.vocab, self.tokenizer.merges, *(run.path for run in self.golden)):
+            if path not in self.files:
+                raise ValueError(f"file {path} is not listed")
+        return self
+
+
+class Bundle:
+    """An opened bundle: its folder and its manifest."""
+
+    def __init__(self, folder: Path, manifest: BundleManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    def path(self, relative: str) -> Path:
+        """Absolute path of a file of the bundle; see :func:`s2p_runtime.files.inside`."""
+        return inside(self.folder, relative)
+
+    def component(self, name: str) -> tuple[Component, Path]:
+        """A component and its path.
+
+        Raises:
+            S2PError: the bundle has no such component.
+        """
+        if name not in self.manifest.components:
+            raise S2PError(f"{self.folder.name} has no component {name!r}; it has {', '.join(self.manifest.components)}")
+        component = self.manifest.components[name]
+        return component, self.path(component.path)
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """Checksums of every file below ``folder`` but the manifest."""
+    return {
+        name: FileEntry(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
+        for name in list_files(folder)
+        if name != MANIFEST_NAME
+    }
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open a bundle after checking its manifest and every checksum.
+
+    Raises:
+        S2PError: no bundle, invalid manifest, path outside the folder, file missing, truncated or altered.
+    """
+    if not folder.is_dir():
+        raise S2PError(f"{folder} is not a folder; give a bundle made by s2p-mobile convert")
+    if not (folder / MANIFEST_NAME).is_file():
+        raise S2PError(f"{folder} has no {MANIFEST_NAME}; give a bundle made by s2p-mobile convert")
+    manifest = read_contract(folder / MANIFEST_NAME, BundleManifest, BUNDLE_FORMAT, BUNDLE_VERSION)
+    for component in manifest.components.values():
+        inside(folder, component.path)
+    check_files(folder, manifest.files)
+    return Bundle(folder, manifest)
+
+
+def check_files(folder: Path, files: dict[str, FileEntry]) -> None:
+    """Compare files with their recorded checksums.
+
+    Raises:
+        S2PError: path outside the folder, file missing, truncated or altered.
+    """
+    for name, entry in files.items():
+        path = inside(folder, name)
+        if not path.is_file():
+            raise S2PError(f"{folder.name} lacks {name}; get the folder again")
+        if path.stat().st_size != entry.bytes:
+            found = path.stat().st_size
+            raise S2PError(f"{name} in {folder.name} has {found} bytes instead of {entry.bytes}; get the folder again")
+        if sha256_file(path) != entry.sha256:
+            raise S2PError(f"{name} in {folder.name} was altered (sha256 differs); get the folder again")

@@ -1,0 +1,59 @@
+"""What all contracts share: a strict pydantic base and reading a JSON file with one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from s2p_runtime.errors import S2PError
+
+
+class Contract(BaseModel):
+    """Base of every file format: unknown fields are errors, numbers are finite, assignment is validated."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, frozen=True)
+
+
+ContractT = TypeVar("ContractT", bound=Contract)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first validation problem as ``field: message``."""
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "value"
+    return f"{field}: {problem['msg']}"
+
+
+def read_contract(path: Path, kind: type[ContractT], format_name: str, version: int) -> ContractT:
+    """Read and validate a JSON contract that carries ``format`` and ``version``.
+
+    Raises:
+        S2PError: file missing, not JSON, another format, a version from the future, or an invalid field.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise S2PError(f"{path} does not exist; is {path.parent} complete?") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise S2PError(f"{path} is not readable JSON ({error}); get it from its author again") from error
+    if not isinstance(document, dict) or document.get("format") != format_name:
+        raise S2PError(f"{path} is not of format {format_name!r}; give a folder made by s2p-mobile")
+    found = document.get("version")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise S2PError(f"{path} has no valid version number; get it from its author again")
+    if found > version:
+        raise S2PError(
+            f"{path} has format version {found}, this s2p-mobile reads up to {version}; update with pip install -U s2p-mobile"
+        )
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise S2PError(f"{path} is invalid ({first_problem(error)}); get it from its author again") from error
+
+
+def write_contract(path: Path, value: Contract) -> None:
+    """Write a contract as indented JSON with a final newline (doubles keep every bit: shortest round-trip form)."""
+    path.write_text(value.model_dump_json(indent=1) + "\n", encoding="utf-8")

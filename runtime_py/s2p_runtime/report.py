@@ -1,0 +1,125 @@
+"""The benchmark report: one schema for the host, iOS and Android harnesses.
+
+A figure that could not be measured is null and has its reason in ``missing`` under its dotted path; it is never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from s2p_runtime.contract import Contract
+
+REPORT_FORMAT = "s2p-report"
+REPORT_VERSION = 1
+
+
+class Device(Contract):
+    """The measured machine."""
+
+    model: str
+    os: str
+    soc: str | None
+    memory_bytes: int | None
+    cores: int | None
+
+
+class Protocol(Contract):
+    """How the measurement was made."""
+
+    warmup_runs: int = Field(ge=0)
+    runs: int = Field(ge=1)
+    cooldown_seconds: float = Field(ge=0)
+    minimum_seconds: float = Field(ge=0)
+    threads: int | None = None
+
+
+class Timings(Contract):
+    """Raw samples in milliseconds, in the order in which they were taken. ``unet_call`` has one list per measured image."""
+
+    load: dict[str, float] = Field(description="load time of each component, compilation included, once")
+    text_encoder: tuple[float, ...]
+    unet_call: tuple[tuple[float, ...], ...]
+    vae_decoder: tuple[float, ...]
+    image: tuple[float, ...] = Field(description="prompt to picture")
+
+
+class Summary(Contract):
+    """Nearest-rank percentiles and the mean of the middle 80 per cent, in milliseconds."""
+
+    count: int = Field(ge=1)
+    p50: float
+    p90: float
+    p99: float
+    trimmed_mean: float
+
+
+class Memory(Contract):
+    """Memory of the process, from a pass of its own."""
+
+    baseline_bytes: int | None
+    peak_bytes: int | None
+    method: str = Field(description="e.g. 'VmHWM of /proc/self/status', 'phys_footprint'")
+    samples: tuple[tuple[float, int], ...] = Field(default=(), description="(seconds since start, bytes)")
+
+
+class ThermalSample(Contract):
+    """One reading: seconds since the start, state (nominal, fair, serious, critical) and temperatures by sensor."""
+
+    seconds: float
+    state: str | None
+    celsius: dict[str, float] = Field(default_factory=dict)
+    headroom: float | None = Field(default=None, description="Android: 1.0 is the severe threshold")
+
+
+class EnergySample(Contract):
+    """One reading of power or charge."""
+
+    seconds: float
+    milliwatts: float | None = None
+    battery_level: float | None = Field(default=None, ge=0, le=1)
+
+
+class Fidelity(Contract):
+    """The device's own picture against a golden run."""
+
+    golden_id: str
+    latent_psnr_db: float | None
+    latent_max_abs: float
+    image_psnr_db: float | None
+    image_max_abs: float | None
+
+
+class Validity(Contract):
+    """Conditions of a fair run; null where the device cannot tell."""
+
+    unplugged: bool | None
+    low_power_mode_off: bool | None
+    thermal_nominal_at_start: bool | None
+    minimum_duration_met: bool
+    fidelity_ok: bool
+
+
+class BenchReport(Contract):
+    """``report.json``."""
+
+    format: Literal["s2p-report"] = "s2p-report"
+    version: int = REPORT_VERSION
+    harness: Literal["host", "ios", "android", "linux"]
+    harness_version: str
+    created: str = Field(description="UTC, ISO 8601")
+    device: Device
+    bundle_name: str
+    bundle_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the bundle's manifest.json")
+    target: Literal["coreml", "executorch"]
+    backend: dict[str, str] = Field(description="per component: backend or compute units")
+    protocol: Protocol
+    timings_ms: Timings
+    summary_ms: dict[str, Summary] = Field(description="keys text_encoder, unet_call, vae_decoder, image")
+    memory: Memory
+    thermal: tuple[ThermalSample, ...]
+    energy: tuple[EnergySample, ...]
+    fidelity: tuple[Fidelity, ...]
+    validity: Validity
+    missing: dict[str, str] = Field(default_factory=dict, description="dotted path of a null or empty figure: reason")
