@@ -1,0 +1,236 @@
+"""The U-Net graph. Parameter names are those of diffusers' UNet2DConditionModel, without the time path.
+
+Each block is called with an explicit list of skip tensors, so that a program can end between any two blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from s2p_converters.unet.operators import LayerSpec, Operators, StepRow
+from s2p_converters.unet.structure import BlockStructure, UNetStructure, block_specs, layer_specs
+
+
+class _Resnet(nn.Module):
+    """GroupNorm, SiLU, conv, plus time row, GroupNorm, SiLU, conv, plus shortcut."""
+
+    def __init__(self, name: str, specs: dict[str, LayerSpec], structure: UNetStructure, ops: Operators) -> None:
+        super().__init__()
+        self.ops = ops
+        self.time_key = f"{name}.time"
+        first, second = specs[f"{name}.conv1"], specs[f"{name}.conv2"]
+        self.norm1 = nn.GroupNorm(structure.groups, first.in_channels, structure.eps)
+        self.conv1 = ops.layer(first)
+        self.norm2 = nn.GroupNorm(structure.groups, second.in_channels, structure.eps)
+        self.conv2 = ops.layer(second)
+        shortcut = specs.get(f"{name}.conv_shortcut")
+        self.conv_shortcut = ops.layer(shortcut) if shortcut else None
+
+    def forward(self, x: Tensor, row: StepRow) -> Tensor:
+        ops = self.ops
+        hidden = self.conv1(ops.silu(ops.group_norm(x, self.norm1)), row)
+        hidden = hidden + row[self.time_key][:, :, None, None]
+        hidden = self.conv2(ops.silu(ops.group_norm(hidden, self.norm2)), row)
+        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x, row)
+        return shortcut + hidden
+
+
+class _Attention(nn.Module):
+    def __init__(self, name: str, specs: dict[str, LayerSpec], heads: int, ops: Operators) -> None:
+        super().__init__()
+        self.ops, self.heads = ops, heads
+        self.to_q = ops.layer(specs[f"{name}.to_q"])
+        self.to_k = ops.layer(specs[f"{name}.to_k"])
+        self.to_v = ops.layer(specs[f"{name}.to_v"])
+        self.to_out = nn.ModuleList([ops.layer(specs[f"{name}.to_out.0"])])
+
+    def forward(self, x: Tensor, context: Tensor, row: StepRow) -> Tensor:
+        q, k, v = self.to_q(x, row), self.to_k(context, row), self.to_v(context, row)
+        return self.to_out[0](self.ops.attention(q, k, v, self.heads), row)
+
+
+class _GatedProjection(nn.Module):
+    """GEGLU: the first half of the projection times the GELU of the second half."""
+
+    def __init__(self, name: str, specs: dict[str, LayerSpec], ops: Operators) -> None:
+        super().__init__()
+        self.ops = ops
+        self.proj = ops.layer(specs[f"{name}.proj"])
+
+    def forward(self, x: Tensor, row: StepRow) -> Tensor:
+        hidden, gate = self.proj(x, row).chunk(2, dim=-1)
+        return hidden * self.ops.gelu(gate)
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, name: str, specs: dict[str, LayerSpec], ops: Operators) -> None:
+        super().__init__()
+        # Index 1 is diffusers' dropout, which has no parameters; it stays empty so that the names agree.
+        gated = _GatedProjection(f"{name}.net.0", specs, ops)
+        self.net = nn.ModuleList([gated, nn.Identity(), ops.layer(specs[f"{name}.net.2"])])
+
+    def forward(self, x: Tensor, row: StepRow) -> Tensor:
+        return self.net[2](self.net[0](x, row), row)
+
+
+class _TransformerLayer(nn.Module):
+    def __init__(self, name: str, specs: dict[str, LayerSpec], heads: int, channels: int, ops: Operators) -> None:
+        super().__init__()
+        self.ops = ops
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = _Attention(f"{name}.attn1", specs, heads, ops)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = _Attention(f"{name}.attn2", specs, heads, ops)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = _FeedForward(f"{name}.ff", specs, ops)
+
+    def forward(self, x: Tensor, context: Tensor, row: StepRow) -> Tensor:
+        normed = self.ops.layer_norm(x, self.norm1)
+        x = x + self.attn1(normed, normed, row)
+        x = x + self.attn2(self.ops.layer_norm(x, self.norm2), context, row)
+        return x + self.ff(self.ops.layer_norm(x, self.norm3), row)
+
+
+class _Transformer(nn.Module):
+    """Spatial transformer over the H*W positions of an image."""
+
+    def __init__(
+        self, name: str, specs: dict[str, LayerSpec], depth: int, heads: int, structure: UNetStructure, ops: Operators
+    ) -> None:
+        super().__init__()
+        self.ops, self.linear = ops, structure.linear_projection
+        channels = specs[f"{name}.proj_in"].in_channels
+        # diffusers fixes this epsilon in Transformer2DModel, whatever norm_eps is.
+        self.norm = nn.GroupNorm(structure.groups, channels, 1e-6)
+        self.proj_in = ops.layer(specs[f"{name}.proj_in"])
+        self.transformer_blocks = nn.ModuleList(
+            _TransformerLayer(f"{name}.transformer_blocks.{i}", specs, heads, channels, ops) for i in range(depth)
+        )
+        self.proj_out = ops.layer(specs[f"{name}.proj_out"])
+
+    def forward(self, x: Tensor, context: Tensor, row: StepRow) -> Tensor:
+        height, width = x.shape[2], x.shape[3]
+        hidden = self.ops.group_norm(x, self.norm)
+        if not self.linear:
+            hidden = self.proj_in(hidden, row)
+        hidden = hidden.flatten(2).transpose(1, 2)
+        if self.linear:
+            hidden = self.proj_in(hidden, row)
+        for block in self.transformer_blocks:
+            hidden = block(hidden, context, row)
+        if self.linear:
+            hidden = self.proj_out(hidden, row)
+        hidden = hidden.transpose(1, 2).unflatten(2, (height, width))
+        if not self.linear:
+            hidden = self.proj_out(hidden, row)
+        return hidden + x
+
+
+class _Resample(nn.Module):
+    """Strided convolution (down) or nearest upsampling and convolution (up)."""
+
+    def __init__(self, spec: LayerSpec, down: bool, ops: Operators) -> None:
+        super().__init__()
+        self.ops, self.down = ops, down
+        self.pad = down and spec.padding == 0
+        self.conv = ops.layer(spec)
+
+    def forward(self, x: Tensor, row: StepRow) -> Tensor:
+        if not self.down:
+            x = self.ops.upsample(x)
+        elif self.pad:
+            x = nn.functional.pad(x, (0, 1, 0, 1))
+        return self.conv(x, row)
+
+
+class _Block(nn.Module):
+    """A down, mid or up block; ``kind`` decides what happens to the skip list."""
+
+    downsamplers: nn.ModuleList
+    upsamplers: nn.ModuleList
+
+    def __init__(self, block: BlockStructure, structure: UNetStructure, ops: Operators) -> None:
+        super().__init__()
+        self.kind = block.name.split("_")[0]
+        specs = {spec.name: spec for spec in block_specs(block, structure)}
+        self.resnets = nn.ModuleList(
+            _Resnet(f"{block.name}.resnets.{j}", specs, structure, ops) for j in range(len(block.resnets))
+        )
+        self.attentions = nn.ModuleList(
+            _Transformer(f"{block.name}.attentions.{j}", specs, depth, block.heads, structure, ops)
+            for j, depth in enumerate(block.attention_layers)
+        )
+        if block.resample:
+            name = "downsamplers" if self.kind == "down" else "upsamplers"
+            resample = _Resample(specs[f"{block.name}.{name}.0.conv"], self.kind == "down", ops)
+            self.add_module(name, nn.ModuleList([resample]))
+
+    def forward(self, x: Tensor, skips: list[Tensor], context: Tensor, row: StepRow) -> Tensor:
+        """``skips`` grows in a down block and shrinks in an up block, in place."""
+        for j, resnet in enumerate(self.resnets):
+            if self.kind == "up":
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = resnet(x, row)
+            if j < len(self.attentions):
+                x = self.attentions[j](x, context, row)
+            if self.kind == "down":
+                skips.append(x)
+        if hasattr(self, "downsamplers"):
+            x = self.downsamplers[0](x, row)
+            skips.append(x)
+        elif hasattr(self, "upsamplers"):
+            x = self.upsamplers[0](x, row)
+        return x
+
+
+class StepUNet(nn.Module):
+    """U-Net that takes the call index instead of a timestep."""
+
+    def __init__(self, structure: UNetStructure, tables: nn.Module, ops: Operators) -> None:
+        """
+        Args:
+            structure: from :meth:`UNetStructure.from_config`.
+            tables: called with the step [S], gives a :data:`StepRow`.
+            ops: makes the layers and the other operators.
+        """
+        super().__init__()
+        self.structure, self.ops, self.tables = structure, ops, tables
+        specs = layer_specs(structure)
+        self.conv_in = ops.layer(specs[0])
+        self.down_blocks = nn.ModuleList(_Block(block, structure, ops) for block in structure.down)
+        self.mid_block = _Block(structure.mid, structure, ops) if structure.mid else None
+        self.up_blocks = nn.ModuleList(_Block(block, structure, ops) for block in structure.up)
+        self.conv_norm_out = nn.GroupNorm(structure.groups, structure.channels[0], structure.eps)
+        self.conv_out = ops.layer(specs[-1])
+
+    def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        """
+        Args:
+            sample: scaled state, float [B, C, H, W].
+            step: call index, integer [1] or [B].
+            encoder_hidden_states: text embedding, float [B, N, D].
+
+        Returns:
+            Model output, float [B, C, H, W].
+        """
+        return self.with_features(sample, step, encoder_hidden_states)[0]
+
+    def with_features(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """As :meth:`forward`, and the output of every down, mid and up block by name."""
+        row = self.tables(step)
+        x = self.conv_in(sample, row)
+        skips = [x]
+        features: dict[str, Tensor] = {}
+        for name, block in self.named_blocks():
+            x = block(x, skips, encoder_hidden_states, row)
+            features[name] = x
+        x = self.ops.silu(self.ops.group_norm(x, self.conv_norm_out))
+        return self.conv_out(x, row), features
+
+    def named_blocks(self) -> list[tuple[str, nn.Module]]:
+        """Blocks in the order in which they run."""
+        blocks = [(f"down_blocks.{i}", block) for i, block in enumerate(self.down_blocks)]
+        if self.mid_block is not None:
+            blocks.append(("mid_block", self.mid_block))
+        return blocks + [(f"up_blocks.{i}", block) for i, block in enumerate(self.up_blocks)]

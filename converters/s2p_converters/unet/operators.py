@@ -1,0 +1,103 @@
+"""What a graph is made of: layer descriptions, the row of step values, and the replaceable operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+StepRow = Mapping[str, Tensor]
+"""Values looked up for the step: ``<resnet>.time`` [S, C], and per layer what its kind needs, e.g. ``<layer>.inverse`` [S, 1].
+S is 1 (one step for the whole batch) or B (a step per sample, in training)."""
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A convolution or linear layer of the U-Net, under its diffusers name."""
+
+    name: str
+    kind: Literal["conv", "linear"]
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    bias: bool = True
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """[out, in] of a linear layer, [out, in, kernel, kernel] of a convolution."""
+        if self.kind == "linear":
+            return (self.out_channels, self.in_channels)
+        return (self.out_channels, self.in_channels, self.kernel, self.kernel)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, bias excluded."""
+        return self.out_channels * self.in_channels * self.kernel * self.kernel
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The layer's arithmetic: x [B, C, H, W] (conv) or [B, N, C] (linear)."""
+        if self.kind == "linear":
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """Shape [C] or [S, C] so that it broadcasts over this layer's output."""
+        if self.kind == "linear":
+            return values if values.dim() == 1 else values[:, None, :]
+        return values[..., :, None, None]
+
+    def per_step(self, value: Tensor) -> Tensor:
+        """Shape [S, 1] so that it broadcasts over this layer's input or output."""
+        return value[:, :, None] if self.kind == "linear" else value[:, :, None, None]
+
+
+class FloatLayer(nn.Module):
+    """The unquantized layer."""
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = nn.Parameter(torch.empty(spec.weight_shape))
+        self.bias = nn.Parameter(torch.empty(spec.out_channels)) if spec.bias else None
+
+    def forward(self, x: Tensor, row: StepRow) -> Tensor:
+        return self.spec.apply(x, self.weight, self.bias)
+
+
+class Operators:
+    """The operators of a float graph in plain torch. Subclasses replace what their target needs otherwise."""
+
+    def layer(self, spec: LayerSpec) -> nn.Module:
+        """A module called as ``layer(x, row)``."""
+        return FloatLayer(spec)
+
+    def group_norm(self, x: Tensor, norm: nn.GroupNorm) -> Tensor:
+        """GroupNorm of x [B, C, H, W]."""
+        return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+    def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """LayerNorm of x [B, N, C] over the last axis."""
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """Multi-head attention: q [B, N, C], k and v [B, M, C] -> [B, N, C], scaled by 1 / sqrt(C / heads)."""
+        q, k, v = (t.unflatten(2, (heads, t.shape[2] // heads)).transpose(1, 2) for t in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """x * sigmoid(x)."""
+        return F.silu(x)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Exact (erf) GELU."""
+        return F.gelu(x)
+
+    def upsample(self, x: Tensor) -> Tensor:
+        """Nearest-neighbour upsampling by two."""
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
