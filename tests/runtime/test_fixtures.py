@@ -1,0 +1,152 @@
+"""The shared fixtures: regenerating gives the same bytes, the valid ones open, each malformed one gives its own error."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, load_file
+from transformers import CLIPTokenizer
+
+from s2p_runtime.bundle import open_bundle
+from s2p_runtime.contract import read_contract
+from s2p_runtime.errors import S2PError
+from s2p_runtime.files import list_files
+from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+INDEX = json.loads((FIXTURES / "malformed/index.json").read_text())
+WRITTEN = ("replay.s2pmobile", "ancestral.s2pmobile", "malformed", "noise.safetensors", "report.json", "report.schema.json")
+
+MESSAGES = {
+    "not_found": r"does not exist|has no manifest\.json",
+    "not_json": r"is not readable JSON",
+    "wrong_format": r"is not of format",
+    "bad_version": r"has no valid version number",
+    "future_version": r"reads up to 1; update",
+    "invalid": r"is invalid \(",
+    "outside": r"points outside its folder",
+    "missing_file": r" lacks ",
+    "wrong_size": r"bytes instead of",
+    "altered": r"was altered \(sha256 differs\)",
+}
+"""What Python says for each kind of error of the index."""
+
+
+def ids(cases: list[dict[str, Any]]) -> list[str]:
+    return [case["case"] for case in cases]
+
+
+def names_kind(error: S2PError, kinds: list[str]) -> bool:
+    return any(re.search(MESSAGES[kind], str(error)) for kind in kinds)
+
+
+def test_regenerating_gives_the_same_bytes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, FIXTURES / "make_fixtures.py", "--out", tmp_path], check=True)
+    made = list_files(tmp_path)
+    kept = [name for name in list_files(FIXTURES) if name.split("/")[0] in WRITTEN]
+    assert made == kept
+    assert [name for name in made if (tmp_path / name).read_bytes() != (FIXTURES / name).read_bytes()] == []
+
+
+def scalar_noise(seed: int, stream: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Philox noise in Python integers, after the Random123 paper (not the vectorized code under test); double, rounded once."""
+
+    def block(counter: list[int], key: list[int]) -> list[int]:
+        low = 0xFFFFFFFF
+        for _ in range(10):
+            p0, p1 = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+            counter = [(p1 >> 32) ^ counter[1] ^ key[0], p1 & low, (p0 >> 32) ^ counter[3] ^ key[1], p0 & low]
+            key = [(key[0] + 0x9E3779B9) & low, (key[1] + 0xBB67AE85) & low]
+        return counter
+
+    count = int(np.prod(shape))
+    words = [w for n in range(-(-count // 4)) for w in block([n, 0, stream, 0], [seed & 0xFFFFFFFF, seed >> 32])]
+    u = (torch.tensor(words, dtype=torch.float64) + 0.5) / 2**32
+    radius, angle = torch.sqrt(-2 * torch.log(u[0::2])), 2 * torch.pi * u[1::2]
+    normal = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).reshape(-1)[:count]
+    return normal.float().double().reshape(shape)
+
+
+@pytest.mark.parametrize("name", ["replay", "ancestral"])
+def test_golden_tensors_belong_together(name: str) -> None:
+    """Rows applied anew, in torch float64, to the recorded outputs end in the recorded latents; ids come from transformers."""
+    bundle = open_bundle(FIXTURES / f"{name}.s2pmobile")
+    manifest = bundle.manifest
+    tokenizer = CLIPTokenizer.from_pretrained(bundle.folder / "tokenizer")
+    golden = {run.id: load_file(bundle.path(run.path)) for run in manifest.golden}
+    for run in manifest.golden:
+        texts = ["", run.prompt] if manifest.guidance > 1 else [run.prompt]
+        framed = tokenizer(texts, padding="max_length", max_length=manifest.tokenizer.max_length, truncation=True)["input_ids"]
+        assert golden[run.id]["token_ids"].tolist() == framed
+    first = golden[manifest.golden[0].id]
+    assert first["noise_pred_calls"].tolist() == list(range(len(manifest.plan.calls)))
+    shape = first["initial_latents"].shape
+    noise = [scalar_noise(manifest.golden[0].seed, index + 1, shape) for index in range(len(manifest.plan.calls))]
+    raw = torch.from_numpy(first["noise_pred"])
+    outputs = raw[:, 0:1] + manifest.guidance * (raw[:, 1:] - raw[:, 0:1]) if raw.shape[1] == 2 else raw
+    states = [torch.from_numpy(first["initial_latents"]).double()]
+    for call, z in zip(manifest.plan.calls, noise, strict=True):
+        row = sum(a * states[k] for k, a in call.states) + sum(b * outputs[k].double() for k, b in call.outputs)
+        states.append((row + call.noise * z).float().double())
+    # Guidance in float32 may round differently by one unit in the last place of values below 64: 4e-6, times rows below 10.
+    assert torch.allclose(states[-1].float(), torch.from_numpy(first["quantized_latents"]), rtol=0, atol=4e-5)
+    assert np.abs(first["quantized_latents"] - first["fp_latents"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("case", INDEX["bundles"], ids=ids(INDEX["bundles"]))
+def test_malformed_bundle(case: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "replay.s2pmobile"
+    shutil.copytree(FIXTURES / "replay.s2pmobile", folder)
+    if "manifest" in case:
+        shutil.copy(FIXTURES / "malformed" / case["manifest"], folder / "manifest.json")
+    else:
+        action, name = case["edit"]
+        path = folder / name
+        content = path.read_bytes()
+        if action == "remove":
+            path.unlink()
+        else:
+            path.write_bytes({"truncate": content[:3], "flip": content[:-1] + bytes([content[-1] ^ 1])}[action])
+    with pytest.raises(S2PError) as raised:
+        open_bundle(folder)
+    assert names_kind(raised.value, case["kinds"]), raised.value
+
+
+@pytest.mark.parametrize("case", INDEX["reports"], ids=ids(INDEX["reports"]))
+def test_malformed_report(case: dict[str, Any]) -> None:
+    with pytest.raises(S2PError) as raised:
+        read_contract(FIXTURES / "malformed" / case["file"], BenchReport, REPORT_FORMAT, REPORT_VERSION)
+    assert names_kind(raised.value, case["kinds"]), raised.value
+
+
+def test_valid_report_opens() -> None:
+    report = read_contract(FIXTURES / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
+    assert report.timings_ms.unet_call[1] == (21.0, 20.0, 20.75)
+
+
+@pytest.mark.parametrize("case", INDEX["tensors"], ids=ids(INDEX["tensors"]))
+def test_malformed_tensors(case: dict[str, Any]) -> None:
+    """The safetensors package refuses each of them too (numpy's front end meets some with its own KeyError)."""
+    content = (FIXTURES / "malformed" / case["file"]).read_bytes()
+    with pytest.raises((SafetensorError, KeyError, TypeError, ValueError)):
+        load(content)
+
+
+def test_noise_is_scalar_philox() -> None:
+    """Equal up to one unit in the last place: torch's log and cosine need not round as numpy's do."""
+    tensors = load_file(FIXTURES / "noise.safetensors")
+    assert len(tensors) == 7
+    for name, recorded in tensors.items():
+        seed, stream = (int(part.split("=")[1]) for part in name.split(","))
+        expected = scalar_noise(seed, stream, recorded.shape).float().numpy()
+        np.testing.assert_array_max_ulp(recorded, expected, maxulp=1)
