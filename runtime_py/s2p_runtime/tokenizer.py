@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,11 +47,12 @@ class ClipTokenizer:
         tokens = {token_id: token for token, token_id in self._vocab.items()}
         self._special: dict[str, int] = {}
         for field, token_id in (("bos_id", spec.bos_id), ("eos_id", spec.eos_id), ("pad_id", spec.pad_id)):
-            if token_id not in tokens:
+            if not tokens.get(token_id):
                 raise S2PError(f"tokenizer vocabulary has no token for {field} {token_id}; get the bundle again")
             self._special[tokens[token_id]] = token_id
         # Longest first, so that one special token may begin with another.
-        self._special_order = sorted(self._special, key=len, reverse=True)
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         self._merges: dict[tuple[int, int], tuple[int, int]] = {}
         for rank, (left, right) in enumerate(merges):
             for token in (left, right, left + right):
@@ -97,28 +99,13 @@ class ClipTokenizer:
         if any(0xD800 <= ord(char) < 0xE000 for char in text):
             raise S2PError("the prompt is not valid Unicode text (lone surrogate); give it in UTF-8")
         ids: list[int] = []
-        for piece in self._cut_special(text):
+        for piece in filter(None, self._special_pattern.split(text)):
             if piece in self._special:
                 ids.append(self._special[piece])
             else:
                 for word in _split_words(_normalize(piece)):
                     ids.extend(self._word_ids(word))
         return ids
-
-    def _cut_special(self, text: str) -> Iterator[str]:
-        start = position = 0
-        while position < len(text):
-            found = next((token for token in self._special_order if text.startswith(token, position)), None)
-            if found is None:
-                position += 1
-                continue
-            if start < position:
-                yield text[start:position]
-            yield found
-            position += len(found)
-            start = position
-        if start < len(text):
-            yield text[start:]
 
     def _word_ids(self, word: str) -> list[int]:
         if word not in self._words:
