@@ -1,0 +1,137 @@
+"""The torch reference of a checkpoint: the same integers and scales in plain arithmetic.
+
+A target's program must denote this function. It is evaluated in float64, because in float32 a difference of one unit in the
+last place can flip the rounding of an activation and so hide (or feign) an error of one whole grid step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
+from s2p_converters.packing import integer_range
+from s2p_converters.unet import LayerSpec, Operators, StepRow, StepTables, StepUNet
+from s2p_converters.unet.operators import FloatLayer
+from s2p_runtime.errors import S2PError
+
+Rounding = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Constants:
+    """How a target stores the real-valued constants.
+
+    Attributes:
+        stored: rounds a float constant to the program's precision (float64 in, float64 out).
+        weight: rounds a dequantized weight ``scale * integer``; exact where the target multiplies by the scale afterwards.
+        activations: False when the target leaves activations in float.
+    """
+
+    stored: Rounding
+    weight: Rounding
+    activations: bool = True
+
+
+def exact(value: Tensor) -> Tensor:
+    """No rounding."""
+    return value
+
+
+def to_float32(value: Tensor) -> Tensor:
+    """Nearest float32, as float64."""
+    return value.float().double()
+
+
+def to_float16(value: Tensor) -> Tensor:
+    """Nearest float16, as float64."""
+    return value.half().double()
+
+
+CHECKPOINT_CONSTANTS = Constants(stored=to_float32, weight=exact)
+"""The checkpoint as it is."""
+
+
+def reciprocal_scale(scale: NDArray[np.float32]) -> NDArray[np.float64]:
+    """``2^-7 / scale`` in double: the factor that takes an activation to [-1, 1), where int8 has the constant scale 2^-7."""
+    return np.float64(2.0**-7) / scale.astype(np.float64)
+
+
+def step_columns(layer: QuantizedLayer, stored: Rounding) -> dict[str, Tensor]:
+    """Table columns of a layer with quantized activations: ``<name>.inverse`` = 2^-7 / s_t and ``<name>.scale`` = 2^7 s_t, [T, 1]."""
+    if layer.activation_scale is None:
+        return {}
+    inverse = torch.from_numpy(reciprocal_scale(layer.activation_scale))
+    scale = torch.from_numpy(layer.activation_scale.astype(np.float64)) * 2.0**7
+    return {f"{layer.spec.name}.inverse": stored(inverse)[:, None], f"{layer.spec.name}.scale": stored(scale)[:, None]}
+
+
+class ReferenceLayer(nn.Module):
+    """``y = (W (*) clamp(round(x / s_t))) s_t + b``, with W the dequantized weight."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: QuantizedLayer, constants: Constants) -> None:
+        super().__init__()
+        self.spec = layer.spec
+        self.bits = layer.activation_bits if constants.activations else None
+        scale = torch.from_numpy(layer.scale.astype(np.float64))
+        scale = scale.reshape(-1, *([1] * (len(layer.spec.weight_shape) - 1)))
+        self.register_buffer("weight", constants.weight(scale * torch.from_numpy(layer.integers).double()))
+        bias = None if layer.bias is None else constants.stored(torch.from_numpy(layer.bias).double())
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor, row: StepRow) -> Tensor:
+        if self.bits is None:
+            return self.spec.apply(x, self.weight, self.bias)
+        low, high = integer_range(self.bits)
+        inverse = self.spec.per_step(row[f"{self.spec.name}.inverse"])
+        scale = self.spec.per_step(row[f"{self.spec.name}.scale"])
+        rounded = torch.clamp(torch.round(x * inverse * 2.0**7), low, high) * 2.0**-7
+        y = self.spec.apply(rounded, self.weight) * scale
+        return y if self.bias is None else y + self.spec.per_channel(self.bias)
+
+
+class _ReferenceOperators(Operators):
+    def __init__(self, layers: Mapping[str, QuantizedLayer], constants: Constants) -> None:
+        self.layers, self.constants = layers, constants
+
+    def layer(self, spec: LayerSpec) -> nn.Module:
+        if spec.name in self.layers:
+            return ReferenceLayer(self.layers[spec.name], self.constants)
+        return FloatLayer(spec)
+
+
+def table_columns(checkpoint: Checkpoint, stored: Rounding, activations: bool = True) -> dict[str, Tensor]:
+    """All columns of a checkpoint's step tables, float64 [T, C]: time of every resnet, then scales of every layer."""
+    columns = {name: stored(torch.from_numpy(table).double()) for name, table in checkpoint.time_tables.items()}
+    if activations:
+        for layer in checkpoint.layers.values():
+            columns.update(step_columns(layer, stored))
+    return columns
+
+
+def load_floats(module: nn.Module, checkpoint: Checkpoint, stored: Rounding) -> None:
+    """Put the checkpoint's float tensors (norms, unquantized layers) into a graph, rounded to the target's precision."""
+    state = {name: stored(torch.from_numpy(value).double()) for name, value in checkpoint.floats.items()}
+    parameters = dict(module.named_parameters())
+    missing = sorted(set(parameters) - set(state))
+    if missing:
+        raise S2PError(f"checkpoint {checkpoint.folder.name} lacks {missing[0]}; make it again with s2p-mobile quantize")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+
+def reference_unet(checkpoint: Checkpoint, constants: Constants = CHECKPOINT_CONSTANTS) -> StepUNet:
+    """The checkpoint's U-Net in float64 torch, with the constants as a target stores them."""
+    tables = StepTables(table_columns(checkpoint, constants.stored, constants.activations))
+    unet = StepUNet(checkpoint.structure, tables, _ReferenceOperators(checkpoint.layers, constants)).double()
+    load_floats(unet, checkpoint, constants.stored)
+    return unet.eval().requires_grad_(False)

@@ -1,0 +1,112 @@
+"""Writes what a method produced as an S2P checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from s2p_converters.checkpoint import (
+    MANIFEST_NAME,
+    CheckpointManifest,
+    LayerEntry,
+    QuantizedLayer,
+    Source,
+    checkpoint_files,
+    write_checkpoint_tensors,
+)
+from s2p_converters.unet import layer_specs
+from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.models import Model
+from s2p_mobile.time_tables import time_tables
+from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_runtime import __version__
+from s2p_runtime.bundle import GoldenRun
+from s2p_runtime.contract import write_contract
+from s2p_runtime.plan import initial_latents
+from s2p_runtime.tensors import write_tensors
+
+COPIED_FOLDERS = ("text_encoder", "vae", "tokenizer", "scheduler")
+_DEMO_GOLDEN = ("a red apple on a blue background", "a panda on a yellow background")
+_GOLDEN = ("a photograph of an astronaut riding a horse", "a bowl of fruit on a wooden table, oil painting")
+
+
+def golden_prompts(model: Model) -> tuple[str, ...]:
+    """Prompts recorded in every checkpoint of a model."""
+    return _DEMO_GOLDEN if model.name == "demo" else _GOLDEN
+
+
+def write_checkpoint(
+    job: QuantizationJob, method: str, layers: Mapping[str, QuantizedLayer], folder: Path
+) -> CheckpointManifest:
+    """Write tensors, golden FP runs, the model's other components and the manifest into an existing folder."""
+    model = job.model
+    specs = layer_specs(model.structure)
+    in_layers = {f"{name}.{part}" for name in layers for part in ("weight", "bias")}
+    floats = {
+        name: value.numpy().astype(np.float32)
+        for name, value in model.unet.state_dict().items()
+        if name not in in_layers and not _is_time_path(name)
+    }
+    tables = {name: table.numpy() for name, table in time_tables(model.unet, job.plan.timesteps).items()}
+    write_checkpoint_tensors(folder, layers, floats, tables)
+    for name in COPIED_FOLDERS:
+        shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+    golden = _write_golden(job, folder)
+    manifest = CheckpointManifest(
+        producer=f"s2p-mobile {__version__}",
+        family=model.family.name,
+        source=Source(name=model.name, unet_sha256=model.unet_sha256, unet_fp32_bytes=model.unet_fp32_bytes),
+        method=method,
+        recipe=job.recipe.model_dump(mode="json"),
+        seed=job.seed,
+        plan=job.plan,
+        guidance=job.guidance,
+        latents=model.latents,
+        tokenizer=model.tokenizer_spec,
+        unet_config=dict(model.unet_config),
+        layers=tuple(
+            LayerEntry(
+                name=spec.name,
+                kind=spec.kind,
+                weight_bits=layers[spec.name].weight_bits if spec.name in layers else None,
+                activation_bits=layers[spec.name].activation_bits if spec.name in layers else None,
+            )
+            for spec in specs
+        ),
+        golden=golden,
+        files=checkpoint_files(folder),
+    )
+    write_contract(folder / MANIFEST_NAME, manifest)
+    return manifest
+
+
+def _is_time_path(name: str) -> bool:
+    return name.startswith(("time_embedding.", "time_proj.")) or ".time_emb_proj." in name
+
+
+def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
+    (folder / "golden").mkdir()
+    unet = float_unet(job.model, job.plan)
+    prompts = golden_prompts(job.model)
+    runs = []
+    with job.progress.stage("recording golden runs", len(prompts)) as advance:
+        for index, text in enumerate(prompts):
+            prompt = encode_prompt(job.model, text, job.seed + index + 1, job.guidance)
+            latents = draw_latents(unet, job.plan, prompt, job.guidance, job.latent_shape)
+            path = f"golden/{index + 1}.safetensors"
+            write_tensors(
+                folder / path,
+                {
+                    "token_ids": prompt.token_ids,
+                    "text_embeddings": prompt.embeddings,
+                    "initial_latents": initial_latents(job.plan, prompt.seed, job.latent_shape),
+                    "fp_latents": latents,
+                    "fp_image": job.model.decode(latents),
+                },
+            )
+            runs.append(GoldenRun(id=str(index + 1), prompt=text, seed=prompt.seed, path=path))
+            advance()
+    return tuple(runs)

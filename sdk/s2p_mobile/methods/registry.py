@@ -1,0 +1,80 @@
+"""Methods by name. A method turns a job into quantized layers; writing the checkpoint is common to all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from s2p_converters.checkpoint import QuantizedLayer
+from s2p_mobile.models import Model
+from s2p_mobile.recipes import Recipe
+from s2p_runtime.errors import S2PError
+from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class QuantizationJob:
+    """Everything that decides a checkpoint.
+
+    Attributes:
+        prompts: calibration prompts; prompt k runs with seed ``seed + k``.
+        guidance: classifier-free guidance; at or below 1 the batch is one.
+    """
+
+    model: Model
+    plan: SamplingPlan
+    recipe: Recipe
+    prompts: tuple[str, ...]
+    guidance: float
+    seed: int = 0
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """[1, C, H, W]"""
+        latents = self.model.latents
+        return (1, latents.channels, latents.height, latents.width)
+
+
+Method = Callable[[QuantizationJob], Mapping[str, QuantizedLayer]]
+
+_METHODS: dict[str, Method] = {}
+
+
+def register(name: str) -> Callable[[Method], Method]:
+    """Make a method available under ``name``."""
+
+    def keep(method: Method) -> Method:
+        _METHODS[name] = method
+        return method
+
+    return keep
+
+
+def _load() -> dict[str, Method]:
+    from s2p_mobile.methods import rtn
+
+    assert rtn
+    return _METHODS
+
+
+def method_names() -> list[str]:
+    """Names of all methods."""
+    return sorted(_load())
+
+
+def run_method(name: str, job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
+    """Quantize with a method by name.
+
+    Raises:
+        S2PError: unknown method (lists what exists).
+    """
+    check_method(name)
+    return _load()[name](job)
+
+
+def check_method(name: str) -> None:
+    """Raise :class:`S2PError` when no method has this name."""
+    if name not in _load():
+        raise S2PError(f"unknown method {name!r}; methods are {', '.join(method_names())}")

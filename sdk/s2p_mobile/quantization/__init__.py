@@ -1,0 +1,1 @@
+"""Grids, calibration and bit allocation."""

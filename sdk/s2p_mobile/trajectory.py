@@ -1,0 +1,71 @@
+"""FP runs: the original U-Net under a plan, call by call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from s2p_converters.unet import Operators, StepTables, StepUNet
+from s2p_mobile.models import Model
+from s2p_mobile.time_tables import time_tables
+from s2p_runtime.plan import SamplingPlan, denoise, guide, initial_latents
+
+Array32 = NDArray[np.float32]
+Observer = Callable[[int, Array32, Array32], None]
+"""(call index, scaled input [B, C, H, W], raw U-Net output [B, C, H, W])"""
+
+
+def float_unet(model: Model, plan: SamplingPlan) -> StepUNet:
+    """The FP U-Net as a step graph: original weights, time tables of the plan, float32."""
+    unet = StepUNet(model.structure, StepTables(time_tables(model.unet, plan.timesteps)), Operators())
+    unet.load_state_dict(model.unet.state_dict(), strict=False)
+    return unet.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An encoded prompt.
+
+    Attributes:
+        token_ids: int32 [B, N], unconditional first when guidance is on (B = 2).
+        embeddings: float32 [B, N, D].
+    """
+
+    text: str
+    seed: int
+    token_ids: NDArray[np.int32]
+    embeddings: Array32
+
+
+def encode_prompt(model: Model, text: str, seed: int, guidance: float) -> Prompt:
+    """Token ids and text embeddings of a prompt; with guidance above 1 the empty prompt goes first."""
+    texts = ["", text] if guidance > 1 else [text]
+    token_ids = np.concatenate([model.token_ids(t) for t in texts])
+    return Prompt(text, seed, token_ids, model.embed(token_ids))
+
+
+@torch.no_grad()
+def run_unet(unet: StepUNet, sample: Array32, call: int, embeddings: Array32) -> Array32:
+    """One raw U-Net call on a scaled state [1, C, H, W]: the state is repeated for each embedding. Runs in the U-Net's precision."""
+    dtype = unet.conv_norm_out.weight.dtype
+    batch = torch.from_numpy(np.repeat(sample, embeddings.shape[0], axis=0)).to(dtype)
+    output = unet(batch, torch.tensor([call]), torch.from_numpy(embeddings).to(dtype))
+    return output.to(torch.float32).numpy()
+
+
+def draw_latents(
+    unet: StepUNet, plan: SamplingPlan, prompt: Prompt, guidance: float, shape: tuple[int, ...], observe: Observer | None = None
+) -> Array32:
+    """Final state of a run from the prompt's seed, float32 [1, C, H, W]."""
+
+    def predict(sample: Array32, call: int) -> Array32:
+        output = run_unet(unet, sample, call, prompt.embeddings)
+        if observe is not None:
+            observe(call, sample, output)
+        return guide(output, guidance)
+
+    return denoise(plan, predict, initial_latents(plan, prompt.seed, shape), prompt.seed)
