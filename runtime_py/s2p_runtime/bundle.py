@@ -98,7 +98,7 @@ class GoldenRun(Contract):
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
     prompt: str
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**64)
     path: str
 
 
@@ -189,10 +189,13 @@ def check_files(folder: Path, files: dict[str, FileEntry]) -> None:
     """
     for name, entry in files.items():
         path = inside(folder, name)
-        if not path.is_file():
-            raise S2PError(f"{folder.name} lacks {name}; get the folder again")
-        if path.stat().st_size != entry.bytes:
+        try:
+            if not path.is_file():
+                raise S2PError(f"{folder.name} lacks {name}; get the folder again")
             found = path.stat().st_size
-            raise S2PError(f"{name} in {folder.name} has {found} bytes instead of {entry.bytes}; get the folder again")
-        if sha256_file(path) != entry.sha256:
-            raise S2PError(f"{name} in {folder.name} was altered (sha256 differs); get the folder again")
+            if found != entry.bytes:
+                raise S2PError(f"{name} in {folder.name} has {found} bytes instead of {entry.bytes}; get the folder again")
+            if sha256_file(path) != entry.sha256:
+                raise S2PError(f"{name} in {folder.name} was altered (sha256 differs); get the folder again")
+        except OSError as error:
+            raise S2PError(f"cannot read {name} in {folder.name} ({error.strerror}); check its name and permissions") from error

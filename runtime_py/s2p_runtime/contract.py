@@ -34,10 +34,11 @@ def read_contract(path: Path, kind: type[ContractT], format_name: str, version: 
         S2PError: file missing, not JSON, another format, a version from the future, or an invalid field.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
     except FileNotFoundError:
         raise S2PError(f"{path} does not exist; is {path.parent} complete?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise S2PError(f"{path} is not readable JSON ({error}); get it from its author again") from error
     if not isinstance(document, dict) or document.get("format") != format_name:
         raise S2PError(f"{path} is not of format {format_name!r}; give a folder made by s2p-mobile")
@@ -49,7 +50,8 @@ def read_contract(path: Path, kind: type[ContractT], format_name: str, version: 
             f"{path} has format version {found}, this s2p-mobile reads up to {version}; update with pip install -U s2p-mobile"
         )
     try:
-        return kind.model_validate(document)
+        # Strict: a number in quotes, or true for 1, is refused by the Swift and C++ readers too.
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise S2PError(f"{path} is invalid ({first_problem(error)}); get it from its author again") from error
 

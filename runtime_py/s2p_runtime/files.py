@@ -35,7 +35,11 @@ def inside(folder: Path, relative: str) -> Path:
     if not relative or pure.is_absolute() or ".." in pure.parts or "\\" in relative or "\0" in relative:
         raise S2PError(f"path {relative!r} in {folder.name} points outside its folder; get the folder from its author again")
     path = folder / pure
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        stays = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a loop of links
+        stays = False
+    if not stays:
         raise S2PError(f"path {relative!r} in {folder.name} is a link out of its folder; get the folder from its author again")
     return path
 
@@ -45,10 +49,20 @@ def list_files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def _readable(error: OSError, target: Path, scratch: Path) -> Exception:
+def _on_the_way(path: Path, target: Path) -> bool:
+    """Whether ``path`` is ``target``, a folder above it, its scratch or replaced form, or something inside of these."""
+    if target.is_relative_to(path):
+        return True
+    beside = next((part.name for part in (path, *path.parents) if part.parent == target.parent), None)
+    return beside is not None and (beside == target.name or beside.startswith(f".{target.name}."))
+
+
+def _readable(error: OSError, target: Path) -> Exception:
     """The one-line form of an error on the way to ``target``; an error about any other file is returned unchanged."""
-    if error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(scratch.parent):
-        return error
+    if isinstance(error.filename, str | bytes | os.PathLike):
+        path = Path(os.path.abspath(os.fsdecode(error.filename)))
+        if not _on_the_way(path, target):
+            return error
     if error.errno == errno.ENOSPC:
         return S2PError(f"no space left to write {target}; free some space or choose another place with --out")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -99,7 +113,7 @@ def atomic_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         yield scratch
         _swap(scratch, target, force)
     except OSError as error:
-        raise _readable(error, target, scratch) from error
+        raise _readable(error, target) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -121,6 +135,8 @@ def atomic_file(target: Path, *, force: bool = True) -> Iterator[Path]:
         yield scratch
         os.replace(scratch, target)
     except OSError as error:
-        raise _readable(error, target, scratch) from error
+        raise _readable(error, target) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        # Gone after success, and unreachable when the parent is no folder; an error here would hide the one above.
+        with contextlib.suppress(OSError):
+            scratch.unlink()
