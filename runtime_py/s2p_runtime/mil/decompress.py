@@ -35,7 +35,8 @@ def _packed_lut(indices: NDArray[Any], lut: NDArray[Any], shape: tuple[int, ...]
         raise ValueError(f"{indices.size} bytes of indices for {count} elements of {bits} bits")
     if bits < 8:
         indices = unpack_bits(indices, ElementType(f"uint{bits}", "int", bits, np.dtype(np.uint8)), count)
-    return lut[indices].reshape(shape)
+    dense: NDArray[Any] = lut[indices].reshape(shape)
+    return dense
 
 
 def _grouped_lut(indices: NDArray[Any], lut: NDArray[Any], vector_axis: int | None) -> NDArray[Any]:
@@ -47,9 +48,9 @@ def _grouped_lut(indices: NDArray[Any], lut: NDArray[Any], vector_axis: int | No
     # Row number of each element's table, broadcast over the blocks: a flat take then needs no repeated tables.
     tables = _expand(np.arange(int(np.prod(groups)), dtype=np.int64).reshape(groups), indices.shape)
     rows = tables * entries + indices
-    vectors = lut.reshape(-1, length)[rows]
+    vectors: NDArray[Any] = lut.reshape(-1, length)[rows]
     if length == 1:
-        return vectors[..., 0]
+        return vectors.reshape(indices.shape)
     if vector_axis is None:
         raise ValueError("vectors in the table but no vector_axis")
     axis = vector_axis % indices.ndim
@@ -64,22 +65,24 @@ def affine_dequantize(parts: Parts, arithmetic: np.dtype[Any]) -> NDArray[Any]:
     axis = int(parts["axis"]) % data.ndim
 
     def spread(parameter: NDArray[Any]) -> NDArray[Any]:
-        value = parameter.astype(arithmetic)
+        value: NDArray[Any] = parameter.astype(arithmetic)
         return value.reshape([-1 if i == axis else 1 for i in range(data.ndim)]) if value.ndim else value
 
-    return spread(parts["scale"]) * (data.astype(arithmetic) - spread(parts["zero_point"]))
+    dense: NDArray[Any] = spread(parts["scale"]) * (data.astype(arithmetic) - spread(parts["zero_point"]))
+    return dense
 
 
 def blockwise_shift_scale(parts: Parts, arithmetic: np.dtype[Any]) -> NDArray[Any]:
     """``constexpr_blockwise_shift_scale``: scale * (data - offset); scale and offset per block along every axis."""
     data, scale = parts["data"], parts["scale"]
     _block_sizes(data.shape, scale.shape)
-    value = data.astype(arithmetic)
+    value: NDArray[Any] = data.astype(arithmetic)
     if "offset" in parts:
         if parts["offset"].shape != scale.shape:
             raise ValueError(f"offset of shape {parts['offset'].shape} for scales of shape {scale.shape}")
         value = value - _expand(parts["offset"].astype(arithmetic), data.shape)
-    return value * _expand(scale.astype(arithmetic), data.shape)
+    value = value * _expand(scale.astype(arithmetic), data.shape)
+    return value
 
 
 def sparse_to_dense(parts: Parts, arithmetic: np.dtype[Any]) -> NDArray[Any]:

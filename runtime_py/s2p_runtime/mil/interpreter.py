@@ -97,7 +97,7 @@ def _apply(operation: Operation, call: OpCall) -> list[Tensor]:
     try:
         with torch.no_grad():
             result = IMPLEMENTATIONS[operation.kind](call)
-    except (RuntimeError, ValueError, IndexError, TypeError, OverflowError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, OverflowError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise S2PError(f"operation {call.label} failed: {reason}; the package is damaged, convert it again") from error
     results = [result] if isinstance(result, Tensor) else list(result)

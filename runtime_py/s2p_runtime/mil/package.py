@@ -36,7 +36,10 @@ def read_package(path: Path) -> dict[str, Function]:
         raise S2PError(f"{path} holds no ML program; convert the model with a target of iOS 16 or newer")
     blobs = _Blobs(specification.parent)
     functions = model.mlProgram.functions
-    return {name: read_function(name, functions[name], blobs.read) for name in sorted(functions)}
+    try:
+        return {name: read_function(name, functions[name], blobs.read) for name in sorted(functions)}
+    except (ValueError, OverflowError, TypeError) as error:
+        raise S2PError(f"{path} is damaged ({error}); convert or copy the package again") from error
 
 
 def _model_file(path: Path) -> Path:

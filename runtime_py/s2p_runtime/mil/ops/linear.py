@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def scaled_dot_product_attention(call: OpCall) -> Tensor:
     at a time, so that the [L, S] scores of all heads never exist together.
     """
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
-    lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     length, source = query.shape[-2], key.shape[-2]
     mask = call.optional("attn_mask")
     bias: Tensor | None = None

@@ -103,24 +103,3 @@ def slice_by_size(call: OpCall) -> Tensor:
         start = begin[axis] % x.shape[axis]
         x = x.narrow(axis, start, x.shape[axis] - start if size[axis] == -1 else size[axis])
     return x
-
-
-@implements("slice_update")
-def slice_update(call: OpCall) -> Tensor:
-    """x with the elements that ``slice_by_index`` would take replaced by ``update``."""
-    numbers = torch.arange(call.tensor("x").numel()).reshape(call.tensor("x").shape)
-    places = slice_by_index(_Renamed(call, numbers))
-    result = call.tensor("x").clone().reshape(-1)
-    result[places.reshape(-1)] = call.tensor("update").expand(places.shape).reshape(-1)
-    return result.reshape(call.tensor("x").shape)
-
-
-class _Renamed(OpCall):
-    """The same call with another ``x``."""
-
-    def __init__(self, call: OpCall, x: Tensor) -> None:
-        super().__init__(call.operation, call._resolve, call.dtype)
-        self._x = x
-
-    def tensor(self, name: str) -> Tensor:
-        return self._x if name == "x" else super().tensor(name)
