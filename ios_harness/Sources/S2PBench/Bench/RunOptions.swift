@@ -1,0 +1,124 @@
+import Foundation
+
+/// What to do, read from a command line or from the arguments and environment that an app was launched with.
+public struct RunOptions: Equatable, Sendable {
+    public enum Command: Equatable, Sendable {
+        /// Measure and write a report.
+        case run
+        /// Draw one picture.
+        case draw(prompt: String, seed: UInt64)
+    }
+
+    public var command: Command
+    /// Path, or name in the app's Documents folder.
+    public var bundle: String
+    public var settings = BenchProtocol()
+    /// nil: staged when memory is short.
+    public var residency: Residency?
+    /// Compute units by component; the key "all" stands for every component.
+    public var units: [String: String] = [:]
+    public var out: String?
+    /// Golden pictures as this device drew them are written here.
+    public var pictures: String?
+    public var minimumLatentPSNR = 30.0
+    public var replay = false
+
+    public static let unitNames = ["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]
+
+    public static let usage = """
+        s2p-bench run BUNDLE [options]            measure and write a report
+        s2p-bench draw BUNDLE PROMPT [options]    draw one picture as PNG
+
+        --out FILE            report (run, default report.json) or picture (draw, default picture.png)
+        --runs N              measured pictures, at least (5)
+        --warmup N            pictures before them (1)
+        --cooldown SECONDS    rest before the measured pictures (10)
+        --minimum SECONDS     measure at least this long (60)
+        --min-psnr DB         fidelity that counts as the same picture (30)
+        --units [NAME=]UNITS  all, cpuOnly, cpuAndGPU or cpuAndNeuralEngine, for one component or for all
+        --stage, --no-stage   load and release each component per picture, or never (by free memory)
+        --pictures FOLDER     write the drawn golden pictures there (run)
+        --seed N              of the noise (draw, 0)
+        --replay              answer from the golden run in place of the model (always so without Core ML)
+        """
+
+    /// Parses `run BUNDLE ...` or `draw BUNDLE PROMPT ...`.
+    ///
+    /// - Throws: `usage`.
+    public init(arguments: [String]) throws(BenchError) {
+        var words: [String] = []
+        var seed: UInt64 = 0
+        var rest = arguments[...]
+        settings = BenchProtocol()
+        bundle = ""
+        command = .run
+        while let argument = rest.popFirst() {
+            func value() throws(BenchError) -> String {
+                guard let next = rest.popFirst() else { throw .usage("\(argument) needs a value; see --help") }
+                return next
+            }
+            func number<N: LosslessStringConvertible & Comparable>(atLeast minimum: N) throws(BenchError) -> N {
+                let text = try value()
+                guard let number = N(text), number >= minimum, Double("\(number)")?.isFinite == true else {
+                    throw .usage("\(argument) \(text) is not a number of at least \(minimum); see --help")
+                }
+                return number
+            }
+            switch argument {
+            case "--out": out = try value()
+            case "--runs": settings.runs = try number(atLeast: 1)
+            case "--warmup": settings.warmupRuns = try number(atLeast: 0)
+            case "--cooldown": settings.cooldownSeconds = try number(atLeast: 0)
+            case "--minimum": settings.minimumSeconds = try number(atLeast: 0)
+            case "--min-psnr": minimumLatentPSNR = try number(atLeast: 0)
+            case "--seed": seed = try number(atLeast: 0)
+            case "--units": try addUnits(value())
+            case "--stage": residency = .staged
+            case "--no-stage": residency = .resident
+            case "--pictures": pictures = try value()
+            case "--replay": replay = true
+            default:
+                guard !argument.hasPrefix("--") else { throw .usage("unknown option \(argument); see --help") }
+                words.append(argument)
+            }
+        }
+        switch (words.first, words.count) {
+        case ("run", 2): command = .run
+        case ("draw", 3): command = .draw(prompt: words[2], seed: seed)
+        default: throw .usage("give run BUNDLE or draw BUNDLE PROMPT; see --help")
+        }
+        bundle = words[1]
+    }
+
+    /// Options of an app launched to measure without its screen; nil when it was opened by a person.
+    ///
+    /// Either the launch arguments hold `--headless` followed by the words of `init(arguments:)`, or the environment
+    /// variable `S2P_BENCH` holds them as a JSON list of strings.
+    public static func headless(arguments: [String], environment: [String: String]) throws(BenchError) -> RunOptions? {
+        if let place = arguments.firstIndex(of: "--headless") {
+            return try RunOptions(arguments: Array(arguments[(place + 1)...]))
+        }
+        guard let text = environment["S2P_BENCH"] else { return nil }
+        guard let words = try? JSONDecoder().decode([String].self, from: Data(text.utf8)) else {
+            throw .usage("S2P_BENCH is not a JSON list of strings; see docs/devices.md")
+        }
+        return try RunOptions(arguments: words)
+    }
+
+    /// Compute units of a component; nil when the options do not say.
+    public func units(for component: String) -> String? {
+        units[component] ?? units["all"]
+    }
+
+    private mutating func addUnits(_ text: String) throws(BenchError) {
+        let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
+        let name = parts.count == 2 ? parts[0] : "all"
+        guard let unit = parts.last, Self.unitNames.contains(unit) else {
+            throw .usage("--units \(text) names no compute units; choose \(Self.unitNames.joined(separator: ", "))")
+        }
+        guard ["all", "text_encoder", "unet", "vae_decoder"].contains(name) else {
+            throw .usage("--units \(text) names no component; choose text_encoder, unet or vae_decoder")
+        }
+        units[name] = unit
+    }
+}

@@ -1,0 +1,195 @@
+/// Which program format the components of a bundle have.
+public enum Target: String, Codable, Sendable {
+    case coreml, executorch
+}
+
+/// One input or output of a component.
+public struct TensorSpec: Codable, Equatable, Sendable {
+    public enum ElementType: String, Codable, Sendable {
+        case float16, float32, int32, int64
+    }
+
+    public let name: String
+    public let dtype: ElementType
+    public let shape: [Int]
+}
+
+/// One program of the bundle. `path` is a file (.pte) or a folder (.mlpackage) inside the bundle.
+public struct ComponentSpec: Codable, Equatable, Sendable {
+    public enum Precision: String, Codable, Sendable {
+        case float16, float32
+    }
+
+    public let path: String
+    public let precision: Precision
+    public let inputs: [TensorSpec]
+    public let outputs: [TensorSpec]
+    public let backend: String
+}
+
+/// Checksum of one file.
+public struct FileEntry: Codable, Equatable, Sendable {
+    public let sha256: String
+    public let bytes: Int
+}
+
+/// Latent shape, and `vae input = latent / scalingFactor + shiftFactor`.
+public struct LatentSpec: Codable, Equatable, Sendable {
+    public let channels: Int
+    public let height: Int
+    public let width: Int
+    public let scalingFactor: Double
+    @Defaulted<Zero> public var shiftFactor: Double
+
+    /// [1, C, H, W]
+    public var shape: [Int] { [1, channels, height, width] }
+
+    enum CodingKeys: String, CodingKey {
+        case channels, height, width
+        case scalingFactor = "scaling_factor"
+        case shiftFactor = "shift_factor"
+    }
+}
+
+/// A CLIP byte-pair tokenizer: paths in the bundle and the ids that frame a prompt.
+public struct TokenizerSpec: Codable, Equatable, Sendable {
+    public enum Kind: String, Codable, Sendable {
+        case clip
+    }
+
+    public let kind: Kind
+    public let vocab: String
+    public let merges: String
+    public let maxLength: Int
+    public let bosID: Int
+    public let eosID: Int
+    public let padID: Int
+
+    enum CodingKeys: String, CodingKey {
+        case kind, vocab, merges
+        case maxLength = "max_length"
+        case bosID = "bos_id"
+        case eosID = "eos_id"
+        case padID = "pad_id"
+    }
+}
+
+/// How one layer of the U-Net is stored.
+public struct LayerSummary: Codable, Equatable, Sendable {
+    public enum Kind: String, Codable, Sendable {
+        case conv, linear
+    }
+
+    public let name: String
+    public let kind: Kind
+    public let weightBits: Int
+    /// nil: activations stay in float.
+    @Nullable public var activationBits: Int?
+    public let scheme: String
+    public let weights: Int
+    public let bytes: Int
+
+    enum CodingKeys: String, CodingKey {
+        case name, kind
+        case weightBits = "weight_bits"
+        case activationBits = "activation_bits"
+        case scheme, weights, bytes
+    }
+}
+
+/// Quantization of the U-Net, layer by layer.
+public struct QuantizationSummary: Codable, Equatable, Sendable {
+    public let method: String
+    public let recipe: String
+    public let averageWeightBits: Double
+    public let unetBytes: Int
+    public let unetDownloadBytes: Int
+    public let unetFP32Bytes: Int
+    public let layers: [LayerSummary]
+
+    enum CodingKeys: String, CodingKey {
+        case method, recipe
+        case averageWeightBits = "average_weight_bits"
+        case unetBytes = "unet_bytes"
+        case unetDownloadBytes = "unet_download_bytes"
+        case unetFP32Bytes = "unet_fp32_bytes"
+        case layers
+    }
+}
+
+/// A recorded run: `path` is a safetensors file with the tensors listed in docs/formats.md.
+public struct GoldenRunSpec: Codable, Equatable, Sendable {
+    public let id: String
+    public let prompt: String
+    public let seed: UInt64
+    public let path: String
+}
+
+/// `manifest.json` of a bundle. The Python model `s2p_runtime.bundle.BundleManifest` is the schema.
+public struct BundleManifest: Contract {
+    public static let formatName = "s2p-bundle"
+    public static let formatVersion = 1
+
+    public let format: String
+    public let version: Int
+    public let name: String
+    public let family: String
+    public let target: Target
+    public let producer: String
+    public let checkpointSHA256: String
+    public let components: [String: ComponentSpec]
+    public let plan: SamplingPlan
+    /// 1.0 or less: no classifier-free guidance, batch of one.
+    public let guidance: Double
+    public let latents: LatentSpec
+    public let tokenizer: TokenizerSpec
+    public let quantization: QuantizationSummary
+    public let golden: [GoldenRunSpec]
+    /// Every file of the bundle but the manifest, by relative path.
+    public let files: [String: FileEntry]
+
+    /// Two with classifier-free guidance, [unconditional, conditional], else one.
+    public var batch: Int { guidance > 1 ? 2 : 1 }
+
+    enum CodingKeys: String, CodingKey {
+        case format, version, name, family, target, producer
+        case checkpointSHA256 = "checkpoint_sha256"
+        case components, plan, guidance, latents, tokenizer, quantization, golden, files
+    }
+
+    public func validate() throws(ContractViolation) {
+        try require(isSHA256(checkpointSHA256), "checkpoint_sha256", "is no SHA-256")
+        try plan.validate()
+        try require(latents.channels >= 1 && latents.height >= 1 && latents.width >= 1, "latents", "sizes must be at least 1")
+        try require(latents.scalingFactor > 0, "latents.scaling_factor", "must be above 0")
+        try require(tokenizer.maxLength >= 2, "tokenizer.max_length", "must be at least 2")
+        let ids = [tokenizer.bosID, tokenizer.eosID, tokenizer.padID]
+        try require(ids.allSatisfy { $0 >= 0 }, "tokenizer", "ids must not be negative")
+        try validateQuantization()
+        for (path, entry) in files.sorted(by: { $0.key < $1.key }) {
+            try require(isSHA256(entry.sha256), "files.\(path).sha256", "is no SHA-256")
+            try require(entry.bytes >= 0, "files.\(path).bytes", "must not be negative")
+        }
+        for (name, component) in components.sorted(by: { $0.key < $1.key }) {
+            let folder = component.path + "/"
+            let listed = files[component.path] != nil || files.keys.contains { $0.hasPrefix(folder) }
+            try require(listed, "components.\(name)", "has no file \(component.path)")
+        }
+        for run in golden {
+            let plain = !run.id.isEmpty && run.id.utf8.allSatisfy { (97...122).contains($0) || (48...57).contains($0) || $0 == 45 }
+            try require(plain, "golden", "id '\(run.id)' must be of a-z, 0-9 and -")
+        }
+        for path in [tokenizer.vocab, tokenizer.merges] + golden.map(\.path) {
+            try require(files[path] != nil, "files", "file \(path) is not listed")
+        }
+    }
+
+    private func validateQuantization() throws(ContractViolation) {
+        let sizes = [quantization.unetBytes, quantization.unetDownloadBytes, quantization.unetFP32Bytes]
+        try require(sizes.allSatisfy { $0 >= 0 }, "quantization", "sizes must not be negative")
+        for layer in quantization.layers {
+            try require(layer.weights >= 1, "quantization.layers.\(layer.name).weights", "must be at least 1")
+            try require(layer.bytes >= 0, "quantization.layers.\(layer.name).bytes", "must not be negative")
+        }
+    }
+}

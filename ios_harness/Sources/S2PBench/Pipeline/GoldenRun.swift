@@ -1,0 +1,71 @@
+/// The tensors of one golden run (docs/formats.md), their shapes checked against the manifest.
+public struct GoldenRun: Sendable {
+    public let spec: GoldenRunSpec
+    /// B rows of N ids.
+    public let tokenIDs: [[Int32]]
+    /// [B, N, D]
+    public let textEmbeddings: Tensor
+    /// [1, C, H, W]
+    public let initialLatents: Tensor
+    /// Indices of the calls whose outputs are recorded, ascending.
+    public let calls: [Int]
+    /// [K, B, C, H, W]
+    public let noisePred: Tensor
+    public let quantizedLatents: Tensor
+    public let fpLatents: Tensor
+    /// [1, 3, 8H, 8W]
+    public let image: Tensor
+    public let fpImage: Tensor
+
+    /// - Throws: `outside`, `notFound`, `badTensors`, `shapeMismatch` or `noGoldenRun`.
+    public init(_ spec: GoldenRunSpec, in bundle: ModelBundle) throws(BenchError) {
+        let manifest = bundle.manifest
+        let file = try SafetensorsFile(opening: bundle.path(spec.path))
+        let shape = manifest.latents.shape
+        let batch = manifest.batch
+        let length = manifest.tokenizer.maxLength
+        self.spec = spec
+
+        let ids = try file.int32s("token_ids")
+        guard ids.shape == [batch, length] else {
+            throw .shapeMismatch(what: "token_ids", found: ids.shape, expected: [batch, length])
+        }
+        tokenIDs = (0..<batch).map { Array(ids.data[$0 * length..<($0 + 1) * length]) }
+
+        let embeddings = try file.floats("text_embeddings")
+        guard embeddings.shape.count == 3, embeddings.shape.prefix(2) == [batch, length] else {
+            throw .shapeMismatch(what: "text_embeddings", found: embeddings.shape, expected: [batch, length])
+        }
+        textEmbeddings = embeddings
+
+        let recorded = try file.int32s("noise_pred_calls").data.map { Int($0) }
+        guard zip(recorded, recorded.dropFirst()).allSatisfy({ $0 < $1 }),
+            recorded.allSatisfy({ manifest.plan.calls.indices.contains($0) })
+        else {
+            throw .noGoldenRun(folder: bundle.folder.lastPathComponent, reason: "\(spec.id) lists impossible calls")
+        }
+        calls = recorded
+        initialLatents = try file.floats("initial_latents").checked("initial_latents", shape: shape)
+        noisePred = try file.floats("noise_pred").checked("noise_pred", shape: [calls.count, batch] + shape.dropFirst())
+        quantizedLatents = try file.floats("quantized_latents").checked("quantized_latents", shape: shape)
+        fpLatents = try file.floats("fp_latents").checked("fp_latents", shape: shape)
+        let decoded = try file.floats("image")
+        guard decoded.shape.count == 4, decoded.shape.prefix(2) == [1, 3] else {
+            throw .shapeMismatch(what: "image", found: decoded.shape, expected: [1, 3])
+        }
+        image = decoded
+        fpImage = try file.floats("fp_image").checked("fp_image", shape: decoded.shape)
+    }
+
+    /// Output of one call, [B, C, H, W]; nil when it is not recorded.
+    public func output(ofCall index: Int) -> Tensor? {
+        guard let place = calls.firstIndex(of: index) else { return nil }
+        let row = noisePred.rows(place..<place + 1)
+        return Tensor(shape: Array(row.shape.dropFirst()), data: row.data)
+    }
+
+    /// Whether all calls of the plan are recorded.
+    public func isComplete(for plan: SamplingPlan) -> Bool {
+        calls.count == plan.calls.count
+    }
+}

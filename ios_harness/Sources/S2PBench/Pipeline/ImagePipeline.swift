@@ -1,0 +1,107 @@
+/// One picture: latents, decoder output, and how long each part took, in milliseconds.
+public struct Drawing: Sendable {
+    /// [1, C, H, W]
+    public var latents: Tensor
+    /// [1, 3, 8H, 8W] in [-1, 1]
+    public var image: Tensor
+    /// One entry per component that was loaded for this picture.
+    public var loadMS: [String: Double]
+    /// The texts (empty text and prompt) together.
+    public var textEncoderMS: Double
+    public var unetCallMS: [Double]
+    public var decoderMS: Double
+    public var totalMS: Double
+}
+
+/// Prompt to picture on any set of components.
+public struct ImagePipeline: Sendable {
+    public let bundle: ModelBundle
+    public let components: ComponentSet
+    public let residency: Residency
+    private let tokenizer: ClipTokenizer
+    private let sampler: Sampler
+    private let clock: any BenchClock
+
+    public init(
+        bundle: ModelBundle, components: ComponentSet, residency: Residency, clock: any BenchClock
+    ) throws(BenchError) {
+        self.bundle = bundle
+        self.components = components
+        self.residency = residency
+        self.clock = clock
+        tokenizer = try ClipTokenizer(bundle: bundle)
+        sampler = Sampler(plan: bundle.manifest.plan)
+    }
+
+    /// The token ids that the text encoder sees, [unconditional, conditional] or [conditional].
+    public func tokenIDs(_ prompt: String) -> [[Int32]] {
+        (bundle.manifest.batch == 2 ? ["", prompt] : [prompt]).map(tokenizer.encode)
+    }
+
+    /// Draws `prompt` with the bundle's plan and guidance.
+    ///
+    /// - Parameter onCall: told (call index, milliseconds) after each U-Net call.
+    public func draw(
+        _ prompt: String, seed: UInt64, onCall: @Sendable (Int, Double) -> Void = { _, _ in }
+    ) async throws -> Drawing {
+        let manifest = bundle.manifest
+        let start = clock.milliseconds
+        var loadMS: [String: Double] = [:]
+        let ids = tokenIDs(prompt)
+        let (embeddings, textMS) = try await stage("text_encoder", components.textEncoder, &loadMS) {
+            var features: [Tensor] = []
+            for row in ids {
+                try Task.checkCancellation()
+                features.append(try await components.textEncoder.encode(row))
+            }
+            return Tensor.concatenated(features)
+        }
+        var callMS: [Double] = []
+        let initial = sampler.initialLatents(seed: seed, shape: manifest.latents.shape)
+        let (latents, _) = try await stage("unet", components.unet, &loadMS) {
+            try await sampler.denoise(from: initial, seed: seed) { scaled, index in
+                try Task.checkCancellation()
+                let batch = Tensor.concatenated([Tensor](repeating: scaled, count: manifest.batch))
+                let called = clock.milliseconds
+                let output = try await components.unet.predict(sample: batch, step: index, embeddings: embeddings)
+                let elapsed = clock.milliseconds - called
+                callMS.append(elapsed)
+                onCall(index, elapsed)
+                return guided(output, guidance: manifest.guidance)
+            }
+        }
+        let (image, decoderMS) = try await stage("vae_decoder", components.decoder, &loadMS) {
+            try await components.decoder.decode(decoderInput(latents, manifest.latents))
+        }
+        return Drawing(
+            latents: latents, image: image, loadMS: loadMS, textEncoderMS: textMS, unetCallMS: callMS, decoderMS: decoderMS,
+            totalMS: clock.milliseconds - start
+        )
+    }
+
+    /// Releases everything.
+    public func unload() async {
+        for (_, component) in components.all { await component.unload() }
+    }
+
+    /// Loads a component, runs `body`, and releases the component again when staged.
+    private func stage<Result>(
+        _ name: String, _ component: any PipelineComponent, _ loadMS: inout [String: Double], _ body: () async throws -> Result
+    ) async throws -> (Result, Double) {
+        let start = clock.milliseconds
+        try await component.load()
+        let loaded = clock.milliseconds
+        loadMS[name] = loaded - start
+        let result = try await body()
+        let elapsed = clock.milliseconds - loaded
+        if residency == .staged { await component.unload() }
+        return (result, elapsed)
+    }
+}
+
+/// `latents / scaling_factor + shift_factor` in float32.
+func decoderInput(_ latents: Tensor, _ spec: LatentSpec) -> Tensor {
+    let factor = Float(spec.scalingFactor)
+    let shift = Float(spec.shiftFactor)
+    return Tensor(shape: latents.shape, data: latents.data.map { $0 / factor + shift })
+}

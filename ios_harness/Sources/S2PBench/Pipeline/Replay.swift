@@ -1,0 +1,69 @@
+/// Components that answer from a golden run: they drive the whole loop where there is no Core ML.
+public enum Replay {
+    /// - Throws: `noGoldenRun` when no golden run holds all calls.
+    public static func components(of bundle: ModelBundle) throws(BenchError) -> ComponentSet {
+        let run = try recordedRun(of: bundle)
+        let names = ["text_encoder", "unet", "vae_decoder"]
+        return ComponentSet(
+            textEncoder: ReplayTextEncoder(run: run),
+            unet: ReplayUNet(run: run),
+            decoder: ReplayDecoder(run: run, latents: bundle.manifest.latents),
+            backend: Dictionary(uniqueKeysWithValues: names.map { ($0, "replay of golden run \(run.spec.id)") }),
+            isReplay: true
+        )
+    }
+
+    /// The first golden run that holds all calls.
+    public static func recordedRun(of bundle: ModelBundle) throws(BenchError) -> GoldenRun {
+        for spec in bundle.manifest.golden {
+            let run = try GoldenRun(spec, in: bundle)
+            if run.isComplete(for: bundle.manifest.plan) { return run }
+        }
+        throw .noGoldenRun(folder: bundle.folder.lastPathComponent, reason: "none holds all U-Net calls")
+    }
+}
+
+struct ReplayTextEncoder: TextEncoding {
+    let run: GoldenRun
+
+    func load() async {}
+    func unload() async {}
+
+    func encode(_ tokenIDs: [Int32]) async throws -> Tensor {
+        guard let row = run.tokenIDs.firstIndex(of: tokenIDs) else {
+            throw BenchError.notRecorded(what: "the features of this text")
+        }
+        return run.textEmbeddings.rows(row..<row + 1)
+    }
+}
+
+struct ReplayUNet: Denoising {
+    let run: GoldenRun
+
+    func load() async {}
+    func unload() async {}
+
+    func predict(sample: Tensor, step: Int, embeddings: Tensor) async throws -> Tensor {
+        guard let output = run.output(ofCall: step) else { throw BenchError.notRecorded(what: "call \(step)") }
+        _ = try sample.checked("sample", shape: output.shape)
+        _ = try embeddings.checked("encoder_hidden_states", shape: run.textEmbeddings.shape)
+        return output
+    }
+}
+
+struct ReplayDecoder: ImageDecoding {
+    let run: GoldenRun
+    let latents: LatentSpec
+
+    func load() async {}
+    func unload() async {}
+
+    /// Answers for the recorded final latents only, up to 1e-4 of rounding by another machine's noise or libm.
+    func decode(_ input: Tensor) async throws -> Tensor {
+        let expected = decoderInput(run.quantizedLatents, latents)
+        guard maximumDifference(try input.checked("latents", shape: expected.shape), expected) <= 1e-4 / latents.scalingFactor else {
+            throw BenchError.notRecorded(what: "the picture of these latents")
+        }
+        return run.image
+    }
+}

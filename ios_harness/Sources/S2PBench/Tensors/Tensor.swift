@@ -1,0 +1,41 @@
+/// A dense float32 array in C order. `data.count` is the product of `shape`.
+public struct Tensor: Equatable, Sendable {
+    public let shape: [Int]
+    public var data: [Float]
+
+    /// - Precondition: `data.count` is the product of `shape`.
+    public init(shape: [Int], data: [Float]) {
+        precondition(elementCount(shape) == data.count, "\(data.count) numbers do not fill shape \(shape)")
+        self.shape = shape
+        self.data = data
+    }
+
+    /// Rows `range` of the first dimension.
+    public func rows(_ range: Range<Int>) -> Tensor {
+        let row = data.count / max(shape[0], 1)
+        return Tensor(shape: [range.count] + shape.dropFirst(), data: Array(data[range.lowerBound * row..<range.upperBound * row]))
+    }
+
+    /// Joins along the first dimension; the other dimensions must be equal.
+    public static func concatenated(_ parts: [Tensor]) -> Tensor {
+        let rows = parts.reduce(0) { $0 + $1.shape[0] }
+        return Tensor(shape: [rows] + (parts.first?.shape.dropFirst() ?? []), data: parts.flatMap(\.data))
+    }
+
+    /// Throws `shapeMismatch` unless the shape is `expected`.
+    public func checked(_ what: String, shape expected: [Int]) throws(BenchError) -> Tensor {
+        guard shape == expected else { throw .shapeMismatch(what: what, found: shape, expected: expected) }
+        return self
+    }
+}
+
+/// Product of `shape`; nil when a size is negative or the product does not fit an Int.
+func elementCount(_ shape: [Int]) -> Int? {
+    if shape.contains(0) {
+        return shape.allSatisfy { $0 >= 0 } ? 0 : nil
+    }
+    return shape.reduce(Optional(1)) { product, size in
+        guard size > 0, let (value, overflow) = product?.multipliedReportingOverflow(by: size), !overflow else { return nil }
+        return value
+    }
+}

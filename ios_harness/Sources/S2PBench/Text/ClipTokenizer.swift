@@ -1,0 +1,159 @@
+import Foundation
+
+/// The CLIP byte-pair tokenizer, equal to transformers' `CLIPTokenizer` id for id.
+///
+/// 1. special tokens (the texts of bos, eos and pad) are cut out as they stand;
+/// 2. the rest is normalized and split into words (`ClipWords`);
+/// 3. the UTF-8 bytes of a word are spelled with GPT-2's 256 printable characters, `</w>` marks the last one, and
+///    neighbours are joined in the order of the merge list (Sennrich et al., 2016);
+/// 4. the ids are cut to `maxLength - 2`, framed by bos and eos and padded.
+public struct ClipTokenizer: Sendable {
+    private struct Pair: Hashable {
+        let left, right: Int
+    }
+
+    private struct Merge {
+        let rank, joined: Int
+    }
+
+    private let spec: TokenizerSpec
+    /// Id of each byte, inside a word and at its end.
+    private let byteIDs, lastByteIDs: [Int]
+    private let merges: [Pair: Merge]
+    /// Longest first, so that one special token may begin with another.
+    private let special: [(scalars: [Unicode.Scalar], id: Int)]
+
+    /// - Throws: `badTokenizer` when ids of `spec` or tokens of a merge are not in the vocabulary.
+    public init(vocab: [String: Int], merges: [(String, String)], spec: TokenizerSpec) throws(BenchError) {
+        self.spec = spec
+        // Keyed by bytes: String equality follows canonical equivalence, which token text does not.
+        let ids = Dictionary(vocab.map { (Array($0.key.utf8), $0.value) }, uniquingKeysWith: { first, _ in first })
+        let tokens = Dictionary(vocab.map { ($0.value, $0.key) }, uniquingKeysWith: { first, _ in first })
+        var special: [Int: [Unicode.Scalar]] = [:]
+        for id in [spec.bosID, spec.eosID, spec.padID] {
+            guard let text = tokens[id] else { throw .badTokenizer(reason: "the vocabulary has no token of id \(id)") }
+            special[id] = Array(text.unicodeScalars)
+        }
+        self.special = special.map { (scalars: $0.value, id: $0.key) }
+            .filter { !$0.scalars.isEmpty }
+            .sorted { ($0.scalars.count, $0.id) > ($1.scalars.count, $1.id) }
+        // An unknown byte becomes eos, CLIP's unknown token.
+        let spelling = byteSpelling.map { Array(String($0).utf8) }
+        byteIDs = spelling.map { ids[$0] ?? spec.eosID }
+        lastByteIDs = spelling.map { ids[$0 + Array("</w>".utf8)] ?? spec.eosID }
+        var table: [Pair: Merge] = [:]
+        for (rank, (left, right)) in merges.enumerated() {
+            guard let leftID = ids[Array(left.utf8)], let rightID = ids[Array(right.utf8)],
+                let joined = ids[Array(left.utf8) + Array(right.utf8)]
+            else {
+                throw .badTokenizer(reason: "merge \(rank + 1) needs a token that is not in the vocabulary")
+            }
+            table[Pair(left: leftID, right: rightID)] = Merge(rank: rank, joined: joined)
+        }
+        self.merges = table
+    }
+
+    /// Reads the tokenizer of a bundle.
+    ///
+    /// - Throws: `notJSON`, `badTokenizer`, `outside`.
+    public init(bundle: ModelBundle) throws(BenchError) {
+        let spec = bundle.manifest.tokenizer
+        guard let vocabData = try? Data(contentsOf: bundle.path(spec.vocab)),
+            let mergesData = try? Data(contentsOf: bundle.path(spec.merges))
+        else {
+            throw .missingFile(folder: bundle.folder.lastPathComponent, path: spec.vocab)
+        }
+        try self.init(vocabData: vocabData, mergesData: mergesData, spec: spec)
+    }
+
+    /// - Throws: `badTokenizer`.
+    public init(vocabData: Data, mergesData: Data, spec: TokenizerSpec) throws(BenchError) {
+        guard let vocab = try? JSONDecoder().decode([String: Int].self, from: vocabData) else {
+            throw .badTokenizer(reason: "the vocabulary is not a JSON object of token: id")
+        }
+        guard let text = String(data: mergesData, encoding: .utf8) else {
+            throw .badTokenizer(reason: "the merge list is not UTF-8 text")
+        }
+        var merges: [(String, String)] = []
+        // Split by scalar: "\r\n" is one Character.
+        for line in text.unicodeScalars.split(whereSeparator: { $0 == "\n" || $0 == "\r" }) {
+            let content = String(String.UnicodeScalarView(line))
+            if content.hasPrefix("#version") || line.allSatisfy({ $0 == " " }) { continue }
+            let pair = line.split(separator: " ", omittingEmptySubsequences: false).map { String(String.UnicodeScalarView($0)) }
+            guard pair.count == 2, !pair[0].isEmpty, !pair[1].isEmpty else {
+                throw .badTokenizer(reason: "a line of the merge list is not two tokens and one space")
+            }
+            merges.append((pair[0], pair[1]))
+        }
+        try self.init(vocab: vocab, merges: merges, spec: spec)
+    }
+
+    /// bos, at most `maxLength - 2` tokens, eos, then pad up to `maxLength`.
+    public func encode(_ text: String) -> [Int32] {
+        let framed = [spec.bosID] + tokenize(text).prefix(spec.maxLength - 2) + [spec.eosID]
+        let padded = framed + [Int](repeating: spec.padID, count: spec.maxLength - framed.count)
+        return padded.map { Int32(truncatingIfNeeded: $0) }
+    }
+
+    /// All token ids of `text`, neither framed nor cut.
+    public func tokenize(_ text: String) -> [Int] {
+        var ids: [Int] = []
+        let scalars = Array(text.unicodeScalars)
+        var start = 0
+        var position = 0
+        func flush() {
+            for word in ClipWords.split(ClipWords.normalize(scalars[start..<position])) {
+                ids += wordIDs(word)
+            }
+        }
+        while position < scalars.count {
+            guard let found = special.first(where: { scalars[position...].starts(with: $0.scalars) }) else {
+                position += 1
+                continue
+            }
+            flush()
+            ids.append(found.id)
+            position += found.scalars.count
+            start = position
+        }
+        flush()
+        return ids
+    }
+
+    private func wordIDs(_ word: ArraySlice<Unicode.Scalar>) -> [Int] {
+        var text = String.UnicodeScalarView()
+        text.append(contentsOf: word)
+        let bytes = Array(String(text).utf8)
+        var ids = bytes.dropLast().map { byteIDs[Int($0)] } + bytes.suffix(1).map { lastByteIDs[Int($0)] }
+        // The pair that stands first in the merge list, and of equal pairs the leftmost.
+        while let (place, merge) = bestMerge(ids) {
+            ids[place] = merge.joined
+            ids.remove(at: place + 1)
+        }
+        return ids
+    }
+
+    private func bestMerge(_ ids: [Int]) -> (Int, Merge)? {
+        var best: (Int, Merge)?
+        for place in ids.indices.dropLast() {
+            if let merge = merges[Pair(left: ids[place], right: ids[place + 1])], merge.rank < best?.1.rank ?? .max {
+                best = (place, merge)
+            }
+        }
+        return best
+    }
+}
+
+/// GPT-2's spelling of the 256 bytes: printable Latin-1 stands for itself, the others for U+0100 and up, in order.
+let byteSpelling: [Unicode.Scalar] = {
+    var next: UInt32 = 0x100
+    return (0..<256).map { byte in
+        switch byte {
+        case 0x21...0x7E, 0xA1...0xAC, 0xAE...0xFF:
+            return Unicode.Scalar(UInt8(byte))
+        default:
+            defer { next += 1 }
+            return Unicode.Scalar(next) ?? "?"
+        }
+    }
+}()
