@@ -54,7 +54,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
             raise S2PError(
                 f"tensor {name!r} has dtype {array.dtype}, which {path.name} cannot hold; use an integer or a float dtype"
             )
-        # safetensors writes an array's memory as it lies: it has to be little-endian and contiguous.
-        ordered[name] = np.array(array, dtype=array.dtype.newbyteorder("<"), order="C")
+        ordered[name] = array
     # Not save_file: that reports a full disk as a SafetensorError without an errno.
     path.write_bytes(save(ordered))
