@@ -65,7 +65,9 @@ def _mixed(captions: list[Caption]) -> list[Caption]:
 @cache
 def all_captions() -> tuple[Caption, ...]:
     """Every caption: objects by name, then backgrounds, then normal before small."""
-    return tuple(Caption(item, background, small) for item in objects() for background in BACKGROUNDS for small in (False, True))
+    return tuple(
+        Caption(item, background, small) for item in objects() for background in BACKGROUNDS for small in (False, True)
+    )
 
 
 def training_captions() -> list[str]:
@@ -89,9 +91,7 @@ def calibration_captions() -> list[str]:
     while len(chosen) < _CALIBRATION_COUNT:
         turn = len(chosen)
         background = BACKGROUNDS[turn % len(BACKGROUNDS)]
-        caption = next(
-            c for c in pool if c.background == background and c.small == bool(turn % 2) and c.item.name not in used
-        )
+        caption = next(c for c in pool if c.background == background and c.small == bool(turn % 2) and c.item.name not in used)
         chosen.append(caption)
         used.add(caption.item.name)
     return [caption.text for caption in chosen]
