@@ -54,6 +54,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
             raise S2PError(
                 f"tensor {name!r} has dtype {array.dtype}, which {path.name} cannot hold; use an integer or a float dtype"
             )
-        ordered[name] = array
+        # safetensors writes an array's memory as it lies, in whatever layout, but under the name of a C-ordered one.
+        ordered[name] = np.array(array, order="C")
     # Not save_file: that reports a full disk as a SafetensorError without an errno.
     path.write_bytes(save(ordered))
