@@ -1,0 +1,104 @@
+"""The U-Net of a checkpoint as one XNNPACK subgraph behind one table lookup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from s2p_converters.checkpoint import QuantizedLayer
+from s2p_converters.executorch.operators import Scheme, XnnpackOperators, activation_columns
+from s2p_converters.executorch.program import delegate
+from s2p_converters.executorch.subgraph import Subgraph
+from s2p_converters.executorch.symbols import Symbol, image_input, image_output
+from s2p_converters.unet import StepUNet, UNetStructure
+
+Columns = dict[str, NDArray[np.float32]]
+
+
+class StepRowSymbols(Mapping[str, Symbol]):
+    """The looked-up row [1, N] cut into named columns, each cut when it is first needed."""
+
+    def __init__(self, row: Symbol, widths: Mapping[str, int]) -> None:
+        self._row, self._widths = row, dict(widths)
+        self._starts = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
+        self._cut: dict[str, Symbol] = {}
+
+    def __getitem__(self, name: str) -> Symbol:
+        if name not in self._cut:
+            graph = self._row.graph
+            value = graph.slice(self._row.value, 1, self._starts[name], self._widths[name])
+            self._cut[name] = Symbol(graph, value, False)
+        return self._cut[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._widths)
+
+    def __len__(self) -> int:
+        return len(self._widths)
+
+
+class _SymbolTables(nn.Module):
+    """Takes the row itself where a float graph takes the step: the lookup happens outside the subgraph."""
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.widths = dict(widths)
+
+    def forward(self, row: Symbol) -> StepRowSymbols:
+        return StepRowSymbols(row, self.widths)
+
+
+def unet_columns(
+    time_tables: Mapping[str, NDArray[np.float32]], layers: Mapping[str, QuantizedLayer], scheme: Scheme
+) -> Columns:
+    """Columns of the merged step table, float32 [T, n] each."""
+    columns: Columns = dict(time_tables)
+    for name, layer in layers.items():
+        columns.update({f"{name}.{suffix}": column for suffix, column in activation_columns(layer, scheme).items()})
+    return columns
+
+
+def unet_subgraph(
+    structure: UNetStructure,
+    layers: Mapping[str, QuantizedLayer],
+    floats: Mapping[str, NDArray[np.float32]],
+    columns: Columns,
+    sample: tuple[int, int, int, int],
+    context: tuple[int, int, int],
+    scheme: Scheme,
+    output_scales: Mapping[str, float] | None = None,
+) -> Subgraph:
+    """The U-Net with inputs sample [B, C, H, W], encoder_hidden_states [B, N, D] and row [1, sum of columns]."""
+    graph = Subgraph()
+    operators = XnnpackOperators(graph, layers, floats, scheme, output_scales)
+    widths = {name: column.shape[1] for name, column in columns.items()}
+    unet = StepUNet(structure, _SymbolTables(widths), operators)
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            parameter.copy_(torch.from_numpy(np.asarray(floats[name], np.float32)))
+    x = image_input(graph, sample)
+    tokens = Symbol(graph, graph.input(context), False)
+    row = Symbol(graph, graph.input((1, sum(widths.values()))), False)
+    out: Symbol = unet(x, row, tokens)  # type: ignore[assignment]
+    image_output(out)
+    return graph
+
+
+class UNetProgram(nn.Module):
+    """One ``index_select`` on the merged table, then the subgraph."""
+
+    table: Tensor
+
+    def __init__(self, columns: Columns, graph: Subgraph) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.from_numpy(np.concatenate(list(columns.values()), axis=1)))
+        self.subgraph = delegate(graph)
+
+    def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        """sample [B, C, H, W], step int64 [1], encoder_hidden_states [B, N, D] -> noise_pred [B, C, H, W]."""
+        out: Tensor = self.subgraph(sample, encoder_hidden_states, self.table.index_select(0, step))[0]
+        return out
