@@ -50,7 +50,7 @@ def _model_file(path: Path) -> Path:
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))
         relative = entries["itemInfoEntries"][entries["rootModelIdentifier"]]["path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise S2PError(
             f"{manifest} is missing or damaged; give the path of an .mlpackage folder, or convert it again"
         ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ Build = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def save_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def save_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
     """(inputs: name -> (shape, dtype), build(mb, **variables), target) -> path of a saved .mlpackage.
 
     Only the passes that a backend needs run, so the saved program holds the operations that ``build`` names.
@@ -27,6 +28,8 @@ def save_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         from coremltools.converters.mil.mil import Function, Program, types
     kinds = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
     folder = tmp_path_factory.mktemp("programs")
+    gc.collect()
+    gc.freeze()  # ct.convert collects garbage each time, which takes half a second with torch's objects in the way
     count = 0
 
     def save(inputs: Mapping[str, tuple[Sequence[int], str]], build: Build, target: str = "iOS17") -> Path:
@@ -35,7 +38,9 @@ def save_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         opset = getattr(ct.target, target)
         with quiet_import():
             program = Program()
-            placeholders = {name: mb.placeholder(shape=tuple(shape), dtype=kinds[dtype]) for name, (shape, dtype) in inputs.items()}
+            placeholders = {
+                name: mb.placeholder(shape=tuple(shape), dtype=kinds[dtype]) for name, (shape, dtype) in inputs.items()
+            }
             with Function(placeholders, opset_version=opset) as function:
                 result = build(mb, **function.inputs)
                 function.set_outputs(list(result) if isinstance(result, (list, tuple)) else [result])
@@ -52,7 +57,8 @@ def save_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             model.save(str(path))
         return path
 
-    return save
+    yield save
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

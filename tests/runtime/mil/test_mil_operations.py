@@ -97,7 +97,8 @@ CASES = [
     Case("threshold", [(9,)], lambda mb, c, x: mb.threshold(x=x, alpha=c(0.25)), lambda x: np.maximum(x, 0.25)),
     Case("leaky_relu", [(9,)], lambda mb, c, x: mb.leaky_relu(x=x, alpha=c(0.125)), lambda x: F.leaky_relu(t(x), 0.125)),
     Case("elu", [(9,)], lambda mb, c, x: mb.elu(x=x, alpha=c(0.5)), lambda x: F.elu(t(x), 0.5)),
-    Case("linear_activation", [(9,)], lambda mb, c, x: mb.linear_activation(x=x, alpha=c(0.5), beta=c(3.0)), lambda x: x / 2 + 3),
+    Case("linear_activation", [(9,)], lambda mb, c, x: mb.linear_activation(x=x, alpha=c(0.5), beta=c(3.0)),
+         lambda x: x / 2 + 3),
     Case("sigmoid_hard", [(9,)], lambda mb, c, x: mb.sigmoid_hard(x=x, alpha=c(0.5), beta=c(0.25)),
          lambda x: np.clip(0.5 * x + 0.25, 0, 1)),
     Case("gelu_exact", [(9,)], lambda mb, c, x: mb.gelu(x=x, mode="EXACT"), lambda x: F.gelu(t(x)), gain=4),
@@ -121,9 +122,11 @@ CASES = [
          lambda mb, c, x: mb.conv_transpose(x=x, weight=c(WT), bias=c(B3), strides=[2, 2], pad_type="custom", pad=[1, 1, 1, 1],
                                             output_shape=[1, 3, 10, 8]),
          lambda x: F.conv_transpose2d(t(x), t(WT), t(B3), stride=2, padding=1, output_padding=1), terms=37, gain=8),
-    Case("linear", [(2, 3, 4)], lambda mb, c, x: mb.linear(x=x, weight=c(WL), bias=c(B5)), lambda x: x @ WL.T + B5, terms=5, gain=8),
+    Case("linear", [(2, 3, 4)], lambda mb, c, x: mb.linear(x=x, weight=c(WL), bias=c(B5)),
+         lambda x: x @ WL.T + B5, terms=5, gain=8),
     Case("matmul", [(2, 1, 3, 4), (5, 4, 6)], lambda mb, c, x, y: mb.matmul(x=x, y=y), np.matmul, terms=4, gain=8),
-    Case("matmul_transposed", [(2, 4, 3), (2, 6, 4)], lambda mb, c, x, y: mb.matmul(x=x, y=y, transpose_x=True, transpose_y=True),
+    Case("matmul_transposed", [(2, 4, 3), (2, 6, 4)],
+         lambda mb, c, x, y: mb.matmul(x=x, y=y, transpose_x=True, transpose_y=True),
          lambda x, y: np.swapaxes(x, 1, 2) @ np.swapaxes(y, 1, 2), terms=4, gain=8),
     Case("einsum", [(2, 3, 4, 5), (2, 5, 4, 6)], lambda mb, c, x, y: mb.einsum(values=(x, y), equation="nchw,nwhu->nchu"),
          lambda x, y: np.einsum("nchw,nwhu->nchu", x, y), terms=5, gain=8),
@@ -131,7 +134,8 @@ CASES = [
          lambda mb, c, x, y, z: mb.scaled_dot_product_attention(query=x, key=y, value=z), attention, terms=32, gain=4,
          target="iOS18"),
     Case("attention_float_mask", [(2, 4, 8), (2, 5, 8), (2, 5, 6)],
-         lambda mb, c, x, y, z: mb.scaled_dot_product_attention(query=x, key=y, value=z, attn_mask=c(np.triu(np.full((4, 5), -2.0)))),
+         lambda mb, c, x, y, z: mb.scaled_dot_product_attention(query=x, key=y, value=z,
+             attn_mask=c(np.triu(np.full((4, 5), -2.0)))),
          lambda x, y, z: attention(x, y, z, np.triu(np.full((4, 5), -2.0))), terms=32, gain=4, target="iOS18"),
     Case("attention_bool_mask", [(2, 4, 8), (2, 5, 8), (2, 5, 6)],
          lambda mb, c, x, y, z: mb.scaled_dot_product_attention(query=x, key=y, value=z, attn_mask=np.tri(4, 5, dtype=bool)),
@@ -161,7 +165,8 @@ CASES = [
     Case("expand_dims", [(2, 3)], lambda mb, c, x: mb.expand_dims(x=x, axes=[0, -1]), lambda x: x[None, :, :, None]),
     Case("squeeze_axes", [(1, 2, 1)], lambda mb, c, x: mb.squeeze(x=x, axes=[-1]), lambda x: x[..., 0]),
     Case("squeeze_all", [(1, 2, 1)], lambda mb, c, x: mb.squeeze(x=x), lambda x: x[0, :, 0]),
-    Case("concat", [(2, 3), (2, 2)], lambda mb, c, x, y: mb.concat(values=[x, y], axis=-1), lambda x, y: np.concatenate([x, y], 1)),
+    Case("concat", [(2, 3), (2, 2)], lambda mb, c, x, y: mb.concat(values=[x, y], axis=-1),
+         lambda x, y: np.concatenate([x, y], 1)),
     Case("concat_interleave", [(2, 3), (2, 3)], lambda mb, c, x, y: mb.concat(values=[x, y], axis=1, interleave=True),
          lambda x, y: np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1], x[:, 2], y[:, 2]], 1)),
     Case("stack", [(2, 3), (2, 3)], lambda mb, c, x, y: mb.stack(values=[x, y], axis=1), lambda x, y: np.stack([x, y], 1)),
@@ -186,13 +191,16 @@ CASES = [
     Case("gather_along_axis", [(3, 4)],
          lambda mb, c, x: mb.gather_along_axis(x=x, indices=np.int32([[0, 3], [1, 1], [2, 0]]), axis=1),
          lambda x: np.take_along_axis(x, np.array([[0, 3], [1, 1], [2, 0]]), 1)),
-    Case("gather_nd", [(3, 4, 2)], lambda mb, c, x: mb.gather_nd(x=x, indices=np.int32([[2, 3], [0, 1]])), lambda x: x[[2, 0], [3, 1]]),
-    Case("gather_nd_batch", [(2, 4, 3)], lambda mb, c, x: mb.gather_nd(x=x, indices=np.int32([[[3], [0]], [[1], [1]]]), batch_dims=1),
+    Case("gather_nd", [(3, 4, 2)], lambda mb, c, x: mb.gather_nd(x=x, indices=np.int32([[2, 3], [0, 1]])),
+         lambda x: x[[2, 0], [3, 1]]),
+    Case("gather_nd_batch", [(2, 4, 3)],
+         lambda mb, c, x: mb.gather_nd(x=x, indices=np.int32([[[3], [0]], [[1], [1]]]), batch_dims=1),
          lambda x: np.stack([x[0][[3, 0]], x[1][[1, 1]]])),
     Case("select", [(3, 4), (3, 4)], lambda mb, c, x, y: mb.select(cond=mb.greater(x=x, y=y), a=x, b=c(np.float64(0.5))),
          lambda x, y: np.where(x > y, x, 0.5)),
     Case("band_part", [(2, 4, 5)], lambda mb, c, x: mb.band_part(x=x, lower=1, upper=2), lambda x: np.triu(np.tril(x, 2), -1)),
-    Case("fill", [(2,)], lambda mb, c, x: mb.mul(x=mb.fill(shape=[3, 2], value=c(0.75)), y=x), lambda x: np.full((3, 2), 0.75) * x),
+    Case("fill", [(2,)], lambda mb, c, x: mb.mul(x=mb.fill(shape=[3, 2], value=c(0.75)), y=x),
+         lambda x: np.full((3, 2), 0.75) * x),
     Case("fill_like", [(2, 3)], lambda mb, c, x: mb.fill_like(ref_tensor=x, value=c(0.75)), lambda x: np.full((2, 3), 0.75)),
     Case("pad_constant", [(2, 3, 4)], lambda mb, c, x: mb.pad(x=x, pad=[1, 0, 2, 3], mode="constant", constant_val=c(0.5)),
          lambda x: np.pad(x, ((0, 0), (1, 0), (2, 3)), constant_values=0.5)),
@@ -263,9 +271,7 @@ def batch(open_program: Any) -> Callable[[str, str], Batch]:
         flat = {f"{case}_{name}": value for case, values in feeds.items() for name, value in values.items()}
         program = open_program({name: (value.shape, dtype) for name, value in flat.items()}, build, target)
         exact, declared = program.run(flat, compute="float64"), program.run(flat)
-        return Batch(
-            feeds, *({case.name: outputs[f"{case.name}_out"] for case in cases} for outputs in (exact, declared))
-        )
+        return Batch(feeds, *({case.name: outputs[f"{case.name}_out"] for case in cases} for outputs in (exact, declared)))
 
     return run
 

@@ -23,9 +23,7 @@ def sub_byte(name: str, values: Array) -> Array:
 
 def compressed(open_program: Any, shape: tuple[int, ...], dtype: str, make: Any, target: str) -> tuple[Program, Weight]:
     """A program x + constexpr(...) and its one compressed weight."""
-    program: Program = open_program(
-        {"x": (shape, dtype)}, lambda mb, x: mb.add(x=x, y=make(mb)), target
-    )  # fmt: skip
+    program: Program = open_program({"x": (shape, dtype)}, lambda mb, x: mb.add(x=x, y=make(mb)), target)
     (weight,) = (weight for weight in program.weights() if weight.form != "const")
     (result,) = program.run({"x": np.zeros(shape, dtype)}).values()
     np.testing.assert_array_equal(result, weight.dense())
@@ -48,9 +46,12 @@ def test_packed_table_ios16(bits: int, dtype: str, open_program: Any, rng: np.ra
             stream[i * bits + k] = index >> k & 1
     packed = (stream.reshape(-1, 8) << np.arange(8, dtype=np.uint8)).sum(1).astype(np.uint8)
     _, weight = compressed(
-        open_program, shape, dtype,
-        lambda mb: mb.constexpr_lut_to_dense(indices=packed, lut=table, shape=np.uint32(shape)), "iOS16",
-    )  # fmt: skip
+        open_program,
+        shape,
+        dtype,
+        lambda mb: mb.constexpr_lut_to_dense(indices=packed, lut=table, shape=np.uint32(shape)),
+        "iOS16",
+    )
     np.testing.assert_array_equal(weight.dense(), table[indices])
     np.testing.assert_array_equal(weight.stored()["indices"], packed)
     np.testing.assert_array_equal(weight.stored()["lut"], table)
@@ -63,9 +64,12 @@ def test_table_per_group_ios18(bits: int, groups: tuple[int, ...], open_program:
     table = rng.standard_normal((*groups, 2**bits, 1)).astype(np.float16)
     name = f"uint{bits}"
     _, weight = compressed(
-        open_program, indices.shape, "float16",
-        lambda mb: mb.constexpr_lut_to_dense(indices=sub_byte(name, indices), lut=table), "iOS18",
-    )  # fmt: skip
+        open_program,
+        indices.shape,
+        "float16",
+        lambda mb: mb.constexpr_lut_to_dense(indices=sub_byte(name, indices), lut=table),
+        "iOS18",
+    )
     expected = np.empty(indices.shape, np.float16)
     for place in np.ndindex(indices.shape):
         group = tuple(i * g // n for i, g, n in zip(place, groups, indices.shape, strict=True))
@@ -86,10 +90,14 @@ def test_vector_table_ios18(open_program: Any) -> None:
     for axis, dense in expected.items():
         shape = np.shape(dense)
         _, weight = compressed(
-            open_program, shape, "float16",
-            lambda mb, axis=axis: mb.constexpr_lut_to_dense(indices=sub_byte("uint1", indices), lut=table, vector_axis=np.int32(axis)),
+            open_program,
+            shape,
+            "float16",
+            lambda mb, axis=axis: mb.constexpr_lut_to_dense(
+                indices=sub_byte("uint1", indices), lut=table, vector_axis=np.int32(axis)
+            ),
             "iOS18",
-        )  # fmt: skip
+        )
         np.testing.assert_array_equal(weight.dense(), dense)
 
 
@@ -101,9 +109,12 @@ def test_affine_dequantize(stored: str, per_channel: bool, open_program: Any, rn
     scale = rng.uniform(0.01, 0.1, 3 if per_channel else ()).astype(np.float16)
     zero = rng.integers(0, 50, 3 if per_channel else ()).astype(stored)
     _, weight = compressed(
-        open_program, q.shape, "float16",
-        lambda mb: mb.constexpr_affine_dequantize(quantized_data=q, scale=scale, zero_point=zero, axis=np.int32(1)), "iOS16",
-    )  # fmt: skip
+        open_program,
+        q.shape,
+        "float16",
+        lambda mb: mb.constexpr_affine_dequantize(quantized_data=q, scale=scale, zero_point=zero, axis=np.int32(1)),
+        "iOS16",
+    )
     s, z = (value.reshape(1, -1, 1) if per_channel else value for value in (scale.astype(float), zero.astype(float)))
     product = s * (q.astype(float) - z)
     np.testing.assert_array_equal(weight.dense(exact=True), product)
@@ -122,9 +133,12 @@ def test_blockwise_shift_scale(
     scale = rng.uniform(0.01, 0.1, blocks).astype(np.float16)
     offset = rng.integers(0, 8, blocks)
     _, weight = compressed(
-        open_program, q.shape, "float16",
-        lambda mb: mb.constexpr_blockwise_shift_scale(data=sub_byte(stored, q), scale=scale, offset=sub_byte(stored, offset)), "iOS18",
-    )  # fmt: skip
+        open_program,
+        q.shape,
+        "float16",
+        lambda mb: mb.constexpr_blockwise_shift_scale(data=sub_byte(stored, q), scale=scale, offset=sub_byte(stored, offset)),
+        "iOS18",
+    )
     repeat = [np.repeat(np.arange(b), n // b) for n, b in zip(q.shape, blocks, strict=True)]
     product = scale.astype(float)[np.ix_(*repeat)] * (q - offset[np.ix_(*repeat)])
     np.testing.assert_array_equal(weight.dense(exact=True), product)
@@ -177,7 +191,9 @@ def test_cast(open_program: Any, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("size", [3, 40])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_plain_constants_inside_and_beside_the_program(dtype: str, size: int, open_program: Any, rng: np.random.Generator) -> None:
+def test_plain_constants_inside_and_beside_the_program(
+    dtype: str, size: int, open_program: Any, rng: np.random.Generator
+) -> None:
     values = rng.standard_normal(size).astype(dtype)
     program: Program = open_program({"x": ((size,), dtype)}, lambda mb, x: mb.add(x=x, y=values), "iOS17")
     (weight,) = (weight for weight in program.weights() if weight.type.element.kind == "float")

@@ -6,8 +6,6 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 
 def run(body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", textwrap.dedent(body)], capture_output=True, text=True, timeout=120)
@@ -55,13 +53,3 @@ def test_closed_descriptors_are_no_error() -> None:
         print("shown")
     """)
     assert (done.returncode, done.stdout) == (0, "shown\n")
-
-
-@pytest.mark.parametrize("statement", ["import coremltools"])
-def test_coremltools_imports_in_silence(statement: str) -> None:
-    done = run(f"""
-        from s2p_runtime.quiet import quiet_import
-        with quiet_import():
-            {statement}
-    """)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
