@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "s2p/manifest.h"
+
+namespace s2p {
+
+/// An input of a program: C order, not owned.
+struct TensorView {
+  DType dtype;
+  std::vector<std::int64_t> shape;
+  const void* data;
+};
+
+/// A loaded component. Not thread-safe.
+class Program {
+ public:
+  virtual ~Program() = default;
+
+  /// Runs once and returns the first output, float32 in C order. Throws Error(backend).
+  virtual std::vector<float> run(const std::vector<TensorView>& inputs) = 0;
+};
+
+/// An engine. Everything engine-specific stands behind this interface.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  /// Loads (and where the engine does so, compiles) a component from its file. Throws Error(backend).
+  virtual std::unique_ptr<Program> load(const std::string& name, const Component& component,
+                                        const std::filesystem::path& file) = 0;
+
+  /// What runs the component, for the report, e.g. "executorch xnnpack".
+  virtual std::string describe(const Component& component) const = 0;
+};
+
+}  // namespace s2p

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "s2p/backend.h"
+#include "s2p/bundle.h"
+#include "s2p/probes.h"
+#include "s2p/report.h"
+
+namespace s2p {
+
+/// The fidelity that a report calls ok: PSNR of the final latents against the golden quantized latents. The picture of
+/// another engine's rounding lies above it; a wrong layer lies far below.
+constexpr double kDefaultFidelityFloorDb = 40.0;
+
+struct BenchOptions {
+  Protocol protocol;
+  double fidelity_floor_db = kDefaultFidelityFloorDb;
+};
+
+/// One step of the protocol, for a progress bar or a plot.
+struct BenchEvent {
+  enum class Kind { loaded, warmup, image, call, memory_pass };
+  Kind kind;
+  std::size_t index = 0;      ///< of the picture (warmup, image) or of the U-Net call (call)
+  std::size_t total = 0;
+  double milliseconds = 0;    ///< of the load or the picture; 0 for calls and for the memory pass
+};
+
+/// Measures a bundle: load, warm-up pictures, measured pictures of the first golden run's prompt and seed, and one more
+/// picture during which memory is sampled. Temperature and power are sampled once a second on another thread.
+/// Throws what Pipeline throws; Error(bad_input) when the bundle has no golden run or the protocol makes no sense.
+Report run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
+                 const std::function<void(const BenchEvent&)>& progress);
+
+}  // namespace s2p

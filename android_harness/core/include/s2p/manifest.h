@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "s2p/plan.h"
+
+namespace s2p {
+
+enum class DType { float16, float32, int32, int64 };
+
+/// One input or output of a component.
+struct TensorSpec {
+  std::string name;
+  DType dtype;
+  std::vector<std::int64_t> shape;
+};
+
+/// One program of the bundle. `path` is a file (.pte) or a folder (.mlpackage) inside the bundle.
+struct Component {
+  std::string path;
+  std::string precision;
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+  std::string backend;
+};
+
+struct FileEntry {
+  std::string sha256;
+  std::uint64_t bytes;
+};
+
+/// Latent shape, and vae input = latent / scaling_factor + shift_factor.
+struct LatentSpec {
+  std::int64_t channels;
+  std::int64_t height;
+  std::int64_t width;
+  double scaling_factor;
+  double shift_factor;
+
+  std::size_t count() const { return static_cast<std::size_t>(channels * height * width); }
+};
+
+struct TokenizerSpec {
+  std::string vocab;
+  std::string merges;
+  std::size_t max_length;
+  std::int32_t bos_id;
+  std::int32_t eos_id;
+  std::int32_t pad_id;
+};
+
+struct LayerSummary {
+  std::string name;
+  std::string kind;
+  std::int64_t weight_bits;
+  std::optional<std::int64_t> activation_bits;
+  std::string scheme;
+  std::int64_t weights;
+  std::int64_t bytes;
+};
+
+struct QuantizationSummary {
+  std::string method;
+  std::string recipe;
+  double average_weight_bits;
+  std::int64_t unet_bytes;
+  std::int64_t unet_download_bytes;
+  std::int64_t unet_fp32_bytes;
+  std::vector<LayerSummary> layers;
+};
+
+struct GoldenRun {
+  std::string id;
+  std::string prompt;
+  std::uint64_t seed;
+  std::string path;
+};
+
+/// manifest.json of a bundle, field for field s2p_runtime.bundle.BundleManifest.
+struct Manifest {
+  std::string name;
+  std::string family;
+  std::string target;
+  std::string producer;
+  std::string checkpoint_sha256;
+  std::map<std::string, Component> components;
+  SamplingPlan plan;
+  double guidance;
+  LatentSpec latents;
+  TokenizerSpec tokenizer;
+  QuantizationSummary quantization;
+  std::vector<GoldenRun> golden;
+  std::map<std::string, FileEntry> files;
+
+  /// Batch of the U-Net: 2 with classifier-free guidance, else 1.
+  std::int64_t batch() const { return guidance > 1.0 ? 2 : 1; }
+
+  /// Throws Error(not_json, wrong_format, bad_version, future_version, invalid). `source` names the text in messages.
+  static Manifest parse(const std::string& text, const std::string& source);
+};
+
+}  // namespace s2p

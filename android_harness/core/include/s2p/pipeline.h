@@ -1,0 +1,76 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "s2p/backend.h"
+#include "s2p/bundle.h"
+#include "s2p/png.h"
+#include "s2p/tokenizer.h"
+
+namespace s2p {
+
+using Clock = std::chrono::steady_clock;
+
+inline double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+/// What one picture cost, in milliseconds. `image` spans prompt to decoded picture, loop and tokenizer included.
+struct ImageTimings {
+  double text_encoder = 0;
+  std::vector<double> unet_call;
+  double vae_decoder = 0;
+  double image = 0;
+};
+
+struct Drawing {
+  std::vector<float> latents;  ///< final state, [1, C, H, W]
+  Picture picture;
+  ImageTimings timings;
+};
+
+/// Whether components stay in memory between pictures, or are dropped as soon as a picture no longer needs them, so that
+/// the text encoder, the U-Net and the decoder are never resident together.
+enum class Residency { keep, release };
+
+/// Prompt to picture through the three components of a bundle. Not thread-safe. Bundle and backend must outlive it.
+class Pipeline {
+ public:
+  /// Called after every U-Net call with its index.
+  using OnCall = std::function<void(std::size_t call)>;
+
+  /// Throws Error(bad_input) when the bundle's components do not take the tensors of docs/formats.md.
+  Pipeline(const Bundle& bundle, Backend& backend, Residency residency = Residency::keep);
+
+  /// Loads all components. Without it a component is loaded when it is first needed.
+  void load();
+
+  /// Milliseconds of the latest load of each component.
+  const std::map<std::string, double>& load_ms() const { return load_ms_; }
+
+  /// Throws Error(bad_input) for a prompt that is not UTF-8, Error(backend) when the engine fails.
+  Drawing draw(const std::string& prompt, std::uint64_t seed, const OnCall& on_call = {});
+
+ private:
+  Program& program(const std::string& name);
+  void finished(const std::string& name);
+  std::vector<float> embed(const std::string& prompt);
+  std::vector<float> denoise_latents(const std::vector<float>& embeddings, std::uint64_t seed, ImageTimings& timings,
+                                     const OnCall& on_call);
+  Picture decode(const std::vector<float>& latents);
+  void check_components() const;
+
+  const Bundle& bundle_;
+  Backend& backend_;
+  Residency residency_;
+  ClipTokenizer tokenizer_;
+  std::map<std::string, std::unique_ptr<Program>> programs_;
+  std::map<std::string, double> load_ms_;
+};
+
+}  // namespace s2p

@@ -1,0 +1,193 @@
+#include "s2p/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <thread>
+
+#include "s2p/error.h"
+#include "s2p/periodic.h"
+#include "s2p/pipeline.h"
+#include "s2p/safetensors.h"
+#include "s2p/version.h"
+
+namespace s2p {
+namespace {
+
+constexpr std::chrono::milliseconds kSensorInterval{1000};
+constexpr std::chrono::milliseconds kMemoryInterval{100};
+constexpr const char* kNoReading = "the device gives no reading";
+
+#ifdef __ANDROID__
+constexpr const char* kHarness = "android";
+#else
+constexpr const char* kHarness = "linux";
+#endif
+
+void check_protocol(const Protocol& protocol) {
+  const bool sound = protocol.runs >= 1 && protocol.warmup_runs >= 0 && protocol.cooldown_seconds >= 0 &&
+                     protocol.minimum_seconds >= 0 && std::isfinite(protocol.cooldown_seconds) &&
+                     std::isfinite(protocol.minimum_seconds);
+  if (!sound) throw Error(ErrorKind::bad_input, "runs must be at least 1 and no count or time negative; change the options");
+}
+
+double seconds_since(Clock::time_point start) { return milliseconds_since(start) / 1000.0; }
+
+Fidelity compare_with_golden(const Bundle& bundle, const GoldenRun& golden, const Drawing& drawing) {
+  const TensorFile file(bundle.path(golden.path));
+  const std::vector<float> latents = file.floats("quantized_latents");
+  const std::vector<float> image = file.floats("image");
+  const Picture& picture = drawing.picture;
+  if (latents.size() != drawing.latents.size() || image.size() != picture.rgb.size()) {
+    throw Error(ErrorKind::bad_tensors, "golden run " + golden.id + " has another shape than the bundle; convert the model again");
+  }
+  const Difference difference = compare_latents(drawing.latents, latents);
+  if (!std::isfinite(difference.max_abs)) {
+    throw Error(ErrorKind::check_failed, "the final latents of golden run " + golden.id +
+                                             " are not finite; convert the model with --precision fp32");
+  }
+  return {golden.id, difference, compare_pixels(picture.rgb, to_picture(image, picture.height, picture.width).rgb)};
+}
+
+bool is_faithful(const Fidelity& fidelity, double floor_db) {
+  return fidelity.latents.max_abs == 0.0 || fidelity.latents.psnr_db.value_or(-1.0) >= floor_db;
+}
+
+void explain_missing(Report& report) {
+  const auto note = [&](bool absent, const std::string& path, const std::string& reason) {
+    if (absent) report.missing.emplace(path, reason);
+  };
+  const auto none = [](const auto& samples, const auto& has) { return std::none_of(samples.begin(), samples.end(), has); };
+  note(!report.device.soc, "device.soc", "the system does not name the chip");
+  note(!report.device.memory_bytes, "device.memory_bytes", kNoReading);
+  note(!report.device.cores, "device.cores", kNoReading);
+  note(!report.protocol.threads, "protocol.threads", "the engine chose");
+  note(!report.memory.baseline_bytes, "memory.baseline_bytes", "/proc/self/status has no VmRSS");
+  note(!report.memory.peak_bytes, "memory.peak_bytes", "/proc/self/status has no VmHWM");
+  note(report.memory.samples.empty(), "memory.samples", "/proc/self/smaps_rollup cannot be read");
+  note(none(report.thermal, [](const auto& s) { return s.state.has_value(); }), "thermal.state", kNoReading);
+  note(none(report.thermal, [](const auto& s) { return !s.celsius.empty(); }), "thermal.celsius", kNoReading);
+  note(none(report.thermal, [](const auto& s) { return s.headroom.has_value(); }), "thermal.headroom",
+       "needs Android's thermal service (API 31)");
+  note(none(report.energy, [](const auto& s) { return s.milliwatts.has_value(); }), "energy.milliwatts",
+       "no power sensor, or the battery is charging");
+  note(none(report.energy, [](const auto& s) { return s.battery_level.has_value(); }), "energy.battery_level",
+       "no battery that can be read");
+  note(!report.validity.unplugged, "validity.unplugged", "no battery that can be read");
+  note(!report.validity.low_power_mode_off, "validity.low_power_mode_off", kNoReading);
+  note(!report.validity.thermal_nominal_at_start, "validity.thermal_nominal_at_start", kNoReading);
+  for (std::size_t i = 0; i < report.fidelity.size(); ++i) {
+    const std::string path = "fidelity." + std::to_string(i) + ".";
+    note(!report.fidelity[i].latents.psnr_db, path + "latent_psnr_db", "no finite ratio: identical, constant or not finite");
+    note(report.fidelity[i].picture && !report.fidelity[i].picture->psnr_db, path + "image_psnr_db", "the pictures are identical");
+  }
+}
+
+/// Pictures of one prompt and seed, with their events.
+class Session {
+ public:
+  Session(const Bundle& bundle, Backend& backend, const std::function<void(const BenchEvent&)>& progress)
+      : golden_(bundle.manifest().golden.front()), calls_(bundle.manifest().plan.calls.size()),
+        progress_(progress), pipeline_(bundle, backend) {}
+
+  const GoldenRun& golden() const { return golden_; }
+
+  std::map<std::string, double> load() {
+    pipeline_.load();
+    double total = 0;
+    for (const auto& [name, milliseconds] : pipeline_.load_ms()) total += milliseconds;
+    progress_({BenchEvent::Kind::loaded, 0, pipeline_.load_ms().size(), total});
+    return pipeline_.load_ms();
+  }
+
+  Drawing draw(BenchEvent::Kind kind, std::size_t index, std::size_t total) {
+    Drawing drawing = pipeline_.draw(golden_.prompt, golden_.seed,
+                                     [&](std::size_t call) { progress_({BenchEvent::Kind::call, call, calls_, 0}); });
+    progress_({kind, index, total, drawing.timings.image});
+    return drawing;
+  }
+
+ private:
+  const GoldenRun& golden_;
+  std::size_t calls_;
+  const std::function<void(const BenchEvent&)>& progress_;
+  Pipeline pipeline_;
+};
+
+Fidelity measure(Session& session, const Bundle& bundle, Probes& probes, const Protocol& protocol, Report& report) {
+  const auto start = Clock::now();
+  const Periodic sensors(kSensorInterval, [&] {
+    report.thermal.push_back(probes.thermal());
+    report.energy.push_back(probes.energy());
+    report.thermal.back().seconds = report.energy.back().seconds = seconds_since(start);
+  });
+  std::optional<Fidelity> fidelity;
+  for (std::int64_t run = 0; run < protocol.runs; ++run) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(protocol.cooldown_seconds));
+    const Drawing drawing =
+        session.draw(BenchEvent::Kind::image, static_cast<std::size_t>(run), static_cast<std::size_t>(protocol.runs));
+    report.timings.text_encoder.push_back(drawing.timings.text_encoder);
+    report.timings.unet_call.push_back(drawing.timings.unet_call);
+    report.timings.vae_decoder.push_back(drawing.timings.vae_decoder);
+    report.timings.image.push_back(drawing.timings.image);
+    if (!fidelity) fidelity = compare_with_golden(bundle, session.golden(), drawing);
+  }
+  return *fidelity;
+}
+
+/// A picture of its own: sampling memory would disturb the timings.
+void measure_memory(Session& session, const Probes& probes, Memory& memory) {
+  const auto start = Clock::now();
+  {
+    const Periodic sampler(kMemoryInterval, [&] {
+      if (const auto bytes = probes.proportional_bytes()) memory.samples.push_back({seconds_since(start), *bytes});
+    });
+    session.draw(BenchEvent::Kind::memory_pass, 0, 1);
+  }
+  memory.peak_bytes = probes.peak_bytes();
+}
+
+}  // namespace
+
+Report run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
+                 const std::function<void(const BenchEvent&)>& progress) {
+  const Protocol& protocol = options.protocol;
+  check_protocol(protocol);
+  const Manifest& manifest = bundle.manifest();
+  if (manifest.golden.empty()) {
+    throw Error(ErrorKind::bad_input, manifest.name + " has no golden run to compare with; convert the model again");
+  }
+  Report report;
+  report.harness = kHarness;
+  report.harness_version = kVersion;
+  report.created = utc_now();
+  report.device = probes.device();
+  report.bundle_name = manifest.name;
+  report.bundle_sha256 = bundle.sha256();
+  report.target = manifest.target;
+  for (const auto& [name, component] : manifest.components) report.backend[name] = backend.describe(component);
+  report.protocol = protocol;
+  report.memory.baseline_bytes = probes.resident_bytes();
+  report.memory.method = "VmRSS (baseline) and VmHWM (peak) of /proc/self/status; samples: Pss of /proc/self/smaps_rollup";
+  report.validity.unplugged = probes.unplugged();
+  report.validity.low_power_mode_off = probes.low_power_mode_off();
+  if (const auto state = probes.thermal().state) report.validity.thermal_nominal_at_start = *state == "nominal";
+
+  Session session(bundle, backend, progress);
+  report.timings.load = session.load();
+  for (std::int64_t run = 0; run < protocol.warmup_runs; ++run) {
+    session.draw(BenchEvent::Kind::warmup, static_cast<std::size_t>(run), static_cast<std::size_t>(protocol.warmup_runs));
+  }
+  report.fidelity.push_back(measure(session, bundle, probes, protocol, report));
+  measure_memory(session, probes, report.memory);
+
+  double measured_ms = 0;
+  for (const double image : report.timings.image) measured_ms += image;
+  report.validity.minimum_duration_met = measured_ms >= protocol.minimum_seconds * 1000.0;
+  report.validity.fidelity_ok = is_faithful(report.fidelity.front(), options.fidelity_floor_db);
+  if (report.validity.unplugged == true) report.validity.unplugged = probes.unplugged();
+  explain_missing(report);
+  return report;
+}
+
+}  // namespace s2p

@@ -1,0 +1,202 @@
+#include "s2p/manifest.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "s2p/error.h"
+
+namespace s2p {
+namespace {
+
+constexpr const char* kFormat = "s2p-bundle";
+constexpr std::int64_t kVersion = 1;
+// Far above any picture, far below what would overflow when a shape is multiplied out.
+constexpr std::int64_t kMaxLatentDimension = 1 << 16;
+constexpr std::int64_t kMaxTokens = 1 << 16;
+constexpr std::int64_t kMaxTokenId = std::numeric_limits<std::int32_t>::max();
+
+DType read_dtype(const std::string& name) {
+  if (name == "float16") return DType::float16;
+  if (name == "float32") return DType::float32;
+  return name == "int32" ? DType::int32 : DType::int64;
+}
+
+std::vector<TensorSpec> read_tensors(const Json& list, const std::string& path) {
+  std::vector<TensorSpec> specs;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    Fields fields(list[i], path + "." + std::to_string(i));
+    TensorSpec spec;
+    spec.name = fields.text("name");
+    spec.dtype = read_dtype(fields.choice("dtype", {"float16", "float32", "int32", "int64"}));
+    for (const Json& dimension : fields.array("shape")) {
+      spec.shape.push_back(whole_number(dimension, fields.path_of("shape"), 0, std::numeric_limits<std::int32_t>::max()));
+    }
+    fields.finish();
+    specs.push_back(std::move(spec));
+  }
+  return specs;
+}
+
+Component read_component(Fields fields) {
+  Component component;
+  component.path = fields.text("path");
+  component.precision = fields.choice("precision", {"float16", "float32"});
+  component.inputs = read_tensors(fields.array("inputs"), fields.path_of("inputs"));
+  component.outputs = read_tensors(fields.array("outputs"), fields.path_of("outputs"));
+  component.backend = fields.text("backend");
+  fields.finish();
+  return component;
+}
+
+LatentSpec read_latents(Fields fields) {
+  LatentSpec latents;
+  latents.channels = fields.integer("channels", 1, kMaxLatentDimension);
+  latents.height = fields.integer("height", 1, kMaxLatentDimension);
+  latents.width = fields.integer("width", 1, kMaxLatentDimension);
+  latents.scaling_factor = fields.positive("scaling_factor");
+  latents.shift_factor = fields.number("shift_factor", 0.0);
+  fields.finish();
+  return latents;
+}
+
+TokenizerSpec read_tokenizer(Fields fields) {
+  TokenizerSpec tokenizer;
+  fields.choice("kind", {"clip"});
+  tokenizer.vocab = fields.text("vocab");
+  tokenizer.merges = fields.text("merges");
+  tokenizer.max_length = static_cast<std::size_t>(fields.integer("max_length", 2, kMaxTokens));
+  tokenizer.bos_id = static_cast<std::int32_t>(fields.integer("bos_id", 0, kMaxTokenId));
+  tokenizer.eos_id = static_cast<std::int32_t>(fields.integer("eos_id", 0, kMaxTokenId));
+  tokenizer.pad_id = static_cast<std::int32_t>(fields.integer("pad_id", 0, kMaxTokenId));
+  fields.finish();
+  return tokenizer;
+}
+
+LayerSummary read_layer(Fields fields) {
+  LayerSummary layer;
+  layer.name = fields.text("name");
+  layer.kind = fields.choice("kind", {"conv", "linear"});
+  layer.weight_bits = fields.integer("weight_bits", std::numeric_limits<std::int64_t>::min());
+  layer.activation_bits = fields.integer_or_null("activation_bits");
+  layer.scheme = fields.text("scheme");
+  layer.weights = fields.integer("weights", 1);
+  layer.bytes = fields.integer("bytes", 0);
+  fields.finish();
+  return layer;
+}
+
+QuantizationSummary read_quantization(Fields fields) {
+  QuantizationSummary summary;
+  summary.method = fields.text("method");
+  summary.recipe = fields.text("recipe");
+  summary.average_weight_bits = fields.number("average_weight_bits");
+  summary.unet_bytes = fields.integer("unet_bytes", 0);
+  summary.unet_download_bytes = fields.integer("unet_download_bytes", 0);
+  summary.unet_fp32_bytes = fields.integer("unet_fp32_bytes", 0);
+  const Json& layers = fields.array("layers");
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    summary.layers.push_back(read_layer(Fields(layers[i], fields.path_of("layers." + std::to_string(i)))));
+  }
+  fields.finish();
+  return summary;
+}
+
+GoldenRun read_golden(Fields fields) {
+  GoldenRun run;
+  run.id = fields.text("id");
+  const bool plain = std::all_of(run.id.begin(), run.id.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
+  });
+  if (run.id.empty() || !plain) invalid(fields.path_of("id"), "not lower-case letters, digits and '-'");
+  run.prompt = fields.text("prompt");
+  run.seed = fields.unsigned_integer("seed");
+  run.path = fields.text("path");
+  fields.finish();
+  return run;
+}
+
+void check_format(const Json& document, const std::string& source) {
+  const bool known = document.is_object() && document.contains("format") && document["format"] == kFormat;
+  if (!known) {
+    throw Error(ErrorKind::wrong_format,
+                source + " is not of format '" + kFormat + "'; give a folder made by s2p-mobile convert");
+  }
+  const auto version = document.find("version");
+  if (version == document.end() || !version->is_number_integer() || *version < 1) {
+    throw Error(ErrorKind::bad_version, source + " has no valid version number; get it from its author again");
+  }
+  if (*version > kVersion) {
+    throw Error(ErrorKind::future_version, source + " has format version " + version->dump() + ", this program reads up to " +
+                                               std::to_string(kVersion) + "; update the program");
+  }
+}
+
+void check_references(const Manifest& manifest) {
+  for (const auto& [name, component] : manifest.components) {
+    const std::string folder = component.path + "/";
+    const bool listed = std::any_of(manifest.files.begin(), manifest.files.end(), [&](const auto& file) {
+      return file.first == component.path || file.first.compare(0, folder.size(), folder) == 0;
+    });
+    if (!listed) invalid("components." + name, "no file " + component.path);
+  }
+  std::vector<std::string> paths = {manifest.tokenizer.vocab, manifest.tokenizer.merges};
+  for (const GoldenRun& run : manifest.golden) paths.push_back(run.path);
+  for (const std::string& path : paths) {
+    if (manifest.files.count(path) == 0) invalid("files", path + " is not listed");
+  }
+}
+
+Manifest read_manifest(const Json& document) {
+  Fields fields(document, "");
+  Manifest manifest;
+  fields.required("format");
+  fields.required("version");
+  manifest.name = fields.text("name");
+  manifest.family = fields.text("family");
+  manifest.target = fields.choice("target", {"coreml", "executorch"});
+  manifest.producer = fields.text("producer");
+  manifest.checkpoint_sha256 = fields.sha256("checkpoint_sha256");
+  const Json& components = fields.required("components");
+  if (!components.is_object()) invalid("components", "not an object");
+  for (const auto& [name, value] : components.items()) {
+    manifest.components.emplace(name, read_component(Fields(value, "components." + name)));
+  }
+  manifest.plan = SamplingPlan::read(fields.object("plan"));
+  manifest.guidance = fields.number("guidance");
+  manifest.latents = read_latents(fields.object("latents"));
+  manifest.tokenizer = read_tokenizer(fields.object("tokenizer"));
+  manifest.quantization = read_quantization(fields.object("quantization"));
+  const Json& golden = fields.array("golden");
+  for (std::size_t i = 0; i < golden.size(); ++i) {
+    manifest.golden.push_back(read_golden(Fields(golden[i], "golden." + std::to_string(i))));
+  }
+  const Json& files = fields.required("files");
+  if (!files.is_object()) invalid("files", "not an object");
+  for (const auto& [name, value] : files.items()) {
+    Fields entry(value, "files." + name);
+    manifest.files[name] = {entry.sha256("sha256"), static_cast<std::uint64_t>(entry.integer("bytes", 0))};
+    entry.finish();
+  }
+  fields.finish();
+  check_references(manifest);
+  return manifest;
+}
+
+}  // namespace
+
+Manifest Manifest::parse(const std::string& text, const std::string& source) {
+  Json document;
+  try {
+    document = Json::parse(text);
+  } catch (const Json::exception&) {
+    throw Error(ErrorKind::not_json, source + " is not readable JSON; get it from its author again");
+  }
+  check_format(document, source);
+  try {
+    return read_manifest(document);
+  } catch (const Error& error) {
+    throw Error(error.kind(), source + " is invalid (" + error.what() + "); get it from its author again");
+  }
+}
+
+}  // namespace s2p

@@ -1,0 +1,108 @@
+#include "s2p/replay_backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "s2p/error.h"
+#include "s2p/safetensors.h"
+
+namespace s2p {
+
+struct ReplayBackend::Recording {
+  std::vector<std::int32_t> token_ids;
+  std::vector<float> text_embeddings;
+  std::vector<float> noise_pred;
+  std::vector<float> image;
+  std::size_t calls;
+  std::size_t batch;
+};
+
+namespace {
+
+/// Part `index` of `parts` equal parts.
+std::vector<float> part(const std::vector<float>& all, std::size_t index, std::size_t parts) {
+  const std::size_t size = all.size() / parts;
+  const auto first = all.begin() + static_cast<std::ptrdiff_t>(index * size);
+  return {first, first + static_cast<std::ptrdiff_t>(size)};
+}
+
+template <typename Answer>
+class ReplayProgram : public Program {
+ public:
+  explicit ReplayProgram(Answer answer) : answer_(std::move(answer)) {}
+  std::vector<float> run(const std::vector<TensorView>& inputs) override { return answer_(inputs); }
+
+ private:
+  Answer answer_;
+};
+
+template <typename Answer>
+std::unique_ptr<Program> program(Answer answer) {
+  return std::make_unique<ReplayProgram<Answer>>(std::move(answer));
+}
+
+std::int64_t read_step(const TensorView& step) {
+  if (step.dtype == DType::int64) {
+    std::int64_t value;
+    std::memcpy(&value, step.data, sizeof value);
+    return value;
+  }
+  std::int32_t value;
+  std::memcpy(&value, step.data, sizeof value);
+  return value;
+}
+
+}  // namespace
+
+ReplayBackend::ReplayBackend(const Bundle& bundle) {
+  const Manifest& manifest = bundle.manifest();
+  if (manifest.golden.empty()) throw Error(ErrorKind::bad_input, "the bundle has no golden run to replay; give another bundle");
+  const TensorFile file(bundle.path(manifest.golden.front().path));
+  auto recording = std::make_shared<Recording>();
+  recording->token_ids = file.integers("token_ids");
+  recording->text_embeddings = file.floats("text_embeddings");
+  recording->noise_pred = file.floats("noise_pred");
+  recording->image = file.floats("image");
+  recording->calls = manifest.plan.calls.size();
+  recording->batch = static_cast<std::size_t>(manifest.batch());
+  const std::size_t expected = recording->calls * recording->batch * manifest.latents.count();
+  if (recording->noise_pred.size() != expected) {
+    throw Error(ErrorKind::bad_input, "golden run " + manifest.golden.front().id + " lacks calls; give a bundle whose first run has all");
+  }
+  recording_ = std::move(recording);
+}
+
+ReplayBackend::~ReplayBackend() = default;
+
+std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Component&, const std::filesystem::path&) {
+  const auto recording = recording_;
+  if (name == "text_encoder") {
+    return program([recording](const std::vector<TensorView>& inputs) {
+      const std::size_t length = recording->token_ids.size() / recording->batch;
+      for (std::size_t row = 0; row < recording->batch; ++row) {
+        const std::int32_t* ids = recording->token_ids.data() + row * length;
+        if (std::memcmp(ids, inputs.at(0).data, length * sizeof *ids) == 0) {
+          return part(recording->text_embeddings, row, recording->batch);
+        }
+      }
+      throw Error(ErrorKind::backend, "the golden run has no such text; replay draws only its own prompt");
+    });
+  }
+  if (name == "unet") {
+    return program([recording](const std::vector<TensorView>& inputs) {
+      const std::int64_t step = read_step(inputs.at(1));
+      if (step < 0 || static_cast<std::size_t>(step) >= recording->calls) {
+        throw Error(ErrorKind::backend, "the golden run has no call " + std::to_string(step) + "; check the plan");
+      }
+      return part(recording->noise_pred, static_cast<std::size_t>(step), recording->calls);
+    });
+  }
+  if (name == "vae_decoder") {
+    return program([recording](const std::vector<TensorView>&) { return recording->image; });
+  }
+  throw Error(ErrorKind::backend, "the golden run has nothing for component " + name + "; use an engine");
+}
+
+std::string ReplayBackend::describe(const Component&) const { return "replay of a golden run"; }
+
+}  // namespace s2p

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "s2p/backend.h"
+
+namespace s2p {
+
+/// ExecuTorch. Programs are memory-mapped; the first output of their `forward` is the result.
+class ExecuTorchBackend : public Backend {
+ public:
+  /// `threads` sizes ExecuTorch's thread pool, which is one for the process; absent: ExecuTorch chooses.
+  explicit ExecuTorchBackend(std::optional<std::int64_t> threads);
+
+  std::unique_ptr<Program> load(const std::string& name, const Component& component,
+                                const std::filesystem::path& file) override;
+  std::string describe(const Component& component) const override;
+};
+
+}  // namespace s2p

@@ -1,0 +1,59 @@
+#include <cstring>
+#include <fstream>
+#include <iostream>
+
+#include "arguments.h"
+#include "choose_backend.h"
+#include "s2p/affinity.h"
+#include "s2p/error.h"
+#include "s2p/pipeline.h"
+
+namespace {
+
+constexpr const char* kUsage =
+    "s2p-run BUNDLE --prompt TEXT [--seed N] [--out picture.png] [--latents latents.safetensors]\n"
+    "        [--threads N] [--cores 4-7] [--low-memory] [--replay]\n"
+    "\n"
+    "Draws a picture. --latents also writes the final latents. --low-memory drops each component after use.\n"
+    "--replay answers with the bundle's first golden run instead of an engine.\n";
+
+/// One float32 tensor named "latents".
+void write_latents(const std::string& path, const s2p::LatentSpec& spec, const std::vector<float>& latents) {
+  const s2p::Json header = {{"latents",
+                             {{"dtype", "F32"},
+                              {"shape", {1, spec.channels, spec.height, spec.width}},
+                              {"data_offsets", {0, latents.size() * sizeof(float)}}}}};
+  std::string text = header.dump();
+  // The data starts at a multiple of 8 bytes, as other writers do it.
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const std::uint64_t length = text.size();
+  std::ofstream stream(path, std::ios::binary);
+  stream.write(reinterpret_cast<const char*>(&length), sizeof length);
+  stream << text;
+  stream.write(reinterpret_cast<const char*>(latents.data()), static_cast<std::streamsize>(latents.size() * sizeof(float)));
+  stream.close();
+  if (!stream) throw s2p::Error(s2p::ErrorKind::bad_input, "cannot write " + path + "; choose another place with --latents");
+}
+
+void run(int count, char** values) {
+  const s2p::Arguments arguments(count, values, {"prompt", "seed", "out", "latents", "threads", "cores"}, {"low-memory", "replay"});
+  const auto prompt = arguments.text("prompt");
+  if (!prompt) throw s2p::Error(s2p::ErrorKind::bad_input, "no prompt given; add --prompt TEXT");
+  const auto threads = arguments.integer("threads", 1);
+  const std::uint64_t seed = arguments.seed("seed").value_or(0);
+  if (const auto cores = arguments.text("cores")) s2p::pin_to_cores(s2p::parse_cores(*cores));
+
+  const s2p::Bundle bundle = s2p::Bundle::open(arguments.bundle());
+  const auto backend = s2p::choose_backend(bundle, arguments.flag("replay"), threads);
+  s2p::Pipeline pipeline(bundle, *backend, arguments.flag("low-memory") ? s2p::Residency::release : s2p::Residency::keep);
+  const s2p::Drawing drawing = pipeline.draw(*prompt, seed);
+  const std::string out = arguments.text("out").value_or("picture.png");
+  s2p::write_png(out, drawing.picture);
+  if (const auto path = arguments.text("latents")) write_latents(*path, bundle.manifest().latents, drawing.latents);
+  std::cout << out << ": " << drawing.picture.width << " x " << drawing.picture.height << ", "
+            << drawing.timings.unet_call.size() << " calls, " << drawing.timings.image << " ms\n";
+}
+
+}  // namespace
+
+int main(int count, char** values) { return s2p::run_tool(kUsage, count, values, run); }
