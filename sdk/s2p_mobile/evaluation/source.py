@@ -1,0 +1,133 @@
+"""What is evaluated, and the FP model it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2p_converters.checkpoint import is_checkpoint, open_checkpoint
+from s2p_converters.reference import reference_unet
+from s2p_mobile.evaluation.drawing import draw
+from s2p_mobile.evaluation.makers import BackendMaker, PictureMaker, TorchMaker
+from s2p_mobile.models import DEMO_NAME, Model, open_model
+from s2p_mobile.plan.registry import plan_for
+from s2p_mobile.trajectory import float_unet
+from s2p_runtime.backends import Backend, open_backend
+from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
+from s2p_runtime.errors import S2PError
+from s2p_runtime.pictures import psnr_db
+from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.tensors import read_tensors
+
+MODEL_STEPS = 25
+"""Steps of a model that is evaluated against itself without a plan."""
+
+SAME_MODEL_DB = 40.0
+"""The FP model repeats a bundle's FP latents at least this closely (another machine's float32 stays above 80 dB, another model
+is below 20 dB)."""
+
+
+@dataclass(frozen=True)
+class EvaluationSource:
+    """A source under test.
+
+    Attributes:
+        name: as it was given.
+        maker: draws the source's pictures.
+        reference: draws the FP pictures, under the same plan and guidance.
+        model: the FP model.
+        device: where torch U-Nets run.
+    """
+
+    name: str
+    maker: PictureMaker
+    reference: PictureMaker
+    model: Model
+    device: str = "cpu"
+
+
+def open_source(
+    source: str | Path | None,
+    model: Model | None = None,
+    *,
+    plan: SamplingPlan | None = None,
+    guidance: float | None = None,
+    device: str = "cpu",
+    backend: Callable[[Bundle], Backend] = open_backend,
+) -> EvaluationSource:
+    """Open a checkpoint, a bundle or a model folder (None or ``demo``: the demo model).
+
+    Args:
+        model: the FP model; when left out, the demo model if the source was made from it.
+        plan: for a model folder: its plan; the model's own scheduler with 25 steps when left out.
+        guidance: for a model folder: instead of its default.
+        device: torch device of the U-Nets.
+        backend: opens a bundle's components.
+
+    Raises:
+        S2PError: not a source, or made from another model than the one at hand.
+    """
+    if source is None or str(source) == DEMO_NAME:
+        return _model_source(DEMO_NAME, open_model(None), plan, guidance, device)
+    folder = Path(source)
+    kinds = {"checkpoint": is_checkpoint(folder), "bundle": (folder / MANIFEST_NAME).is_file()}
+    if any(kinds.values()) and (plan is not None or guidance is not None):
+        raise S2PError(f"{folder} records its own plan and guidance; leave the sampling options out")
+    if kinds["checkpoint"]:
+        return _checkpoint_source(folder, model, device)
+    if kinds["bundle"]:
+        return _bundle_source(folder, model, device, backend)
+    return _model_source(str(source), open_model(folder), plan, guidance, device)
+
+
+def _reference(model: Model, plan: SamplingPlan, guidance: float, device: str) -> TorchMaker:
+    return TorchMaker(model.name, model, float_unet(model, plan), plan, guidance, device)
+
+
+def _model_source(name: str, model: Model, plan: SamplingPlan | None, guidance: float | None, device: str) -> EvaluationSource:
+    plan = plan or plan_for(model.folder / "scheduler", None, MODEL_STEPS)
+    maker = _reference(model, plan, model.guidance if guidance is None else guidance, device)
+    return EvaluationSource(name, maker, maker, model, device)
+
+
+def _checkpoint_source(folder: Path, model: Model | None, device: str) -> EvaluationSource:
+    checkpoint = open_checkpoint(folder)
+    manifest = checkpoint.manifest
+    if model is None:
+        if manifest.source.name != DEMO_NAME:
+            raise S2PError(f"{folder} was made from the model {manifest.source.name}; give that model's folder with --model")
+        model = open_model(None)
+    if model.unet_sha256 != manifest.source.unet_sha256:
+        raise S2PError(
+            f"{folder} was made from another U-Net than that of {model.name} (sha256 differs); "
+            f"give the folder of {manifest.source.name} with --model"
+        )
+    unet = reference_unet(checkpoint)
+    maker = TorchMaker(str(folder), model, unet, manifest.plan, manifest.guidance, device)
+    return EvaluationSource(str(folder), maker, _reference(model, manifest.plan, manifest.guidance, device), model, device)
+
+
+def _bundle_source(folder: Path, model: Model | None, device: str, backend: Callable[[Bundle], Backend]) -> EvaluationSource:
+    bundle = open_bundle(folder)
+    manifest = bundle.manifest
+    given = model is not None
+    model = model or open_model(None)
+    if model.latents != manifest.latents:
+        raise _wrong_model(folder, model, given)
+    reference = _reference(model, manifest.plan, manifest.guidance, device)
+    # A bundle does not record its source model, but it holds what that model drew.
+    for run in manifest.golden[:1]:
+        recorded = read_tensors(bundle.path(run.path)).get("fp_latents")
+        final = draw(reference, [run.prompt], [run.seed]).states[:, -1]
+        if recorded is None or recorded.shape != final.shape:
+            raise S2PError(f"golden run {run.id} of {folder} has no fp_latents of shape {list(final.shape)}; convert it again")
+        closeness = psnr_db(final, recorded)
+        if closeness is not None and closeness < SAME_MODEL_DB:
+            raise _wrong_model(folder, model, given)
+    return EvaluationSource(str(folder), BackendMaker(bundle, backend(bundle)), reference, model, device)
+
+
+def _wrong_model(folder: Path, model: Model, given: bool) -> S2PError:
+    what = "that model's folder" if given else "the folder of its FP model"
+    return S2PError(f"{folder} was not made from the model {model.name}; give {what} with --model")
