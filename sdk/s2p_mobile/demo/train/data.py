@@ -89,7 +89,10 @@ def _sprite(picture: Image.Image, size: int) -> np.ndarray:
     )
     canvas = Image.new("RGBa", (IMAGE_SIZE, IMAGE_SIZE))
     canvas.paste(small, ((IMAGE_SIZE - small.width) // 2, (IMAGE_SIZE - small.height) // 2))
-    return np.asarray(canvas).copy()
+    sprite = np.asarray(canvas).copy()
+    # Lanczos overshoots: colour above alpha would come out brighter than white on a white background.
+    sprite[..., :3] = np.minimum(sprite[..., :3], sprite[..., 3:])
+    return sprite
 
 
 def make_sprites(renderer: Renderer, config: DataConfig) -> Tensor:
