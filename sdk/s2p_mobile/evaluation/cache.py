@@ -2,7 +2,7 @@
 
 Below ``<folder>/<run>/<shard>/``: ``drawings.safetensors`` (``pictures``, ``states``) and ``shard.json`` with its SHA-256.
 ``run`` names the model's weights, the plan, the guidance and the torch that computed; ``shard`` its prompts and seeds.
-A shard appears whole or not at all, so an interrupted evaluation goes on where it stopped, and a longer one reuses a shorter one.
+A shard appears whole or not at all, so an interrupted evaluation goes on where it stopped, and a longer one reuses a shorter.
 """
 
 from __future__ import annotations

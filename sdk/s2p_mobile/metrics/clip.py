@@ -16,7 +16,7 @@ from s2p_runtime.quiet import quiet_import
 
 
 class ClipScorer:
-    """CLIPScore with weight 100 (Hessel et al., 2021; the form common for text-to-image models): ``max(0, 100 cos(image, text))``."""
+    """CLIPScore (Hessel et al., 2021) with the weight 100 usual for text-to-image models: ``max(0, 100 cos(image, text))``."""
 
     def __init__(self, folder: Path, *, own_judge: bool = False) -> None:
         """

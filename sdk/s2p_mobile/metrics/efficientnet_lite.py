@@ -35,8 +35,9 @@ _STAGES = (  # kernel, stride, expansion, channels, repeats
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-SPATIAL_BLOCK = 10
-"""The last block at stride 16: as ``mixed_6`` of Inception-v3, the resolution before the last halving."""
+SPATIAL_BLOCK = 11
+"""The block whose expansion gives the spatial features. It is what ``mixed_6/conv`` is in Inception-v3: a 1x1 convolution with
+normalisation and ReLU at the last resolution but one."""
 SPATIAL_CHANNELS = 7
 DISTANCE_BLOCKS = (0, 2, 4, 10, 15)
 """The last block at each of the five resolutions."""
@@ -72,11 +73,14 @@ class _Block(nn.Module):
         self._project_conv = _Conv(width, outputs, 1)
         self._bn2 = _norm(outputs)
 
+    def expand(self, x: Tensor) -> Tensor:
+        """The widened input [B, inputs * expansion, h, w]."""
+        if self._expand_conv is None or self._bn0 is None:
+            return x
+        return F.relu6(self._bn0(self._expand_conv(x)))
+
     def forward(self, x: Tensor) -> Tensor:
-        hidden = x
-        if self._expand_conv is not None and self._bn0 is not None:
-            hidden = F.relu6(self._bn0(self._expand_conv(hidden)))
-        hidden = F.relu6(self._bn1(self._depthwise_conv(hidden)))
+        hidden = F.relu6(self._bn1(self._depthwise_conv(self.expand(x))))
         hidden = self._bn2(self._project_conv(hidden))
         return x + hidden if self.residual else hidden
 
@@ -88,7 +92,7 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         self._conv_stem = _Conv(3, 32, 3, 2)
         self._bn0 = _norm(32)
-        blocks: list[nn.Module] = []
+        blocks: list[_Block] = []
         inputs = 32
         for kernel, stride, expansion, channels, repeats in _STAGES:
             for repeat in range(repeats):
@@ -107,6 +111,12 @@ class EfficientNetLite0(nn.Module):
             x = block(x)
             outputs.append(x)
         return outputs
+
+    def spatial(self, blocks: list[Tensor]) -> Tensor:
+        """The map that enters block 11's depthwise convolution, [B, 672, h / 16, w / 16]."""
+        block = self._blocks[SPATIAL_BLOCK]
+        assert isinstance(block, _Block)
+        return block.expand(blocks[SPATIAL_BLOCK - 1])
 
     def pooled(self, last_block: Tensor) -> Tensor:
         """The 1,280 features that enter the classifier."""
@@ -159,12 +169,12 @@ class EfficientNetFeatures:
 
     @torch.no_grad()
     def features(self, pictures: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Pooled features [N, 1280], and as spatial features the first 7 channels of block 10's map, [N, 7 * 14 * 14].
+        """Pooled features [N, 1280], and as spatial features the first 7 channels of block 11's expansion, [N, 7 * 14 * 14].
 
         sFID (Nash et al., 2021) takes the first 7 channels of the 17 x 17 map ``mixed_6/conv`` of Inception-v3.
         """
         blocks = self.network.blocks(network_input(pictures, INPUT_SIZE))
-        spatial = blocks[SPATIAL_BLOCK][:, :SPATIAL_CHANNELS].flatten(1)
+        spatial = self.network.spatial(blocks)[:, :SPATIAL_CHANNELS].flatten(1)
         return self.network.pooled(blocks[-1]).numpy(), spatial.numpy()
 
 

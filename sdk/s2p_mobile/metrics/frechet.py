@@ -3,10 +3,10 @@
 ``d^2 = |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`` (Dowson and Landau, 1982; FID: Heusel et al., NeurIPS 2017).
 
 With factors ``C = F F^T`` the last trace is the sum of the singular values of ``F1^T F2``: their squares are the eigenvalues
-of the symmetric product ``F1^T C2 F1``, which are those of ``C1 C2``. So no square root of a nearly singular matrix is taken, and
-nothing is added to the diagonal (implementations built on ``scipy.linalg.sqrtm`` add 1e-6): with fewer samples than features the
-result is the exact distance of the two sample Gaussians. That distance is biased upwards in small samples (the covariances have
-rank N - 1), so only figures of equal N may be compared.
+of the symmetric product ``F1^T C2 F1``, which are those of ``C1 C2``. So no square root of a nearly singular matrix is taken,
+and nothing is added to the diagonal (implementations built on ``scipy.linalg.sqrtm`` add 1e-6 where it fails): with fewer
+samples than features the result is the exact distance of the two sample Gaussians. That distance is biased in small samples
+(the covariances have rank N - 1), so only figures of equal N may be compared.
 """
 
 from __future__ import annotations

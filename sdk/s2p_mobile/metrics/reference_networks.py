@@ -104,7 +104,7 @@ def inception_features() -> InceptionFeatures | None:
     """Inception-v3, or None when torch-fidelity or its weights are not here.
 
     Raises:
-        S2PError: ``S2P_MOBILE_INCEPTION`` names a file that does not exist, or torch-fidelity does not import, or foreign weights.
+        S2PError: ``S2P_MOBILE_INCEPTION`` is set, but its file or torch-fidelity is not here; or the weights are foreign.
     """
     named = os.environ.get(INCEPTION_VARIABLE)
     weights = Path(named) if named else _hub_file(INCEPTION_WEIGHTS)
