@@ -1,0 +1,80 @@
+#include "s2p/bundle.h"
+
+#include "fixtures.h"
+
+namespace s2p {
+namespace {
+
+using testing::kFixtures;
+using testing::kind_thrown;
+
+void make_edit(const testing::fs::path& bundle, const std::string& action, const std::string& name) {
+  const auto path = bundle / name;
+  std::string content = testing::read_text(path);
+  if (action == "remove") {
+    testing::fs::remove(path);
+  } else if (action == "truncate") {
+    testing::write_text(path, content.substr(0, 3));
+  } else {
+    content.back() = static_cast<char>(content.back() ^ 1);
+    testing::write_text(path, content);
+  }
+}
+
+TEST(Bundle, RefusesEveryMalformedBundle) {
+  const auto cases = testing::read_json(kFixtures / "malformed/index.json")["bundles"];
+  ASSERT_GT(cases.size(), 60u);
+  for (const auto& fixture : cases) {
+    const testing::TemporaryFolder folder;
+    const auto bundle = folder.path() / "replay.s2pmobile";
+    testing::fs::copy(kFixtures / "replay.s2pmobile", bundle, testing::fs::copy_options::recursive);
+    if (fixture.contains("manifest")) {
+      testing::write_text(bundle / "manifest.json",
+                          testing::read_text(kFixtures / "malformed" / fixture["manifest"].get<std::string>()));
+    } else {
+      make_edit(bundle, fixture["edit"][0], fixture["edit"][1]);
+    }
+    testing::expect_kind(fixture, [&] { Bundle::open(bundle); });
+  }
+}
+
+TEST(Bundle, ReadsEveryFieldThatARunNeeds) {
+  const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile/");
+  const Manifest& manifest = bundle.manifest();
+  EXPECT_EQ(manifest.target, "executorch");
+  EXPECT_EQ(manifest.batch(), 1);
+  EXPECT_EQ(manifest.latents.count(), 4u * 4u * 6u);
+  EXPECT_DOUBLE_EQ(manifest.latents.shift_factor, 0.125);
+  EXPECT_EQ(manifest.plan.calls.size(), 6u);
+  EXPECT_DOUBLE_EQ(manifest.plan.calls[0].noise, 4.15739709641549);
+  EXPECT_EQ(bundle.component("unet").inputs[1].dtype, DType::int64);
+  EXPECT_EQ(manifest.golden[0].seed, 3u);
+  EXPECT_EQ(kind_thrown([&] { bundle.component("time_table"); }), "bad_input");
+}
+
+TEST(Bundle, ReadsSeedsAboveTheRangeOfADouble) {
+  const Bundle bundle = Bundle::open(kFixtures / "replay.s2pmobile");
+  const auto document = testing::read_json(kFixtures / "replay.s2pmobile/manifest.json");
+  EXPECT_EQ(bundle.manifest().golden[1].seed, document["golden"][1]["seed"].get<std::uint64_t>());
+  EXPECT_GT(bundle.manifest().golden[1].seed, std::uint64_t{1} << 32);
+}
+
+TEST(Bundle, RefusesALinkOutOfItsFolder) {
+  const testing::TemporaryFolder folder;
+  const auto bundle = folder.path() / "b.s2pmobile";
+  testing::fs::create_directory(bundle);
+  testing::write_text(folder.path() / "secret", "x");
+  testing::fs::create_symlink("../secret", bundle / "link");
+  testing::write_text(bundle / "file", "x");
+  testing::fs::create_symlink("file", bundle / "inner");
+  EXPECT_EQ(kind_thrown([&] { inside(bundle, "link"); }), "outside");
+  EXPECT_EQ(kind_thrown([&] { inside(bundle, "inner"); }), "none");
+}
+
+TEST(Bundle, SaysWhereThereIsNone) {
+  EXPECT_EQ(kind_thrown([] { Bundle::open("/nowhere/x.s2pmobile"); }), "not_found");
+  EXPECT_EQ(kind_thrown([] { Bundle::open(kFixtures / "README.md"); }), "not_found");
+}
+
+}  // namespace
+}  // namespace s2p

@@ -1,0 +1,112 @@
+#include <array>
+#include <random>
+
+#include "fixtures.h"
+#include "s2p/manifest.h"
+#include "s2p/safetensors.h"
+#include "s2p/tokenizer.h"
+
+// Mutated files must be read or refused with an Error, nothing else: no crash, no other exception, no endless work. Run
+// under sanitizers (scripts/sanitize.sh) this also shows that no byte outside of a file is touched.
+
+namespace s2p {
+namespace {
+
+constexpr int kMutationsPerFile = 2500;
+
+class Mutator {
+ public:
+  explicit Mutator(std::uint32_t seed) : random_(seed) {}
+
+  std::string operator()(std::string text) {
+    const int edits = 1 + static_cast<int>(below(4));
+    for (int edit = 0; edit < edits; ++edit) mutate(text);
+    return text;
+  }
+
+ private:
+  std::size_t below(std::size_t limit) { return std::uniform_int_distribution<std::size_t>(0, limit - 1)(random_); }
+
+  void mutate(std::string& text) {
+    static const std::array<std::string, 22> tokens = {
+        "0", "-1", "1e999", "1e-400", "18446744073709551615", "18446744073709551616", "9223372036854775808", "0.5", "null", "true",
+        "{}", "[]", "[[", "\"\"", "\"..\"", ",", "}", "\\u0000", "\\ud800", "\xff", "F32", "data_offsets"};
+    if (text.empty()) {
+      text = tokens[below(tokens.size())];
+      return;
+    }
+    const std::size_t at = below(text.size());
+    switch (below(6)) {
+      case 0: text[at] = static_cast<char>(below(256)); break;
+      case 1: text[at] = static_cast<char>(text[at] ^ (1 << below(8))); break;
+      case 2: text.erase(at, 1 + below(16)); break;
+      case 3: text.insert(at, tokens[below(tokens.size())]); break;
+      case 4: text.resize(at); break;
+      default: replace_value(text, at, tokens[below(tokens.size())]); break;
+    }
+  }
+
+  /// Replaces the number or word that stands at or after `at`: random bytes alone seldom leave valid JSON.
+  static void replace_value(std::string& text, std::size_t at, const std::string& token) {
+    const std::size_t begin = text.find_first_of("0123456789-tfn", at);
+    if (begin == std::string::npos) return;
+    const std::size_t end = std::min(text.find_first_of(",]}: \"", begin), text.size());
+    text.replace(begin, end - begin, token);
+  }
+
+  std::mt19937 random_;
+};
+
+template <typename Read>
+void fuzz(const std::string& text, const Read& read) {
+  Mutator mutate(20250101);
+  int refused = 0;
+  for (int i = 0; i < kMutationsPerFile; ++i) {
+    const std::string mutated = mutate(text);
+    try {
+      read(mutated);
+    } catch (const Error&) {
+      ++refused;
+    }
+  }
+  // Both ends of the reader were reached.
+  EXPECT_GT(refused, kMutationsPerFile / 4);
+}
+
+TEST(Fuzz, Manifests) {
+  for (const char* bundle : {"replay.s2pmobile", "ancestral.s2pmobile"}) {
+    fuzz(testing::read_text(testing::kFixtures / bundle / "manifest.json"),
+         [](const std::string& text) { Manifest::parse(text, "manifest.json"); });
+  }
+}
+
+TEST(Fuzz, TensorFiles) {
+  const testing::TemporaryFolder folder;
+  const auto path = folder.path() / "x.safetensors";
+  fuzz(testing::read_text(testing::kFixtures / "noise.safetensors"), [&](const std::string& text) {
+    testing::write_text(path, text);
+    const TensorFile file(path);
+    for (const std::string& name : file.names()) {
+      file.shape(name);
+      file.floats(name);
+    }
+  });
+}
+
+TEST(Fuzz, Vocabularies) {
+  const auto folder = testing::kFixtures / "replay.s2pmobile/tokenizer";
+  const std::string merges = testing::read_text(folder / "merges.txt");
+  const TokenizerSpec spec{"", "", 16, 522, 523, 523};
+  fuzz(testing::read_text(folder / "vocab.json"),
+       [&](const std::string& text) { ClipTokenizer::parse(text, merges, spec).encode("a blue cat, \xf0\x9f\x98\x80!"); });
+}
+
+TEST(Fuzz, MergesAndPrompts) {
+  const auto folder = testing::kFixtures / "replay.s2pmobile/tokenizer";
+  const std::string vocab = testing::read_text(folder / "vocab.json");
+  const TokenizerSpec spec{"", "", 16, 522, 523, 523};
+  fuzz(testing::read_text(folder / "merges.txt"), [&](const std::string& text) { ClipTokenizer::parse(vocab, text, spec).encode(text); });
+}
+
+}  // namespace
+}  // namespace s2p

@@ -1,0 +1,135 @@
+#include "s2p/pipeline.h"
+
+#include "fixtures.h"
+#include "s2p/replay_backend.h"
+#include "s2p/safetensors.h"
+
+namespace s2p {
+namespace {
+
+using testing::kFixtures;
+using testing::kind_thrown;
+
+struct Case {
+  const char* bundle;
+  const char* golden;
+};
+
+/// Passes everything on and counts what is alive.
+class CountingBackend : public Backend {
+ public:
+  explicit CountingBackend(Backend& inner) : inner_(inner) {}
+  std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+    loaded.push_back(name);
+    return std::make_unique<Counted>(inner_.load(name, component, file), *this);
+  }
+  std::string describe(const Component& component) const override { return inner_.describe(component); }
+
+  std::vector<std::string> loaded;
+  int alive = 0;
+  int most_alive = 0;
+
+ private:
+  struct Counted : Program {
+    Counted(std::unique_ptr<Program> program, CountingBackend& backend) : inner(std::move(program)), owner(backend) {
+      owner.most_alive = std::max(owner.most_alive, ++owner.alive);
+    }
+    ~Counted() override { --owner.alive; }
+    std::vector<float> run(const std::vector<TensorView>& inputs) override { return inner->run(inputs); }
+    std::unique_ptr<Program> inner;
+    CountingBackend& owner;
+  };
+  Backend& inner_;
+};
+
+/// Answers with zeros of the wrong size.
+class ShortBackend : public Backend {
+ public:
+  struct Short : Program {
+    std::vector<float> run(const std::vector<TensorView>&) override { return {0.0f}; }
+  };
+  std::unique_ptr<Program> load(const std::string&, const Component&, const testing::fs::path&) override {
+    return std::make_unique<Short>();
+  }
+  std::string describe(const Component&) const override { return "short"; }
+};
+
+class GoldenPicture : public ::testing::TestWithParam<Case> {};
+
+TEST_P(GoldenPicture, IsDrawnFromPromptToPixels) {
+  const Bundle bundle = Bundle::open(kFixtures / GetParam().bundle);
+  const GoldenRun& golden = bundle.manifest().golden[0];
+  ReplayBackend backend(bundle);
+  Pipeline pipeline(bundle, backend);
+  std::size_t calls = 0;
+  const Drawing drawing = pipeline.draw(golden.prompt, golden.seed, [&](std::size_t call) { EXPECT_EQ(call, calls++); });
+  const TensorFile file(bundle.path(golden.path));
+  EXPECT_EQ(drawing.latents, file.floats("quantized_latents"));
+  EXPECT_EQ(drawing.picture.rgb, to_picture(file.floats("image"), drawing.picture.height, drawing.picture.width).rgb);
+  EXPECT_EQ(calls, bundle.manifest().plan.calls.size());
+  EXPECT_EQ(drawing.timings.unet_call.size(), calls);
+  EXPECT_EQ(pipeline.load_ms().size(), 3u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenPicture,
+                         ::testing::Values(Case{"replay.s2pmobile", "first"}, Case{"ancestral.s2pmobile", "only"}));
+
+TEST(Pipeline, LoadsEachComponentOnceOrKeepsOneAtATime) {
+  const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
+  const GoldenRun& golden = bundle.manifest().golden[0];
+  ReplayBackend replay(bundle);
+  CountingBackend keeping(replay);
+  CountingBackend releasing(replay);
+  Pipeline keep(bundle, keeping);
+  Pipeline release(bundle, releasing, Residency::release);
+  for (int picture = 0; picture < 2; ++picture) {
+    EXPECT_EQ(keep.draw(golden.prompt, golden.seed).latents, release.draw(golden.prompt, golden.seed).latents);
+  }
+  EXPECT_EQ(keeping.loaded, (std::vector<std::string>{"text_encoder", "unet", "vae_decoder"}));
+  EXPECT_EQ(keeping.most_alive, 3);
+  EXPECT_EQ(releasing.loaded.size(), 6u);
+  EXPECT_EQ(releasing.most_alive, 1);
+  EXPECT_EQ(releasing.alive, 0);
+}
+
+TEST(Pipeline, RefusesAnAnswerOfTheWrongSize) {
+  const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
+  ShortBackend backend;
+  Pipeline pipeline(bundle, backend);
+  EXPECT_EQ(kind_thrown([&] { pipeline.draw("x", 0); }), "backend");
+}
+
+TEST(Pipeline, RefusesComponentsThatDoNotFitTheLatents) {
+  const std::pair<std::vector<std::string>, nlohmann::json> edits[] = {
+      {{"unet", "inputs", "0", "shape"}, {1, 4, 8, 8}}, {{"unet", "inputs", "0", "dtype"}, "float16"},
+      {{"unet", "inputs", "1", "name"}, "timestep"},    {{"unet", "outputs", "0", "shape"}, {1, 4, 4, 5}},
+      {{"vae_decoder", "outputs"}, nlohmann::json::array()}, {{"text_encoder", "inputs", "0", "shape"}, {1, 77}},
+      {{"text_encoder", "outputs", "0", "shape"}, {1, 16, 9}}};
+  for (const auto& [path, value] : edits) {
+    const testing::TemporaryFolder folder;
+    const auto copy = folder.path() / "b.s2pmobile";
+    testing::fs::copy(kFixtures / "ancestral.s2pmobile", copy, testing::fs::copy_options::recursive);
+    auto manifest = testing::read_json(copy / "manifest.json");
+    nlohmann::json::json_pointer pointer("/components");
+    for (const std::string& part : path) pointer /= part;
+    manifest[pointer] = value;
+    testing::write_text(copy / "manifest.json", manifest.dump());
+    const Bundle bundle = Bundle::open(copy);
+    ReplayBackend backend(bundle);
+    EXPECT_EQ(kind_thrown([&] { Pipeline pipeline(bundle, backend); }), "bad_input") << pointer;
+  }
+}
+
+// Round half to even after the clamp: 0.5 / 255 is halfway between 0 and 1, 1.5 / 255 between 1 and 2.
+TEST(ToPicture, ClampsAndRoundsHalfToEven) {
+  const auto value = [](float unit) { return 2.0f * unit - 1.0f; };
+  const Picture picture = to_picture({value(0.0f), value(-3.0f), value(1.0f), value(9.0f), 0.0f, NAN}, 1, 2);
+  EXPECT_EQ(picture.rgb, (std::vector<unsigned char>{0, 255, 128, 0, 255, 0}));
+}
+
+TEST(WritePng, SaysWhenItCannot) {
+  EXPECT_EQ(kind_thrown([] { write_png("/nowhere/x.png", {1, 1, {0, 0, 0}}); }), "bad_input");
+}
+
+}  // namespace
+}  // namespace s2p
