@@ -30,6 +30,8 @@ SILU_MINIMUM = -0.27846454276107380
 """Minimum of x * sigmoid(x), at x = -1.2784645: where 1 + x (1 - sigmoid(x)) = 0."""
 
 FOUR_BITS = 4
+_BEYOND = 1e30
+"""Larger than any activation, and far from float32's largest number."""
 
 
 def activation_columns(layer: QuantizedLayer, scheme: Scheme) -> dict[str, NDArray[np.float32]]:
@@ -182,21 +184,31 @@ class XnnpackOperators(Operators):
             value = graph.multiply(value, _scalar(graph, row[f"{name}.inverse"], axes))
             value = upsample_twice(graph, value) if upsampled else value
             return graph.quantize_static(value, 1.0)
-        low, high = (_scalar(graph, row[f"{name}.{end}"], axes) for end in ("low", "high"))
-        assert layer.activation_scale is not None and layer.activation_bits is not None
-        lowest = integer_range(layer.activation_bits)[0] * float(layer.activation_scale.min())
-        if not (value.id in self._above_silu and lowest <= SILU_MINIMUM):
-            value = graph.maximum(value, low)
-        value = graph.minimum(value, high)
-        # The ends of the int8 range, from the lower end of the layer's own: the factors are exact or rounded once.
-        unit = 1 / integer_range(layer.activation_bits)[0]
-        ends = [
-            graph.multiply(low, graph.constant(np.full((*value.shape[:-1], 1), end * unit, np.float32)))
-            for end in integer_range(8)
-        ]
-        value = graph.concatenate([value, *ends], axes - 1)
+        low, high = row[f"{name}.low"].value, row[f"{name}.high"].value
+        value = self._pinned_channels(value, layer, low, high)
         value = upsample_twice(graph, value) if upsampled else value
         return graph.quantize_dynamic(value, nonbatch)
+
+    def _pinned_channels(self, value: Value, layer: QuantizedLayer, low: Value, high: Value) -> Value:
+        """The value clamped to the layer's range, with the two ends of the int8 range as two more channels."""
+        graph = self.graph
+        axes, ends_shape = len(value.shape), (*value.shape[:-1], 1)
+        assert layer.activation_scale is not None and layer.activation_bits is not None
+        lowest, highest = integer_range(layer.activation_bits)
+
+        def end(of: int) -> Value:
+            # From the lower end of the layer's own range: the factor is a power of two, or rounds the product once.
+            return graph.multiply(low, graph.constant(np.full(ends_shape, of / lowest, np.float32)))
+
+        if layer.activation_bits != 8:
+            clamped = graph.minimum(graph.maximum(value, low), high)
+            return graph.concatenate([clamped, end(-128), end(127)], axes - 1)
+        # Beyond the range on purpose: the clamp makes the ends of them.
+        beyond = graph.constant(np.full(ends_shape, _BEYOND, np.float32))
+        if value.id in self._above_silu and lowest * float(layer.activation_scale.min()) <= SILU_MINIMUM:
+            return graph.minimum(graph.concatenate([value, end(-128), beyond], axes - 1), high)
+        below = graph.constant(np.full(ends_shape, -_BEYOND, np.float32))
+        return graph.minimum(graph.maximum(graph.concatenate([value, below, beyond], axes - 1), low), high)
 
     # Norms
 
@@ -204,48 +216,39 @@ class XnnpackOperators(Operators):
         return norm.weight.detach().numpy(), norm.bias.detach().numpy()  # type: ignore[operator,union-attr]
 
     def group_norm(self, x: Symbol, norm: nn.GroupNorm) -> Symbol:  # type: ignore[override]
-        """Mean and variance per image and group, from per-channel means, then one multiply and one add per element."""
+        """Mean and variance per image and group, from per-channel means; a pending shift costs nothing per element."""
         graph = self.graph
         shift, value = x.shift, Symbol(x.graph, x.value, True, None, x.border, x.upsampled).settle().value
-        b, _, _, c = value.shape
+        c = value.shape[-1]
         groups = norm.num_groups
         gamma, beta = self._parameters(norm)
 
-        def group_mean(per_channel: Value) -> Value:
-            folded = graph.reshape(per_channel, (b * groups, c // groups, 1, 1))
-            return graph.reshape(graph.mean(folded), (b, groups, 1))
-
-        def spread(per_group: Value) -> Value:
-            """[B, G, 1] -> [B, 1, 1, C]."""
-            ones = graph.constant(np.ones((1, 1, c // groups), np.float32))
-            return graph.reshape(graph.multiply(per_group, ones), (b, 1, 1, c))
+        # Averaging over a group and spreading a group's number over its channels, as two small matrices.
+        member = np.kron(np.eye(groups), np.ones((1, c // groups))).astype(np.float32)
+        average, spread = member * np.float32(groups / c), np.ascontiguousarray(member.T)
+        eps = np.full((groups,), norm.eps, np.float32)
 
         channel_mean = graph.mean(value)
         if shift is not None:
             channel_mean = graph.add(channel_mean, shift)
-        centre = spread(group_mean(channel_mean))
+        centre = graph.matrix(graph.matrix(channel_mean, average), spread)
         if shift is not None:
             centre = graph.subtract(centre, shift)
         centred = graph.subtract(value, centre)
-        variance = group_mean(graph.mean(graph.square(centred)))
-        inverse = graph.reciprocal_square_root(graph.add(variance, graph.constant(np.full((1,), norm.eps, np.float32))))
-        scaled = graph.multiply(inverse, graph.constant(gamma.reshape(1, groups, c // groups)))
-        out = graph.multiply(centred, graph.reshape(scaled, (b, 1, 1, c)))
+        variance = graph.matrix(graph.mean(graph.square(centred)), average, eps)
+        inverse = graph.matrix(graph.reciprocal_square_root(variance), spread)
+        out = graph.multiply(centred, graph.multiply(inverse, graph.constant(gamma.reshape(1, 1, 1, c))))
         return Symbol(graph, graph.add(out, graph.constant(beta.reshape(1, 1, 1, c))), True)
 
     def layer_norm(self, x: Symbol, norm: nn.LayerNorm) -> Symbol:  # type: ignore[override]
         """Mean and variance over the last axis of [B, N, C]."""
         graph, value = self.graph, x.settle().value
-        b, n, c = value.shape
+        c = value.shape[-1]
         gamma, beta = self._parameters(norm)
-
-        def mean(v: Value) -> Value:
-            return graph.reshape(graph.mean(graph.reshape(v, (b * n, c, 1, 1))), (b, n, 1))
-
-        centred = graph.subtract(value, mean(value))
-        variance = mean(graph.square(centred))
-        inverse = graph.reciprocal_square_root(graph.add(variance, graph.constant(np.full((1,), norm.eps, np.float32))))
-        out = graph.multiply(graph.multiply(centred, inverse), graph.constant(gamma))
+        average = np.full((1, c), 1 / c, np.float32)
+        centred = graph.subtract(value, graph.matrix(value, average))
+        variance = graph.matrix(graph.square(centred), average, np.full((1,), norm.eps, np.float32))
+        out = graph.multiply(graph.multiply(centred, graph.reciprocal_square_root(variance)), graph.constant(gamma))
         return Symbol(graph, graph.add(out, graph.constant(beta)), False)
 
     # The rest

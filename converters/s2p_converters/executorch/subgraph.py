@@ -331,6 +331,14 @@ class Subgraph:
         self.labels[out.id] = label
         return out
 
+    def matrix(self, x: Value, matrix: Array32, bias: Array32 | None = None) -> Value:
+        """x [..., I] times a constant float matrix [O, I]: arithmetic of the graph, not a layer of the network."""
+        kernel = self.constant(matrix)
+        bias_id = XNN_INVALID_VALUE_ID if bias is None else self.constant(bias).id
+        out = self._define((*x.shape[:-1], matrix.shape[0]))
+        self._node(schema.XNNFullyConnected(input1_id=x.id, filter_id=kernel.id, bias_id=bias_id, output_id=out.id, flags=0))
+        return out
+
     def convolution(
         self, x: Value, weights: Weights | Array32, bias: Array32 | None, label: str,
         stride: int = 1, padding: tuple[int, int] = (0, 0), out_scale: float | None = None,
