@@ -82,6 +82,20 @@ class CheckpointManifest(Contract):
     files: dict[str, FileEntry]
 
     @property
+    def title(self) -> str:
+        """Model, method and recipe in a few words."""
+        return f"{self.source.name} ({self.method}, {self.recipe.get('name', 'own recipe')})"
+
+    @property
+    def layer_counts(self) -> dict[str, int]:
+        """Number of layers per weight width, ``float`` for the unquantized; 4 and 8 are always there."""
+        counts = {"4": 0, "8": 0, "float": 0}
+        for entry in self.layers:
+            key = "float" if entry.weight_bits is None else str(entry.weight_bits)
+            counts[key] = counts.get(key, 0) + 1
+        return counts
+
+    @property
     def average_weight_bits(self) -> float:
         """Bits per weight over the quantized layers."""
         specs = {spec.name: spec for spec in layer_specs(UNetStructure.from_config(self.unet_config))}

@@ -6,7 +6,7 @@ last place can flip the rounding of an activation and so hide (or feign) an erro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from s2p_converters.unet.operators import FloatLayer
 from s2p_runtime.errors import S2PError
 
 Rounding = Callable[[Tensor], Tensor]
+WeightRounding = Callable[[QuantizedLayer, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Constants:
 
     Attributes:
         stored: rounds a float constant to the program's precision (float64 in, float64 out).
-        weight: rounds a dequantized weight ``scale * integer``; exact where the target multiplies by the scale afterwards.
+        weight: rounds a layer's dequantized weight ``scale * integer``; exact where the target multiplies by the scale at run time.
         activations: False when the target leaves activations in float.
     """
 
     stored: Rounding
-    weight: Rounding
+    weight: WeightRounding
     activations: bool = True
 
 
@@ -53,7 +54,12 @@ def to_float16(value: Tensor) -> Tensor:
     return value.half().double()
 
 
-CHECKPOINT_CONSTANTS = Constants(stored=to_float32, weight=exact)
+def exact_weight(layer: QuantizedLayer, value: Tensor) -> Tensor:
+    """No rounding of weights."""
+    return value
+
+
+CHECKPOINT_CONSTANTS = Constants(stored=to_float32, weight=exact_weight)
 """The checkpoint as it is."""
 
 
@@ -83,7 +89,7 @@ class ReferenceLayer(nn.Module):
         self.bits = layer.activation_bits if constants.activations else None
         scale = torch.from_numpy(layer.scale.astype(np.float64))
         scale = scale.reshape(-1, *([1] * (len(layer.spec.weight_shape) - 1)))
-        self.register_buffer("weight", constants.weight(scale * torch.from_numpy(layer.integers).double()))
+        self.register_buffer("weight", constants.weight(layer, scale * torch.from_numpy(layer.integers).double()))
         bias = None if layer.bias is None else constants.stored(torch.from_numpy(layer.bias).double())
         self.register_buffer("bias", bias)
 
@@ -102,6 +108,9 @@ class _ReferenceOperators(Operators):
     def __init__(self, layers: Mapping[str, QuantizedLayer], constants: Constants) -> None:
         self.layers, self.constants = layers, constants
 
+    def constant(self, value: float) -> float:
+        return float(self.constants.stored(torch.tensor(value, dtype=torch.float64)))
+
     def layer(self, spec: LayerSpec) -> nn.Module:
         if spec.name in self.layers:
             return ReferenceLayer(self.layers[spec.name], self.constants)
@@ -117,10 +126,14 @@ def table_columns(checkpoint: Checkpoint, stored: Rounding, activations: bool = 
     return columns
 
 
-def load_floats(module: nn.Module, checkpoint: Checkpoint, stored: Rounding) -> None:
-    """Put the checkpoint's float tensors (norms, unquantized layers) into a graph, rounded to the target's precision."""
+def load_floats(module: nn.Module, checkpoint: Checkpoint, stored: Rounding, skip: Collection[str] = ()) -> None:
+    """Put the checkpoint's float tensors (norms, unquantized layers) into a graph, rounded to the target's precision.
+
+    Args:
+        skip: parameters that the graph's layers filled themselves.
+    """
     state = {name: stored(torch.from_numpy(value).double()) for name, value in checkpoint.floats.items()}
-    parameters = dict(module.named_parameters())
+    parameters = {name: parameter for name, parameter in module.named_parameters() if name not in skip}
     missing = sorted(set(parameters) - set(state))
     if missing:
         raise S2PError(f"checkpoint {checkpoint.folder.name} lacks {missing[0]}; make it again with s2p-mobile quantize")

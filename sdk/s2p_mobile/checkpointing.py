@@ -18,9 +18,10 @@ from s2p_converters.checkpoint import (
     write_checkpoint_tensors,
 )
 from s2p_converters.unet import layer_specs
+from s2p_mobile.components import COMPONENT_FOLDERS
 from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.models import Model
-from s2p_mobile.time_tables import time_tables
+from s2p_mobile.training.time_path import job_time_tables
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime import __version__
 from s2p_runtime.bundle import GoldenRun
@@ -28,7 +29,6 @@ from s2p_runtime.contract import write_contract
 from s2p_runtime.plan import initial_latents
 from s2p_runtime.tensors import write_tensors
 
-COPIED_FOLDERS = ("text_encoder", "vae", "tokenizer", "scheduler")
 _DEMO_GOLDEN = ("a red apple on a blue background", "a panda on a yellow background")
 _GOLDEN = ("a photograph of an astronaut riding a horse", "a bowl of fruit on a wooden table, oil painting")
 
@@ -50,9 +50,9 @@ def write_checkpoint(
         for name, value in model.unet.state_dict().items()
         if name not in in_layers and not _is_time_path(name)
     }
-    tables = {name: table.numpy() for name, table in time_tables(model.unet, job.plan.timesteps).items()}
+    tables = {name: table.numpy() for name, table in job_time_tables(job).items()}
     write_checkpoint_tensors(folder, layers, floats, tables)
-    for name in COPIED_FOLDERS:
+    for name in COMPONENT_FOLDERS:
         shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
     golden = _write_golden(job, folder)
     manifest = CheckpointManifest(

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from s2p_converters.unet import UNetStructure
+from s2p_mobile.components import COMPONENT_FOLDERS, Components, load_module, read_json
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_runtime.bundle import LatentSpec, TokenizerSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
-from s2p_runtime.tokenizer import ClipTokenizer
 
 DEMO_NAME = "demo"
-_FOLDERS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
+_FOLDERS = ("unet", *COMPONENT_FOLDERS)
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -63,16 +58,6 @@ FAMILIES = (
 )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise S2PError(f"{path} is not readable JSON ({error}); export the model again with diffusers") from error
-    if not isinstance(value, dict):
-        raise S2PError(f"{path} is not a JSON object; export the model again with diffusers")
-    return value
-
-
 def _check_weights(folder: Path) -> None:
     if any(folder.glob("*.safetensors")):
         return
@@ -83,7 +68,7 @@ def _check_weights(folder: Path) -> None:
     raise S2PError(f"{folder} has no .safetensors file; export the model again with diffusers")
 
 
-class Model:
+class Model(Components):
     """An FP Stable Diffusion model. Weights are loaded at first use, in float32."""
 
     def __init__(self, folder: Path) -> None:
@@ -102,7 +87,7 @@ class Model:
             raise S2PError(
                 f"{folder} has no model_index.json, so it is no diffusers model; give the folder that holds model_index.json"
             )
-        index = _read_json(folder / "model_index.json")
+        index = read_json(folder / "model_index.json")
         kind = index.get("_class_name")
         if kind != "StableDiffusionPipeline":
             raise S2PError(f"{folder} holds a {kind}; supported is StableDiffusionPipeline")
@@ -111,58 +96,34 @@ class Model:
                 raise S2PError(f"{folder} lacks {name}/; export the model again with diffusers")
         for name in ("unet", "text_encoder", "vae"):
             _check_weights(folder / name)
-        self.folder = folder
         self.name = DEMO_NAME if folder == DEMO_MODEL else folder.resolve().name
-        self.unet_config = _read_json(folder / "unet" / "config.json")
-        self.vae_config = _read_json(folder / "vae" / "config.json")
-        text_config = _read_json(folder / "text_encoder" / "config.json")
+        self.unet_config = read_json(folder / "unet" / "config.json")
+        self.vae_config = read_json(folder / "vae" / "config.json")
+        text_config = read_json(folder / "text_encoder" / "config.json")
         self.structure = UNetStructure.from_config(self.unet_config)
         self.family = next((f for f in FAMILIES if f.matches(self.unet_config, text_config)), None) or _unknown(folder)
-        self.tokenizer_spec = tokenizer_spec(folder / "tokenizer", text_config.get("max_position_embeddings", 77))
-
-    @property
-    def guidance(self) -> float:
-        """Default guidance: the family's, 4 for the demo model."""
-        return 4.0 if self.folder == DEMO_MODEL else self.family.guidance
-
-    @property
-    def latents(self) -> LatentSpec:
-        """Latent shape at the model's own resolution."""
         height, width = self.structure.sample_size
-        return LatentSpec(
+        latents = LatentSpec(
             channels=self.structure.in_channels,
             height=height,
             width=width,
             scaling_factor=self.vae_config.get("scaling_factor", 0.18215),
             shift_factor=self.vae_config.get("shift_factor") or 0.0,
         )
+        spec = tokenizer_spec(folder / "tokenizer", text_config.get("max_position_embeddings", 77))
+        super().__init__(folder, spec, latents)
+
+    @property
+    def guidance(self) -> float:
+        """Default guidance: the family's, 4 for the demo model."""
+        return 4.0 if self.folder == DEMO_MODEL else self.family.guidance
 
     @cached_property
     def unet(self) -> Any:
         """diffusers UNet2DConditionModel, float32."""
         with quiet_import():
             from diffusers import UNet2DConditionModel
-        return _load(UNet2DConditionModel, self.folder / "unet")
-
-    @cached_property
-    def text_encoder(self) -> Any:
-        """transformers CLIPTextModel, float32."""
-        with quiet_import():
-            from transformers import CLIPTextModel
-        return _load(CLIPTextModel, self.folder / "text_encoder")
-
-    @cached_property
-    def vae(self) -> Any:
-        """diffusers AutoencoderKL, float32."""
-        with quiet_import():
-            from diffusers import AutoencoderKL
-        return _load(AutoencoderKL, self.folder / "vae")
-
-    @cached_property
-    def tokenizer(self) -> ClipTokenizer:
-        """The runtime's own CLIP tokenizer, as every harness uses it."""
-        folder = self.folder / "tokenizer"
-        return ClipTokenizer.load(folder / "vocab.json", folder / "merges.txt", self.tokenizer_spec)
+        return load_module(UNet2DConditionModel, self.folder / "unet")
 
     @property
     def unet_sha256(self) -> str:
@@ -177,38 +138,9 @@ class Model:
         """Parameters of the U-Net, time path included, at four bytes each."""
         return sum(p.numel() for p in self.unet.parameters()) * 4
 
-    def token_ids(self, text: str) -> NDArray[np.int32]:
-        """Token ids of a text, int32 [1, N]."""
-        return np.array([self.tokenizer.encode(text)], np.int32)
-
-    @torch.no_grad()
-    def embed(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Text embedding: int32 [B, N] -> float32 [B, N, D]."""
-        hidden: NDArray[np.float32] = self.text_encoder(torch.from_numpy(token_ids).long())[0].numpy()
-        return hidden
-
-    @torch.no_grad()
-    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Final state [1, C, H, W] -> decoder output [1, 3, 8H, 8W], float32."""
-        spec = self.latents
-        scaled = latents / np.float32(spec.scaling_factor) + np.float32(spec.shift_factor)
-        image: NDArray[np.float32] = self.vae.decode(torch.from_numpy(scaled.astype(np.float32))).sample.numpy()
-        return image
-
 
 def _unknown(folder: Path) -> Family:
     raise S2PError(f"the text encoder of {folder} belongs to no known family; known are {', '.join(f.name for f in FAMILIES)}")
-
-
-def _load(kind: Any, folder: Path) -> Any:
-    """Load a diffusers or transformers module offline in float32."""
-    try:
-        with quiet_import():
-            module = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise S2PError(f"{folder} cannot be loaded ({reason}); export the model again with diffusers") from error
-    return module.eval().requires_grad_(False)
 
 
 def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:
@@ -220,8 +152,8 @@ def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
             raise S2PError(f"{folder} lacks {name}; export the model again with diffusers")
-    vocab = _read_json(folder / "vocab.json")
-    config = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    vocab = read_json(folder / "vocab.json")
+    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
 
     def token_id(key: str, default: str) -> int:
         token = config.get(key, default)

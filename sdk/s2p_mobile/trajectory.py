@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from s2p_converters.unet import Operators, StepTables, StepUNet
+from s2p_mobile.components import Components
 from s2p_mobile.models import Model
 from s2p_mobile.time_tables import time_tables
 from s2p_runtime.plan import SamplingPlan, denoise, guide, initial_latents
@@ -41,7 +42,7 @@ class Prompt:
     embeddings: Array32
 
 
-def encode_prompt(model: Model, text: str, seed: int, guidance: float) -> Prompt:
+def encode_prompt(model: Components, text: str, seed: int, guidance: float) -> Prompt:
     """Token ids and text embeddings of a prompt; with guidance above 1 the empty prompt goes first."""
     texts = ["", text] if guidance > 1 else [text]
     token_ids = np.concatenate([model.token_ids(t) for t in texts])

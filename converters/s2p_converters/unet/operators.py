@@ -73,22 +73,27 @@ class FloatLayer(nn.Module):
 class Operators:
     """The operators of a float graph in plain torch. Subclasses replace what their target needs otherwise."""
 
+    def constant(self, value: float) -> float:
+        """A scalar of the arithmetic (an epsilon, an attention scale) as the program stores it. Here: unchanged."""
+        return value
+
     def layer(self, spec: LayerSpec) -> nn.Module:
         """A module called as ``layer(x, row)``."""
         return FloatLayer(spec)
 
     def group_norm(self, x: Tensor, norm: nn.GroupNorm) -> Tensor:
         """GroupNorm of x [B, C, H, W]."""
-        return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, self.constant(norm.eps))
 
     def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """LayerNorm of x [B, N, C] over the last axis."""
-        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, self.constant(norm.eps))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """Multi-head attention: q [B, N, C], k and v [B, M, C] -> [B, N, C], scaled by 1 / sqrt(C / heads)."""
+        scale = self.constant((q.shape[2] // heads) ** -0.5)
         q, k, v = (t.unflatten(2, (heads, t.shape[2] // heads)).transpose(1, 2) for t in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 
     def silu(self, x: Tensor) -> Tensor:
         """x * sigmoid(x)."""

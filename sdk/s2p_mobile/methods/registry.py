@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_mobile.models import Model
@@ -20,6 +21,10 @@ class QuantizationJob:
     Attributes:
         prompts: calibration prompts; prompt k runs with seed ``seed + k``.
         guidance: classifier-free guidance; at or below 1 the batch is one.
+        device: where a trained method runs: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        work: folder in which a trained method keeps its state, log and latents; None keeps nothing.
+        resume: go on with the state in ``work``.
+        latents: a finished latent data set to use instead of drawing one.
     """
 
     model: Model
@@ -29,12 +34,15 @@ class QuantizationJob:
     guidance: float
     seed: int = 0
     progress: Progress = field(default_factory=Silent)
+    device: str = "auto"
+    work: Path | None = None
+    resume: bool = False
+    latents: Path | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """[1, C, H, W]"""
-        latents = self.model.latents
-        return (1, latents.channels, latents.height, latents.width)
+        return self.model.latent_shape
 
 
 Method = Callable[[QuantizationJob], Mapping[str, QuantizedLayer]]
@@ -53,9 +61,9 @@ def register(name: str) -> Callable[[Method], Method]:
 
 
 def _load() -> dict[str, Method]:
-    from s2p_mobile.methods import rtn
+    from s2p_mobile.methods import rtn, s2p
 
-    assert rtn
+    assert rtn and s2p
     return _METHODS
 
 

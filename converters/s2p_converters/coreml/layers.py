@@ -1,0 +1,129 @@
+"""The U-Net's layers as they are exported: weights are stand-ins of the right values whose constants are replaced later."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s2p_converters.checkpoint import QuantizedLayer
+from s2p_converters.coreml.options import CoreMLOptions
+from s2p_converters.packing import integer_range
+from s2p_converters.unet import LayerSpec, Operators, StepRow
+from s2p_converters.unet.operators import FloatLayer
+from s2p_runtime.errors import S2PError
+
+FLOAT16_MAX = 65504.0
+ACTIVATION_SHIFT = 7
+"""Activations rest as q * 2^-7 in [-1, 1): small enough that a sum over thousands of inputs stays inside float16."""
+_FLOAT_INPUT_BOUND = 2047.0
+"""Largest input magnitude that a layer with float activations must stand when the checkpoint does not know the real one."""
+
+
+def weight_shift(layer: QuantizedLayer, options: CoreMLOptions) -> int:
+    """k of a per-tensor layer, whose table entries are ``q * 2^-k``.
+
+    3 for up to 4 bits and 7 above, so that entries lie in [-1, 1). With float activations k grows until the layer's largest
+    possible sum fits: ``max_c sum |q_c| * 2^-k * 2047 <= 65504``.
+    """
+    shift = 3 if layer.weight_bits <= 4 else 7
+    if options.quantizes_activations and layer.activation_bits is not None:
+        return shift
+    while _largest_sum(layer.integers) * 2.0**-shift * _FLOAT_INPUT_BOUND > FLOAT16_MAX:
+        shift += 1
+    return shift
+
+
+def _largest_sum(integers: np.ndarray) -> float:
+    flat = np.abs(integers.reshape(integers.shape[0], -1).astype(np.int64))
+    return float(flat.sum(axis=1).max())
+
+
+def check_float16_range(layer: QuantizedLayer, options: CoreMLOptions) -> None:
+    """Bound the layer's sum ``sum |w| * max |x|`` in float16.
+
+    Raises:
+        S2PError: the bound is above 65504, or a scale is not representable; the message names the layer.
+    """
+    name = layer.spec.name
+    rounds = options.quantizes_activations and layer.activation_bits is not None
+    if options.per_channel:
+        sums = np.abs(layer.integers.reshape(layer.integers.shape[0], -1).astype(np.float64)).sum(axis=1)
+        largest = float((sums * layer.scale.astype(np.float64)).max())
+    else:
+        largest = _largest_sum(layer.integers) * 2.0 ** -weight_shift(layer, options)
+    if rounds and largest > FLOAT16_MAX:
+        raise S2PError(f"layer {name} can overflow float16 (sums up to {largest:.3g}); pass --precision fp32")
+    if not options.per_channel:
+        scaled = layer.scale.astype(np.float64) * 2.0 ** weight_shift(layer, options)
+        if scaled.max() > FLOAT16_MAX:
+            raise S2PError(f"layer {name} has a weight scale over the float16 range; pass --precision fp32")
+    if rounds and layer.activation_scale is not None:
+        scales = layer.activation_scale.astype(np.float64)
+        if scales.max() * 2.0**ACTIVATION_SHIFT > FLOAT16_MAX or (2.0**-ACTIVATION_SHIFT / scales).max() > FLOAT16_MAX:
+            raise S2PError(f"layer {name} has an activation scale outside the float16 range; pass --precision fp32")
+
+
+class CoreMLLayer(nn.Module):
+    """One quantized layer in the form that survives conversion.
+
+    With int8 activations: ``x * inverse[step]`` -> quantize at the constant scale 2^-7 -> dequantize -> layer without bias ->
+    one multiplication by every real scale -> add bias.
+    """
+
+    scale: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, layer: QuantizedLayer, options: CoreMLOptions) -> None:
+        super().__init__()
+        self.spec, self.options = layer.spec, options
+        self.bits = layer.activation_bits if options.quantizes_activations else None
+        integers = torch.from_numpy(layer.integers).float()
+        channel = torch.from_numpy(layer.scale.astype(np.float32))
+        if options.per_channel:
+            weight = integers * channel.reshape(-1, *([1] * (integers.dim() - 1)))
+            scale = None
+        else:
+            shift = weight_shift(layer, options)
+            weight, scale = integers * 2.0**-shift, channel * 2.0**shift
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        # Constants rest in their broadcast shape and step values broadcast as [1, 1]: no reshapes at run time.
+        bias = None if layer.bias is None else torch.from_numpy(layer.bias)
+        self.register_buffer("scale", None if scale is None else layer.spec.per_channel(scale))
+        self.register_buffer("bias", None if bias is None else layer.spec.per_channel(bias))
+
+    def _round(self, x: Tensor) -> Tensor:
+        """Round x (in units of 2^-7) to the grid."""
+        assert self.bits is not None
+        low, high = integer_range(self.bits)
+        step = 2.0**-ACTIVATION_SHIFT
+        if not self.options.has_quantize_operator:
+            return torch.clamp(torch.round(x * 2.0**ACTIVATION_SHIFT), low, high) * step
+        if self.bits < 8:
+            x = torch.clamp(x, low * step, high * step)
+        quantized = torch.ops.quantized_decomposed.quantize_per_tensor(x, step, 0, -128, 127, torch.int8)
+        return torch.ops.quantized_decomposed.dequantize_per_tensor(quantized, step, 0, -128, 127, torch.int8)
+
+    def forward(self, x: Tensor, row: StepRow) -> Tensor:
+        name = self.spec.name
+        factor = self.scale
+        if self.bits is not None:
+            x = self._round(x * row[f"{name}.inverse"])
+            step_scale = row[f"{name}.scale"]
+            factor = step_scale if factor is None else step_scale * factor
+        y = self.spec.apply(x, self.weight)
+        if factor is not None:
+            y = y * factor
+        return y if self.bias is None else y + self.bias
+
+
+class CoreMLOperators(Operators):
+    """Quantized layers of a checkpoint, everything else in plain torch."""
+
+    def __init__(self, layers: dict[str, QuantizedLayer], options: CoreMLOptions) -> None:
+        self.layers, self.options = layers, options
+
+    def layer(self, spec: LayerSpec) -> nn.Module:
+        if spec.name in self.layers:
+            return CoreMLLayer(self.layers[spec.name], self.options)
+        return FloatLayer(spec)

@@ -1,0 +1,128 @@
+"""Checkpoint -> Core ML bundle, checked before it is handed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from s2p_converters.assemble import Array32, Outcome, copy_tokenizer, folder_bytes, reference_call, write_golden, write_manifest
+from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.coreml.components import (
+    convert_text_encoder,
+    convert_unet,
+    convert_vae_decoder,
+    decoder_module,
+    program_constants,
+    text_encoder_module,
+    unet_ports,
+)
+from s2p_converters.coreml.options import CoreMLOptions
+from s2p_converters.reference import reference_unet
+from s2p_converters.unet import StepUNet
+from s2p_runtime.bundle import BundleManifest
+from s2p_runtime.errors import CheckFailed
+from s2p_runtime.fingerprint import write_fingerprint
+from s2p_runtime.mil import Program, load_program
+from s2p_runtime.noise import gaussian
+from s2p_runtime.pictures import relative_error
+from s2p_runtime.progress import Progress
+
+_SELF_CHECK_SEED = 2024
+UNET_TOLERANCE = 1e-6
+"""Program in float64 against the reference in float64: only the rounding of results to float32 (6e-8) remains."""
+FLOAT_TOLERANCE = {"fp16": 2e-2, "fp32": 1e-4}
+"""Text encoder and VAE decoder, program in float64 against the float32 source model. fp16 weights differ by up to 2^-11 = 4.9e-4
+each and a dozen layers amplify that; fp32 leaves the source model's own rounding."""
+
+
+def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path, progress: Progress) -> BundleManifest:
+    """Write a bundle into an empty folder.
+
+    Every program is evaluated by the reference interpreter: the U-Net must equal the reference of the same integers, the
+    other components must equal the source model within their precision.
+
+    Raises:
+        S2PError: a layer can overflow float16, or a conversion fails.
+        CheckFailed: an emitted program does not compute what it should.
+    """
+    with progress.stage("text encoder", 1) as advance:
+        text = convert_text_encoder(checkpoint, options, folder / "text_encoder.mlpackage")
+        advance()
+    with progress.stage("VAE decoder", 1) as advance:
+        vae = convert_vae_decoder(checkpoint, options, folder / "vae_decoder.mlpackage")
+        advance()
+    with progress.stage("U-Net", 1) as advance:
+        unet = convert_unet(checkpoint, options, folder / "unet.mlpackage")
+        advance()
+    programs = {name: load_program(folder / f"{name}.mlpackage") for name in ("text_encoder", "unet", "vae_decoder")}
+    reference = reference_unet(checkpoint, program_constants(options))
+    with progress.stage("self-check", 3) as advance:
+        _check_unet(checkpoint, programs["unet"], reference)
+        advance()
+        _check_text_encoder(checkpoint, programs["text_encoder"], options)
+        advance()
+        _check_decoder(checkpoint, programs["vae_decoder"], options)
+        advance()
+    outcome = Outcome(
+        encode_text=lambda ids: _run(programs["text_encoder"], {"input_ids": ids}),
+        reference=reference,
+        decode=lambda latents: _run(programs["vae_decoder"], {"latents": latents}),
+    )
+    copy_tokenizer(checkpoint, folder)
+    golden = write_golden(checkpoint, outcome, folder, progress)
+    components = {"unet": unet.component, "text_encoder": text, "vae_decoder": vae}
+    write_fingerprint(folder, {name: component.path for name, component in components.items()})
+    download = folder_bytes(folder / unet.component.path)
+    return write_manifest(checkpoint, folder, "coreml", components, unet.layers, golden, download)
+
+
+def _run(program: Program, feeds: dict[str, NDArray[Any]]) -> Array32:
+    return next(iter(program.run(feeds, compute="float64").values())).astype(np.float32)
+
+
+def _demand(component: str, error: float, tolerance: float) -> None:
+    if not error <= tolerance:
+        raise CheckFailed(
+            f"the emitted {component} differs from its reference (relative error {error:.2e}, allowed {tolerance:.0e}); "
+            "please report the model and the options"
+        )
+
+
+def _check_unet(checkpoint: Checkpoint, program: Program, reference: StepUNet) -> None:
+    inputs, _ = unet_ports(checkpoint)
+    sample = gaussian(_SELF_CHECK_SEED, inputs[0].shape)
+    embeddings = gaussian(_SELF_CHECK_SEED, inputs[2].shape, stream=1)
+    call = len(checkpoint.manifest.plan.calls) // 2
+    feeds = {"sample": sample, "step": np.array([call], np.int32), "encoder_hidden_states": embeddings}
+    _demand("U-Net", relative_error(_run(program, feeds), reference_call(reference, sample, call, embeddings)), UNET_TOLERANCE)
+
+
+@torch.no_grad()
+def _torch_output(module: nn.Module, value: NDArray[Any]) -> Array32:
+    output: Array32 = module(torch.from_numpy(value)).float().numpy()
+    return output
+
+
+def _check_text_encoder(checkpoint: Checkpoint, program: Program, options: CoreMLOptions) -> None:
+    spec = checkpoint.manifest.tokenizer
+    ids = np.full((1, spec.max_length), spec.pad_id, np.int32)
+    ids[0, 0] = spec.bos_id
+    ids[0, 1 : spec.max_length - 1] = np.arange(spec.max_length - 2) * 37 % min(spec.bos_id, spec.eos_id)
+    ids[0, -1] = spec.eos_id
+    expected = _torch_output(text_encoder_module(checkpoint), ids)
+    error = relative_error(_run(program, {"input_ids": ids}), expected)
+    _demand("text encoder", error, FLOAT_TOLERANCE[options.precision])
+
+
+def _check_decoder(checkpoint: Checkpoint, program: Program, options: CoreMLOptions) -> None:
+    latents = checkpoint.manifest.latents
+    value = gaussian(_SELF_CHECK_SEED, (1, latents.channels, latents.height, latents.width)) / np.float32(
+        latents.scaling_factor
+    )
+    error = relative_error(_run(program, {"latents": value}), _torch_output(decoder_module(checkpoint), value))
+    _demand("VAE decoder", error, FLOAT_TOLERANCE[options.vae_precision])

@@ -1,0 +1,46 @@
+"""What runs a bundle's components on this machine."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2p_runtime.bundle import Bundle
+
+Array32 = NDArray[np.float32]
+Compute = Literal["declared", "float64"]
+COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+
+
+class Backend(Protocol):
+    """The three components of a bundle as functions on arrays."""
+
+    def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:
+        """int32 [1, N] -> float32 [1, N, D]."""
+        ...
+
+    def predict(self, sample: Array32, step: int, embeddings: Array32) -> Array32:
+        """One U-Net call: scaled states [B, C, H, W], call index, embeddings [B, N, D] -> raw output [B, C, H, W]."""
+        ...
+
+    def decode(self, latents: Array32) -> Array32:
+        """Scaled latents [1, C, H, W] -> image [1, 3, 8H, 8W] in [-1, 1]."""
+        ...
+
+
+def open_backend(bundle: Bundle, compute: Compute = "declared") -> Backend:
+    """The backend for a bundle's target.
+
+    Args:
+        compute: for Core ML bundles, how the reference interpreter computes; ExecuTorch programs always run as they are.
+    """
+    if bundle.manifest.target == "coreml":
+        from s2p_runtime.mil_backend import InterpreterBackend
+
+        return InterpreterBackend(bundle, compute)
+    from s2p_runtime.executorch import ExecuTorchBackend
+
+    backend: Backend = ExecuTorchBackend(bundle)
+    return backend

@@ -1,0 +1,83 @@
+"""From a prompt to a picture with nothing but a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2p_runtime.backends import Array32, Backend
+from s2p_runtime.bundle import Bundle
+from s2p_runtime.pictures import to_picture
+from s2p_runtime.plan import denoise, guide, initial_latents
+from s2p_runtime.tokenizer import ClipTokenizer
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn picture.
+
+    Attributes:
+        picture: uint8 [H, W, 3].
+        latents: final state, float32 [1, C, H, W].
+        tokens_dropped: how many tokens of the prompt did not fit the text encoder.
+    """
+
+    picture: NDArray[np.uint8]
+    latents: Array32
+    tokens_dropped: int
+
+
+def bundle_tokenizer(bundle: Bundle) -> ClipTokenizer:
+    """The bundle's tokenizer."""
+    spec = bundle.manifest.tokenizer
+    return ClipTokenizer.load(bundle.path(spec.vocab), bundle.path(spec.merges), spec)
+
+
+def draw_latents(
+    bundle: Bundle,
+    backend: Backend,
+    embeddings: Array32,
+    latents: Array32,
+    seed: int,
+    on_call: Callable[[int, Array32], None] | None = None,
+) -> Array32:
+    """The whole denoising loop.
+
+    Args:
+        embeddings: float32 [B, N, D], unconditional first.
+        latents: x_0, float32 [1, C, H, W].
+        on_call: called with (index, raw U-Net output [B, C, H, W]).
+    """
+    manifest = bundle.manifest
+
+    def predict(sample: Array32, call: int) -> Array32:
+        output = backend.predict(np.repeat(sample, embeddings.shape[0], axis=0), call, embeddings)
+        if on_call is not None:
+            on_call(call, output)
+        return guide(output, manifest.guidance)
+
+    return denoise(manifest.plan, predict, latents, seed)
+
+
+def decode_latents(bundle: Bundle, backend: Backend, latents: Array32) -> Array32:
+    """Final state -> decoder output [1, 3, 8H, 8W]."""
+    spec = bundle.manifest.latents
+    scaled = latents / np.float32(spec.scaling_factor) + np.float32(spec.shift_factor)
+    return backend.decode(scaled.astype(np.float32))
+
+
+def draw(
+    bundle: Bundle, backend: Backend, prompt: str, seed: int, on_call: Callable[[int, Array32], None] | None = None
+) -> Drawing:
+    """Draw a prompt from Philox noise of ``seed``."""
+    manifest = bundle.manifest
+    tokenizer = bundle_tokenizer(bundle)
+    texts = ["", prompt] if manifest.guidance > 1 else [prompt]
+    embeddings = np.concatenate([backend.encode_text(np.array([tokenizer.encode(text)], np.int32)) for text in texts])
+    shape = (1, manifest.latents.channels, manifest.latents.height, manifest.latents.width)
+    latents = draw_latents(bundle, backend, embeddings, initial_latents(manifest.plan, seed, shape), seed, on_call)
+    picture = to_picture(decode_latents(bundle, backend, latents))
+    return Drawing(picture, latents, tokenizer.tokens_dropped(prompt))

@@ -1,0 +1,70 @@
+"""Numerical fingerprints of a Core ML bundle's constants.
+
+Golden runs exercise a program with a few inputs; a changed row of an embedding table that no golden prompt uses would pass.
+So each constant's sum and a position-weighted sum, taken when the bundle was made, are compared as well.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2p_runtime.bundle import Bundle, BundleManifest
+from s2p_runtime.errors import S2PError
+from s2p_runtime.tensors import read_tensors, write_tensors
+
+FINGERPRINT_FILE = "golden/constants.safetensors"
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+
+def moments(values: NDArray[Any]) -> NDArray[np.float64]:
+    """``[sum v_i, sum v_i (1 + frac(i * golden ratio))]`` in double, i counting in C order."""
+    flat = values.reshape(-1).astype(np.float64)
+    position = 1.0 + np.modf(np.arange(flat.size, dtype=np.float64) * _GOLDEN_RATIO)[0]
+    return np.array([math.fsum(flat), math.fsum(flat * position)])
+
+
+def constant_moments(folder: Path, manifest_components: dict[str, str]) -> dict[str, NDArray[np.float64]]:
+    """Moments of every tensor constant of .mlpackage components, by ``component/constant``.
+
+    Args:
+        manifest_components: component -> path of its package below ``folder``.
+    """
+    from s2p_runtime.mil import load_program
+
+    result = {}
+    for component, path in manifest_components.items():
+        for weight in load_program(folder / path).weights():
+            dense = weight.dense(exact=True)
+            if dense.dtype.kind in "fiu" and dense.size:
+                result[f"{component}/{weight.name}"] = moments(dense)
+    return result
+
+
+def write_fingerprint(folder: Path, components: dict[str, str]) -> None:
+    """Write the fingerprint file of a bundle that is being made."""
+    write_tensors(folder / FINGERPRINT_FILE, constant_moments(folder, components))
+
+
+def package_paths(manifest: BundleManifest) -> dict[str, str]:
+    """Component -> path."""
+    return {name: component.path for name, component in manifest.components.items()}
+
+
+def check_fingerprint(bundle: Bundle) -> list[str]:
+    """Names of constants whose moments differ from the recorded ones, or that came or went.
+
+    Raises:
+        S2PError: the fingerprint file is unreadable.
+    """
+    recorded = read_tensors(bundle.path(FINGERPRINT_FILE))
+    found = constant_moments(bundle.folder, package_paths(bundle.manifest))
+    if any(value.shape != (2,) for value in recorded.values()):
+        raise S2PError(f"{FINGERPRINT_FILE} of {bundle.folder.name} is malformed; convert the checkpoint again")
+    names = sorted(set(recorded) ^ set(found))
+    # fsum is correctly rounded, so equal constants give equal moments on every machine.
+    return names + [name for name in sorted(set(recorded) & set(found)) if not np.array_equal(recorded[name], found[name])]

@@ -1,0 +1,141 @@
+"""Does a bundle compute what it was built to compute? Every component against the recorded golden runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2p_runtime.backends import COMPONENTS, Backend, open_backend
+from s2p_runtime.bundle import Bundle, GoldenRun
+from s2p_runtime.contract import Contract
+from s2p_runtime.drawing import decode_latents, draw_latents
+from s2p_runtime.errors import S2PError
+from s2p_runtime.fingerprint import FINGERPRINT_FILE, check_fingerprint
+from s2p_runtime.pictures import psnr_db, relative_error
+from s2p_runtime.progress import Advance, Progress, Silent
+from s2p_runtime.tensors import read_tensors
+
+Array = NDArray[Any]
+
+TOLERANCE = {"coreml": 1e-6, "executorch": 2e-2}
+"""Largest relative error of a component. Core ML programs are evaluated in float64, where they agree with the reference to
+about 1e-12, so what is left is the rounding of the golden tensors to float32 (6e-8) with some room. ExecuTorch kernels compute
+in float32, where one flipped rounding of an activation moves the output by whole grid steps."""
+
+MINIMUM_LATENT_PSNR_DB = 20.0
+"""Final latents as the program's own precision gives them against the golden ones: below this the picture is another one."""
+
+
+class ComponentCheck(Contract):
+    """Worst relative error of a component over all golden runs."""
+
+    max_relative_error: float | None
+    tolerance: float
+    ok: bool
+
+
+class GoldenCheck(Contract):
+    """Final latents in the program's own precision; PSNR null when they are equal."""
+
+    id: str
+    latent_psnr_db: float | None
+    ok: bool
+
+
+class Verification(Contract):
+    """Result of :func:`verify`."""
+
+    ok: bool
+    components: dict[str, ComponentCheck]
+    golden: tuple[GoldenCheck, ...]
+    altered_constants: tuple[str, ...] = ()
+
+
+@dataclass
+class _Worst:
+    """Running maximum of relative errors, by component."""
+
+    errors: dict[str, float]
+
+    def update(self, component: str, error: float) -> None:
+        self.errors[component] = max(self.errors[component], error)
+
+
+_GOLDEN_TENSORS = (
+    "token_ids", "text_embeddings", "initial_latents", "noise_pred_calls", "noise_pred", "quantized_latents", "fp_latents", "image",
+)  # fmt: skip
+
+
+def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:
+    """Tensors of a golden run.
+
+    Raises:
+        S2PError: unreadable file or a tensor missing.
+    """
+    tensors = read_tensors(bundle.path(run.path))
+    for name in _GOLDEN_TENSORS:
+        if name not in tensors:
+            raise S2PError(f"golden run {run.id} of {bundle.folder.name} lacks {name}; convert the checkpoint again")
+    return tensors
+
+
+def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
+    """Run the text encoder, the whole denoising loop and the VAE decoder of every golden run.
+
+    Core ML programs run twice: in float64, where every call must match the reference, and in their declared precision, which
+    gives the PSNR that fp16 arithmetic leaves.
+
+    Raises:
+        S2PError: a golden run is unreadable, or a component cannot run.
+    """
+    target = bundle.manifest.target
+    exact = open_backend(bundle, "float64")
+    declared = open_backend(bundle, "declared") if target == "coreml" else exact
+    worst = _Worst(dict.fromkeys(COMPONENTS, 0.0))
+    listener = progress or Silent()
+    golden = []
+    calls = len(bundle.manifest.plan.calls) * (2 if target == "coreml" else 1)
+    for run in bundle.manifest.golden:
+        tensors = read_golden(bundle, run)
+        with listener.stage(f"golden run {run.id}", calls) as advance:
+            final = _check_run(bundle, exact, run, tensors, worst, advance)
+            if declared is not exact:
+                embeddings, start = tensors["text_embeddings"], tensors["initial_latents"]
+                final = draw_latents(bundle, declared, embeddings, start, run.seed, lambda *_: advance())
+        psnr = psnr_db(final, tensors["quantized_latents"])
+        golden.append(GoldenCheck(id=run.id, latent_psnr_db=_finite(psnr), ok=psnr is None or psnr >= MINIMUM_LATENT_PSNR_DB))
+    tolerance = TOLERANCE[target]
+    components = {
+        name: ComponentCheck(max_relative_error=_finite(error), tolerance=tolerance, ok=error <= tolerance)
+        for name, error in worst.errors.items()
+    }
+    altered = check_fingerprint(bundle) if FINGERPRINT_FILE in bundle.manifest.files else []
+    ok = bool(golden) and not altered and all(c.ok for c in components.values()) and all(g.ok for g in golden)
+    return Verification(ok=ok, components=components, golden=tuple(golden), altered_constants=tuple(altered))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _check_run(
+    bundle: Bundle, backend: Backend, run: GoldenRun, tensors: dict[str, Array], worst: _Worst, advance: Advance
+) -> Array:
+    """Update ``worst`` with one golden run and return the final latents."""
+    for row, ids in enumerate(tensors["token_ids"]):
+        worst.update("text_encoder", relative_error(backend.encode_text(ids[None]), tensors["text_embeddings"][row : row + 1]))
+    expected = {int(call): tensors["noise_pred"][k] for k, call in enumerate(tensors["noise_pred_calls"])}
+
+    def compare(call: int, output: Array) -> None:
+        if call in expected:
+            worst.update("unet", relative_error(output, expected[call]))
+        advance()
+
+    final = draw_latents(bundle, backend, tensors["text_embeddings"], tensors["initial_latents"], run.seed, compare)
+    worst.update("unet", relative_error(final, tensors["quantized_latents"]))
+    image = decode_latents(bundle, backend, tensors["quantized_latents"])
+    worst.update("vae_decoder", relative_error(image, tensors["image"]))
+    return final

@@ -1,0 +1,69 @@
+"""Draws a prompt with a model, a checkpoint or a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from s2p_converters.checkpoint import is_checkpoint, open_checkpoint
+from s2p_converters.reference import reference_unet
+from s2p_converters.unet import StepUNet
+from s2p_mobile.components import Components
+from s2p_mobile.models import DEMO_NAME, open_model
+from s2p_mobile.plan import plan_for
+from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_runtime.backends import open_backend
+from s2p_runtime.bundle import MANIFEST_NAME, open_bundle
+from s2p_runtime.drawing import Drawing, draw
+from s2p_runtime.errors import S2PError
+from s2p_runtime.pictures import to_picture
+from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.progress import Progress
+
+DEFAULT_STEPS = 25
+
+
+def draw_source(
+    source: str, prompt: str, seed: int, progress: Progress, *, scheduler: str | None, steps: int | None, guidance: float | None
+) -> Drawing:
+    """Draw with whatever ``source`` is.
+
+    Raises:
+        S2PError: ``source`` is none of the three, or a checkpoint or bundle is asked for another sampler than its own.
+    """
+    folder = Path(source)
+    if source != DEMO_NAME and not folder.exists():
+        raise S2PError(f"{source} does not exist; give 'demo', a model folder, a checkpoint or a bundle")
+    is_bundle = (folder / MANIFEST_NAME).is_file()
+    if source != DEMO_NAME and (is_bundle or is_checkpoint(folder)):
+        if not (scheduler is None and steps is None and guidance is None):
+            raise S2PError(f"{source} was made for one sampling plan; leave --scheduler, --steps and --guidance out")
+        return _draw_bundle(folder, prompt, seed, progress) if is_bundle else _draw_checkpoint(folder, prompt, seed, progress)
+    model = open_model(source)
+    plan = plan_for(model.folder / "scheduler", scheduler, steps or DEFAULT_STEPS)
+    chosen = model.guidance if guidance is None else guidance
+    return _draw(model, float_unet(model, plan), plan, chosen, prompt, seed, progress)
+
+
+def _draw_bundle(folder: Path, prompt: str, seed: int, progress: Progress) -> Drawing:
+    bundle = open_bundle(folder)
+    with progress.stage("drawing", len(bundle.manifest.plan.calls)) as advance:
+        return draw(bundle, open_backend(bundle), prompt, seed, lambda *_: advance())
+
+
+def _draw_checkpoint(folder: Path, prompt: str, seed: int, progress: Progress) -> Drawing:
+    checkpoint = open_checkpoint(folder)
+    manifest = checkpoint.manifest
+    components = Components(folder, manifest.tokenizer, manifest.latents)
+    return _draw(components, reference_unet(checkpoint).float(), manifest.plan, manifest.guidance, prompt, seed, progress)
+
+
+def _draw(
+    components: Components, unet: StepUNet, plan: SamplingPlan, guidance: float, prompt: str, seed: int, progress: Progress
+) -> Drawing:
+    encoded = encode_prompt(components, prompt, seed, guidance)
+    with progress.stage("drawing", len(plan.calls)) as advance:
+        latents = draw_latents(unet, plan, encoded, guidance, components.latent_shape, lambda *_: advance())
+        picture = to_picture(components.decode(latents))
+    return Drawing(np.ascontiguousarray(picture), latents, components.tokenizer.tokens_dropped(prompt))

@@ -1,0 +1,91 @@
+"""The Typer application and what happens when a command fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from s2p_mobile.cli import convert, generate, inspect, models, quantize, verify
+from s2p_runtime import __version__
+from s2p_runtime.errors import S2PError
+
+INTERRUPTED = 3
+BAD_INPUT = 2
+
+app = typer.Typer(
+    name="s2p-mobile",
+    help="Turn a Stable Diffusion checkpoint into a small integer model for phones that draws the same picture.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"s2p-mobile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["S2P_DEBUG"] = "1"
+
+
+for module in (models, quantize, convert, verify, generate, inspect):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 a check failed, 2 bad input or usage, 3 interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status; errors become one line on stderr."""
+    try:
+        result = app(args=arguments, prog_name="s2p-mobile", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return BAD_INPUT
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "s2p-mobile"
+        return _fail(f"{error.format_message().rstrip('.')}; see {command} --help", BAD_INPUT)
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; run the command again", INTERRUPTED)
+    except S2PError as error:
+        return _fail(str(error), error.exit_status)
+    except BrokenPipeError:
+        sys.stdout = None  # nobody reads any more; do not complain at exit either
+        return 0
+    except OSError as error:
+        return _fail(
+            f"{error.filename or 'input or output'}: {error.strerror or error}; check the path and try again", BAD_INPUT
+        )
+    except MemoryError:
+        return _fail("out of memory; close other programs or use a smaller model", BAD_INPUT)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        return _fail(f"unexpected {reason}; run s2p-mobile --debug ... and report it", BAD_INPUT)
+
+
+def _fail(message: str, status: int) -> int:
+    if os.environ.get("S2P_DEBUG") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return status

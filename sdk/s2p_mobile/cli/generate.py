@@ -1,0 +1,43 @@
+"""``s2p-mobile generate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2p_mobile.cli.console import TerminalProgress, say
+from s2p_mobile.cli.options import SeedOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("generate")(generate)
+
+
+def generate(
+    source: Annotated[str, typer.Argument(help="'demo', a model folder, a checkpoint or a bundle.")],
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")] = Path("picture.png"),
+    seed: SeedOption = 0,
+    scheduler: Annotated[str | None, typer.Option(help="Sampler of a model; checkpoints and bundles have their own.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Steps of a model; 25 when left out.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Guidance of a model; the family's when left out.")
+    ] = None,
+) -> None:
+    """Draw a picture."""
+    from s2p_mobile.artist import draw_source
+    from s2p_runtime.errors import S2PError
+    from s2p_runtime.pictures import save_picture
+
+    if out.suffix.lower() != ".png":
+        raise S2PError(f"{out} is no .png file; pictures are written as PNG")
+    if not out.parent.is_dir():
+        raise S2PError(f"folder {out.parent} does not exist; make it first or choose another --out")
+    drawing = draw_source(source, prompt, seed, TerminalProgress(), scheduler=scheduler, steps=steps, guidance=guidance)
+    save_picture(out, drawing.picture)
+    if drawing.tokens_dropped:
+        typer.echo(f"note: the prompt is too long; its last {drawing.tokens_dropped} tokens were left out", err=True)
+    say(f"picture: {out}")

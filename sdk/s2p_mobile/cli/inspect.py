@@ -1,0 +1,43 @@
+"""``s2p-mobile inspect``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2p_mobile.cli.console import emit_json, say, size
+from s2p_mobile.cli.options import JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Checkpoint or bundle folder.")],
+    json: JsonOption = None,
+) -> None:
+    """Show what a checkpoint or a bundle holds, layer by layer."""
+    from s2p_mobile.inspection import describe
+
+    description = describe(path)
+    for title, value in description.facts.items():
+        say(f"{title:<12} {value}", json)
+    say(f"{'layer':<62} {'kind':<6} {'weights':>9} {'bits':>5} {'act':>5}  {'bytes':>9}  scheme", json)
+    for layer in description.layers:
+        activation = "float" if layer.activation_bits is None else str(layer.activation_bits)
+        say(
+            f"{layer.name:<62} {layer.kind:<6} {layer.weights:>9} {layer.weight_bits:>5} {activation:>5}  "
+            f"{layer.bytes:>9}  {layer.scheme}",
+            json,
+        )
+    left = [layer.name for layer in description.layers if layer.weight_bits >= 16]
+    say(f"left in float: {', '.join(left) or 'none'}", json)
+    say(f"layers: {size(sum(layer.bytes for layer in description.layers))}", json)
+    emit_json(
+        json,
+        {**description.facts, "left_in_float": left, "layers": [layer.model_dump(mode="json") for layer in description.layers]},
+    )

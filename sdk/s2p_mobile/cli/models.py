@@ -1,0 +1,27 @@
+"""``s2p-mobile models``"""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("models")(models)
+
+
+def models() -> None:
+    """List the model families and what a model folder must hold."""
+    from s2p_mobile.methods import method_names
+    from s2p_mobile.models import FAMILIES
+    from s2p_mobile.plan import SCHEDULER_NAMES
+    from s2p_mobile.recipes import load_recipe, recipe_names
+
+    typer.echo("demo  built-in text-to-emoji Stable Diffusion, 64x64 pixels; used wherever MODEL is left out")
+    for family in FAMILIES:
+        typer.echo(f"{family.name:<5} {family.title}\n      needs: {family.needs}")
+    typer.echo("\nrecipes:")
+    for name in recipe_names():
+        typer.echo(f"  {name:<12} {load_recipe(name).description}")
+    typer.echo(f"methods: {', '.join(method_names())}")
+    typer.echo(f"schedulers: {', '.join(SCHEDULER_NAMES)}")

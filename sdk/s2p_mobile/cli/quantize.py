@@ -1,0 +1,75 @@
+"""``s2p-mobile quantize``"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2p_mobile.cli.console import TerminalProgress, emit_json, say
+from s2p_mobile.cli.options import ForceOption, JsonOption, SeedOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("quantize")(quantize)
+
+
+def quantize(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoint folder to write.")],
+    model: Annotated[str | None, typer.Argument(help="Diffusers folder; the demo model when left out.")] = None,
+    recipe: Annotated[str, typer.Option(help="Built-in recipe or a .yaml file.")] = "w4a8-mixed",
+    method: Annotated[str, typer.Option(help="Quantization method.")] = "rtn",
+    scheduler: Annotated[str | None, typer.Option(help="Sampler; the model's own when left out.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; the family's when left out.")] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="Calibration prompts, one a line.")] = None,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Quantize a model into an S2P checkpoint."""
+    from s2p_mobile.checkpointing import write_checkpoint
+    from s2p_mobile.jobs import make_job
+    from s2p_mobile.methods import run_method
+    from s2p_mobile.methods.registry import check_method
+    from s2p_runtime.files import atomic_folder, refuse_existing
+
+    check_method(method)
+    refuse_existing(out, force)
+    start = time.monotonic()
+    job = make_job(
+        model,
+        recipe_name=recipe,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        prompts=prompts,
+        seed=seed,
+        progress=TerminalProgress(),
+    )
+    with atomic_folder(out, force=force) as folder:
+        layers = run_method(method, job)
+        manifest = write_checkpoint(job, method, layers, folder)
+    seconds = time.monotonic() - start
+    counts = manifest.layer_counts
+    listing = ", ".join(
+        f"{count} x {'float' if bits == 'float' else bits + ' bits'}" for bits, count in counts.items() if count
+    )
+    say(
+        f"checkpoint: {out} ({method}, {job.recipe.name}, {manifest.average_weight_bits:.2f} bits a weight; layers: {listing})",
+        json,
+    )
+    say(f"next: s2p-mobile convert {out} --target coreml", json)
+    emit_json(
+        json,
+        {
+            "checkpoint": str(out),
+            "method": method,
+            "seconds": seconds,
+            "average_weight_bits": manifest.average_weight_bits,
+            "layers": counts,
+        },
+    )

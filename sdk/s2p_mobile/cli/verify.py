@@ -1,0 +1,51 @@
+"""``s2p-mobile verify``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2p_mobile.cli.console import TerminalProgress, emit_json, say
+from s2p_mobile.cli.options import JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("verify")(verify)
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    json: JsonOption = None,
+) -> int:
+    """Run every component of a bundle on this machine against its golden runs. Exit status 1 when a check fails."""
+    from s2p_runtime.bundle import open_bundle
+    from s2p_runtime.verify import verify as check
+
+    result = check(open_bundle(bundle), TerminalProgress())
+    for name, component in result.components.items():
+        error = "not finite" if component.max_relative_error is None else f"{component.max_relative_error:.2e}"
+        verdict = "ok" if component.ok else "FAILED"
+        say(f"{name:<13} relative error {error} (tolerance {component.tolerance:.0e})  {verdict}", json)
+    for run in result.golden:
+        psnr = "equal" if run.latent_psnr_db is None else f"{run.latent_psnr_db:.1f} dB"
+        say(f"golden run {run.id}: final latents in the program's own precision {psnr}  {'ok' if run.ok else 'FAILED'}", json)
+    if result.altered_constants:
+        rest = f" and {len(result.altered_constants) - 1} more" if len(result.altered_constants) > 1 else ""
+        say(f"constants differ from those written: {result.altered_constants[0]}{rest}  FAILED", json)
+    say("verified" if result.ok else "verification failed", json)
+    emit_json(
+        json,
+        {
+            "ok": result.ok,
+            "components": {
+                name: {"max_relative_error": c.max_relative_error, "tolerance": c.tolerance}
+                for name, c in result.components.items()
+            },
+            "golden": [{"id": run.id, "latent_psnr_db": run.latent_psnr_db} for run in result.golden],
+            "altered_constants": list(result.altered_constants),
+        },
+    )
+    return 0 if result.ok else 1
