@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.methods.registry import QuantizationJob, register
-from s2p_mobile.quantization.bits import quantized_specs, weight_bits
+from s2p_mobile.quantization.bits import LayerValues, quantized_specs, ranking_bits, weight_bits
 from s2p_mobile.quantization.calibration import record_activations
 from s2p_mobile.quantization.grid import quantize_weight, weight_scale
-from s2p_mobile.sensitivity.sqnr import output_noise
-from s2p_mobile.trajectory import Prompt, draw_latents, encode_prompt, float_unet
-
-RANKING_CALLS = 4
-"""U-Net calls, spread over the first prompt's trajectory, on which layers are ranked."""
+from s2p_mobile.sensitivity import rank_on_trajectories
+from s2p_mobile.trajectory import Prompt, encode_prompt, float_unet
 
 
 @register("rtn")
@@ -31,7 +27,7 @@ def round_to_nearest(job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
         encode_prompt(job.model, text, job.seed + k, job.guidance)
         for k, text in enumerate(job.prompts[: job.recipe.calibration.prompts])
     ]
-    bits = weight_bits(specs, job.recipe, _sensitivity(job, unet, specs, prompts[0]) if job.recipe.mixed else None)
+    bits = weight_bits(specs, job.recipe, _sensitivity(job, unet, specs, prompts))
     table = _activation_table(job, unet, specs, prompts)
     modules = dict(unet.named_modules())
     layers = {}
@@ -81,20 +77,14 @@ def _activation_table(
     return table
 
 
-def _sensitivity(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompt: Prompt) -> dict[str, float]:
-    """Layer ranking of a mixed recipe: output noise of each layer at the recipe's lower width."""
-    total = len(job.plan.calls)
-    wanted = {round(k * (total - 1) / max(1, RANKING_CALLS - 1)) for k in range(RANKING_CALLS)}
-    calls: list[tuple[int, Tensor, Tensor, Tensor]] = []
-    embedding = torch.from_numpy(prompt.embeddings)
-
-    def keep(call: int, sample: np.ndarray, output: np.ndarray) -> None:
-        if call in wanted:
-            batch = torch.from_numpy(np.repeat(sample, embedding.shape[0], axis=0))
-            calls.append((call, batch, embedding, torch.from_numpy(output)))
-
-    draw_latents(unet, job.plan, prompt, job.guidance, job.latent_shape, keep)
-    with job.progress.stage("ranking layers", len(specs)) as advance:
-        return output_noise(
-            unet, calls, [spec.name for spec in specs], job.recipe.weights.bits, job.recipe.weights.search, lambda _: advance()
-        )
+def _sensitivity(
+    job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]
+) -> LayerValues | None:
+    """What a mixed recipe needs to know of every layer; None without a ``mixed`` rule."""
+    rule = job.recipe.mixed
+    if rule is None:
+        return None
+    return rank_on_trajectories(
+        unet, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
+        rule.ranking, ranking_bits(job.recipe), job.recipe.weights.search, job.seed, job.progress,
+    )  # fmt: skip

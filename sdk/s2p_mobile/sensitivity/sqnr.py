@@ -1,52 +1,34 @@
-"""Output error of one quantized layer at a time."""
+"""Output error of one rounded layer at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import Tensor
 
-from s2p_converters.unet import StepUNet
-from s2p_converters.unet.operators import FloatLayer
-from s2p_mobile.quantization.grid import quantize_weight, weight_scale
+from s2p_mobile.sensitivity.registry import LayerValues, Measurement, register
 
 
+@register("sqnr", "noise-to-signal ratio", samples=8)
 @torch.no_grad()
-def output_noise(
-    unet: StepUNet,
-    calls: Sequence[tuple[int, Tensor, Tensor, Tensor]],
-    names: Sequence[str],
-    bits: int,
-    search: str,
-    on_layer: Callable[[int], None] | None = None,
-) -> dict[str, float]:
-    """Noise-to-signal ratio of the U-Net's output when only one layer's weights are rounded (the inverse of SQNR).
+def sqnr(measurement: Measurement) -> LayerValues:
+    """Noise-to-signal ratio of the output when only one layer's weights are rounded (the inverse of SQNR).
 
-    Args:
-        unet: FP graph; each layer is restored after its turn.
-        calls: (call index, sample [B, C, H, W], text embedding [B, N, D], FP output [B, C, H, W]).
-        names: layers to try.
-        bits, search: the weight grid.
-
-    Returns:
-        layer -> sum |e_q - e|^2 / sum |e|^2 over all calls.
+    ``sum |f_q - f|^2 / sum |f|^2`` over all samples. One pass over the samples for each layer and width.
     """
-    modules = dict(unet.named_modules())
-    signal = sum(float(output.double().square().sum()) for *_, output in calls)
-    noise = {}
-    for index, name in enumerate(names):
-        layer = modules[name]
-        assert isinstance(layer, FloatLayer)
-        original = layer.weight.data
-        scale = weight_scale(original, bits, search)
-        integers = torch.from_numpy(quantize_weight(original, scale, bits)).float()
-        layer.weight.data = integers * scale.reshape(-1, *([1] * (original.dim() - 1)))
-        error = 0.0
-        for call, sample, embedding, output in calls:
-            error += float((unet(sample, torch.tensor([call]), embedding) - output).double().square().sum())
-        layer.weight.data = original
-        noise[name] = error / signal
-        if on_layer is not None:
-            on_layer(index)
-    return noise
+    unet, samples = measurement.unet, measurement.samples
+    outputs = [sample.observe(unet) for sample in samples]
+    values: LayerValues = {name: {} for name in measurement.weights}
+    with measurement.progress.stage("rounding one layer at a time", len(measurement.weights)) as advance:
+        for name, parameter in measurement.weights.items():
+            original = parameter.data
+            try:
+                for bits, rounded in measurement.rounded[name].items():
+                    parameter.data = rounded.value().to(original.device)
+                    error = sum(
+                        float((sample.observe(unet) - output).double().square().sum())
+                        for sample, output in zip(samples, outputs, strict=True)
+                    )
+                    values[name][bits] = error / (len(samples) * measurement.signal)
+            finally:
+                parameter.data = original
+            advance()
+    return values
