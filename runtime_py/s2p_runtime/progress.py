@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-Advance = Callable[[], None]
+
+class Advance(Protocol):
+    """Called after each part of a stage."""
+
+    def __call__(self, detail: str = "") -> None:
+        """``detail`` is a few words for the end of the line, such as the present loss."""
+        ...
 
 
 class Progress(Protocol):
@@ -23,4 +29,8 @@ class Silent:
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
-        yield lambda: None
+        yield _ignore
+
+
+def _ignore(detail: str = "") -> None:
+    pass

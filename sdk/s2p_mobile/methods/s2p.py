@@ -1,0 +1,80 @@
+"""S2P: FP trajectories drawn once in series, then training in parallel on shuffled calls (docs/method.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from s2p_converters.checkpoint import QuantizedLayer
+from s2p_mobile.latents import LatentDataset, LatentJob, open_latents, write_latents
+from s2p_mobile.methods.registry import QuantizationJob, register
+from s2p_mobile.methods.starting_point import starting_point
+from s2p_mobile.training import STATE_NAME, StudentSpec, Trainer, TrainingState, fingerprint, load_state
+from s2p_mobile.trajectory import float_unet
+from s2p_mobile.workers import Workers, join_workers
+from s2p_runtime.errors import S2PError
+
+
+@register("s2p")
+def serial_to_parallel(job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
+    """Train a quantized model; ``recipe.training.pipeline`` may also name the serial or the parallel pipeline.
+
+    With ``job.work`` the latent set (``latents/``), the training state, the log and the loss plot lie in that folder and
+    outlive the run, so that ``job.resume`` can go on after an interruption; without it they are temporary.
+
+    Raises:
+        Interrupted: Ctrl-C; with ``job.work`` the state is kept.
+        Diverged: the loss ran away; with ``job.work`` the last good state is kept.
+        S2PError: a training state is there without ``job.resume``, or is of other settings; no space left.
+    """
+    workers = join_workers(job.device)
+    with _work_folder(job, workers) as folder:
+        path = folder / STATE_NAME
+        state: TrainingState | None = None
+        if path.exists():
+            if not job.resume:
+                raise S2PError(f"a training state lies in {folder}; pass --resume to go on or --force to begin again")
+            state = load_state(path, fingerprint(job))
+        latents = _latents(job, folder, workers)
+        if state is None:
+            start = starting_point(job, float_unet(job.model, job.plan))
+            spec = StudentSpec(start.weight_bits, start.activation_scales)
+        else:
+            table = state.tensors.get("student/tables.base")
+            spec = StudentSpec(state.weight_bits, None if table is None else torch.clone(table))
+        trainer = Trainer(job, spec, latents, folder, workers)
+        if state is not None:
+            trainer.restore(state)
+        layers = trainer.run()
+        workers.wait()
+        return layers
+
+
+def _latents(job: QuantizationJob, folder: Path, workers: Workers) -> LatentDataset:
+    """The job's FP trajectories: the set it names, or its own."""
+    rule = job.recipe.training
+    wanted = LatentJob(
+        job.model, job.plan, job.prompts, job.guidance, job.seed,
+        features=rule.store_features and rule.distillation.weight > 0,
+    )  # fmt: skip
+    if job.latents is not None:
+        latents = open_latents(job.latents)
+        latents.require(wanted)
+        return latents
+    return write_latents(wanted, folder / "latents", resume=True, progress=job.progress, workers=workers)
+
+
+@contextlib.contextmanager
+def _work_folder(job: QuantizationJob, workers: Workers) -> Iterator[Path]:
+    if job.work is not None:
+        job.work.mkdir(parents=True, exist_ok=True)
+        yield job.work
+    elif workers.count > 1:
+        raise S2PError("several processes need a work folder that all of them see; name one")
+    else:
+        with tempfile.TemporaryDirectory(prefix="s2p-mobile-") as folder:
+            yield Path(folder)

@@ -1,0 +1,60 @@
+"""What a recipe may say about training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from s2p_runtime.contract import Contract
+
+
+class LearningRates(Contract):
+    """Peak learning rates of Adam, each in the natural unit of its parameter, so that one value suits every layer."""
+
+    weights: float = Field(default=0.01, ge=0, description="in steps of the weight's initial grid")
+    weight_scales: float = Field(default=1e-3, ge=0, description="relative: of the logarithm of a scale")
+    activation_scales: float = Field(default=2e-3, ge=0, description="relative: of the logarithm of a scale")
+    biases: float = Field(default=2e-4, ge=0, description="in units of the bias")
+
+
+class DistillationRule(Contract):
+    """Inter-layer distillation."""
+
+    weight: float = Field(default=0.1, ge=0, description="of the normalised feature error beside the output error; 0: off")
+
+
+class FreezingRule(Contract):
+    """Freezing of weights whose rounding oscillates."""
+
+    momentum: float = Field(default=0.02, gt=0, lt=1, description="of the moving averages of flips and integers")
+    start: float = Field(default=0.10, gt=0, le=1, description="flip rate above which a weight is frozen, at the beginning")
+    end: float = Field(default=0.02, gt=0, le=1, description="the same at the end; the threshold decays as a cosine")
+    every: int = Field(default=100, ge=1, description="iterations between two checks")
+
+
+class GuardRule(Contract):
+    """When training counts as diverged."""
+
+    factor: float = Field(default=10.0, gt=1, description="loss above this many running medians")
+    patience: int = Field(default=20, ge=1, description="for this many iterations in a row")
+    window: int = Field(default=200, ge=2, description="iterations of the running median")
+
+
+class TrainingRule(Contract):
+    """How a trained method learns."""
+
+    pipeline: Literal["s2p", "serial", "parallel"] = "s2p"
+    iterations: int = Field(default=2000, ge=1, description="optimizer steps")
+    batch: int = Field(default=8, ge=1, description="(prompt, call) pairs of a micro-batch; guidance doubles the samples")
+    accumulate: int = Field(default=1, ge=1, description="micro-batches of one optimizer step")
+    learning_rates: LearningRates = LearningRates()
+    warmup: int = Field(default=20, ge=0, description="iterations in which the learning rates rise to their peaks")
+    ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of the averaged parameters; null: the last ones")
+    distillation: DistillationRule = DistillationRule()
+    freezing: FreezingRule | None = FreezingRule()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    store_features: bool = Field(default=False, description="keep the FP features with the latents instead of computing them")
+    checkpoint_activations: bool = Field(default=False, description="recompute blocks in the backward pass; saves memory")
+    save_minutes: float = Field(default=2.0, gt=0, description="between two saved states")
+    guard: GuardRule = GuardRule()

@@ -1,0 +1,85 @@
+"""The network in training: built from a job, written out as quantized layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s2p_converters.checkpoint import QuantizedLayer
+from s2p_converters.unet import StepUNet, layer_specs
+from s2p_converters.unet.operators import FloatLayer
+from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.grid import weight_scale
+from s2p_mobile.training.fake_quant import TrainedLayer, TrainedOperators, TrainedTables
+from s2p_mobile.training.time_path import job_time_tables
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What is decided before training.
+
+    Attributes:
+        weight_bits: bits of every quantized layer, in the order in which they run.
+        activation_scales: initial activation table, float32 [T, L], or None.
+    """
+
+    weight_bits: dict[str, int]
+    activation_scales: Tensor | None
+
+
+def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
+    """The quantized graph at its starting point: rounded to nearest with searched scales."""
+    recipe = job.recipe
+    operators = TrainedOperators(spec.weight_bits, recipe.activations.bits, recipe.training.freezing is not None)
+    tables = TrainedTables(job_time_tables(job), list(spec.weight_bits), spec.activation_scales, recipe.activations.per_step)
+    student = StepUNet(job.model.structure, tables, operators)
+    source = dict(job.model.unet.state_dict())
+    for name, module in student.named_modules():
+        if isinstance(module, TrainedLayer):
+            original = FloatLayer(module.spec)
+            bias = source.pop(f"{name}.bias", None)
+            original.load_state_dict({"weight": source.pop(f"{name}.weight"), **({} if bias is None else {"bias": bias})})
+            module.start_from(original, weight_scale(original.weight.data, module.weight_bits, recipe.weights.search))
+    student.load_state_dict(source, strict=False)
+    learned = {id(parameter) for _, parameter in learned_parameters(student)}
+    for parameter in student.parameters():
+        parameter.requires_grad_(id(parameter) in learned)
+    return student
+
+
+def trained_layers(student: StepUNet) -> dict[str, TrainedLayer]:
+    """Quantized layers by name, in the order in which they run."""
+    modules = {name: module for name, module in student.named_modules() if isinstance(module, TrainedLayer)}
+    return {spec.name: modules[spec.name] for spec in layer_specs(student.structure) if spec.name in modules}
+
+
+def learned_parameters(student: StepUNet) -> Iterator[tuple[str, nn.Parameter]]:
+    """Everything that the optimizer moves, by name. Norms and unquantized layers stay as they are."""
+    for name, layer in trained_layers(student).items():
+        for part, parameter in layer.named_parameters():
+            yield f"{name}.{part}", parameter
+    if isinstance(student.tables, TrainedTables) and student.tables.log_scales is not None:
+        yield "tables.log_scales", student.tables.log_scales
+
+
+@torch.no_grad()
+def quantized_layers(student: StepUNet) -> Mapping[str, QuantizedLayer]:
+    """The student's integers, scales and biases."""
+    assert isinstance(student.tables, TrainedTables)
+    table = student.tables.scales
+    layers = {}
+    for column, (name, layer) in enumerate(trained_layers(student).items()):
+        layers[name] = QuantizedLayer(
+            spec=layer.spec,
+            weight_bits=layer.weight_bits,
+            activation_bits=layer.activation_bits,
+            integers=layer.integers().cpu().numpy(),
+            scale=layer.scale.cpu().numpy().astype(np.float16),
+            bias=None if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float32),
+            activation_scale=None if table is None else table[:, column].cpu().numpy().astype(np.float32),
+        )
+    return layers

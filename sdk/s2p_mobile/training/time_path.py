@@ -1,0 +1,52 @@
+"""Time tables of a job: from the FP time path, or from a quantized one for comparison."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from s2p_converters.packing import integer_range
+from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.grid import quantize_weight, round_to_grid, snap_activation_scale, weight_scale
+from s2p_mobile.recipes import Recipe
+from s2p_mobile.time_tables import time_tables
+
+
+def job_time_tables(job: QuantizationJob) -> dict[str, Tensor]:
+    """``<resnet>.time`` -> float32 [T, C_out] of the job's plan.
+
+    With ``time: quantized`` the layers of the time path are computed as a method without precalculated time information runs
+    them: weights rounded to the recipe's grid, inputs rounded with one scale for all calls (from the largest magnitude).
+    The result is a table all the same, because the path depends on nothing but the call.
+    """
+    if job.recipe.time == "table":
+        return time_tables(job.model.unet, job.plan.timesteps)
+    return _quantized_time_tables(job.model.unet, job.plan.timesteps, job.recipe)
+
+
+@torch.no_grad()
+def _quantized_time_tables(unet: nn.Module, timesteps: list[float], recipe: Recipe) -> dict[str, Tensor]:
+    embedding = unet.get_submodule("time_embedding")
+    hidden = unet.get_submodule("time_proj")(torch.tensor(timesteps, dtype=torch.float32))
+    hidden = F.silu(_rounded_linear(embedding.get_submodule("linear_1"), hidden, recipe))
+    hidden = F.silu(_rounded_linear(embedding.get_submodule("linear_2"), hidden, recipe))
+    return {
+        f"{name}.time": _rounded_linear(module.time_emb_proj, hidden, recipe)
+        for name, module in unet.named_modules()
+        if isinstance(module, ResnetBlock2D)
+    }
+
+
+def _rounded_linear(layer: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
+    """A linear layer on the recipe's grids: x [T, C_in] -> [T, C_out]."""
+    assert isinstance(layer, nn.Linear)
+    weight = layer.weight.data
+    scale = weight_scale(weight, recipe.weights.bits, recipe.weights.search)
+    integers = torch.from_numpy(quantize_weight(weight, scale, recipe.weights.bits)).float()
+    bits = recipe.activations.bits
+    if bits is not None:
+        step = snap_activation_scale(x.abs().max() / integer_range(bits)[1])
+        x = round_to_grid(x, step, bits) * step
+    return F.linear(x, integers * scale[:, None], layer.bias)

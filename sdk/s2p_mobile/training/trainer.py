@@ -1,0 +1,240 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MethodType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from s2p_converters.checkpoint import QuantizedLayer
+from s2p_converters.unet import StepUNet
+from s2p_mobile.interruption import Interrupted, stop_on_interrupt
+from s2p_mobile.latents import LatentDataset
+from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.training.batches import Batch, make_batches
+from s2p_mobile.training.fake_quant import TrainedTables
+from s2p_mobile.training.freezing import OscillationTracker
+from s2p_mobile.training.guard import Diverged, Guard, first_culprit
+from s2p_mobile.training.log import LOG_NAME, PLOT_NAME, LogLine, TrainingLog, plot_losses
+from s2p_mobile.training.loss import Losses, distillation_loss
+from s2p_mobile.training.optimizer import Average, Optimizer, schedule
+from s2p_mobile.training.state import STATE_NAME, TrainingState, fingerprint, restore, save_state
+from s2p_mobile.training.student import StudentSpec, build_student, learned_parameters, quantized_layers, trained_layers
+from s2p_mobile.trajectory import float_unet
+from s2p_mobile.workers import Workers
+
+
+class Trainer:
+    """One run: student, teacher, data, optimizer, and the folder that holds its state."""
+
+    def __init__(self, job: QuantizationJob, spec: StudentSpec, latents: LatentDataset, folder: Path, workers: Workers) -> None:
+        """
+        Args:
+            job: what is quantized; ``job.recipe.training`` says how.
+            spec: bits and initial scales.
+            latents: FP trajectories of the job's prompts.
+            folder: for state, log and plot; written by the main process.
+            workers: the processes of the run.
+
+        Raises:
+            S2PError: the batch cannot be shared by the processes.
+        """
+        self.job, self.rule, self.folder, self.workers = job, job.recipe.training, folder, workers
+        self.spec = spec
+        self.teacher = float_unet(job.model, job.plan).to(workers.device)
+        self.student = build_student(job, spec).to(workers.device)
+        workers.from_main(self._own_tensors().values())
+        if self.rule.checkpoint_activations:
+            _recompute_in_backward(self.student)
+        self.batches = make_batches(
+            latents, self.rule, self.teacher, job.guidance, job.seed, job.model.folder / "scheduler", workers.count
+        )
+        self.parameters = dict(learned_parameters(self.student))
+        self.layers = trained_layers(self.student)
+        self.optimizer = Optimizer(self.parameters, self.rule)
+        self.average = None if self.rule.ema is None else Average(self.parameters, self.rule.ema)
+        self.tracker = None if self.rule.freezing is None else OscillationTracker(self.layers, self.rule.freezing)
+        self.iteration = 0
+        self._identity = fingerprint(job)
+        self._saved_iteration = 0
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            S2PError: a tensor is missing or has another shape.
+        """
+        path = self.folder / STATE_NAME
+        restore(self._own_tensors(), state.part("student"), path)
+        self.optimizer.restore(state.part("adam"), state.iteration)
+        if self.average is not None:
+            restore(self.average.tensors, state.part("average"), path)
+        if self.tracker is not None:
+            restore(self.tracker.tensors, state.part("oscillation"), path)
+        self.iteration = self._saved_iteration = state.iteration
+
+    def run(self) -> Mapping[str, QuantizedLayer]:
+        """Train to the end and return the layers, from the averaged parameters when the recipe averages.
+
+        Raises:
+            Interrupted: Ctrl-C; the state is saved.
+            Diverged: the loss ran away; the last good state is kept and the message names layer and call.
+            S2PError: the state cannot be written.
+        """
+        log = TrainingLog(self.folder / LOG_NAME if self.workers.main else None, self.iteration)
+        guard = Guard(self.rule.guard, log.losses[-self.rule.guard.window :])
+        rest = self.rule.iterations - self.iteration
+        try:
+            with stop_on_interrupt() as stop, self.job.progress.stage("training", rest) as advance:
+                if self.iteration == 0:
+                    self._save()
+                saved = time.monotonic()
+                while self.iteration < self.rule.iterations:
+                    line, asked_to_stop = self._step(guard, stop.requested)
+                    log.add(line)
+                    advance(f"loss {line.loss:.3g}")
+                    due = time.monotonic() - saved > 60 * self.rule.save_minutes
+                    if asked_to_stop or due or self.iteration == self.rule.iterations:
+                        if guard.healthy:
+                            self._save()
+                        saved = time.monotonic()
+                    if asked_to_stop and self.iteration < self.rule.iterations:
+                        raise Interrupted(f"stopped at iteration {self._saved_iteration}; go on with --resume")
+        finally:
+            log.close()
+        if self.workers.main:
+            plot_losses(self.folder / LOG_NAME, self.folder / PLOT_NAME)
+        if self.average is not None:
+            self.average.put()
+        return quantized_layers(self.student)
+
+    def _step(self, guard: Guard, stop: bool) -> tuple[LogLine, bool]:
+        """One optimizer step. Also returns whether any process was asked to stop."""
+        began = time.monotonic()
+        sums = torch.zeros(4, device=self.workers.device)
+        for part in range(self.rule.accumulate):
+            losses = self._losses(self._micro_batch(part))
+            (losses.total / self.rule.accumulate).backward()
+            sums[:3] += torch.stack([losses.total.detach(), losses.output, losses.features]) / self.rule.accumulate
+        sums[3] = float(stop)
+        total, output, features, stops = self.workers.mean(sums).tolist()
+        problem = guard.problem(total) or self._share_gradients()
+        if problem is not None:
+            self._give_up(problem)
+        self.optimizer.step(self.iteration)
+        if self.average is not None:
+            self.average.update(self.iteration)
+        if self.tracker is not None:
+            self.tracker.update(self.iteration, self.rule.iterations)
+        rate = schedule(self.iteration, self.rule)
+        self.iteration += 1
+        frozen = 0.0 if self.tracker is None else self.tracker.frozen_share
+        return LogLine(self.iteration, total, output, features, rate, frozen, time.monotonic() - began), stops > 0
+
+    def _micro_batch(self, part: int) -> Batch:
+        index = self.iteration * self.rule.accumulate + part
+        return self.batches.batch(index, self.workers.rank, self.workers.count).to(self.workers.device)
+
+    def _losses(self, batch: Batch) -> Losses:
+        weight = self.rule.distillation.weight
+        samples, calls, texts = flatten_pairs(batch)
+        targets = None if batch.outputs is None else batch.outputs.flatten(0, 1)
+        fp_features = {name: value.flatten(0, 1) for name, value in (batch.features or {}).items()}
+        if targets is None or (weight > 0 and not fp_features):
+            # The teacher's own output is a target and stays in full precision; its block outputs alone need not.
+            with torch.no_grad(), self._autocast(enabled=targets is not None):
+                output, blocks = self.teacher.with_features(samples, calls, texts)
+            targets = output if targets is None else targets
+            fp_features = fp_features or blocks
+        with self._autocast():
+            output, blocks = self.student.with_features(samples, calls, texts)
+        return distillation_loss(output, targets, blocks, fp_features, weight)
+
+    def _autocast(self, enabled: bool = True) -> Any:
+        return torch.autocast(
+            self.workers.device.type, torch.bfloat16, enabled=enabled and self.rule.precision == "bf16", cache_enabled=False
+        )
+
+    def _share_gradients(self) -> str | None:
+        """Average the gradients over the processes; says which is not finite."""
+        if self.workers.count > 1:
+            gradients = [self._gradient(parameter) for parameter in self.parameters.values()]
+            flat = self.workers.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+        norms = torch.stack(torch._foreach_norm([self._gradient(parameter) for parameter in self.parameters.values()]))
+        if bool(norms.isfinite().all()):
+            return None
+        name = list(self.parameters)[int((~norms.isfinite()).nonzero()[0])]
+        return f"the gradient of {name} is not finite"
+
+    def _gradient(self, parameter: nn.Parameter) -> Tensor:
+        """A parameter's gradient; zeros when no sample of this process reached it."""
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        return parameter.grad
+
+    def _give_up(self, problem: str) -> NoReturn:
+        """Find where it began and stop; the state file holds the last good state."""
+        samples, calls, texts = flatten_pairs(self._micro_batch(0))
+        names = list(self.layers)
+        mine = first_culprit(self.student, self.teacher, samples, calls, texts, names)
+        steps = len(self.job.plan.calls)
+        # The first layer of all processes, and its first call, as one number.
+        position, call = divmod(self.workers.smallest(mine.position * steps + mine.call), steps)
+        layer = mine.layer if position == mine.position else names[position]
+        raise Diverged(
+            f"training diverged at iteration {self.iteration + 1}: {problem}; the output of layer {layer} at call {call} "
+            f"{mine.what} first; the state of iteration {self._saved_iteration} is kept in {self.folder}: "
+            f"lower training.learning_rates in the recipe and go on with --resume"
+        )
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        """The student's tensors that training changes or that were searched for."""
+        tensors: dict[str, Tensor] = {}
+        for name, layer in trained_layers(self.student).items():
+            tensors.update({f"{name}.{part}": value.detach() for part, value in layer.state_dict().items()})
+        assert isinstance(self.student.tables, TrainedTables)
+        if self.student.tables.log_scales is not None and self.student.tables.base is not None:
+            tensors["tables.log_scales"] = self.student.tables.log_scales.detach()
+            tensors["tables.base"] = self.student.tables.base
+        return tensors
+
+    def _save(self) -> None:
+        if self.workers.main:
+            parts = {
+                "student": self._own_tensors(),
+                "adam": self.optimizer.tensors(),
+                "average": {} if self.average is None else self.average.tensors,
+                "oscillation": {} if self.tracker is None else self.tracker.tensors,
+            }
+            tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
+            save_state(self.folder / STATE_NAME, TrainingState(self.iteration, self.spec.weight_bits, tensors), self._identity)
+        self._saved_iteration = self.iteration
+
+
+def flatten_pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """U-Net inputs of a batch: samples [n B, C, H, W], calls [n B], texts [n B, N, D]."""
+    branches = batch.texts.shape[1]
+    samples = batch.samples.repeat_interleave(branches, dim=0)
+    return samples, batch.calls.repeat_interleave(branches), batch.texts.flatten(0, 1)
+
+
+def _recompute_in_backward(student: StepUNet) -> None:
+    """Let every resnet and transformer keep its inputs only, and run again in the backward pass."""
+
+    def recomputed(module: nn.Module, *inputs: Any) -> Any:
+        return checkpoint(type(module).forward, module, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    for _, block in student.named_blocks():
+        for group in (block.resnets, block.attentions):
+            assert isinstance(group, nn.ModuleList)
+            for module in group:
+                module.forward = MethodType(recomputed, module)  # type: ignore[method-assign]
