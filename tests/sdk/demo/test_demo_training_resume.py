@@ -158,6 +158,3 @@ def test_command_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "error: font" in done.stderr and "--font" in done.stderr
     assert "Traceback" not in done.stderr
-    done = subprocess.run([*command, "--stage", "tokenizer"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "tokenizer" / "merges.txt").is_file()

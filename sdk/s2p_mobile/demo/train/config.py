@@ -39,7 +39,7 @@ class VaeConfig:
     layers: int = 1
     groups: int = 4
     batch: int = 8
-    steps: int = 20_000
+    steps: int = 6_000
     learning_rate: float = 2e-3
     gradient_weight: float = 0.5
     kl_weight: float = 3e-4

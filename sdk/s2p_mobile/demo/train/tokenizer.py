@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import Split
-from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's own word pattern
+_WORDS = r"[a-z]+|[0-9]|[^\sa-z0-9]+"  # CLIP's word pattern, for lower-case ASCII
 
 
 def byte_characters() -> list[str]:
@@ -25,16 +24,38 @@ def byte_characters() -> list[str]:
 
 
 def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
-    """At most ``count`` BPE merges, most frequent pair first."""
-    learner = Tokenizer(BPE(end_of_word_suffix=_WORD_END))
-    learner.pre_tokenizer = Split(Regex(_WORDS), behavior="removed", invert=True)
-    # The trainer counts its alphabet (letters, letters at a word's end) as part of the vocabulary: ask for
-    # enough and cut, for its merges come in order.
-    learner.train_from_iterator(
-        captions, BpeTrainer(vocab_size=count + 512, end_of_word_suffix=_WORD_END, show_progress=False, min_frequency=2)
-    )
-    merges = json.loads(learner.to_str())["model"]["merges"]
-    return [(left, right) for left, right in merges][:count]
+    """At most ``count`` BPE merges, most frequent pair first, ties by the older symbols (Sennrich et al., ACL 2016).
+
+    Not the ``tokenizers`` package's trainer: it breaks ties by numbers that differ from run to run, and a tokenizer
+    that is not reproducible makes every later stage irreproducible.
+    """
+    frequency = Counter(word for caption in captions for word in re.findall(_WORDS, caption))
+    spelled = {word: [*word[:-1], word[-1] + _WORD_END] for word in frequency}
+    alphabet = {symbol for symbols in spelled.values() for symbol in symbols}
+    age = {symbol: index for index, symbol in enumerate(sorted(alphabet, key=lambda symbol: (len(symbol), symbol)))}
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, symbols in spelled.items():
+            for pair in pairwise(symbols):
+                pairs[pair] += frequency[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], age[pair[0]], age[pair[1]]))
+        merges.append(best)
+        age.setdefault("".join(best), len(age))
+        for symbols in spelled.values():
+            _merge(symbols, best)
+    return merges
+
+
+def _merge(symbols: list[str], pair: tuple[str, str]) -> None:
+    """Join every occurrence of ``pair`` in place, from the left."""
+    index = 0
+    while index < len(symbols) - 1:
+        if (symbols[index], symbols[index + 1]) == pair:
+            symbols[index : index + 2] = ["".join(pair)]
+        index += 1
 
 
 def build_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> Any:
