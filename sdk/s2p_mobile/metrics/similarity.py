@@ -34,8 +34,9 @@ def ssim(pictures: Pictures, reference: Pictures) -> NDArray[np.float64]:
     window /= window.sum()
 
     def blur(x: torch.Tensor) -> torch.Tensor:
-        flat = x.flatten(0, 1)[:, None]
-        return F.conv2d(F.conv2d(flat, window[None, None, :, None]), window[None, None, None, :]).unflatten(0, x.shape[:2])
+        planes = x.flatten(0, 1)[:, None]
+        blurred = F.conv2d(F.conv2d(planes, window[None, None, :, None]), window[None, None, None, :])
+        return blurred[:, 0].unflatten(0, x.shape[:2])
 
     a, b = (torch.from_numpy(p.transpose(0, 3, 1, 2).astype(np.float64)) for p in (pictures, reference))
     mean_a, mean_b = blur(a), blur(b)
