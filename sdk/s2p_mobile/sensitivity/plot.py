@@ -53,7 +53,7 @@ def plot_comparison(results: Sequence[Sensitivity], bits: int, path: Path, share
     matrix.set_yticks(range(len(names)), names)
     for row, line_values in enumerate(rho):
         for column, value in enumerate(line_values):
-            matrix.text(column, row, f"{value:.2f}", ha="center", va="center")
+            matrix.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if abs(value) > 0.5 else "black")
     matrix.set_title("Spearman")
     with atomic_file(path, force=force) as scratch:
         figure.savefig(scratch, dpi=150)

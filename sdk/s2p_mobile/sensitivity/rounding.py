@@ -24,7 +24,7 @@ class RoundedWeight:
 
     def error(self, weight: Tensor) -> Tensor:
         """``w - Q_b(w)``"""
-        return weight - self.value().to(weight.device)
+        return weight - self.value().to(weight)
 
 
 def round_weight(weight: Tensor, bits: int, search: str) -> RoundedWeight:

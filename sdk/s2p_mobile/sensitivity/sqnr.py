@@ -22,7 +22,7 @@ def sqnr(measurement: Measurement) -> LayerValues:
             original = parameter.data
             try:
                 for bits, rounded in measurement.rounded[name].items():
-                    parameter.data = rounded.value().to(original.device)
+                    parameter.data = rounded.value().to(original)
                     error = sum(
                         float((sample.observe(unet) - output).double().square().sum())
                         for sample, output in zip(samples, outputs, strict=True)
