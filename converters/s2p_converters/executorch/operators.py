@@ -45,6 +45,11 @@ def activation_columns(layer: QuantizedLayer, scheme: Scheme) -> dict[str, NDArr
     return {"low": (low * scale).astype(np.float32), "high": (high * scale).astype(np.float32)}
 
 
+def uses_four_bits(layer: QuantizedLayer) -> bool:
+    """Whether a layer's weights rest as int4 at run time: XNNPACK has such a kernel for linear layers only."""
+    return layer.spec.kind == "linear" and layer.weight_bits <= FOUR_BITS
+
+
 def xnnpack_weight(spec: LayerSpec, weight: NDArray) -> NDArray:  # type: ignore[type-arg]
     """Checkpoint order [O, I, kh, kw] -> [O, kh, kw, I]; linear weights stay [O, I]."""
     return np.ascontiguousarray(weight.transpose(0, 2, 3, 1)) if spec.kind == "conv" else weight
@@ -108,7 +113,7 @@ class IntegerSymbolLayer(nn.Module):
         spec, graph, scheme = self.layer.spec, self.operators.graph, self.operators.scheme
         extra = x.shape[-1] - integers.shape[-1]
         integers = np.pad(integers, [(0, 0)] * (integers.ndim - 1) + [(0, extra)])
-        bits = FOUR_BITS if spec.kind == "linear" and self.layer.weight_bits <= FOUR_BITS else 8
+        bits = FOUR_BITS if uses_four_bits(self.layer) else 8
         weights = Weights(integers, scale, bits)
         out_scale = self.operators.output_scales[spec.name] if scheme == "static" else None
         inner = None if scheme == "static" else bias

@@ -20,7 +20,7 @@ from s2p_runtime.quiet import quiet_import
 
 with quiet_import():
     from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
-    from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import serialize_xnnpack_binary
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader, serialize_xnnpack_binary
     from executorch.backends.xnnpack.utils.xnnpack_constants import (
         UINT64_MAX,
         XNN_FLAG_KEEP_DIMS,
@@ -32,6 +32,7 @@ with quiet_import():
     from executorch.exir._serialize._named_data_store import NamedDataStore
 
 DataType = schema.XNNDatatype
+__all__ = ["Array32", "DataType", "Subgraph", "Value", "Weights", "XNNHeader", "pack_qcint4"]
 Array32 = NDArray[np.float32]
 
 _ALIGNMENT = 16
@@ -78,7 +79,12 @@ def pack_qcint4(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
 class Subgraph:
     """A subgraph under construction. Methods append a node and return its output."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        """
+        Args:
+            names: layers of the network in a fixed order; a layer's node carries its place in it, from 1, as debug handle.
+        """
+        self._handles = {name: index + 1 for index, name in enumerate(names)}
         self._values: list[Any] = []
         self._nodes: list[Any] = []
         self._inputs: list[Value] = []
@@ -88,8 +94,6 @@ class Subgraph:
         self._constants: dict[tuple[str, tuple[int, ...]], Value] = {}
         self._data: list[Any] = [schema.ConstantDataOffset(0, 0)]
         self._store = NamedDataStore()
-        self.labels: dict[int, str] = {}
-        """Output id of a convolution or fully connected node -> name of the layer."""
 
     # Values
 
@@ -157,9 +161,9 @@ class Subgraph:
 
     # Elementwise nodes
 
-    def _node(self, node: Any, bounds: tuple[float, float] | None = None) -> None:
-        limits = None if bounds is None else schema.OutputMinMax(*bounds)
-        self._nodes.append(schema.XNode(xnode_union=node, debug_handle=len(self._nodes), output_min_max=limits))
+    def _node(self, node: Any, label: str | None = None) -> None:
+        handle = 0 if label is None else self._handles.get(label, 0)
+        self._nodes.append(schema.XNode(xnode_union=node, debug_handle=handle, output_min_max=None))
 
     def _unary(self, kind: Any, x: Value, shape: Sequence[int] | None = None, flags: int = 0) -> Value:
         out = self._define(x.shape if shape is None else shape)
@@ -325,10 +329,8 @@ class Subgraph:
         """x [..., I] times weights [O, I]. With ``out_scale`` the output is int8 of that scale."""
         kernel, bias_id, (datatype, quantization) = self._layer_constants(x, weights, bias, out_scale)
         out = self._define((*x.shape[:-1], kernel.shape[0]), datatype, quantization)
-        self._node(
-            schema.XNNFullyConnected(input1_id=x.id, filter_id=kernel.id, bias_id=bias_id, output_id=out.id, flags=0)
-        )
-        self.labels[out.id] = label
+        node = schema.XNNFullyConnected(input1_id=x.id, filter_id=kernel.id, bias_id=bias_id, output_id=out.id, flags=0)
+        self._node(node, label)
         return out
 
     def matrix(self, x: Value, matrix: Array32, bias: Array32 | None = None) -> Value:
@@ -356,9 +358,9 @@ class Subgraph:
                 dilation_height=1, dilation_width=1, group_input_channels=inputs, group_output_channels=outputs, groups=1,
                 adjustment_height=0, adjustment_width=0,
                 input1_id=x.id, filter_id=kernel.id, bias_id=bias_id, output_id=out.id, flags=0,
-            )
+            ),
+            label,
         )  # fmt: skip
-        self.labels[out.id] = label
         return out
 
     # Serialization

@@ -14,7 +14,7 @@ from s2p_converters.executorch.operators import Scheme, XnnpackOperators, activa
 from s2p_converters.executorch.program import delegate
 from s2p_converters.executorch.subgraph import Subgraph
 from s2p_converters.executorch.symbols import Symbol, image_input, image_output
-from s2p_converters.unet import StepUNet, UNetStructure
+from s2p_converters.unet import StepUNet, UNetStructure, layer_specs
 
 Columns = dict[str, NDArray[np.float32]]
 
@@ -73,7 +73,7 @@ def unet_subgraph(
     output_scales: Mapping[str, float] | None = None,
 ) -> Subgraph:
     """The U-Net with inputs sample [B, C, H, W], encoder_hidden_states [B, N, D] and row [1, sum of columns]."""
-    graph = Subgraph()
+    graph = Subgraph([spec.name for spec in layer_specs(structure)])
     operators = XnnpackOperators(graph, layers, floats, scheme, output_scales)
     widths = {name: column.shape[1] for name, column in columns.items()}
     unet = StepUNet(structure, _SymbolTables(widths), operators)
