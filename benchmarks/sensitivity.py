@@ -82,7 +82,7 @@ def with_bits(unet: StepUNet, rounded: Rounded, bits: Mapping[str, int]) -> Step
     changed = copy.deepcopy(unet)
     modules = dict(changed.named_modules())
     for name, width in bits.items():
-        modules[name].weight.data = rounded[name][width].value()  # type: ignore[union-attr]
+        modules[name].weight.data = rounded[name][width].value()
     return changed
 
 
