@@ -1,0 +1,199 @@
+"""The three components of an ExecuTorch bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.coreml.components import decoder_module, text_encoder_module
+from s2p_converters.executorch.calibration import output_scales
+from s2p_converters.executorch.check import self_check
+from s2p_converters.executorch.inspection import LayerNode, ProgramSummary, check_integers, read_program
+from s2p_converters.executorch.operators import uses_four_bits
+from s2p_converters.executorch.options import ExecuTorchOptions
+from s2p_converters.executorch.partitioned import lower
+from s2p_converters.executorch.program import build_program
+from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgraph
+from s2p_converters.reference import Constants, exact, reference_unet, to_float32
+from s2p_runtime.bundle import Component, LayerSummary, TensorSpec
+from s2p_runtime.errors import CheckFailed
+
+METHOD = "forward"
+
+
+@dataclass(frozen=True)
+class ComponentInfo:
+    """A written program.
+
+    Attributes:
+        component: manifest entry.
+        delegates: number of subgraphs handed to the backend.
+        operators: portable operators outside of them.
+        layers: how each layer rests (U-Net only).
+    """
+
+    component: Component
+    delegates: int
+    operators: tuple[str, ...]
+    layers: tuple[LayerSummary, ...] = ()
+
+
+def program_constants(options: ExecuTorchOptions) -> Constants:
+    """How the programs store real numbers, for :func:`s2p_converters.reference.reference_unet`."""
+    return Constants(stored=to_float32, weight=exact, activations=options.backend == "xnnpack")
+
+
+def unet_shapes(checkpoint: Checkpoint) -> tuple[tuple[int, int, int, int], tuple[int, int, int]]:
+    """Shapes of ``sample`` and ``encoder_hidden_states``."""
+    latents, batch = checkpoint.manifest.latents, 2 if checkpoint.manifest.guidance > 1 else 1
+    tokens = checkpoint.manifest.tokenizer.max_length
+    return (batch, latents.channels, latents.height, latents.width), (batch, tokens, checkpoint.structure.context_dim)
+
+
+def convert_unet(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
+    """Write the quantized U-Net as ``path`` (.pte) and check the written file.
+
+    Raises:
+        S2PError: the recipe needs something that the backend cannot do.
+        CheckFailed: a layer does not run on an integer kernel, holds other integers, or computes something else.
+    """
+    sample, context = unet_shapes(checkpoint)
+    inputs = (torch.zeros(sample), torch.zeros(1, dtype=torch.int64), torch.zeros(context))
+    if options.backend != "xnnpack":
+        unet = reference_unet(checkpoint, program_constants(options)).float()
+        info = _write(path, lower(unet, inputs, options.backend), options, _unet_specs(sample, context))
+        return ComponentInfo(info.component, info.delegates, info.operators, _float_layers(checkpoint))
+    integer = {name: layer for name, layer in checkpoint.layers.items() if layer.activation_bits is not None}
+    if options.self_check and options.scheme == "pinned":
+        self_check(integer, len(checkpoint.manifest.plan.calls))
+    scales = output_scales(checkpoint) if options.scheme == "static" else None
+    floats = {name: np.asarray(value, np.float32) for name, value in checkpoint.floats.items()}
+    columns = unet_columns(checkpoint.time_tables, checkpoint.layers, options.scheme)
+    graph = unet_subgraph(
+        checkpoint.structure, checkpoint.layers, floats, columns, sample, context, options.scheme, scales
+    )
+    data = build_program({METHOD: (UNetProgram(columns, graph), inputs)})
+    info = _write(path, data, options, _unet_specs(sample, context))
+    summary = read_program(data)
+    names = [spec.name for spec in checkpoint.specs]
+    check_integers(summary, names, integer, options.scheme)
+    return ComponentInfo(info.component, info.delegates, info.operators, _layers(checkpoint, summary, names, options))
+
+
+def _unet_specs(sample: tuple[int, ...], context: tuple[int, ...]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    inputs = (
+        TensorSpec(name="sample", dtype="float32", shape=sample),
+        TensorSpec(name="step", dtype="int64", shape=(1,)),
+        TensorSpec(name="encoder_hidden_states", dtype="float32", shape=context),
+    )
+    return inputs, (TensorSpec(name="noise_pred", dtype="float32", shape=sample),)
+
+
+def _write(
+    path: Path, data: bytes, options: ExecuTorchOptions, specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+) -> ComponentInfo:
+    path.write_bytes(data)
+    summary = read_program(data)
+    if not summary.delegates:
+        raise CheckFailed(f"{options.backend} took nothing of {path.name}; use --backend xnnpack")
+    component = Component(
+        path=path.name,
+        precision="float32",
+        inputs=specs[0],
+        outputs=specs[1],
+        backend=f"{options.backend} executorch {version('executorch')}",
+    )
+    return ComponentInfo(component, len(summary.delegates), summary.operators)
+
+
+def _layers(
+    checkpoint: Checkpoint, summary: ProgramSummary, names: list[str], options: ExecuTorchOptions
+) -> tuple[LayerSummary, ...]:
+    stored: dict[str, list[LayerNode]] = {}
+    for node in summary.layers:
+        if node.place:
+            stored.setdefault(names[node.place - 1], []).append(node)
+    rows = []
+    for spec in checkpoint.specs:
+        layer = checkpoint.layers.get(spec.name)
+        integer = layer is not None and layer.activation_bits is not None
+        nodes = stored[spec.name]
+        scheme = "float32"
+        if integer and layer is not None:
+            scheme = f"{options.scheme} int8 activations, {'int4' if uses_four_bits(layer) else 'int8'} weights"
+        rows.append(
+            LayerSummary(
+                name=spec.name,
+                kind=spec.kind,
+                weight_bits=layer.weight_bits if integer and layer is not None else 32,
+                activation_bits=layer.activation_bits if layer is not None else None,
+                scheme=scheme,
+                weights=spec.weights,
+                bytes=sum(len(node.filter_bytes) + (0 if node.scale is None else node.scale.nbytes) for node in nodes),
+            )
+        )
+    return tuple(rows)
+
+
+def _float_layers(checkpoint: Checkpoint) -> tuple[LayerSummary, ...]:
+    return tuple(
+        LayerSummary(
+            name=spec.name, kind=spec.kind, weight_bits=32, activation_bits=None, scheme="float32",
+            weights=spec.weights, bytes=4 * spec.weights,
+        )
+        for spec in checkpoint.specs
+    )  # fmt: skip
+
+
+class _TextEncoder(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        hidden: Tensor = self.model(input_ids)
+        return hidden
+
+
+def convert_text_encoder(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
+    """Write the text encoder in float32: input_ids int32 [1, N] -> last_hidden_state [1, N, D]."""
+    tokens = checkpoint.manifest.tokenizer.max_length
+    ids = torch.zeros(1, tokens, dtype=torch.int32)
+    specs = (
+        (TensorSpec(name="input_ids", dtype="int32", shape=(1, tokens)),),
+        (TensorSpec(name="last_hidden_state", dtype="float32", shape=(1, tokens, checkpoint.structure.context_dim)),),
+    )
+    return _write(path, lower(_TextEncoder(text_encoder_module(checkpoint)), (ids,), options.backend), options, specs)
+
+
+def convert_vae_decoder(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
+    """Write the VAE decoder in float32: latents [1, C, H, W] -> image [1, 3, 8H, 8W]."""
+    spec = checkpoint.manifest.latents
+    latents = torch.zeros(1, spec.channels, spec.height, spec.width)
+    module = decoder_module(checkpoint)
+    with torch.no_grad():
+        image = tuple(module(latents).shape)
+    specs = (
+        (TensorSpec(name="latents", dtype="float32", shape=tuple(latents.shape)),),
+        (TensorSpec(name="image", dtype="float32", shape=image),),
+    )
+    return _write(path, lower(module, (latents,), options.backend), options, specs)
+
+
+def eager_component(module: nn.Module) -> Callable[[NDArray[np.generic]], NDArray[np.float32]]:
+    """A module as a function on arrays, in eager torch."""
+
+    @torch.no_grad()
+    def call(value: NDArray[np.generic]) -> NDArray[np.float32]:
+        out: NDArray[np.float32] = module(torch.from_numpy(value)).numpy()
+        return out
+
+    return call

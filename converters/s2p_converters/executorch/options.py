@@ -1,0 +1,32 @@
+"""What the ExecuTorch target can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2p_converters.executorch.operators import Scheme
+from s2p_runtime.errors import S2PError
+
+BACKENDS = ("xnnpack", "coreml", "vulkan")
+SCHEMES = ("pinned", "static", "dynamic")
+
+
+@dataclass(frozen=True)
+class ExecuTorchOptions:
+    """Options of the ExecuTorch target.
+
+    Attributes:
+        backend: what runs the programs. Only ``xnnpack`` computes with integers; the others get the same weights multiplied out.
+        scheme: how activations become int8, see :data:`s2p_converters.executorch.operators.Scheme`.
+        self_check: run every integer layer alone against plain arithmetic.
+    """
+
+    backend: str = "xnnpack"
+    scheme: Scheme = "pinned"
+    self_check: bool = True
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise S2PError(f"unknown backend {self.backend!r}; choose from {', '.join(BACKENDS)}")
+        if self.scheme not in SCHEMES:
+            raise S2PError(f"unknown activation scheme {self.scheme!r}; choose from {', '.join(SCHEMES)}")

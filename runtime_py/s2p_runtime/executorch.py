@@ -1,0 +1,143 @@
+"""ExecuTorch bundles through ExecuTorch's own Python runtime (``pip install executorch``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2p_runtime.bundle import Bundle, TensorSpec
+from s2p_runtime.errors import S2PError
+from s2p_runtime.files import sha256_file
+from s2p_runtime.quiet import quiet_import
+
+METHOD = "forward"
+Array32 = NDArray[np.float32]
+
+
+def installed_version() -> str:
+    """Version of the installed executorch.
+
+    Raises:
+        S2PError: it is not installed.
+    """
+    try:
+        return version("executorch")
+    except PackageNotFoundError:
+        raise S2PError("this bundle needs executorch, which is not installed; run pip install executorch") from None
+
+
+def check_version(built_with: str, installed: str, bundle: str) -> None:
+    """Refuse programs of another minor version: ExecuTorch promises no compatibility of delegates across them.
+
+    Args:
+        built_with: a component's ``backend``, e.g. ``xnnpack executorch 1.4.1``.
+
+    Raises:
+        S2PError: built by another version, or for a backend that cannot run here.
+    """
+    match = re.fullmatch(r"(\w+) executorch (\d+)\.(\d+)\S*", built_with)
+    if match is None:
+        raise S2PError(f"{bundle} does not say which executorch made it ({built_with!r}); convert the checkpoint again")
+    backend, made = match[1], built_with.rsplit(" ", 1)[1]
+    if backend != "xnnpack":
+        raise S2PError(f"{bundle} is built for the {backend} backend, which does not run here; convert with --backend xnnpack")
+    if installed.split(".")[:2] != [match[2], match[3]]:
+        raise S2PError(
+            f"{bundle} was made by executorch {made}, installed is {installed}; run pip install executorch=={made}, or convert again"
+        )
+
+
+class ExecuTorchBackend:
+    """Runs the .pte components of a bundle. Programs are loaded at first use."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """
+        Raises:
+            S2PError: the bundle is for another target or another executorch, or executorch is not installed.
+        """
+        manifest = bundle.manifest
+        if manifest.target != "executorch":
+            raise S2PError(
+                f"{bundle.folder.name} is a bundle for {manifest.target}, not for ExecuTorch; convert with --target executorch"
+            )
+        installed = installed_version()
+        for component in manifest.components.values():
+            check_version(component.backend, installed, bundle.folder.name)
+        self.bundle = bundle
+        self._programs: dict[str, tuple[Any, Any]] = {}
+
+    def load(self, component: str) -> None:
+        """Load a component now instead of at its first use.
+
+        Raises:
+            S2PError: the file was altered or truncated since the bundle was opened, or is no program for this runtime.
+        """
+        if component in self._programs:
+            return
+        spec, path = self.bundle.component(component)
+        if sha256_file(path) != self.bundle.manifest.files[spec.path].sha256:
+            raise S2PError(f"{spec.path} in {self.bundle.folder.name} was altered (sha256 differs); get the folder again")
+        try:
+            with quiet_import():
+                from executorch.runtime import Runtime
+
+                program = Runtime.get().load_program(path)
+                method = program.load_method(METHOD)
+        except (RuntimeError, ValueError, KeyError, ImportError) as error:
+            reason = str(error).splitlines()[0]
+            raise S2PError(f"executorch cannot load {spec.path} ({reason}); convert the checkpoint again") from error
+        # The method points into the program's memory without keeping it alive.
+        self._programs[component] = (program, method)
+
+    def _run(self, component: str, inputs: Sequence[NDArray[Any]]) -> Array32:
+        spec, _ = self.bundle.component(component)
+        for given, wanted in zip(inputs, spec.inputs, strict=True):
+            check_input(given, wanted, component)
+        self.load(component)
+        import torch
+
+        try:
+            with quiet_import():
+                outputs = self._programs[component][1].execute([torch.from_numpy(np.ascontiguousarray(x)) for x in inputs])
+        except RuntimeError as error:
+            raise S2PError(f"{component} failed to run ({str(error).splitlines()[0]}); convert the checkpoint again") from error
+        # The runtime reuses its output buffer in the next call.
+        result: Array32 = outputs[0].numpy().astype(np.float32, copy=True)
+        return result
+
+    def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:
+        """See :class:`s2p_runtime.backends.Backend`."""
+        return self._run("text_encoder", [input_ids])
+
+    def predict(self, sample: Array32, step: int, embeddings: Array32) -> Array32:
+        """See :class:`s2p_runtime.backends.Backend`.
+
+        Raises:
+            S2PError: wrong shape or dtype, or a step outside of the plan.
+        """
+        calls = len(self.bundle.manifest.plan.calls)
+        if not 0 <= step < calls:
+            raise S2PError(f"step {step} is outside of the plan's {calls} calls; give 0 to {calls - 1}")
+        return self._run("unet", [sample, np.array([step], np.int64), embeddings])
+
+    def decode(self, latents: Array32) -> Array32:
+        """See :class:`s2p_runtime.backends.Backend`."""
+        return self._run("vae_decoder", [latents])
+
+
+def check_input(given: NDArray[Any], wanted: TensorSpec, component: str) -> None:
+    """Compare an array with a manifest entry.
+
+    Raises:
+        S2PError: other shape or dtype.
+    """
+    if given.dtype != np.dtype(wanted.dtype) or given.shape != wanted.shape:
+        raise S2PError(
+            f"{component} takes {wanted.name} as {wanted.dtype} {list(wanted.shape)}, not {given.dtype} {list(given.shape)}; "
+            "use the shapes of the manifest"
+        )
