@@ -1,0 +1,261 @@
+"""Measure a bundle on an Android device: copy the C++ runner and the bundle with adb, run, bring the report back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2p_mobile.devices.adb import Adb, find_adb
+from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
+from s2p_runtime.contract import read_contract, write_contract
+from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.files import atomic_file, sha256_file
+from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport, EnergySample
+
+REMOTE_FOLDER = "/data/local/tmp/s2p-mobile"
+"""The place on every Android device where adb may write and run programs."""
+
+RUNNER = Path(__file__).resolve().parents[3] / "android_harness" / "build" / "android" / "s2p-bench"
+"""Where the preset ``android`` of android_harness builds the runner."""
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total); stages: wait, push, loaded, warmup, call, image, memory_pass. ``total`` 0: not known."""
+
+
+@dataclass(frozen=True)
+class AndroidSettings:
+    """How the device is reached and when it counts as ready.
+
+    Attributes:
+        adb: the adb program; absent: the one on PATH.
+        runner: the runner built for the device.
+        allow_charging: measure also while the device is charged; the report then says so.
+        wait_seconds: how long to wait for a cool, unplugged device.
+        poll_seconds: pause between two looks at it.
+        max_battery_celsius: above this the device is not cool.
+        minimum_seconds: duration below which the report calls itself too short.
+        keep_files: leave the runner and the bundle on the device, so that the next run copies only what changed.
+    """
+
+    adb: str | Path | None = None
+    runner: Path = RUNNER
+    allow_charging: bool = False
+    wait_seconds: float = 900.0
+    poll_seconds: float = 10.0
+    max_battery_celsius: float = 33.0
+    minimum_seconds: float = 60.0
+    keep_files: bool = True
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """What Android's services say. None: they do not tell."""
+
+    plugged: bool | None
+    battery_level: float | None
+    battery_celsius: float | None
+    milliwatts: float | None
+    thermal_status: int | None
+    low_power_mode: bool | None
+
+
+def bench_android(
+    bundle: Path,
+    serial: str | None,
+    runs: int,
+    warmup: int,
+    cooldown: float,
+    threads: int | None,
+    cores: str | None,
+    out: Path,
+    progress: Progress,
+    settings: AndroidSettings | None = None,
+) -> BenchReport:
+    """Measure ``bundle`` on a device and write the report.
+
+    Args:
+        bundle: an ExecuTorch bundle.
+        serial: of the device; None when there is only one.
+        runs: measured pictures.
+        warmup: pictures before them.
+        cooldown: seconds of rest before each measured picture.
+        threads: of the engine; None: it chooses.
+        cores: cores to run on, e.g. ``4-7``; None: all.
+        out: the report; an existing one is replaced.
+        progress: told of every step.
+        settings: see :class:`AndroidSettings`.
+
+    Raises:
+        S2PError: no adb, no runner, no (or several) devices, no space, the device went away, a bundle for another target.
+        CheckFailed: the device did not become cool and unplugged in time, the runner was killed or a check in it failed.
+    """
+    settings = settings or AndroidSettings()
+    opened = open_bundle(bundle)
+    if opened.manifest.target != "executorch":
+        raise S2PError(f"{bundle.name} is for {opened.manifest.target}; convert with s2p-mobile convert --target executorch")
+    if not settings.runner.is_file():
+        raise S2PError(f"no Android runner at {settings.runner}; build it as docs/devices-android.md says")
+    adb = Adb.connect(find_adb(settings.adb), serial)
+    _wait_until_ready(adb, settings, progress)
+    remote_bundle = f"{REMOTE_FOLDER}/bundles/{sha256_file(bundle / MANIFEST_NAME)[:16]}.s2pmobile"
+    _push(adb, opened, settings.runner, remote_bundle, progress)
+    command = [f"{REMOTE_FOLDER}/s2p-bench", remote_bundle, "--out", f"{REMOTE_FOLDER}/report.json"]
+    command += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
+    command += ["--minimum-seconds", str(settings.minimum_seconds)]
+    command += ["--threads", str(threads)] if threads is not None else []
+    command += ["--cores", cores] if cores is not None else []
+    with _cleaned_up(adb, settings.keep_files):
+        before = read_state(adb)
+        started = time.monotonic()
+        # The shell's process becomes the runner's, so that the file holds the runner's number.
+        adb.stream(f"echo $$ > {REMOTE_FOLDER}/run.pid && exec {shlex.join(command)}", lambda line: _pass_on(line, progress))
+        duration = time.monotonic() - started
+        after = read_state(adb)
+        with tempfile.TemporaryDirectory() as scratch:
+            adb.pull(f"{REMOTE_FOLDER}/report.json", Path(scratch) / "report.json")
+            report = read_contract(Path(scratch) / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
+    report = _completed(report, before, after, duration)
+    with atomic_file(out) as scratch_file:
+        write_contract(scratch_file, report)
+    return report
+
+
+def read_state(adb: Adb) -> DeviceState:
+    """Charger, battery, temperature and power mode of the device."""
+    battery = adb.shell("dumpsys battery", check=False)
+    thermal = adb.shell("dumpsys thermalservice", check=False)
+    power_mode = adb.shell("settings get global low_power", check=False).strip()
+    sources = re.findall(r"^\s*(?:AC|USB|Wireless|Dock) powered: (true|false)", battery, re.MULTILINE)
+    level, scale = _field(battery, "level"), _field(battery, "scale")
+    tenths = _field(battery, "temperature")
+    # Some makers add the current (mA); together with the voltage (mV) it gives the power.
+    current, voltage = _field(battery, "current now"), _field(battery, "voltage")
+    plugged = "true" in sources if sources else None
+    discharging = plugged is False and current not in (None, 0) and voltage not in (None, 0)
+    status = re.search(r"Thermal Status: (\d+)", thermal)
+    return DeviceState(
+        plugged=plugged,
+        battery_level=level / scale if level is not None and scale else None,
+        battery_celsius=tenths / 10 if tenths is not None else None,
+        milliwatts=abs(current or 0) * (voltage or 0) / 1000 if discharging else None,
+        thermal_status=int(status.group(1)) if status else None,
+        low_power_mode={"0": False, "1": True}.get(power_mode),
+    )
+
+
+def _field(text: str, name: str) -> int | None:
+    match = re.search(rf"^\s*{name}: (-?\d+)\s*$", text, re.MULTILINE)
+    return int(match.group(1)) if match else None
+
+
+def _obstacle(state: DeviceState, settings: AndroidSettings) -> str | None:
+    """Why the device is not ready, or None."""
+    if state.plugged and not settings.allow_charging:
+        return "it is being charged"
+    if state.thermal_status:
+        return f"it is throttled (thermal status {state.thermal_status})"
+    if state.battery_celsius is not None and state.battery_celsius > settings.max_battery_celsius:
+        return f"its battery has {state.battery_celsius:.0f} C, above {settings.max_battery_celsius:.0f} C"
+    return None
+
+
+def _wait_until_ready(adb: Adb, settings: AndroidSettings, progress: Progress) -> None:
+    deadline = time.monotonic() + settings.wait_seconds
+    while (obstacle := _obstacle(read_state(adb), settings)) is not None:
+        if obstacle == "it is being charged" and not adb.over_network:
+            raise CheckFailed(
+                f"device {adb.serial} is charged through its cable; connect with adb over Wi-Fi (adb tcpip 5555, adb connect "
+                "HOST:5555) and pull the cable, or pass --allow-charging"
+            )
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise CheckFailed(f"device {adb.serial} is not ready: {obstacle}; let it rest unplugged and try again")
+        progress("wait", round(settings.wait_seconds - left), round(settings.wait_seconds))
+        time.sleep(min(settings.poll_seconds, left))
+
+
+def _push(adb: Adb, bundle: Bundle, runner: Path, remote_bundle: str, progress: Progress) -> None:
+    wanted = {f"{remote_bundle}/{name}": (bundle.path(name), entry.sha256) for name, entry in bundle.manifest.files.items()}
+    manifest = bundle.folder / MANIFEST_NAME
+    wanted[f"{remote_bundle}/{MANIFEST_NAME}"] = (manifest, sha256_file(manifest))
+    remote_runner = f"{REMOTE_FOLDER}/s2p-bench"
+    wanted[remote_runner] = (runner, sha256_file(runner))
+
+    folders = sorted({remote.rsplit("/", 1)[0] for remote in wanted})
+    adb.shell(f"mkdir -p {shlex.join(folders)}")
+    present = _remote_checksums(adb, list(wanted))
+    changed = {remote: local for remote, (local, digest) in wanted.items() if present.get(remote) != digest}
+    for done, (remote, local) in enumerate(changed.items()):
+        progress("push", done, len(changed))
+        adb.push(local, remote)
+    progress("push", len(changed), len(changed))
+    adb.shell(f"chmod 755 {remote_runner}")
+
+
+def _remote_checksums(adb: Adb, paths: list[str]) -> dict[str, str]:
+    """SHA-256 of those of the files that are on the device."""
+    # sha256sum complains about files that are not there and goes on with the others.
+    output = adb.shell(f"sha256sum {shlex.join(paths)} 2>/dev/null", check=False)
+    pairs = (line.split(maxsplit=1) for line in output.splitlines())
+    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+
+
+def _pass_on(line: str, progress: Progress) -> None:
+    try:
+        event = json.loads(line)
+        stage, index, total = event["event"], event["index"], event["total"]
+    except (ValueError, KeyError, TypeError):
+        return  # A library on the device may print lines of its own.
+    progress(str(stage), total if stage == "loaded" else index + 1, total)
+
+
+@contextlib.contextmanager
+def _cleaned_up(adb: Adb, keep_files: bool) -> Iterator[None]:
+    """Afterwards the runner is not running and what a run leaves is gone, also when the run failed or was interrupted."""
+    pid_file = f"{REMOTE_FOLDER}/run.pid"
+    leftovers = f"{pid_file} {REMOTE_FOLDER}/report.json*" if keep_files else REMOTE_FOLDER
+    remove = f"rm -rf {leftovers}"
+    adb.shell(f"rm -f {pid_file} {REMOTE_FOLDER}/report.json*")
+    try:
+        yield
+    except BaseException:
+        # A device that went away cannot be tidied up; the error that is under way says more than this one would.
+        with contextlib.suppress(S2PError):
+            adb.shell(f'if [ -f {pid_file} ]; then kill -9 "$(cat {pid_file})" 2>/dev/null; fi; {remove}', check=False)
+        raise
+    adb.shell(remove, check=False)
+
+
+def _completed(report: BenchReport, before: DeviceState, after: DeviceState, duration: float) -> BenchReport:
+    """The report with what Android's services know and a program in adb's shell cannot read."""
+    missing = dict(report.missing)
+    validity = report.validity
+    plugged = None if before.plugged is None else bool(before.plugged or after.plugged)
+    known = {
+        "unplugged": None if plugged is None else not plugged,
+        "low_power_mode_off": None if before.low_power_mode is None else not before.low_power_mode,
+        "thermal_nominal_at_start": None if before.thermal_status is None else before.thermal_status == 0,
+    }
+    for name, value in known.items():
+        if getattr(validity, name) is None and value is not None:
+            validity = validity.model_copy(update={name: value})
+            missing.pop(f"validity.{name}", None)
+    energy = report.energy
+    if all(sample.battery_level is None and sample.milliwatts is None for sample in energy):
+        states = ((0.0, before), (duration, after))
+        energy = tuple(
+            EnergySample(seconds=seconds, milliwatts=state.milliwatts, battery_level=state.battery_level)
+            for seconds, state in states
+            if state.battery_level is not None or state.milliwatts is not None
+        )
+        for name in ("battery_level", "milliwatts"):
+            if any(getattr(sample, name) is not None for sample in energy):
+                missing.pop(f"energy.{name}", None)
+    return report.model_copy(update={"validity": validity, "energy": energy, "missing": missing})

@@ -1,0 +1,197 @@
+"""A small ExecuTorch bundle with random weights, and the C++ tools linked to the pip package's runtime."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s2p_runtime.bundle import (
+    MANIFEST_NAME,
+    Bundle,
+    BundleManifest,
+    Component,
+    GoldenRun,
+    TensorSpec,
+    file_entries,
+    open_bundle,
+)
+from s2p_runtime.contract import write_contract
+from s2p_runtime.plan import denoise, guide, initial_latents
+from s2p_runtime.tensors import write_tensors
+from s2p_runtime.tokenizer import ClipTokenizer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HARNESS = REPOSITORY / "android_harness"
+FIXTURE = REPOSITORY / "tests" / "fixtures" / "replay.s2pmobile"
+PROMPT, SEED = "a red apple", 11
+WIDTH = 8
+
+
+@pytest.fixture(scope="session")
+def runner_folder() -> Path:
+    """Folder of s2p-run and s2p-bench, built from this tree with the ExecuTorch of this environment."""
+    pytest.importorskip("executorch")
+    if shutil.which("cmake") is None or shutil.which("c++") is None:
+        pytest.skip("needs cmake and a C++ compiler; android_harness/scripts/build_wheel.sh installs them")
+    build = HARNESS / "build"
+    build.mkdir(exist_ok=True)
+    # Workers of one test run share the build folder.
+    with (build / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [HARNESS / "scripts" / "build_wheel.sh", sys.executable], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    return build / "wheel"
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An ExecuTorch bundle on the plan, latents and tokenizer of the shared fixture.
+
+    Its golden run comes from the torch modules in float32, so that the two ExecuTorch runs are compared with a third party.
+    """
+    pytest.importorskip("executorch")
+    folder = tmp_path_factory.mktemp("bundle") / "tiny.s2pmobile"
+    _export_programs(folder)
+    return open_bundle(folder)
+
+
+@pytest.fixture(scope="session", params=["tiny", "given"])
+def any_bundle(request: pytest.FixtureRequest) -> Iterator[Bundle]:
+    """The tiny bundle and, when ``S2P_TEST_BUNDLE`` names one, a real ExecuTorch bundle."""
+    if request.param == "tiny":
+        yield request.getfixturevalue("tiny_bundle")
+    elif given := os.environ.get("S2P_TEST_BUNDLE"):
+        yield open_bundle(Path(given))
+    else:
+        pytest.skip("S2P_TEST_BUNDLE names no bundle")
+
+
+def _export_programs(folder: Path) -> None:
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from torch import Tensor, nn
+
+    class TextEncoder(nn.Module):
+        def __init__(self, vocabulary: int) -> None:
+            super().__init__()
+            self.embedding, self.linear = nn.Embedding(vocabulary, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return torch.tanh(self.linear(self.embedding(input_ids)))
+
+    class UNet(nn.Module):
+        """Convolutions, a row of a time table chosen by the step, and attention over the text."""
+
+        def __init__(self, calls: int, channels: int) -> None:
+            super().__init__()
+            self.conv_in, self.conv_out = nn.Conv2d(channels, WIDTH, 3, padding=1), nn.Conv2d(WIDTH, channels, 3, padding=1)
+            self.register_buffer("table", torch.randn(calls, WIDTH))
+
+        def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+            hidden = self.conv_in(sample) + self.table.index_select(0, step)[:, :, None, None]
+            query = hidden.flatten(2).transpose(1, 2)
+            weights = torch.softmax(query @ encoder_hidden_states.transpose(1, 2), dim=-1)
+            attended = (weights @ encoder_hidden_states).transpose(1, 2).reshape(hidden.shape)
+            return torch.tanh(self.conv_out(torch.sigmoid(hidden + attended)))
+
+    class Decoder(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(channels, 3, 3, padding=1)
+
+        def forward(self, latents: Tensor) -> Tensor:
+            return torch.tanh(self.conv(nn.functional.interpolate(latents, scale_factor=8.0, mode="nearest")))
+
+    source = BundleManifest.model_validate_json((FIXTURE / MANIFEST_NAME).read_text())
+    plan, latents, spec = source.plan, source.latents, source.tokenizer
+    shutil.copytree(FIXTURE / "tokenizer", folder / "tokenizer")
+    vocabulary = len(json.loads((folder / spec.vocab).read_text()))
+    shape = (latents.channels, latents.height, latents.width)
+    torch.manual_seed(0)
+    unet = UNet(len(plan.calls), latents.channels)
+    text_encoder, decoder = TextEncoder(vocabulary), Decoder(latents.channels)
+    ids_in = torch.zeros(1, spec.max_length, dtype=torch.int32)
+    inputs: dict[str, tuple[nn.Module, dict[str, Tensor], str]] = {
+        "text_encoder": (text_encoder, {"input_ids": ids_in}, "last_hidden_state"),
+        "unet": (
+            unet,
+            {
+                "sample": torch.randn(2, *shape),
+                "step": torch.zeros(1, dtype=torch.int64),
+                "encoder_hidden_states": torch.randn(2, spec.max_length, WIDTH),
+            },
+            "noise_pred",
+        ),
+        "vae_decoder": (decoder, {"latents": torch.randn(1, *shape)}, "image"),
+    }
+    components: dict[str, Component] = {}
+    for name, (module, arguments, output) in inputs.items():
+        with torch.no_grad():
+            result = module(*arguments.values())
+        exported = torch.export.export(module.eval(), tuple(arguments.values()))
+        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+        (folder / f"{name}.pte").write_bytes(lowered.to_executorch().buffer)
+        components[name] = Component(
+            path=f"{name}.pte",
+            precision="float32",
+            inputs=tuple(_tensor_spec(key, value) for key, value in arguments.items()),
+            outputs=(_tensor_spec(output, result),),
+            backend="xnnpack",
+        )
+
+    tokenizer = ClipTokenizer.load(folder / spec.vocab, folder / spec.merges, spec)
+    token_ids = np.array([tokenizer.encode(""), tokenizer.encode(PROMPT)], np.int32)
+    raw: list[np.ndarray] = []
+    with torch.no_grad():
+        text = torch.cat([text_encoder(torch.from_numpy(row[None])) for row in token_ids])
+
+        def predict(scaled: np.ndarray, call: int) -> np.ndarray:
+            batch = torch.from_numpy(np.repeat(scaled, 2, axis=0))
+            raw.append(unet(batch, torch.tensor([call]), text).numpy())
+            return guide(raw[-1], source.guidance)
+
+        start = initial_latents(plan, SEED, (1, *shape))
+        final = denoise(plan, predict, start, SEED)
+        image = decoder(torch.from_numpy((final / latents.scaling_factor + latents.shift_factor).astype(np.float32))).numpy()
+    (folder / "golden").mkdir()
+    write_tensors(
+        folder / "golden" / "first.safetensors",
+        {
+            "token_ids": token_ids,
+            "text_embeddings": text.numpy(),
+            "initial_latents": start,
+            "noise_pred_calls": np.arange(len(plan.calls), dtype=np.int32),
+            "noise_pred": np.stack(raw),
+            "quantized_latents": final,
+            "fp_latents": final,
+            "image": image,
+            "fp_image": image,
+        },
+    )
+    manifest = source.model_copy(
+        update={
+            "name": "tiny",
+            "target": "executorch",
+            "components": components,
+            "golden": (GoldenRun(id="first", prompt=PROMPT, seed=SEED, path="golden/first.safetensors"),),
+            "files": file_entries(folder),
+        }
+    )
+    write_contract(folder / MANIFEST_NAME, manifest)
+
+
+def _tensor_spec(name: str, tensor: object) -> TensorSpec:
+    dtype = str(tensor.dtype).removeprefix("torch.")  # type: ignore[attr-defined]
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(tensor.shape))  # type: ignore[arg-type,attr-defined]

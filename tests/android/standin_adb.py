@@ -1,0 +1,96 @@
+"""A stand-in for adb: devices whose /data/local/tmp is a sandbox folder and whose programs run on this machine.
+
+Environment: ``S2P_STANDIN`` names a folder with ``config.json``. Its keys: ``devices`` (serial -> state), ``services``
+(dumpsys and settings: command -> text, or a list of texts, one per question), ``disk_full``, ``lost_at`` (drop the device
+when a line of the running program holds this text), ``killed_at`` (kill the program there). ``log.txt`` collects the calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+STATE = Path(os.environ["S2P_STANDIN"])
+SANDBOX = STATE / "device"
+TEMPORARY = "/data/local/tmp"
+
+
+def _local(remote: str) -> str:
+    return remote.replace(TEMPORARY, str(SANDBOX))
+
+
+def _service(command: str, config: dict[str, Any]) -> str | None:
+    answer = config.get("services", {}).get(command)
+    if not isinstance(answer, list):
+        return answer
+    counter = STATE / f"asked {command.replace('/', '_')}"
+    asked = int(counter.read_text()) if counter.exists() else 0
+    counter.write_text(str(asked + 1))
+    return str(answer[min(asked, len(answer) - 1)])
+
+
+def _shell(command: str, serial: str, config: dict[str, Any]) -> int:
+    answer = _service(command, config)
+    if answer is not None:
+        sys.stdout.write(answer)
+        return 0
+    if command.startswith(("dumpsys", "settings")):
+        return 127
+    process = subprocess.Popen(["sh", "-c", _local(command)], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        sys.stdout.write(line.replace(str(SANDBOX), TEMPORARY))
+        sys.stdout.flush()
+        if config.get("lost_at") and config["lost_at"] in line:
+            os.killpg(process.pid, signal.SIGKILL)
+            (STATE / "lost").touch()
+            sys.stderr.write(f"adb: device '{serial}' not found\n")
+            return 1
+        if config.get("killed_at") and config["killed_at"] in line:
+            os.killpg(process.pid, signal.SIGKILL)
+    status = process.wait()
+    return 128 - status if status < 0 else status
+
+
+def main(arguments: list[str]) -> int:
+    config = json.loads((STATE / "config.json").read_text())
+    SANDBOX.mkdir(exist_ok=True)
+    with (STATE / "log.txt").open("a") as log:
+        log.write(json.dumps(arguments) + "\n")
+    if arguments == ["devices"]:
+        print("List of devices attached")
+        for serial, state in config["devices"].items():
+            print(f"{serial}\t{state}")
+        print()
+        return 0
+    assert arguments[0] == "-s"
+    serial, verb, *rest = arguments[1:]
+    if (STATE / "lost").exists():
+        sys.stderr.write(f"adb: device '{serial}' not found\n")
+        return 1
+    if verb == "shell":
+        return _shell(rest[0], serial, config)
+    source, target = rest
+    if verb == "push":
+        if config.get("disk_full"):
+            sys.stderr.write(
+                f"adb: error: failed to copy '{source}' to '{target}': remote write failed: No space left on device\n"
+            )
+            return 1
+        shutil.copyfile(source, _local(target))
+        return 0
+    if not Path(_local(source)).exists():
+        sys.stderr.write(f"adb: error: failed to stat remote object '{source}': No such file or directory\n")
+        return 1
+    shutil.copyfile(_local(source), target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,234 @@
+"""The adb driver from end to end, with a stand-in adb that runs the host's build of the runner in a sandbox folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2p_mobile.devices import AndroidSettings, bench_android
+from s2p_runtime.bundle import Bundle
+from s2p_runtime.contract import read_contract
+from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.report import BenchReport
+
+BATTERY = """Current Battery Service state:
+  AC powered: false
+  USB powered: {usb}
+  Wireless powered: false
+  status: 3
+  level: 83
+  scale: 100
+  voltage: 4000
+  temperature: {tenths}
+  current now: -500
+"""
+COOL = BATTERY.format(usb="false", tenths=250)
+SERVICES = {
+    "dumpsys battery": COOL,
+    "dumpsys thermalservice": "IsStatusOverride: false\nThermal Status: 0\n",
+    "settings get global low_power": "0\n",
+}
+NETWORK_SERIAL = "192.0.2.7:5555"
+
+
+class Phone:
+    """The stand-in's folder, and the driver called on it."""
+
+    def __init__(self, folder: Path, runner: Path, bundle: Path) -> None:
+        self.folder, self.runner, self.bundle = folder, runner, bundle
+        self.adb = folder / "adb"
+        self.adb.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("standin_adb.py")}" "$@"\n')
+        self.adb.chmod(0o755)
+        self.progress: list[tuple[str, int, int]] = []
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        config = {"devices": {NETWORK_SERIAL: "device"}, "services": SERVICES, **changes}
+        (self.folder / "config.json").write_text(json.dumps(config))
+
+    def bench(self, serial: str | None = None, **settings: Any) -> BenchReport:
+        defaults = {"adb": self.adb, "runner": self.runner, "poll_seconds": 0.01, "wait_seconds": 5.0, "minimum_seconds": 0.0}
+        return bench_android(
+            self.bundle,
+            serial,
+            runs=2,
+            warmup=1,
+            cooldown=0.0,
+            threads=1,
+            cores="0",
+            out=self.folder / "report.json",
+            progress=lambda *step: self.progress.append(step),
+            settings=AndroidSettings(**{**defaults, **settings}),
+        )
+
+    def calls(self, verb: str) -> list[list[str]]:
+        lines = (self.folder / "log.txt").read_text().splitlines()
+        return [call for call in map(json.loads, lines) if len(call) > 2 and call[2] == verb]
+
+    @property
+    def remote(self) -> Path:
+        return self.folder / "device" / "s2p-mobile"
+
+
+@pytest.fixture
+def phone(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
+    monkeypatch.setenv("S2P_STANDIN", str(tmp_path))
+    return Phone(tmp_path, runner_folder / "s2p-bench", tiny_bundle.folder)
+
+
+def test_measures_and_brings_the_report_back(phone: Phone) -> None:
+    report = phone.bench()
+    assert read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 1) == report
+    assert report.bundle_name == "tiny" and report.protocol.runs == 2 and report.protocol.threads == 1
+    assert report.validity.fidelity_ok and report.validity.unplugged and report.validity.low_power_mode_off
+    assert report.validity.thermal_nominal_at_start
+    assert not {"validity.unplugged", "validity.low_power_mode_off"} & set(report.missing)
+    stages = {stage for stage, _, _ in phone.progress}
+    assert {"push", "loaded", "warmup", "image", "call", "memory_pass"} <= stages
+    assert [step for step in phone.progress if step[0] == "image"] == [("image", 1, 2), ("image", 2, 2)]
+
+
+def test_power_comes_from_the_battery_service_where_the_runner_sees_none(phone: Phone) -> None:
+    report = phone.bench()
+    if all("energy" not in name for name in report.missing):
+        assert {sample.battery_level for sample in report.energy} == {0.83}
+        assert {sample.milliwatts for sample in report.energy} == {2000.0}  # 500 mA at 4 V
+
+
+def test_leaves_only_the_files_for_the_next_run_and_copies_only_what_changed(phone: Phone) -> None:
+    phone.bench()
+    assert sorted(path.name for path in phone.remote.iterdir()) == ["bundles", "s2p-bench"]
+    pushed = len(phone.calls("push"))
+    assert pushed == len(list(phone.bundle.rglob("*.*"))) + 1
+    phone.bench()
+    assert len(phone.calls("push")) == pushed
+    damaged = next(phone.remote.rglob("unet.pte"))
+    damaged.write_bytes(b"damaged")
+    assert phone.bench().validity.fidelity_ok
+    assert [Path(call[3]).name for call in phone.calls("push")[pushed:]] == ["unet.pte"]
+
+
+def test_leaves_nothing_when_asked_to(phone: Phone) -> None:
+    phone.bench(keep_files=False)
+    assert not phone.remote.exists()
+
+
+def test_waits_until_the_device_is_cool(phone: Phone) -> None:
+    hot = BATTERY.format(usb="false", tenths=391)
+    phone.configure(services={**SERVICES, "dumpsys battery": [hot, hot, COOL]})
+    phone.bench()
+    assert [stage for stage, _, _ in phone.progress].count("wait") == 2
+
+
+def test_records_that_the_device_was_charged_when_that_is_allowed(phone: Phone) -> None:
+    phone.configure(services={**SERVICES, "dumpsys battery": BATTERY.format(usb="true", tenths=250)})
+    report = phone.bench(allow_charging=True)
+    assert report.validity.unplugged is False
+    assert all(sample.milliwatts is None for sample in report.energy)
+
+
+def test_a_silent_device_leaves_null_and_a_reason(phone: Phone) -> None:
+    phone.configure(services={})
+    report = phone.bench()
+    assert report.validity.low_power_mode_off is None
+    assert "validity.low_power_mode_off" in report.missing
+
+
+Change = Callable[[Phone], None]
+CHARGED = {**SERVICES, "dumpsys battery": BATTERY.format(usb="true", tenths=250)}
+HOT = {**SERVICES, "dumpsys battery": BATTERY.format(usb="false", tenths=402)}
+THROTTLED = {**SERVICES, "dumpsys thermalservice": "Thermal Status: 2\n"}
+
+FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[S2PError], str]] = {
+    "no device": ({"devices": {}}, {}, S2PError, "no Android device is connected; switch on USB debugging"),
+    "several": ({"devices": {"A1": "device", "B2": "device"}}, {}, S2PError, "A1, B2); choose with --device android:SERIAL"),
+    "another": ({}, {"serial": "C3"}, S2PError, "no device C3 is connected; there is 192.0.2.7:5555"),
+    "unauthorized": ({"devices": {"A1": "unauthorized"}}, {}, S2PError, "unlock it and accept the question"),
+    "offline": ({"devices": {"A1": "offline"}}, {}, S2PError, "device A1 is offline; reconnect it"),
+    "lost": (
+        {"lost_at": '"image"'},
+        {},
+        S2PError,
+        "went away (adb: device '192.0.2.7:5555' not found); reconnect it and run again",
+    ),
+    "disk full": ({"disk_full": True}, {}, S2PError, "no space left on device 192.0.2.7:5555 for "),
+    "killed": ({"killed_at": '"warmup"'}, {}, CheckFailed, "killed on the device, most likely because memory ran out; close"),
+    "hot": ({"services": HOT}, {"wait_seconds": 0.05}, CheckFailed, "its battery has 40 C, above 33 C; let it rest"),
+    "throttled": ({"services": THROTTLED}, {"wait_seconds": 0.05}, CheckFailed, "throttled (thermal status 2)"),
+    "charged": ({"services": CHARGED}, {"wait_seconds": 0.05}, CheckFailed, "it is being charged; let it rest unplugged"),
+    "cable": ({"services": CHARGED, "devices": {"A1": "device"}}, {}, CheckFailed, "adb over Wi-Fi"),
+    "no runner": ({}, {"runner": Path("/nowhere/s2p-bench")}, S2PError, "build it as docs/devices-android.md says"),
+    "no adb": ({}, {"adb": "/nowhere/adb"}, S2PError, "install Android's platform-tools or give its place with --adb"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_says_what_to_do(phone: Phone, name: str) -> None:
+    config, arguments, kind, message = FAILURES[name]
+    phone.configure(**config)
+    with pytest.raises(S2PError) as caught:
+        phone.bench(**arguments)
+    assert type(caught.value) is kind
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (phone.folder / "report.json").exists()
+
+
+@pytest.mark.parametrize("name", ["killed", "lost"])
+def test_runs_again_after_a_failure(phone: Phone, name: str) -> None:
+    phone.configure(**FAILURES[name][0])
+    with pytest.raises(S2PError):
+        phone.bench()
+    (phone.folder / "lost").unlink(missing_ok=True)
+    pushed = len(phone.calls("push"))
+    phone.configure()
+    assert phone.bench().validity.fidelity_ok
+    assert len(phone.calls("push")) == pushed
+
+
+def test_an_interrupt_stops_the_runner_on_the_device(phone: Phone) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "image":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench_android(
+            phone.bundle, None, 10_000, 0, 0.0, 1, None, phone.folder / "report.json", interrupt,
+            AndroidSettings(adb=phone.adb, runner=phone.runner, minimum_seconds=0.0),
+        )  # fmt: skip
+    last = phone.calls("shell")[-1][3]
+    assert "kill -9" in last
+    assert sorted(path.name for path in phone.remote.iterdir()) == ["bundles", "s2p-bench"]
+
+
+def test_refuses_a_bundle_for_another_target(phone: Phone) -> None:
+    phone.bundle = Path(__file__).resolve().parents[1] / "fixtures" / "replay.s2pmobile"
+    with pytest.raises(S2PError, match="is for coreml; convert with s2p-mobile convert --target executorch"):
+        phone.bench()
+
+
+def test_a_runner_without_an_engine_says_so(phone: Phone) -> None:
+    """The runner's own one-line error comes through adb unchanged."""
+    script = phone.folder / "refusing-runner"
+    script.write_text('#!/bin/sh\necho "error: no golden run; convert again" >&2\nexit 2\n')
+    phone.runner = script
+    with pytest.raises(S2PError, match=r"^no golden run; convert again$"):
+        phone.bench()
+
+
+def test_bundles_do_not_mix(phone: Phone, tmp_path: Path) -> None:
+    """Another bundle goes to a folder of its own, named by its manifest."""
+    phone.bench()
+    other = tmp_path / "other.s2pmobile"
+    shutil.copytree(phone.bundle, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["name"] = "other"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    phone.bundle = other
+    assert phone.bench().bundle_name == "other"
+    assert len(list((phone.remote / "bundles").iterdir())) == 2

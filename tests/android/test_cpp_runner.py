@@ -1,0 +1,148 @@
+"""The C++ runner with a real engine, from prompt to PNG, beside ExecuTorch's own Python runtime."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from s2p_runtime.bundle import Bundle
+from s2p_runtime.contract import read_contract
+from s2p_runtime.plan import denoise, guide, initial_latents
+from s2p_runtime.report import BenchReport
+from s2p_runtime.tensors import read_tensors
+from s2p_runtime.tokenizer import ClipTokenizer
+
+# The two sides run the same kernels on the same inputs; what may differ is the order of sums when threads share a kernel:
+# a few roundings (2**-24 relative each) in every call, over some dozens of calls.
+TOLERANCE = 1e-4
+
+# VmHWM and not getrusage, which counts the memory of the process that forked, too.
+PYTHON_RUN = """
+import sys
+from executorch.runtime import Runtime
+loaded = [Runtime.get().load_program(path).load_method("forward") for path in sys.argv[1:]]
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def _python_picture(bundle: Bundle, prompt: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Final latents and decoder output through ExecuTorch's Python runtime."""
+    import torch
+    from executorch.runtime import Runtime
+
+    def load(name: str):  # type: ignore[no-untyped-def]
+        method = Runtime.get().load_program(bundle.component(name)[1]).load_method("forward")
+        return lambda *inputs: method.execute(list(inputs))[0].numpy().copy()
+
+    manifest = bundle.manifest
+    text_encoder, unet, decoder = load("text_encoder"), load("unet"), load("vae_decoder")
+    spec = manifest.tokenizer
+    tokenizer = ClipTokenizer.load(bundle.path(spec.vocab), bundle.path(spec.merges), spec)
+    texts = ["", prompt] if manifest.guidance > 1 else [prompt]
+    embeddings = [text_encoder(torch.tensor([tokenizer.encode(text)], dtype=torch.int32)) for text in texts]
+    hidden = torch.from_numpy(np.concatenate(embeddings))
+
+    def predict(scaled: np.ndarray, call: int) -> np.ndarray:
+        batch = torch.from_numpy(np.repeat(scaled, len(texts), axis=0))
+        return guide(unet(batch, torch.tensor([call]), hidden), manifest.guidance)
+
+    shape = (1, manifest.latents.channels, manifest.latents.height, manifest.latents.width)
+    final = denoise(manifest.plan, predict, initial_latents(manifest.plan, seed, shape), seed)
+    decoder_input = (final / manifest.latents.scaling_factor + manifest.latents.shift_factor).astype(np.float32)
+    return final, decoder(torch.from_numpy(decoder_input))
+
+
+def _draw(runner: Path, bundle: Bundle, out: Path, *options: str) -> tuple[np.ndarray, np.ndarray]:
+    """Final latents and picture [H, W, 3] of s2p-run for the bundle's first golden run."""
+    golden = bundle.manifest.golden[0]
+    command = [runner / "s2p-run", bundle.folder, "--prompt", golden.prompt, "--seed", str(golden.seed), "--threads", "1"]
+    subprocess.run(
+        [*command, "--out", out / "a.png", "--latents", out / "a.safetensors", *options], check=True, capture_output=True
+    )
+    return read_tensors(out / "a.safetensors")["latents"], np.asarray(Image.open(out / "a.png"))
+
+
+def test_draws_what_python_draws(runner_folder: Path, any_bundle: Bundle, tmp_path: Path) -> None:
+    golden = any_bundle.manifest.golden[0]
+    latents, picture = _draw(runner_folder, any_bundle, tmp_path)
+    expected, image = _python_picture(any_bundle, golden.prompt, golden.seed)
+    scale = float(np.ptp(expected))
+    np.testing.assert_allclose(latents, expected, rtol=0, atol=TOLERANCE * scale)
+    pixels = np.rint(np.clip(image[0] / 2 + 0.5, 0, 1) * 255).transpose(1, 2, 0)
+    # Differences of that size move a value to the next grey level at most.
+    assert np.abs(picture.astype(float) - pixels).max() <= 1
+
+
+def test_reaches_the_golden_latents(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """The golden run of the tiny bundle comes from torch: other kernels, the same arithmetic in float32."""
+    latents, picture = _draw(runner_folder, tiny_bundle, tmp_path)
+    golden = read_tensors(tiny_bundle.path(tiny_bundle.manifest.golden[0].path))
+    np.testing.assert_allclose(
+        latents, golden["quantized_latents"], rtol=0, atol=TOLERANCE * np.ptp(golden["quantized_latents"])
+    )
+    assert picture.shape == (64, 64, 3)
+
+
+def test_one_component_at_a_time_draws_the_same(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    latents, picture = _draw(runner_folder, tiny_bundle, tmp_path)
+    frugal_latents, frugal_picture = _draw(runner_folder, tiny_bundle, tmp_path, "--low-memory")
+    np.testing.assert_array_equal(latents, frugal_latents)
+    np.testing.assert_array_equal(picture, frugal_picture)
+
+
+def test_report_is_valid_and_faithful(runner_folder: Path, any_bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    options = ["--runs", "2", "--warmup", "1", "--minimum-seconds", "0", "--threads", "1", "--cores", "0", "--out", out]
+    subprocess.run([runner_folder / "s2p-bench", any_bundle.folder, *options], check=True, capture_output=True)
+    report = read_contract(out, BenchReport, "s2p-report", 1)
+    assert report.harness == "linux"
+    assert report.validity.fidelity_ok
+    assert set(report.summary_ms) == {"text_encoder", "unet_call", "vae_decoder", "image"}
+    assert [len(calls) for calls in report.timings_ms.unet_call] == [len(any_bundle.manifest.plan.calls)] * 2
+    assert set(report.timings_ms.load) == {"text_encoder", "unet", "vae_decoder"}
+    assert report.memory.peak_bytes is not None and report.memory.baseline_bytes is not None
+    assert report.memory.peak_bytes >= report.memory.baseline_bytes > 0
+    for calls, image in zip(report.timings_ms.unet_call, report.timings_ms.image, strict=True):
+        assert sum(calls) <= image
+
+
+def test_needs_less_memory_than_python(runner_folder: Path, any_bundle: Bundle, tmp_path: Path) -> None:
+    """Against a Python process that only loads the programs, which is less than it would need to run them."""
+    paths = [str(any_bundle.component(name)[1]) for name in ("text_encoder", "unet", "vae_decoder")]
+    python = subprocess.run([sys.executable, "-c", PYTHON_RUN, *paths], check=True, capture_output=True, text=True)
+    out = tmp_path / "report.json"
+    options = ["--runs", "1", "--warmup", "0", "--minimum-seconds", "0", "--out", out]
+    subprocess.run([runner_folder / "s2p-bench", any_bundle.folder, *options], check=True, capture_output=True)
+    peak = read_contract(out, BenchReport, "s2p-report", 1).memory.peak_bytes
+    assert peak is not None and peak < int(python.stdout.split()[-1]) * 1024
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "error: no prompt given; add --prompt TEXT\n"),
+        (["--prompt", "x", "--seed", "-1"], "error: --seed '-1' is not a whole number in range; give another\n"),
+        (["--prompt", b"\xff"], "error: the text is not valid UTF-8; give it in UTF-8\n"),
+        (["--prompt", "x", "--out", "/nowhere/a.png"], "error: cannot write /nowhere/a.png; choose another place with --out\n"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = subprocess.run(
+        [runner_folder / "s2p-run", tiny_bundle.folder, *options], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (2, message)
+
+
+def test_a_program_that_is_no_program_is_refused(runner_folder: Path, tmp_path: Path) -> None:
+    """The dummy programs of the shared fixture have right checksums, but ExecuTorch cannot read them."""
+    bundle = Path(__file__).resolve().parents[1] / "fixtures" / "ancestral.s2pmobile"
+    done = subprocess.run([runner_folder / "s2p-run", bundle, "--prompt", "x"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: ExecuTorch could not read component text_encoder" in done.stderr
