@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
 
 from s2p_converters.checkpoint import QuantizedLayer
-from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
+from s2p_converters.unet import LayerSpec
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.methods.registry import QuantizationJob, register
-from s2p_mobile.quantization.bits import LayerValues, quantized_specs, ranking_bits, weight_bits
-from s2p_mobile.quantization.calibration import record_activations
+from s2p_mobile.methods.starting_point import starting_point
 from s2p_mobile.quantization.grid import quantize_weight, weight_scale
-from s2p_mobile.sensitivity import rank_on_trajectories
-from s2p_mobile.trajectory import Prompt, encode_prompt, float_unet
+from s2p_mobile.trajectory import float_unet
 
 
 @register("rtn")
 def round_to_nearest(job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
     """Quantize every layer of the recipe by rounding to the nearest grid point."""
     unet = float_unet(job.model, job.plan)
-    specs = quantized_specs(layer_specs(job.model.structure), job.recipe)
-    prompts = [
-        encode_prompt(job.model, text, job.seed + k, job.guidance)
-        for k, text in enumerate(job.prompts[: job.recipe.calibration.prompts])
-    ]
-    bits = weight_bits(specs, job.recipe, _sensitivity(job, unet, specs, prompts))
-    table = _activation_table(job, unet, specs, prompts)
+    start = starting_point(job, unet)
+    bits, table = start.weight_bits, start.activation_scales
     modules = dict(unet.named_modules())
     layers = {}
-    with job.progress.stage("rounding weights", len(specs)) as advance:
-        for column, spec in enumerate(specs):
+    with job.progress.stage("rounding weights", len(start.specs)) as advance:
+        for column, spec in enumerate(start.specs):
             module = modules[spec.name]
             assert isinstance(module, FloatLayer)
             layers[spec.name] = round_layer(
@@ -58,33 +51,3 @@ def round_layer(
         bias=None if layer.bias is None else layer.bias.data.numpy().astype(np.float32),
         activation_scale=None if activation_scale is None else activation_scale.numpy().astype(np.float32),
     )
-
-
-def _activation_table(
-    job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]
-) -> Tensor | None:
-    rule = job.recipe.activations
-    if rule.bits is None:
-        return None
-    names = [spec.name for spec in specs]
-    with job.progress.stage("recording activations", len(prompts)) as advance:
-        statistics = record_activations(
-            unet, job.plan, prompts, job.guidance, job.latent_shape, names, on_prompt=lambda _: advance()
-        )
-    with job.progress.stage("searching activation scales", 1) as advance:
-        table = statistics.scales(dict.fromkeys(names, rule.bits), rule.search, rule.percentile, rule.per_step)
-        advance()
-    return table
-
-
-def _sensitivity(
-    job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]
-) -> LayerValues | None:
-    """What a mixed recipe needs to know of every layer; None without a ``mixed`` rule."""
-    rule = job.recipe.mixed
-    if rule is None:
-        return None
-    return rank_on_trajectories(
-        unet, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
-        rule.ranking, ranking_bits(job.recipe), job.recipe.weights.search, job.seed, job.progress,
-    )  # fmt: skip

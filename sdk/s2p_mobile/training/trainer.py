@@ -101,7 +101,7 @@ class Trainer:
                     advance(f"loss {line.loss:.3g}")
                     due = time.monotonic() - saved > 60 * self.rule.save_minutes
                     if asked_to_stop or due or self.iteration == self.rule.iterations:
-                        if guard.healthy:
+                        if guard.healthy and self._finite():
                             self._save()
                         saved = time.monotonic()
                     if asked_to_stop and self.iteration < self.rule.iterations:
@@ -175,6 +175,11 @@ class Trainer:
         name = list(self.parameters)[int((~norms.isfinite()).nonzero()[0])]
         return f"the gradient of {name} is not finite"
 
+    def _finite(self) -> bool:
+        """Whether the learned parameters are all finite, so that the state is a good one."""
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.parameters.values()])
+        return bool(torch.stack(norms).isfinite().all())
+
     def _gradient(self, parameter: nn.Parameter) -> Tensor:
         """A parameter's gradient; zeros when no sample of this process reached it."""
         if parameter.grad is None:
@@ -237,4 +242,4 @@ def _recompute_in_backward(student: StepUNet) -> None:
         for group in (block.resnets, block.attentions):
             assert isinstance(group, nn.ModuleList)
             for module in group:
-                module.forward = MethodType(recomputed, module)  # type: ignore[method-assign]
+                module.forward = MethodType(recomputed, module)

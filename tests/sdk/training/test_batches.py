@@ -1,0 +1,132 @@
+"""The three pipelines: what they show, and that a micro-batch is a function of its number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from s2p_mobile.latents import LatentDataset
+from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.training.batches import Batch, Batches, make_batches
+from s2p_mobile.trajectory import Prompt, draw_latents, float_unet
+from s2p_runtime.errors import S2PError
+
+MakeBatches = Callable[..., Batches]
+
+
+@pytest.fixture
+def batches(make_job: Callable[..., QuantizationJob], latents: LatentDataset) -> MakeBatches:
+    def make(pipeline: str, batch: int = 4, processes: int = 1, store_features: bool = False) -> Batches:
+        job = make_job({"pipeline": pipeline, "batch": batch, "store_features": store_features})
+        teacher = float_unet(job.model, job.plan)
+        folder = job.model.folder / "scheduler"
+        return make_batches(latents, job.recipe.training, teacher, job.guidance, job.seed, folder, processes)
+
+    return make
+
+
+def pair_of(batch: Batch, index: int, latents: LatentDataset) -> tuple[int, int]:
+    """(prompt, call) of a sample, found by its content."""
+    call = int(batch.calls[index])
+    stored = latents.states(range(latents.prompts), [call] * latents.prompts)
+    hits = [p for p in range(latents.prompts) if np.array_equal(stored[p], batch.samples[index].numpy())]
+    assert len(hits) == 1
+    return hits[0], call
+
+
+def test_s2p_shows_every_pair_once_an_epoch_in_a_new_order(batches: MakeBatches, latents: LatentDataset) -> None:
+    source = batches("s2p")
+    epochs = []
+    for epoch in range(2):
+        shown = [source.batch(epoch * 5 + i) for i in range(5)]
+        epochs.append([pair_of(batch, k, latents) for batch in shown for k in range(4)])
+        assert len({int(call) for call in shown[0].calls}) > 1  # mixed calls
+    everything = [(p, c) for p in range(latents.prompts) for c in range(latents.calls)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == everything
+    assert epochs[0] != epochs[1]
+
+
+def test_s2p_targets_belong_to_their_samples(batches: MakeBatches, latents: LatentDataset) -> None:
+    batch = batches("s2p", store_features=True).batch(3)
+    assert batch.outputs is not None and batch.features is not None
+    for k in range(4):
+        prompt, call = pair_of(batch, k, latents)
+        np.testing.assert_array_equal(batch.outputs[k].numpy(), latents.outputs([prompt], [call])[0])
+        np.testing.assert_array_equal(batch.texts[k].numpy(), latents.texts([prompt])[0])
+        for name, value in batch.features.items():
+            np.testing.assert_array_equal(value[k].numpy(), latents.features(name, [prompt], [call])[0].astype(np.float32))
+
+
+@pytest.mark.parametrize("pipeline", ["s2p", "serial", "parallel"])
+def test_a_batch_depends_on_its_number_alone_and_is_shared_without_loss(batches: MakeBatches, pipeline: str) -> None:
+    walked = batches(pipeline)
+    for index in range(8):
+        last = walked.batch(index)
+    fresh = batches(pipeline).batch(7)
+    parts = [batches(pipeline, processes=2).batch(7, rank, 2) for rank in range(2)]
+    for name in ("samples", "calls", "texts"):
+        assert torch.equal(getattr(last, name), getattr(fresh, name))
+        shared = torch.cat([getattr(part, name) for part in parts])
+        # The serial walk of two prompts sums its convolutions in another order than that of four.
+        torch.testing.assert_close(shared, getattr(fresh, name), rtol=1e-4, atol=1e-5)
+
+
+def test_serial_walks_the_sampler_with_fp_outputs(
+    batches: MakeBatches, make_job: Callable[..., QuantizationJob], latents: LatentDataset
+) -> None:
+    """Each sample's walk is that of the FP model from the same first state."""
+    job = make_job()
+    source = batches("serial", batch=2)
+    shown = [source.batch(i) for i in range(5, 10)]  # the second round
+    assert [batch.calls.tolist() for batch in shown] == [[i, i] for i in range(5)]
+    first = [batch.samples for batch in (source.batch(0), shown[0])]
+    assert not torch.equal(*first)
+    unet = float_unet(job.model, job.plan)
+    for k in range(2):
+        states: list[np.ndarray] = []
+        outputs: list[np.ndarray] = []
+        prompt = Prompt("", 0, np.zeros((2, 16), np.int32), shown[0].texts[k].numpy())
+
+        def keep(call: int, sample: np.ndarray, output: np.ndarray, s: list = states, o: list = outputs) -> None:
+            s.append(sample[0])
+            o.append(output)
+
+        # The walk's noise is its own: the loop for one prompt is started from the state that the batch shows.
+        start = shown[0].samples[k : k + 1].numpy() / np.float32(job.plan.calls[0].input_scale)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("s2p_mobile.trajectory.initial_latents", lambda *_, start=start: start)
+            draw_latents(unet, job.plan, prompt, job.guidance, job.latent_shape, keep)
+        for call in range(5):
+            close = {"rtol": 1e-3, "atol": 1e-4}  # another batch size, five calls
+            np.testing.assert_allclose(shown[call].samples[k].numpy(), states[call], **close)
+            np.testing.assert_allclose(shown[call].outputs[k].numpy(), outputs[call], **close)  # type: ignore[index]
+
+
+def test_parallel_noises_pictures_as_the_scheduler_does(batches: MakeBatches, latents: LatentDataset) -> None:
+    """With the picture taken out by diffusers' own alphas, what is left over is white noise."""
+    source = batches("parallel", batch=64)
+    plan = latents.manifest.request.plan
+    alphas = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod.numpy()
+    texts = latents.texts(range(latents.prompts))
+    finals = latents.final(range(latents.prompts))
+    noise = []
+    for index in range(4):
+        batch = source.batch(index)
+        assert batch.outputs is None
+        for k in range(64):
+            prompt = next(p for p in range(latents.prompts) if np.array_equal(texts[p], batch.texts[k].numpy()))
+            alpha = alphas[int(plan.calls[int(batch.calls[k])].timestep)]
+            noise.append((batch.samples[k].numpy() - np.sqrt(alpha) * finals[prompt]) / np.sqrt(1 - alpha))
+    values = np.stack(noise)
+    # 256 x 256 independent numbers: mean within 5 / 256, variance within 5 sqrt(2) / 256.
+    assert abs(values.mean()) < 5 / 256
+    assert abs(values.var() - 1) < 5 * 2**0.5 / 256
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(batches: MakeBatches) -> None:
+    with pytest.raises(S2PError, match="batch of 4 cannot be shared by 3 processes"):
+        batches("s2p", processes=3)

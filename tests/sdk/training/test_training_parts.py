@@ -1,0 +1,137 @@
+"""Loss, freezing, averages, schedule, time path, devices."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from s2p_converters.unet import LayerSpec
+from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.grid import quantize_weight, weight_scale
+from s2p_mobile.recipes.training import FreezingRule, TrainingRule
+from s2p_mobile.time_tables import time_tables
+from s2p_mobile.training.fake_quant import TrainedLayer
+from s2p_mobile.training.freezing import OscillationTracker
+from s2p_mobile.training.loss import distillation_loss
+from s2p_mobile.training.optimizer import Average, schedule
+from s2p_mobile.training.time_path import job_time_tables
+from s2p_mobile.workers import choose_device
+from s2p_runtime.errors import S2PError
+
+
+def test_loss_of_known_errors() -> None:
+    """Output off by 2 everywhere; one block off by a tenth of its size, one by a fifth."""
+    torch.manual_seed(0)
+    output, a, b = torch.randn(3, 4, 2, 2), torch.randn(3, 8, 2, 2), torch.randn(3, 5)
+    losses = distillation_loss(output + 2, output, {"a": a * 1.1, "b": b * 0.8}, {"a": a, "b": b}, weight=3.0)
+    assert float(losses.output) == pytest.approx(4.0, rel=1e-5)
+    assert float(losses.features) == pytest.approx((0.1**2 + 0.2**2) / 2, rel=1e-4)
+    assert float(losses.total) == pytest.approx(4.0 + 3 * 0.025, rel=1e-5)
+    assert float(distillation_loss(output + 2, output, {}, {}, weight=0.0).total) == pytest.approx(4.0, rel=1e-5)
+
+
+def test_loss_of_a_batch_is_the_mean_of_its_samples() -> None:
+    torch.manual_seed(0)
+    output, target = torch.randn(4, 4, 2, 2), torch.randn(4, 4, 2, 2)
+    # Samples of very different size, as block outputs of different calls are.
+    fp = torch.randn(4, 6, 3, 3) * torch.tensor([1.0, 10.0, 0.1, 3.0])[:, None, None, None]
+    feature = fp + torch.randn_like(fp)
+    whole = distillation_loss(output, target, {"a": feature}, {"a": fp}, 0.5).total
+    single = [
+        distillation_loss(output[i : i + 1], target[i : i + 1], {"a": feature[i : i + 1]}, {"a": fp[i : i + 1]}, 0.5).total
+        for i in range(4)
+    ]
+    assert float(whole) == pytest.approx(float(torch.stack(single).mean()), rel=1e-5)
+
+
+def test_oscillating_weights_are_frozen_where_they_are_most_of_the_time() -> None:
+    layer = TrainedLayer(LayerSpec("l", "linear", 4, 1, bias=False), 4, None, freezes=True)
+    tracker = OscillationTracker({"l": layer}, FreezingRule(momentum=0.1, start=0.2, end=0.2, every=60))
+    for step in range(60):
+        with torch.no_grad():
+            # Mostly 3 with visits to 2, a steady 5, a single move from 1 to 2 long ago, and a weight below the grid.
+            layer.weight.copy_(torch.tensor([[2.4 if step % 3 == 0 else 2.6, 5.2, 1.0 if step < 5 else 2.0, -30.0]]))
+        tracker.update(step, 60)
+    assert layer.frozen is not None
+    assert layer.frozen.tolist() == [[True, False, False, False]]
+    assert layer.integers().tolist() == [[3, 5, 2, -8]]
+    assert tracker.frozen_share == 0.25
+    with torch.no_grad():
+        layer.weight.fill_(-4.0)
+    assert layer.integers().tolist() == [[3, -4, -4, -4]]
+    layer(torch.ones(1, 1, 4), {}).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.tolist() == [[0.0, 1.0, 1.0, 1.0]]
+    # A frozen weight still moves with its scale: d(s q)/ds = q, here 3; for the rest it is q - w / s = 0. s is 1.
+    assert layer.log_scale.grad is not None
+    assert layer.log_scale.grad.tolist() == [3.0]
+
+
+def test_freezing_threshold_falls_as_a_cosine() -> None:
+    layer = TrainedLayer(LayerSpec("l", "linear", 4, 1), 4, None, freezes=True)
+    tracker = OscillationTracker({"l": layer}, FreezingRule(start=0.1, end=0.02))
+    assert [tracker.threshold(p) for p in (0, 0.5, 1)] == pytest.approx([0.1, 0.06, 0.02])
+
+
+def test_average_against_the_closed_form() -> None:
+    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    average = Average({"p": parameter}, decay=0.9)
+    values, expected = torch.randn(30, dtype=torch.float64).tolist(), 0.0
+    for i, value in enumerate(values):
+        with torch.no_grad():
+            parameter.fill_(value)
+        average.update(i)
+        decay = min(0.9, (1 + i) / (10 + i))
+        expected = decay * expected + (1 - decay) * value
+    average.put()
+    assert float(parameter) == pytest.approx(expected, rel=1e-12)
+
+
+def test_schedule_warms_up_and_ends_at_zero() -> None:
+    rule = TrainingRule(iterations=100, warmup=4)
+    rates = [schedule(i, rule) for i in range(100)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8]) and rates[4] == 1.0
+    assert rates[52] == pytest.approx(0.5) and rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 95 / 96)))
+    assert schedule(0, TrainingRule(iterations=1, warmup=9)) == 1.0
+
+
+def test_quantized_time_path_against_a_model_with_rounded_weights(make_job: Callable[..., QuantizationJob]) -> None:
+    """Float inputs: the tables are those of the same U-Net whose time layers hold rounded weights."""
+    job = make_job(recipe={"time": "quantized", "activations": {"bits": None}})
+    unet = copy.deepcopy(job.model.unet)
+    for name, module in unet.named_modules():
+        if "time_embedding.linear" in name or "time_emb_proj" in name:
+            scale = weight_scale(module.weight.data, 3)
+            module.weight.data = torch.from_numpy(quantize_weight(module.weight.data, scale, 3)).float() * scale[:, None]
+    expected = time_tables(unet, job.plan.timesteps)
+    found = job_time_tables(job)
+    exact = time_tables(job.model.unet, job.plan.timesteps)
+    for name, table in expected.items():
+        torch.testing.assert_close(found[name], table, rtol=1e-4, atol=1e-5)  # float32 against float64
+        assert (found[name] - exact[name]).norm() > 0.01 * exact[name].norm()
+
+
+def test_quantized_time_path_nears_the_float_one_with_more_bits(make_job: Callable[..., QuantizationJob]) -> None:
+    exact = job_time_tables(make_job())
+    errors = []
+    for bits in (3, 5, 8):
+        recipe = {"time": "quantized", "weights": {"bits": bits}, "mixed": None, "activations": {"bits": bits}}
+        tables = job_time_tables(make_job(recipe=recipe))
+        errors.append(sum(float((tables[name] - exact[name]).square().sum()) for name in exact))
+    # Two bits more are a quarter of the step, a sixteenth of the squared error of either rounding; half of that is demanded.
+    assert errors[0] > 8 * errors[1] and errors[1] > 8 * errors[2] > 0
+
+
+def test_devices() -> None:
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(S2PError, match="unknown device 'tpu'"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(S2PError, match="no cuda device"):
+            choose_device("cuda:0")
