@@ -54,6 +54,11 @@ extension BenchError {
 
 extension BenchError: CustomStringConvertible {
     public var description: String {
+        // Names come from files and may hold anything: the message stays one line.
+        message.split(whereSeparator: \.isNewline).joined(separator: " ")
+    }
+
+    private var message: String {
         switch self {
         case .notFound(let path):
             "\(path) does not exist; give a bundle made by s2p-mobile convert"
@@ -91,8 +96,8 @@ extension BenchError: CustomStringConvertible {
             "\(component) cannot run on this device (\(reason)); try other compute units or --stage"
         case .cannotWrite(let path, let reason):
             "cannot write \(path) (\(reason)); choose another place"
-        case .usage(let message):
-            message
+        case .usage(let text):
+            text
         }
     }
 }

@@ -19,8 +19,8 @@ public struct Picture: Equatable, Sendable {
         for channel in 0..<3 {
             for pixel in 0..<plane {
                 let value = image.data[channel * plane + pixel] / 2 + 0.5
-                let level = (max(0, min(1, value)) * 255).rounded(.toNearestOrEven)
-                bytes[3 * pixel + channel] = level.isNaN ? 0 : UInt8(level)
+                if value.isNaN { continue }
+                bytes[3 * pixel + channel] = UInt8((max(0, min(1, value)) * 255).rounded(.toNearestOrEven))
             }
         }
         rgb = bytes

@@ -70,7 +70,15 @@ enum ClipWords {
         scalar.properties.age.map { $0.major <= version } ?? false
     }
 
+    /// Whether canonical ordering may move the scalar.
+    private static func isMark(_ scalar: Unicode.Scalar) -> Bool {
+        scalar.properties.canonicalCombiningClass != .notReordered
+    }
+
     /// NFC as Unicode 10 has it: newer scalars neither reorder nor compose, so the text is composed between them.
+    ///
+    /// Foundation takes a base beyond U+FFFF for the one with its low 16 bits (U+10041 U+0301 becomes U+00C1 in Swift 6.3
+    /// on Linux). No such base composes with a mark up to U+FFFF, so the text is cut there, too.
     private static func compose(_ text: ArraySlice<Unicode.Scalar>) -> [Unicode.Scalar] {
         if text.allSatisfy({ $0.value < 0x300 }) { return Array(text) }
         var result: [Unicode.Scalar] = []
@@ -80,12 +88,15 @@ enum ClipWords {
             run = String.UnicodeScalarView()
         }
         for scalar in text {
-            if known(scalar, byMajor: 10) {
-                run.append(scalar)
-            } else {
+            guard known(scalar, byMajor: 10) else {
                 flush()
                 result.append(scalar)
+                continue
             }
+            if let last = run.last, last.value > 0xFFFF, !isMark(last), scalar.value <= 0xFFFF, isMark(scalar) {
+                flush()
+            }
+            run.append(scalar)
         }
         flush()
         return result

@@ -1,0 +1,150 @@
+import Foundation
+import Testing
+
+@testable import S2PBench
+
+@Suite struct ContractTests {
+    @Test func opensTheBundles() throws {
+        let replay = try ModelBundle(opening: Fixtures.replay)
+        #expect(replay.manifest.latents.shape == [1, 4, 8, 8])
+        #expect(replay.manifest.plan.calls.count == 6)
+        #expect(replay.manifest.plan.calls[2].states == [Term(index: 1, coefficient: replay.manifest.plan.calls[2].states[0].coefficient)])
+        #expect(replay.manifest.golden[1].seed == 4_294_967_301)
+        #expect(replay.manifest.quantization.layers.map(\.activationBits) == [nil, 8])
+        let ancestral = try ModelBundle(opening: Fixtures.ancestral)
+        #expect(ancestral.manifest.target == .executorch)
+        #expect(ancestral.manifest.latents.shiftFactor == 0.125)
+        #expect(ancestral.manifest.batch == 1)
+    }
+
+    @Test(arguments: Fixtures.index.bundles)
+    func refusesMalformedBundle(_ item: Fixtures.MalformedBundle) throws {
+        try Fixtures.withCopy(of: Fixtures.replay) { folder in
+            if let manifest = item.manifest {
+                try Fixtures.data("malformed/\(manifest)").write(to: folder.appendingPathComponent("manifest.json"))
+            } else if let edit = item.edit {
+                let url = folder.appendingPathComponent(edit[1])
+                var content = try Data(contentsOf: url)
+                switch edit[0] {
+                case "remove": try FileManager.default.removeItem(at: url)
+                case "truncate": try content.prefix(3).write(to: url)
+                case "flip":
+                    content[content.count - 1] ^= 1
+                    try content.write(to: url)
+                default: Issue.record("unknown edit \(edit)")
+                }
+            }
+            let error = benchError { _ = try ModelBundle(opening: folder) }
+            #expect(error.map { item.kinds.contains($0.kind) } == true, "\(String(describing: error))")
+            #expect(error?.description.contains("\n") == false)
+        }
+    }
+
+    @Test(arguments: Fixtures.index.reports)
+    func refusesMalformedReport(_ item: Fixtures.MalformedFile) throws {
+        let data = try Fixtures.data("malformed/\(item.file)")
+        let error = benchError { _ = try decodeContract(BenchReport.self, from: data, name: item.file) }
+        #expect(error.map { item.kinds.contains($0.kind) } == true, "\(String(describing: error))")
+    }
+
+    @Test func namesTheUnknownField() throws {
+        let data = try Fixtures.data("malformed/manifests/unknown-nested-field.json")
+        let error = benchError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        #expect(error == .invalid(file: "m", problem: "plan.calls.2.novelty: unknown field"))
+    }
+
+    @Test(arguments: ["replay.s2pmobile/manifest.json", "ancestral.s2pmobile/manifest.json"])
+    func manifestSurvivesReadingAndWriting(_ path: String) throws {
+        let data = try Fixtures.data(path)
+        let written = try encodeContract(decodeContract(BundleManifest.self, from: data, name: path))
+        #expect(try tree(written) == tree(data))
+    }
+
+    @Test func reportSurvivesReadingAndWriting() throws {
+        let data = try Fixtures.data("report.json")
+        let report = try decodeContract(BenchReport.self, from: data, name: "report.json")
+        #expect(report.energy[1].milliwatts == 2150)
+        #expect(report.memory.samples[1] == MemorySample(seconds: 1, bytes: 350_000_000))
+        #expect(report.thermal[1].celsius == ["battery": 31.5])
+        // The Python writer writes the defaults of absent fields, as this one does: same tree, nulls included.
+        #expect(try tree(encodeContract(report)) == tree(data))
+    }
+
+    @Test func absentFieldsTakeTheirDefaults() throws {
+        var fields = try #require(JSONSerialization.jsonObject(with: Fixtures.data("report.json")) as? [String: Any])
+        fields["missing"] = nil
+        fields["energy"] = [["seconds": 1]]
+        fields["thermal"] = [["seconds": 1, "state": NSNull()]]
+        let data = try JSONSerialization.data(withJSONObject: fields)
+        let report = try decodeContract(BenchReport.self, from: data, name: "r")
+        #expect(report.missing.isEmpty)
+        #expect(report.energy == [EnergySample(seconds: 1)])
+        #expect(report.thermal == [ThermalSample(seconds: 1, state: nil)])
+    }
+
+    @Test func doesNotWriteNumbersThatAreNotFinite() throws {
+        var report = try decodeContract(BenchReport.self, from: Fixtures.data("report.json"), name: "r")
+        report.timingsMS.image = [.nan]
+        #expect(benchError { _ = try encodeContract(report) }?.kind == "invalid")
+    }
+
+    @Test func refusesALinkOutOfTheBundle() throws {
+        try Fixtures.withCopy(of: Fixtures.replay) { folder in
+            let golden = folder.appendingPathComponent("golden")
+            let elsewhere = folder.deletingLastPathComponent().appendingPathComponent("elsewhere")
+            try FileManager.default.moveItem(at: golden, to: elsewhere)
+            try FileManager.default.createSymbolicLink(at: golden, withDestinationURL: elsewhere)
+            let error = benchError { _ = try ModelBundle(opening: folder) }
+            #expect(error?.kind == "outside")
+        }
+    }
+
+    @Test func contentKeyFollowsTheContentOnly() throws {
+        let original = try ModelBundle(opening: Fixtures.replay)
+        let spec = try original.component("unet").spec
+        try Fixtures.withCopy(of: Fixtures.replay) { folder in
+            let copy = try ModelBundle(opening: folder)
+            #expect(copy.contentKey(of: spec) == original.contentKey(of: spec))
+        }
+        let keys = Set(original.manifest.components.values.map(original.contentKey))
+        #expect(keys.count == 3)
+    }
+
+    private func tree(_ data: Data) throws -> NSDictionary {
+        try #require(JSONSerialization.jsonObject(with: data) as? NSDictionary)
+    }
+}
+
+@Suite struct SHA256Tests {
+    /// Examples of FIPS 180-2, appendix B, and of NIST's "SHA Test Vectors for Hashing Byte-Oriented Messages" (0 bytes).
+    @Test(arguments: [
+        ("", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        ("abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (
+            "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+            "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"
+        ),
+    ])
+    func knownAnswers(_ message: String, _ digest: String) {
+        var portable = PortableSHA256()
+        portable.update(Data(message.utf8))
+        #expect(SHA256Digest.hex(portable.finalize()) == digest)
+        #expect(SHA256Digest.hex(of: Data(message.utf8)) == digest)
+    }
+
+    /// FIPS 180-2, B.3.
+    @Test func aMillionLetters() {
+        let message = Data(repeating: UInt8(ascii: "a"), count: 1_000_000)
+        #expect(SHA256Digest.hex(of: message) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0")
+    }
+
+    @Test func piecesGiveTheDigestOfTheWhole() {
+        let message = Data((0..<300).map { UInt8(truncatingIfNeeded: $0) })
+        let whole = SHA256Digest.hex(of: message)
+        for size in [1, 55, 56, 63, 64, 65, 128] {
+            var hasher = PortableSHA256()
+            for start in stride(from: 0, to: message.count, by: size) { hasher.update(message[start..<min(start + size, 300)]) }
+            #expect(SHA256Digest.hex(hasher.finalize()) == whole)
+        }
+    }
+}
