@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -84,18 +82,18 @@ def test_ancestral_noise_comes_from_each_prompts_seed(model: Model, guidance: fl
         assert decibels(drawn.states[k, -1], draw_latents(unet, plan, prompt, guidance, (1, 4, 16, 16))[0]) > SAME_DB
 
 
-def test_a_nan_is_named(source: EvaluationSource) -> None:
-    @dataclasses.dataclass
-    class Broken(TorchMaker):
-        def __init__(self, maker: TorchMaker) -> None:
-            self.__dict__.update(maker.__dict__)
+class Broken(TorchMaker):
+    """Its third prompt fails in the second call."""
 
-        def predict(self, sample: np.ndarray, call: int, embeddings: np.ndarray) -> np.ndarray:
-            output = np.zeros_like(sample)
-            if call == 1:
-                output[len(sample) // 2 + 2] = np.nan
-            return output
+    def predict(self, sample: np.ndarray, call: int, embeddings: np.ndarray) -> np.ndarray:
+        output = np.zeros_like(sample)
+        if call == 1:
+            output[len(sample) // 2 + 2] = np.nan
+        return output
 
-    assert isinstance(source.maker, TorchMaker)
-    with pytest.raises(S2PError, match="NaN or infinity at call 1 of 'a small fox"):
-        draw(Broken(source.maker), PROMPTS, SEEDS)
+
+def test_a_nan_is_named(model: Model) -> None:
+    plan = plan_for(model.folder / "scheduler", None, STEPS)
+    maker = Broken("a checkpoint", model, float_unet(model, plan), plan, 4.0)
+    with pytest.raises(S2PError, match="a checkpoint gives a NaN or infinity at call 1 of 'a small fox"):
+        draw(maker, PROMPTS, SEEDS)
