@@ -24,8 +24,8 @@ MODEL_STEPS = 25
 """Steps of a model that is evaluated against itself without a plan."""
 
 SAME_MODEL_DB = 40.0
-"""The FP model repeats a bundle's FP latents at least this closely (another machine's float32 stays above 80 dB, another model
-is below 20 dB)."""
+"""The FP model repeats a bundle's FP latents at least this closely: float32 with another order of sums stays above 90 dB, while
+the demo model rounded to 4 bits is already at 29 dB."""
 
 
 @dataclass(frozen=True)
