@@ -59,6 +59,7 @@ import S2PBenchProbes
         )
         #expect(report.missing["device.soc"] == "a test double has none")
         #expect(report.missing["energy.milliwatts"] != nil && report.missing["thermal"] == nil)
+        #expect(report.backend["unet"] == "replay of golden run first")
         #expect(report.fidelity.map(\.goldenID) == ["first"] && report.fidelity[0].latentMaxAbs <= 1e-5)
     }
 

@@ -108,7 +108,7 @@ final class Instrument: @unchecked Sendable {
     func wrap(_ set: ComponentSet) -> ComponentSet {
         ComponentSet(
             textEncoder: Text(inner: set.textEncoder, log: self), unet: UNet(inner: set.unet, log: self),
-            decoder: Decoder(inner: set.decoder, log: self), backend: set.backend, isReplay: true
+            decoder: Decoder(inner: set.decoder, log: self), isReplay: true, describeBackend: set.describeBackend
         )
     }
 

@@ -84,6 +84,7 @@ public struct BenchRunner: Sendable {
         )
         emit(.phase(.finished))
         let (thermal, energy) = (await recorder.thermal, await recorder.energy)
+        let backend = await pipeline.components.describeBackend()
         let manifest = pipeline.bundle.manifest
         var report = BenchReport(
             harness: probes.harness,
@@ -93,7 +94,7 @@ public struct BenchRunner: Sendable {
             bundleName: manifest.name,
             bundleSHA256: pipeline.bundle.manifestSHA256,
             target: manifest.target,
-            backend: pipeline.components.backend,
+            backend: backend,
             protocol: settings,
             timingsMS: timings,
             summaryMS: summaries(timings),

@@ -35,20 +35,20 @@ public struct ComponentSet: Sendable {
     public let textEncoder: any TextEncoding
     public let unet: any Denoising
     public let decoder: any ImageDecoding
-    /// Keys text_encoder, unet, vae_decoder.
-    public let backend: [String: String]
     /// Whether the components only answer what one golden run holds.
     public let isReplay: Bool
+    /// What runs each component, by name in the bundle. Asked after the measurement, because finding out may cost memory.
+    public let describeBackend: @Sendable () async -> [String: String]
 
     public init(
-        textEncoder: any TextEncoding, unet: any Denoising, decoder: any ImageDecoding, backend: [String: String],
-        isReplay: Bool = false
+        textEncoder: any TextEncoding, unet: any Denoising, decoder: any ImageDecoding, isReplay: Bool = false,
+        describeBackend: @escaping @Sendable () async -> [String: String]
     ) {
-        self.isReplay = isReplay
         self.textEncoder = textEncoder
         self.unet = unet
         self.decoder = decoder
-        self.backend = backend
+        self.isReplay = isReplay
+        self.describeBackend = describeBackend
     }
 
     /// (name in the bundle, component), in the order of use.

@@ -3,14 +3,13 @@ public enum Replay {
     /// - Throws: `noGoldenRun` when no golden run holds all calls.
     public static func components(of bundle: ModelBundle) throws(BenchError) -> ComponentSet {
         let run = try recordedRun(of: bundle)
-        let names = ["text_encoder", "unet", "vae_decoder"]
         return ComponentSet(
-            textEncoder: ReplayTextEncoder(run: run),
-            unet: ReplayUNet(run: run),
-            decoder: ReplayDecoder(run: run, latents: bundle.manifest.latents),
-            backend: Dictionary(uniqueKeysWithValues: names.map { ($0, "replay of golden run \(run.spec.id)") }),
-            isReplay: true
-        )
+            textEncoder: ReplayTextEncoder(run: run), unet: ReplayUNet(run: run),
+            decoder: ReplayDecoder(run: run, latents: bundle.manifest.latents), isReplay: true
+        ) {
+            let text = "replay of golden run \(run.spec.id)"
+            return ["text_encoder": text, "unet": text, "vae_decoder": text]
+        }
     }
 
     /// The first golden run that holds all calls.

@@ -1,0 +1,184 @@
+#if canImport(CoreML)
+@preconcurrency import CoreML
+import CoreVideo
+import Foundation
+import S2PBench
+import os
+
+/// One program: compiled, loaded and called with arrays that are made once and used again.
+///
+/// `@unchecked Sendable`: its state is touched by one call at a time, which `PipelineComponent` asks of its users.
+final class CoreMLProgram: @unchecked Sendable {
+    enum Value: Sendable {
+        case floats(Tensor)
+        case integers([Int32])
+    }
+
+    /// What exists only while the program is loaded.
+    private struct Loaded {
+        let model: MLModel
+        let compiled: URL
+        let inputs: [String: MLMultiArray]
+        let options: MLPredictionOptions
+    }
+
+    private static let signposter = OSSignposter(subsystem: "s2p-bench", category: .pointsOfInterest)
+
+    let name: String
+    private let spec: ComponentSpec
+    private let package: URL
+    private let units: String
+    private let cache: CompiledModelCache
+    private let key: String
+    /// Until the first load.
+    private var recompile: Bool
+    private var loaded: Loaded?
+
+    init(name: String, spec: ComponentSpec, package: URL, units: String, cache: CompiledModelCache, key: String, recompile: Bool) {
+        self.name = name
+        self.spec = spec
+        self.package = package
+        self.units = units
+        self.cache = cache
+        self.key = key
+        self.recompile = recompile
+    }
+
+    func load() async throws {
+        if loaded != nil { return }
+        let interval = Self.signposter.beginInterval("load")
+        defer { Self.signposter.endInterval("load", interval) }
+        do {
+            let compiled = try await cache.compiledModel(of: package, key: key, anew: recompile)
+            recompile = false
+            let model = try await MLModel.load(contentsOf: compiled, configuration: configuration)
+            var inputs: [String: MLMultiArray] = [:]
+            for input in spec.inputs { inputs[input.name] = try Self.makeArray(input) }
+            let options = MLPredictionOptions()
+            // Core ML writes its outputs into arrays of ours in place of new ones.
+            options.outputBackings = try spec.outputs.reduce(into: [String: Any]()) { backings, output in
+                backings[output.name] = try Self.makeBacking(output)
+            }
+            loaded = Loaded(model: model, compiled: compiled, inputs: inputs, options: options)
+        } catch let error as BenchError {
+            throw error
+        } catch {
+            throw BenchError.backend(component: name, reason: error.localizedDescription)
+        }
+    }
+
+    func unload() {
+        loaded = nil
+    }
+
+    /// Runs the program once.
+    ///
+    /// - Throws: `shapeMismatch` when a value does not fill its input; `backend`.
+    func predict(_ values: [String: Value], output: String) async throws -> Tensor {
+        try await load()
+        guard let loaded else { throw BenchError.backend(component: name, reason: "not loaded") }
+        for (input, value) in values {
+            guard let array = loaded.inputs[input] else {
+                throw BenchError.backend(component: name, reason: "the program has no input \(input)")
+            }
+            try Self.fill(array, with: value, name: input)
+        }
+        let interval = Self.signposter.beginInterval("predict", "\(self.name)")
+        defer { Self.signposter.endInterval("predict", interval) }
+        do {
+            let features = try MLDictionaryFeatureProvider(dictionary: loaded.inputs)
+            let result = try await loaded.model.prediction(from: features, options: loaded.options)
+            guard let array = result.featureValue(for: output)?.multiArrayValue else {
+                throw BenchError.backend(component: name, reason: "the program has no output \(output)")
+            }
+            return try Self.read(array)
+        } catch let error as BenchError {
+            throw error
+        } catch {
+            throw BenchError.backend(component: name, reason: error.localizedDescription)
+        }
+    }
+
+    /// The compute units that were asked for and, where the system tells, how many operations each device takes.
+    func describePlacement() async -> String {
+        guard #available(iOS 17.4, macOS 14.4, *), let compiled = loaded?.compiled ?? cache.existing(key: key),
+            let counts = await ComputePlanSummary.operationCounts(compiled: compiled, configuration: configuration)
+        else { return units }
+        return "\(units); operations: \(counts)"
+    }
+
+    private var configuration: MLModelConfiguration {
+        let configuration = MLModelConfiguration()
+        configuration.computeUnits =
+            switch units {
+            case "cpuOnly": .cpuOnly
+            case "cpuAndGPU": .cpuAndGPU
+            case "cpuAndNeuralEngine": .cpuAndNeuralEngine
+            default: .all
+            }
+        return configuration
+    }
+}
+
+extension CoreMLProgram {
+    private static func makeArray(_ spec: TensorSpec) throws -> MLMultiArray {
+        let type: MLMultiArrayDataType =
+            switch spec.dtype {
+            case .float16: .float16
+            case .float32: .float32
+            case .int32: .int32
+            case .int64: throw BenchError.backend(component: spec.name, reason: "Core ML has no int64 arrays")
+            }
+        return try MLMultiArray(shape: spec.shape.map { NSNumber(value: $0) }, dataType: type)
+    }
+
+    /// float16 outputs lie in a pixel buffer over an IOSurface, which the Neural Engine and the GPU write without a copy.
+    private static func makeBacking(_ spec: TensorSpec) throws -> MLMultiArray {
+        guard spec.dtype == .float16, let width = spec.shape.last, width > 0 else { return try makeArray(spec) }
+        let rows = spec.shape.dropLast().reduce(1, *)
+        let attributes = [kCVPixelBufferIOSurfacePropertiesKey: [:] as [String: Any]] as CFDictionary
+        var buffer: CVPixelBuffer?
+        let format = kCVPixelFormatType_OneComponent16Half
+        guard CVPixelBufferCreate(kCFAllocatorDefault, width, rows, format, attributes, &buffer) == kCVReturnSuccess, let buffer
+        else { return try makeArray(spec) }
+        return MLMultiArray(pixelBuffer: buffer, shape: spec.shape.map { NSNumber(value: $0) })
+    }
+
+    private static func fill(_ array: MLMultiArray, with value: Value, name: String) throws {
+        let shape = array.shape.map(\.intValue)
+        switch value {
+        case .floats(let tensor):
+            _ = try tensor.checked(name, shape: shape)
+            let element = try floatElement(array)
+            try array.withUnsafeMutableBytes { buffer, strides in
+                try StridedCopy.write(tensor.data, shape: shape, to: buffer, strides: strides, as: element)
+            }
+        case .integers(let values):
+            guard array.dataType == .int32, array.count == values.count else {
+                throw BenchError.shapeMismatch(what: name, found: [values.count], expected: shape)
+            }
+            array.withUnsafeMutableBytes { buffer, _ in
+                for (index, value) in values.enumerated() {
+                    buffer.storeBytes(of: value, toByteOffset: 4 * index, as: Int32.self)
+                }
+            }
+        }
+    }
+
+    private static func read(_ array: MLMultiArray) throws -> Tensor {
+        let shape = array.shape.map(\.intValue)
+        let strides = array.strides.map(\.intValue)
+        let element = try floatElement(array)
+        let values = try array.withUnsafeBytes { try StridedCopy.read($0, shape: shape, strides: strides, as: element) }
+        return Tensor(shape: shape, data: values)
+    }
+
+    private static func floatElement(_ array: MLMultiArray) throws -> StridedCopy.Element {
+        switch array.dataType {
+        case .float16: .float16
+        case .float32: .float32
+        default: throw BenchError.backend(component: "an array", reason: "its type is not float16 or float32")
+        }
+    }
+}
+#endif
