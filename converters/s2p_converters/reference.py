@@ -30,7 +30,7 @@ class Constants:
 
     Attributes:
         stored: rounds a float constant to the program's precision (float64 in, float64 out).
-        weight: rounds a layer's dequantized weight ``scale * integer``; exact where the target multiplies by the scale at run time.
+        weight: rounds a layer's dequantized weight ``scale * integer``; exact where the target multiplies by the scale itself.
         activations: False when the target leaves activations in float.
     """
 
@@ -69,7 +69,7 @@ def reciprocal_scale(scale: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def step_columns(layer: QuantizedLayer, stored: Rounding) -> dict[str, Tensor]:
-    """Table columns of a layer with quantized activations: ``<name>.inverse`` = 2^-7 / s_t and ``<name>.scale`` = 2^7 s_t, [T, 1]."""
+    """Table columns of a layer with quantized activations, [T, 1]: ``<name>.inverse`` = 2^-7 / s_t, ``<name>.scale`` = 2^7 s_t."""
     if layer.activation_scale is None:
         return {}
     inverse = torch.from_numpy(reciprocal_scale(layer.activation_scale))

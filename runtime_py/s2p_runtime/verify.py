@@ -65,8 +65,15 @@ class _Worst:
 
 
 _GOLDEN_TENSORS = (
-    "token_ids", "text_embeddings", "initial_latents", "noise_pred_calls", "noise_pred", "quantized_latents", "fp_latents", "image",
-)  # fmt: skip
+    "token_ids",
+    "text_embeddings",
+    "initial_latents",
+    "noise_pred_calls",
+    "noise_pred",
+    "quantized_latents",
+    "fp_latents",
+    "image",
+)
 
 
 def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:

@@ -6,9 +6,13 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
+
+from s2p_runtime.quiet import quiet_import
+
+with quiet_import():
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.resnet import ResnetBlock2D
 
 
 @torch.no_grad()

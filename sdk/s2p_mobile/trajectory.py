@@ -51,7 +51,7 @@ def encode_prompt(model: Components, text: str, seed: int, guidance: float) -> P
 
 @torch.no_grad()
 def run_unet(unet: StepUNet, sample: Array32, call: int, embeddings: Array32) -> Array32:
-    """One raw U-Net call on a scaled state [1, C, H, W]: the state is repeated for each embedding. Runs in the U-Net's precision."""
+    """One raw U-Net call on a scaled state [1, C, H, W], repeated for each embedding, in the U-Net's own precision."""
     dtype = unet.conv_norm_out.weight.dtype
     batch = torch.from_numpy(np.repeat(sample, embeddings.shape[0], axis=0)).to(dtype)
     output = unet(batch, torch.tensor([call]), torch.from_numpy(embeddings).to(dtype))

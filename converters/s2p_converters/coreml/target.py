@@ -36,8 +36,8 @@ _SELF_CHECK_SEED = 2024
 UNET_TOLERANCE = 1e-6
 """Program in float64 against the reference in float64: only the rounding of results to float32 (6e-8) remains."""
 FLOAT_TOLERANCE = {"fp16": 2e-2, "fp32": 1e-4}
-"""Text encoder and VAE decoder, program in float64 against the float32 source model. fp16 weights differ by up to 2^-11 = 4.9e-4
-each and a dozen layers amplify that; fp32 leaves the source model's own rounding."""
+"""Text encoder and VAE decoder, program in float64 against the float32 source model. fp16 weights differ by up to 2^-11
+(4.9e-4) each and a dozen layers amplify that; fp32 leaves the source model's own rounding."""
 
 
 def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path, progress: Progress) -> BundleManifest:

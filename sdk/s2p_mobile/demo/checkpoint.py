@@ -1,4 +1,4 @@
-"""The demo model's shipped checkpoint. Only what differs from the demo model is packaged; the rest is joined when it is opened."""
+"""The demo model's shipped checkpoint: what differs from the demo model is packaged, the rest is joined when it is opened."""
 
 from __future__ import annotations
 

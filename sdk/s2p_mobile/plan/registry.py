@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
-
 from s2p_mobile.plan.probe import SUPPORTED, extract_plan
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.quiet import quiet_import
+
+with quiet_import():
+    import diffusers
 
 CONFIG_NAME = "scheduler_config.json"
 Spacing = Literal["leading", "trailing", "linspace"]

@@ -1,0 +1,72 @@
+"""A model small enough to convert in a test, and checkpoints of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from s2p_converters.checkpoint import Checkpoint, open_checkpoint
+from s2p_mobile.checkpointing import write_checkpoint
+from s2p_mobile.demo import DEMO_MODEL
+from s2p_mobile.methods import QuantizationJob, run_method
+from s2p_mobile.models import Model
+from s2p_mobile.plan import plan_for
+from s2p_mobile.recipes import Recipe
+
+MakeCheckpoint = Callable[..., Checkpoint]
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The demo model with a random U-Net that has every kind of layer and block: 8x8 latents, about 100,000 weights."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    shutil.copytree(DEMO_MODEL, folder, ignore=lambda path, names: {"clip", "unet"} & set(names))
+    torch.manual_seed(3)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 24),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    unet.save_pretrained(folder / "unet")
+    return Model(folder)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
+    """Make an RTN checkpoint of the small model: ``make_checkpoint(weight_bits=4, activation_bits=8, mixed=True)``."""
+    made: dict[tuple[int, int | None, bool], Checkpoint] = {}
+
+    def make(weight_bits: int = 4, activation_bits: int | None = 8, mixed: bool = True) -> Checkpoint:
+        key = (weight_bits, activation_bits, mixed)
+        if key not in made:
+            rules = {
+                "name": "test",
+                "description": "of a test",
+                "weights": {"bits": weight_bits},
+                "activations": {"bits": activation_bits},
+                "calibration": {"prompts": 1},
+                "mixed": {"top": "10%", "bits": 8, "ranking": "sqnr"} if mixed else None,
+            }
+            plan = plan_for(small_model.folder / "scheduler", "ddim", 3)
+            job = QuantizationJob(small_model, plan, Recipe.model_validate(rules), ("a red apple on a blue background",), 4.0)
+            folder = tmp_path_factory.mktemp("checkpoints")
+            write_checkpoint(job, "rtn", run_method("rtn", job), folder)
+            made[key] = open_checkpoint(folder)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(make_checkpoint: MakeCheckpoint) -> Checkpoint:
+    """W4A8, a tenth of the layers at 8 bits."""
+    return make_checkpoint()

@@ -1,0 +1,27 @@
+"""Converted U-Nets, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.coreml.components import convert_unet
+from s2p_converters.coreml.options import CoreMLOptions
+
+
+@pytest.fixture(scope="session")
+def converted(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``converted(minimum_os="iOS18", ...)`` -> the U-Net's .mlpackage under these options."""
+    made: dict[CoreMLOptions, Path] = {}
+
+    def convert(**settings: str) -> Path:
+        options = CoreMLOptions(**settings)  # type: ignore[arg-type]
+        if options not in made:
+            made[options] = tmp_path_factory.mktemp("packages") / "unet.mlpackage"
+            convert_unet(checkpoint, options, made[options])
+        return made[options]
+
+    return convert

@@ -1,0 +1,172 @@
+"""Reading checkpoints: what was written, and every kind of damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from s2p_converters.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
+from s2p_mobile.models import Model
+from s2p_runtime.errors import S2PError
+
+
+@pytest.fixture()
+def copy(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint.folder, tmp_path / "ck"))
+
+
+def rehash(folder: Path, change: Callable[[dict[str, Any]], None] = lambda manifest: None) -> None:
+    """Recompute the checksums, as somebody would who edits a checkpoint on purpose."""
+    manifest = json.loads((folder / "s2p.json").read_text())
+    manifest["files"] = {name: entry.model_dump() for name, entry in checkpoint_files(folder).items()}
+    change(manifest)
+    (folder / "s2p.json").write_text(json.dumps(manifest))
+
+
+def edit(folder: Path, file: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    tensors = dict(load_file(folder / file))
+    change(tensors)
+    save_file(tensors, folder / file)
+    rehash(folder)
+
+
+def test_integers_times_scales_approximate_the_source(checkpoint: Checkpoint, small_model: Model) -> None:
+    source = small_model.unet.state_dict()
+    for name, layer in checkpoint.layers.items():
+        scale = layer.scale.astype(np.float64).reshape(-1, *([1] * (layer.integers.ndim - 1)))
+        error = np.abs(scale * layer.integers - source[f"{name}.weight"].numpy())
+        inside = np.abs(layer.integers) < (1 << (layer.weight_bits - 1)) - 1
+        # Rounding to nearest: half a step, wherever the grid did not clip.
+        assert (error[inside] <= (0.5 * scale * np.ones_like(error))[inside] * (1 + 1e-6)).all()
+    kept = {entry.name for entry in checkpoint.manifest.layers if entry.weight_bits is None}
+    assert kept == {"conv_in", "conv_out"}
+    for name in kept:
+        np.testing.assert_array_equal(checkpoint.floats[f"{name}.weight"], source[f"{name}.weight"].numpy())
+
+
+def test_mixed_recipe_gives_a_tenth_of_the_layers_eight_bits(checkpoint: Checkpoint) -> None:
+    bits = [layer.weight_bits for layer in checkpoint.layers.values()]
+    assert bits.count(8) == -(-len(bits) // 10) and bits.count(4) == len(bits) - bits.count(8)
+
+
+def test_same_seed_gives_the_same_bytes(checkpoint: Checkpoint, small_model: Model, tmp_path: Path) -> None:
+    from s2p_mobile.checkpointing import write_checkpoint
+    from s2p_mobile.methods import QuantizationJob, run_method
+    from s2p_mobile.recipes import Recipe
+
+    manifest = checkpoint.manifest
+    job = QuantizationJob(
+        small_model, manifest.plan, Recipe.model_validate(manifest.recipe), ("a red apple on a blue background",), 4.0
+    )
+    write_checkpoint(job, "rtn", run_method("rtn", job), tmp_path)
+    assert checkpoint_files(tmp_path) == checkpoint_files(checkpoint.folder)
+    assert (tmp_path / "s2p.json").read_bytes() == (checkpoint.folder / "s2p.json").read_bytes()
+
+
+def test_no_pickle_inside(checkpoint: Checkpoint) -> None:
+    kinds = {path.suffix for path in checkpoint.folder.rglob("*") if path.is_file()}
+    assert kinds <= {".json", ".safetensors", ".txt"}
+
+
+def test_missing_folder_and_other_folders() -> None:
+    with pytest.raises(S2PError, match="is not a folder"):
+        open_checkpoint(Path("does-not-exist"))
+
+
+def test_folder_without_manifest(tmp_path: Path) -> None:
+    with pytest.raises(S2PError, match=r"has no s2p\.json"):
+        open_checkpoint(tmp_path)
+
+
+def test_truncated_file(copy: Path) -> None:
+    data = (copy / "unet.safetensors").read_bytes()
+    (copy / "unet.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(S2PError, match=r"unet\.safetensors .* bytes instead of"):
+        open_checkpoint(copy)
+
+
+def test_truncated_file_with_recomputed_checksums(copy: Path) -> None:
+    data = (copy / "unet.safetensors").read_bytes()
+    (copy / "unet.safetensors").write_bytes(data[: len(data) // 2])
+    rehash(copy)
+    with pytest.raises(S2PError, match=r"unet\.safetensors"):
+        open_checkpoint(copy)
+
+
+def test_altered_file(copy: Path) -> None:
+    data = bytearray((copy / "unet.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "unet.safetensors").write_bytes(data)
+    with pytest.raises(S2PError, match="sha256"):
+        open_checkpoint(copy)
+
+
+def test_missing_file(copy: Path) -> None:
+    (copy / "time_table.safetensors").unlink()
+    with pytest.raises(S2PError, match=r"lacks time_table\.safetensors"):
+        open_checkpoint(copy)
+
+
+def test_future_version(copy: Path) -> None:
+    rehash(copy, lambda manifest: manifest.update(version=99))
+    with pytest.raises(S2PError, match="version 99"):
+        open_checkpoint(copy)
+
+
+def test_nan_weight_scale(copy: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["mid_block.resnets.0.conv1.weight_scale"][3] = np.nan
+
+    edit(copy, "unet.safetensors", change)
+    with pytest.raises(S2PError, match=r"NaN or infinity in mid_block\.resnets\.0\.conv1\.weight_scale"):
+        open_checkpoint(copy)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -1.0])
+def test_bad_activation_scale(copy: Path, bad: float) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["scales"][1, 2] = bad
+
+    edit(copy, "activations.safetensors", change)
+    with pytest.raises(S2PError, match=r"bad activation scale: layer \S+, call 1"):
+        open_checkpoint(copy)
+
+
+def test_missing_tensor(copy: Path) -> None:
+    edit(copy, "unet.safetensors", lambda tensors: tensors.pop("mid_block.resnets.0.conv1.weight_q"))
+    with pytest.raises(S2PError, match=r"lacks mid_block\.resnets\.0\.conv1\.weight_q"):
+        open_checkpoint(copy)
+
+
+def test_layer_missing_from_the_manifest(copy: Path) -> None:
+    rehash(copy, lambda manifest: manifest["layers"].pop())  # conv_out, which has no activation scale
+    with pytest.raises(S2PError, match="lacks layer conv_out"):
+        open_checkpoint(copy)
+
+
+def test_wrong_table_shape(copy: Path) -> None:
+    edit(copy, "activations.safetensors", lambda tensors: tensors.update(scales=tensors["scales"][:2]))
+    with pytest.raises(S2PError, match="activation table"):
+        open_checkpoint(copy)
+
+
+def test_bad_time_table(copy: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["mid_block.resnets.0.time"][0, 0] = np.nan
+
+    edit(copy, "time_table.safetensors", change)
+    with pytest.raises(S2PError, match=r"time table of mid_block\.resnets\.0"):
+        open_checkpoint(copy)
+
+
+def test_path_outside_the_folder(copy: Path) -> None:
+    rehash(copy, lambda manifest: manifest["files"].update({"../evil": {"sha256": "0" * 64, "bytes": 0}}))
+    with pytest.raises(S2PError, match="outside"):
+        open_checkpoint(copy)

@@ -1,0 +1,134 @@
+"""The step graph against diffusers' own U-Net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from s2p_converters.unet import Operators, StepTables, StepUNet, UNetStructure, layer_specs
+from s2p_mobile.demo import DEMO_MODEL
+from s2p_mobile.models import Model
+from s2p_mobile.plan import plan_for
+from s2p_mobile.time_tables import time_tables
+from s2p_runtime.errors import S2PError
+
+CONFIGS = {
+    "sd1-like": {},
+    "linear projection, heads per block": {"use_linear_projection": True, "attention_head_dim": (2, 3)},
+    "two layers, two transformer layers": {"layers_per_block": 2, "transformer_layers_per_block": 2},
+    "no mid block": {"mid_block_type": None},
+    "nine input channels": {"in_channels": 9},
+    "asymmetric downsampling": {"downsample_padding": 0},
+    "other kernels": {"conv_in_kernel": 1, "conv_out_kernel": 5},
+}
+
+
+def diffusers_unet(**changes: object) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    settings: dict[str, object] = {
+        "sample_size": 8,
+        "block_out_channels": (16, 24),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 20,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**{**settings, **changes}).eval()
+
+
+def step_graph(unet: UNet2DConditionModel, timesteps: list[float]) -> StepUNet:
+    graph = StepUNet(UNetStructure.from_config(dict(unet.config)), StepTables(time_tables(unet, timesteps)), Operators())
+    loaded = graph.load_state_dict(unet.state_dict(), strict=False)
+    assert loaded.missing_keys == ["tables.matrix"]
+    return graph.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
+def test_equals_diffusers_at_every_call(changes: dict[str, object]) -> None:
+    unet = diffusers_unet(**changes)
+    timesteps = [981.0, 500.5, 1.0]
+    graph = step_graph(unet, timesteps).double()
+    reference = unet.double()
+    for call, timestep in enumerate(timesteps):
+        sample = torch.randn(2, unet.config.in_channels, 8, 8, dtype=torch.float64)
+        text = torch.randn(2, 5, 20, dtype=torch.float64)
+        expected = reference(sample, timestep, text).sample
+        error = (graph(sample, torch.tensor([call]), text) - expected).norm() / expected.norm()
+        # Tables are float32 (6e-8 each) and diffusers computes the sinusoid in float32; all else is float64.
+        assert error < 1e-6
+
+
+@torch.no_grad()
+def test_demo_model_equals_diffusers_at_every_call_of_its_plan() -> None:
+    model = Model(DEMO_MODEL)
+    plan = plan_for(DEMO_MODEL / "scheduler", None, 25)
+    graph = step_graph(model.unet, plan.timesteps)
+    sample, text = torch.randn(2, 4, 16, 16), torch.randn(2, 16, 128)
+    for call, timestep in enumerate(plan.timesteps):
+        expected = model.unet(sample, timestep, text).sample
+        assert (graph(sample, torch.tensor([call]), text) - expected).norm() / expected.norm() < 1e-6
+
+
+@torch.no_grad()
+def test_each_sample_may_have_its_own_step() -> None:
+    graph = step_graph(diffusers_unet(), [900.0, 500.0, 100.0])
+    sample, text = torch.randn(3, 4, 8, 8), torch.randn(3, 5, 20)
+    together = graph(sample, torch.tensor([2, 0, 1]), text)
+    for row, call in enumerate((2, 0, 1)):
+        alone = graph(sample[row : row + 1], torch.tensor([call]), text[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_time_path_is_gone_and_nothing_else() -> None:
+    unet = diffusers_unet()
+    graph = step_graph(unet, [1.0])
+    left = set(unet.state_dict()) - {name for name, _ in graph.named_parameters()}
+    assert left and all("time_emb" in name for name in left)
+    layers = {n for n, m in unet.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear) and "time_emb" not in n}
+    assert layer_specs(graph.structure)[0].name == "conv_in"
+    assert {spec.name for spec in layer_specs(graph.structure)} == layers
+
+
+def test_layers_are_listed_in_the_order_in_which_they_run() -> None:
+    graph = step_graph(diffusers_unet(), [1.0])
+    order: list[str] = []
+    names = {spec.name for spec in layer_specs(graph.structure)}
+    for name, module in graph.named_modules():
+        if name in names:
+            module.register_forward_pre_hook(lambda *_, n=name: order.append(n))
+    graph(torch.zeros(1, 4, 8, 8), torch.tensor([0]), torch.zeros(1, 5, 20))
+    assert sorted(order) == sorted(names)
+    blocks = [name.rsplit(".resnets", 1)[0].rsplit(".attentions", 1)[0] for name in order]
+    listed = [s.name.rsplit(".resnets", 1)[0].rsplit(".attentions", 1)[0] for s in layer_specs(graph.structure)]
+    assert list(dict.fromkeys(blocks)) == list(dict.fromkeys(listed))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, "AttnDownBlock2D"),
+        ({"up_block_types": ["UpBlock2D", "SimpleCrossAttnUpBlock2D"]}, "SimpleCrossAttnUpBlock2D"),
+        ({"mid_block_type": "UNetMidBlock2D"}, "UNetMidBlock2D"),
+        ({"addition_embed_type": "text_time"}, "addition_embed_type"),
+        ({"time_cond_proj_dim": 256}, "time_cond_proj_dim"),
+        ({"class_embed_type": "timestep"}, "class_embed_type"),
+        ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
+        ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
+        ({"cross_attention_dim": [20, 24]}, "cross_attention_dim"),
+    ],
+)
+def test_what_the_graph_cannot_build_is_refused_by_name(change: dict[str, object], named: str) -> None:
+    config = {**dict(diffusers_unet().config), **change}
+    with pytest.raises(S2PError, match=named):
+        UNetStructure.from_config(config)
+
+
+def test_incomplete_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(S2PError, match=r"unet/config\.json is incomplete"):
+        UNetStructure.from_config({"_class_name": "UNet2DConditionModel"})
