@@ -3,11 +3,22 @@
 find_package(executorch CONFIG REQUIRED)
 
 add_library(executorch_runtime INTERFACE)
-# Kernels and backends register themselves when they are loaded: a linker that drops what nobody calls would drop them.
 target_link_libraries(executorch_runtime INTERFACE executorch extension_threadpool)
-foreach(registering optimized_native_cpu_ops_lib portable_ops_lib quantized_ops_lib xnnpack_backend)
-  if(TARGET ${registering} AND NOT (registering STREQUAL "portable_ops_lib" AND TARGET optimized_native_cpu_ops_lib))
-    target_link_libraries(executorch_runtime INTERFACE
-      "-Wl,--whole-archive,$<TARGET_FILE:${registering}>,--no-whole-archive" ${registering})
+if(TARGET optimized_native_cpu_ops_lib)
+  set(kernels optimized_native_cpu_ops_lib)  # holds the portable kernels, too; both would register the same names
+else()
+  set(kernels portable_ops_lib)
+endif()
+foreach(registering ${kernels} quantized_ops_lib xnnpack_backend)
+  if(NOT TARGET ${registering})
+    continue()
+  endif()
+  target_link_libraries(executorch_runtime INTERFACE ${registering})
+  # Kernels and backends register themselves when they are loaded; a linker that drops what nobody calls would drop them.
+  # Newer ExecuTorch packages bring the option along, and giving it twice would register everything twice.
+  get_target_property(options ${registering} INTERFACE_LINK_OPTIONS)
+  if(NOT options MATCHES "whole-archive|WHOLE_ARCHIVE")
+    target_link_options(executorch_runtime INTERFACE
+      "SHELL:-Wl,--whole-archive $<TARGET_FILE:${registering}> -Wl,--no-whole-archive")
   endif()
 endforeach()
