@@ -41,7 +41,7 @@ def check(items: list[Choices], budget: int, expected: float) -> None:
     # Sums of at most a few hundred doubles in another order: far inside 1e-9 of the largest term.
     scale = max(abs(value) for item in items for value in item.values)
     assert found.value == pytest.approx(expected, rel=1e-9, abs=1e-9 * scale)
-    assert found.bound <= found.value
+    assert found.bound == found.value
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -78,6 +78,19 @@ def test_layers_of_a_network_are_those_of_the_plain_recurrence(average: float, w
 def test_costs_of_millions_with_a_common_factor() -> None:
     items = [Choices([4 * size * 2**20, 8 * size * 2**20], [1.0 / size, 0.0]) for size in (3, 1, 4, 1, 5, 9, 2, 6)]
     check(items, 150 * 2**20, enumerated(items, 150 * 2**20))
+
+
+def test_a_subset_sum_ends_with_a_proved_gap() -> None:
+    # All layers gain the same per unit of cost, and the costs have no common factor: the front would grow to every sum.
+    random = np.random.default_rng(0)
+    sizes = random.integers(10**5, 10**6, 40).tolist()
+    items = [Choices([2 * size, 3 * size], [2.0 * size, float(size)]) for size in sizes]
+    budget = 5 * sum(sizes) // 2
+    found = solve(items, budget)
+    # Total value and total cost add up to 4 times the weights here, so no selection is below that less the budget.
+    assert found.cost <= budget and found.value == 4 * sum(sizes) - found.cost
+    assert 4 * sum(sizes) - budget <= found.value <= found.bound + 1e-4 * found.value
+    assert found.bound <= found.value
 
 
 def test_budget_below_the_cheapest_selection_is_refused() -> None:
