@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.executorch.partitioned import lower
 from s2p_converters.executorch.program import build_program
 from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgraph
-from s2p_converters.reference import Constants, exact, reference_unet, to_float32
+from s2p_converters.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet
 from s2p_runtime.bundle import Component, LayerSummary, TensorSpec
 from s2p_runtime.errors import CheckFailed
 
@@ -48,7 +48,7 @@ class ComponentInfo:
 
 def program_constants(options: ExecuTorchOptions) -> Constants:
     """How the programs store real numbers, for :func:`s2p_converters.reference.reference_unet`."""
-    return Constants(stored=to_float32, weight=exact, activations=options.backend == "xnnpack")
+    return replace(CHECKPOINT_CONSTANTS, activations=options.backend == "xnnpack")
 
 
 def unet_shapes(checkpoint: Checkpoint) -> tuple[tuple[int, int, int, int], tuple[int, int, int]]:
