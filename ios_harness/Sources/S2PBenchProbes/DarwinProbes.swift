@@ -1,5 +1,5 @@
 #if canImport(Darwin)
-import Darwin
+@preconcurrency import Darwin  // mach_task_self_ is a global variable
 import Foundation
 import S2PBench
 
@@ -103,7 +103,7 @@ extension DeviceProbes {
         ]
         #if os(iOS)
         let (os, model, harness) = ("iOS \(number)", systemText("hw.machine") ?? "iPhone or iPad", BenchReport.Harness.ios)
-        reasons["device.soc"] = "iOS does not name the chip; docs/devices.md lists it by model"
+        reasons["device.soc"] = "iOS does not name the chip; docs/devices-ios.md lists it by model"
         #else
         let (os, model, harness) = ("macOS \(number)", systemText("hw.model") ?? "Mac", BenchReport.Harness.host)
         reasons["energy"] = "this harness reads charge on iPhone and iPad only"

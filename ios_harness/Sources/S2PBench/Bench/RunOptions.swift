@@ -100,7 +100,7 @@ public struct RunOptions: Equatable, Sendable {
         }
         guard let text = environment["S2P_BENCH"] else { return nil }
         guard let words = try? JSONDecoder().decode([String].self, from: Data(text.utf8)) else {
-            throw .usage("S2P_BENCH is not a JSON list of strings; see docs/devices.md")
+            throw .usage("S2P_BENCH is not a JSON list of strings; see docs/devices-ios.md")
         }
         return try RunOptions(arguments: words)
     }

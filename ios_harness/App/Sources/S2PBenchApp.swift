@@ -1,0 +1,34 @@
+import S2PBench
+import S2PBenchCoreML
+import S2PBenchProbes
+import SwiftUI
+
+@main
+struct S2PBenchApp: App {
+    @State private var model = BenchModel()
+
+    var body: some Scene {
+        WindowGroup {
+            BenchScreen(model: model)
+                .task { await runHeadlessIfAsked() }
+        }
+    }
+
+    /// Launched by a driver (docs/devices-ios.md): measure, write files into Documents, and end with the status.
+    private func runHeadlessIfAsked() async {
+        let info = ProcessInfo.processInfo
+        let documents = URL.documentsDirectory
+        do {
+            guard let options = try RunOptions.headless(arguments: info.arguments, environment: info.environment) else { return }
+            UIApplication.shared.isIdleTimerDisabled = true
+            let status = await HeadlessRun.perform(
+                options, documents: documents, probes: await DeviceProbes.current(),
+                makeComponents: { try await CoreMLBackend.components(of: $0, options: $1) }
+            )
+            exit(status)
+        } catch {
+            HeadlessRun.fail(error, documents: documents)
+            exit(2)
+        }
+    }
+}
