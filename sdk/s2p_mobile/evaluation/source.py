@@ -111,10 +111,9 @@ def _checkpoint_source(folder: Path, model: Model | None, device: str) -> Evalua
 def _bundle_source(folder: Path, model: Model | None, device: str, backend: Callable[[Bundle], Backend]) -> EvaluationSource:
     bundle = open_bundle(folder)
     manifest = bundle.manifest
-    given = model is not None
     model = model or open_model(None)
     if model.latents != manifest.latents:
-        raise _wrong_model(folder, model, given)
+        raise _wrong_model(folder, model)
     reference = _reference(model, manifest.plan, manifest.guidance, device)
     # A bundle does not record its source model, but it holds what that model drew.
     for run in manifest.golden[:1]:
@@ -124,10 +123,9 @@ def _bundle_source(folder: Path, model: Model | None, device: str, backend: Call
             raise S2PError(f"golden run {run.id} of {folder} has no fp_latents of shape {list(final.shape)}; convert it again")
         closeness = psnr_db(final, recorded)
         if closeness is not None and closeness < SAME_MODEL_DB:
-            raise _wrong_model(folder, model, given)
+            raise _wrong_model(folder, model)
     return EvaluationSource(str(folder), BackendMaker(bundle, backend(bundle)), reference, model, device)
 
 
-def _wrong_model(folder: Path, model: Model, given: bool) -> S2PError:
-    what = "that model's folder" if given else "the folder of its FP model"
-    return S2PError(f"{folder} was not made from the model {model.name}; give {what} with --model")
+def _wrong_model(folder: Path, model: Model) -> S2PError:
+    return S2PError(f"{folder} was not made from the model {model.name}; give the folder of its FP model with --model")

@@ -29,6 +29,7 @@ from s2p_runtime.tensors import write_tensors
 
 PROMPTS = ["a red apple on a blue background", "a panda on a yellow background"]
 PLAIN = ["psnr", "ssim"]
+GUIDANCE = 4.0  # the demo model's
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def plan(model: Model) -> SamplingPlan:
 def checkpoint(model: Model, plan: SamplingPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4-bit weights by plain rounding, float activations, two steps."""
     rules = {"weights": WeightRule(bits=4, search="absmax"), "activations": ActivationRule(bits=None)}
-    job = QuantizationJob(model, plan, Recipe(name="w4", description="-", **rules), tuple(PROMPTS), model.guidance)
+    job = QuantizationJob(model, plan, Recipe(name="w4", description="-", **rules), tuple(PROMPTS), GUIDANCE)
     folder = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(job, "rtn", run_method("rtn", job), folder)
     return folder
@@ -96,7 +97,7 @@ def one_by_one(unet: StepUNet, model: Model, plan: SamplingPlan, prompt: str, se
     def predict(sample: np.ndarray, call: int) -> np.ndarray:
         with torch.no_grad():
             output = unet(torch.from_numpy(np.repeat(sample, 2, axis=0)), torch.tensor([call]), hidden)
-        return guide(output.numpy(), model.guidance)
+        return guide(output.numpy(), GUIDANCE)
 
     return denoise(plan, predict, initial_latents(plan, seed, (1, 4, 16, 16)), seed)
 
@@ -168,7 +169,7 @@ def make_bundle(model: Model, plan: SamplingPlan, tmp_path_factory: pytest.TempP
             checkpoint_sha256="0" * 64,
             components={},
             plan=plan,
-            guidance=model.guidance,
+            guidance=GUIDANCE,
             latents=model.latents,
             tokenizer=model.tokenizer_spec,
             quantization=QuantizationSummary(method="rtn", recipe="w4", layers=(), **sizes),
