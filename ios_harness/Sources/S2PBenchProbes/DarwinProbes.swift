@@ -103,7 +103,7 @@ extension DeviceProbes {
         ]
         #if os(iOS)
         let (os, model, harness) = ("iOS \(number)", systemText("hw.machine") ?? "iPhone or iPad", BenchReport.Harness.ios)
-        reasons["device.soc"] = "iOS does not name the chip; docs/devices-ios.md lists it by model"
+        reasons["device.soc"] = "iOS does not name the chip; the model identifier stands for it"
         #else
         let (os, model, harness) = ("macOS \(number)", systemText("hw.model") ?? "Mac", BenchReport.Harness.host)
         reasons["energy"] = "this harness reads charge on iPhone and iPad only"
