@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from s2p_mobile.cli import convert, generate, inspect, models, quantize, verify
@@ -58,15 +57,9 @@ def run(arguments: list[str]) -> int:
     try:
         result = app(args=arguments, prog_name="s2p-mobile", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return BAD_INPUT
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "s2p-mobile"
-        return _fail(f"{error.format_message().rstrip('.')}; see {command} --help", BAD_INPUT)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return int(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted; run the command again", INTERRUPTED)
     except S2PError as error:
         return _fail(str(error), error.exit_status)
@@ -80,8 +73,21 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         return _fail("out of memory; close other programs or use a smaller model", BAD_INPUT)
     except Exception as error:
+        if hasattr(error, "format_message"):
+            return _usage(error)
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         return _fail(f"unexpected {reason}; run s2p-mobile --debug ... and report it", BAD_INPUT)
+
+
+def _usage(error: Any) -> int:
+    """A wrong word on the command line. Typer's error classes are private to it, so they are known by what they offer."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message())
+        return BAD_INPUT
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "s2p-mobile"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return _fail(f"{message[:1].lower()}{message[1:]}; see {command} --help", BAD_INPUT)
 
 
 def _fail(message: str, status: int) -> int:

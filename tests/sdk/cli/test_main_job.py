@@ -1,0 +1,155 @@
+"""The main job as a user runs it: in processes of its own, from an empty folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from s2p_converters.checkpoint import open_checkpoint
+from s2p_mobile.demo.checkpoint import checkpoint_folder
+from s2p_runtime.bundle import file_entries
+
+
+def command(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "s2p_mobile", *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture(scope="module")
+def converted(place: Path) -> subprocess.CompletedProcess[str]:
+    return command(place, "convert", "--target", "coreml", "--json", "figures.json")
+
+
+@pytest.fixture()
+def bundle(place: Path, converted: subprocess.CompletedProcess[str]) -> Path:
+    return place / "demo-coreml.s2pmobile"
+
+
+def test_convert_prints_sizes_and_the_next_command(place: Path, converted: subprocess.CompletedProcess[str]) -> None:
+    assert converted.returncode == 0, converted.stderr
+    assert "next: s2p-mobile verify demo-coreml.s2pmobile" in converted.stdout
+    assert "in fp16" in converted.stdout and "bits a weight" in converted.stdout
+    figures = json.loads((place / "figures.json").read_text())
+    unet = figures["unet"]
+    with checkpoint_folder(None) as folder:
+        manifest = open_checkpoint(folder).manifest
+    assert unet["layers"] == manifest.layer_counts and unet["average_weight_bits"] == manifest.average_weight_bits
+    package = place / "demo-coreml.s2pmobile" / "unet.mlpackage"
+    assert unet["bytes"] == sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
+    # 4 bits of 32 are 0.125; tables, norms, the two float layers and the program itself come on top.
+    assert unet["bytes"] <= 0.16 * unet["fp32_bytes"]
+
+
+def test_only_our_own_lines_reach_the_terminal(converted: subprocess.CompletedProcess[str]) -> None:
+    known = ("text encoder", "VAE decoder", "U-Net", "self-check", "golden run", "converting", "bundle", "next", "note")
+    for line in (converted.stdout + converted.stderr).splitlines():
+        assert line.startswith(known), line
+
+
+def test_verify_accepts_it(place: Path, bundle: Path) -> None:
+    result = command(place, "verify", bundle, "--json", "-")
+    assert result.returncode == 0, result.stdout + result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["ok"] and set(figures["components"]) == {"text_encoder", "unet", "vae_decoder"}
+    assert all(c["max_relative_error"] <= c["tolerance"] for c in figures["components"].values())
+    assert len(figures["golden"]) >= 2
+
+
+def rehash(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"] = {name: entry.model_dump() for name, entry in file_entries(bundle).items()}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def flip_weight_byte(bundle: Path) -> None:
+    blob = next((bundle / "unet.mlpackage").rglob("weight.bin"))
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    blob.write_bytes(data)
+
+
+def change_table_entry(bundle: Path) -> None:
+    """One entry of the merged step table: the last call's scale of the last layer, found by its known value."""
+    with checkpoint_folder(None) as folder:
+        layer = list(open_checkpoint(folder).layers.values())[-1]
+    assert layer.activation_scale is not None
+    inverse = np.float16(2.0**-7 / np.float64(layer.activation_scale[-1]))
+    scale = np.float16(layer.activation_scale[-1] * 128)
+    blob = next((bundle / "unet.mlpackage").rglob("weight.bin"))
+    data = blob.read_bytes()
+    pair = inverse.tobytes() + scale.tobytes()
+    at = data.rindex(pair)
+    blob.write_bytes(data[:at] + np.float16(inverse * np.float16(1.01)).tobytes() + data[at + 2 :])
+
+
+def change_sampler_row(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    row = manifest["plan"]["calls"][3]
+    row["outputs"][0][1] *= 1.0001
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change_text_encoder_byte(bundle: Path) -> None:
+    """A token that no golden prompt uses."""
+    blob = next((bundle / "text_encoder.mlpackage").rglob("weight.bin"))
+    data = bytearray(blob.read_bytes())
+    data[4096] ^= 0x01
+    blob.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip_weight_byte, change_table_entry, change_sampler_row, change_text_encoder_byte])
+def test_verify_finds_what_checksums_cannot(bundle: Path, damage: Callable[[Path], None], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy.s2pmobile"))
+    damage(copy)
+    rehash(copy)
+    result = command(tmp_path, "verify", copy)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAILED" in result.stdout and "Traceback" not in result.stderr
+
+
+def test_bundle_draws_the_floating_point_picture(place: Path, bundle: Path) -> None:
+    prompt = ("a red apple on a blue background", "--seed", "1")
+    for source, name in (("demo", "fp.png"), (str(bundle), "quantized.png")):
+        result = command(place, "generate", source, *prompt, "--out", name)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.startswith("drawing: ") and len(result.stderr.splitlines()) == 1
+    fp, quantized = (np.asarray(Image.open(place / name), np.float64) for name in ("fp.png", "quantized.png"))
+    assert fp.shape == (64, 64, 3)
+    assert fp[..., 2][:8, :8].mean() > fp[..., 0][:8, :8].mean() + 50, "the corner is blue"
+    assert fp[28:36, 28:36, 0].mean() > fp[28:36, 28:36, 2].mean() + 50, "the middle is red"
+    # 20 dB between pictures is a root mean square difference of 25 of 255 levels: another picture would be far below.
+    assert 10 * np.log10(255**2 / np.mean((fp - quantized) ** 2)) > 20
+
+
+def test_inspect_lists_every_layer(place: Path, bundle: Path) -> None:
+    result = command(place, "inspect", bundle, "--json", "layers.json")
+    assert result.returncode == 0 and "left in float: conv_in, conv_out" in result.stdout
+    layers = json.loads((place / "layers.json").read_text())["layers"]
+    assert len(layers) == 120 and {layer["weight_bits"] for layer in layers} == {4, 8, 16}
+
+
+def test_golden_runs_hold_what_the_format_says(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert len(manifest["golden"]) >= 2
+    for index, run in enumerate(manifest["golden"]):
+        tensors = load_file(bundle / run["path"])
+        calls = len(manifest["plan"]["calls"])
+        assert tensors["token_ids"].shape == (2, 16) and tensors["initial_latents"].shape == (1, 4, 16, 16)
+        assert tensors["noise_pred"].shape[1:] == (2, 4, 16, 16)
+        assert index > 0 or list(tensors["noise_pred_calls"]) == list(range(calls))
+        assert tensors["image"].shape == tensors["fp_image"].shape == (1, 3, 64, 64)
