@@ -137,7 +137,8 @@ def test_bad_input_gets_one_line(
     done = subprocess.run(
         [runner_folder / "s2p-run", tiny_bundle.folder, *options], capture_output=True, text=True, cwd=tmp_path
     )
-    assert (done.returncode, done.stderr) == (2, message)
+    # ExecuTorch's libraries may have spoken before.
+    assert done.returncode == 2 and done.stderr.endswith(message) and done.stderr.count("error: ") == 1
 
 
 def test_a_program_that_is_no_program_is_refused(runner_folder: Path, tmp_path: Path) -> None:

@@ -52,9 +52,7 @@ class Adb:
         if not states:
             raise S2PError("no Android device is connected; switch on USB debugging on the phone and check with adb devices")
         if serial is None and len(states) > 1:
-            raise S2PError(
-                f"several Android devices are connected ({', '.join(states)}); choose one with --device android:SERIAL"
-            )
+            raise S2PError(f"several Android devices are connected ({', '.join(states)}); choose with --device android:SERIAL")
         chosen = serial or next(iter(states))
         if chosen not in states:
             raise S2PError(f"no device {chosen} is connected; there is {', '.join(states)}")
