@@ -16,7 +16,8 @@ from s2p_runtime.files import atomic_file
 def to_picture(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Decoder output [1, 3, H, W] in [-1, 1] -> 8-bit RGB [H, W, 3], rounded half to even."""
     unit = np.clip(image[0].astype(np.float32) / 2 + np.float32(0.5), 0, 1)
-    return np.rint(unit * 255).astype(np.uint8).transpose(1, 2, 0)
+    picture: NDArray[np.uint8] = np.rint(unit * 255).astype(np.uint8).transpose(1, 2, 0)
+    return picture
 
 
 def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:

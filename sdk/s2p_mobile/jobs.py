@@ -13,6 +13,8 @@ from s2p_mobile.recipes import load_recipe
 from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Progress
 
+PIPELINES = ("s2p", "serial", "parallel")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_PROMPTS = (
     "a photograph of an astronaut riding a horse",
     "a bowl of fruit on a wooden table, oil painting",
@@ -51,13 +53,24 @@ def make_job(
     prompts: Path | None,
     seed: int,
     progress: Progress,
+    pipeline: str | None = None,
+    device: str = "auto",
+    work: Path | None = None,
+    resume: bool = False,
+    latents: Path | None = None,
 ) -> QuantizationJob:
     """Check everything that is cheap to check and make the job.
 
     Raises:
-        S2PError: unknown recipe or scheduler, bad model folder, bad prompt file, guidance out of range.
+        S2PError: unknown recipe, scheduler, pipeline or device, bad model folder, bad prompt file, guidance out of range.
     """
     recipe = load_recipe(recipe_name)
+    if device not in DEVICES:
+        raise S2PError(f"unknown device {device!r}; devices are {', '.join(DEVICES)}")
+    if pipeline is not None:
+        if pipeline not in PIPELINES:
+            raise S2PError(f"unknown pipeline {pipeline!r}; pipelines are {', '.join(PIPELINES)}")
+        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pipeline": pipeline})})
     model = open_model(source)
     if guidance is not None and not 0 <= guidance <= 100:
         raise S2PError(f"guidance {guidance} is not between 0 and 100; leave --guidance out for the model's own")
@@ -70,4 +83,8 @@ def make_job(
         guidance=model.guidance if guidance is None else guidance,
         seed=seed,
         progress=progress,
+        device=device,
+        work=work,
+        resume=resume,
+        latents=latents,
     )

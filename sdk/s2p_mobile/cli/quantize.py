@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Annotated
@@ -21,24 +22,35 @@ def quantize(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoint folder to write.")],
     model: Annotated[str | None, typer.Argument(help="Diffusers folder; the demo model when left out.")] = None,
     recipe: Annotated[str, typer.Option(help="Built-in recipe or a .yaml file.")] = "w4a8-mixed",
-    method: Annotated[str, typer.Option(help="Quantization method.")] = "rtn",
+    method: Annotated[str, typer.Option(help="Quantization method, see s2p-mobile models.")] = "s2p",
+    pipeline: Annotated[
+        str | None, typer.Option(help="Training pipeline: s2p, serial or parallel; the recipe's when left out.")
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Sampler; the model's own when left out.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; the family's when left out.")] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="Calibration prompts, one a line.")] = None,
     seed: SeedOption = 0,
+    latents: Annotated[Path | None, typer.Option(metavar="DIR", help="Latent data set of s2p-mobile latents.")] = None,
+    device: Annotated[str, typer.Option(help="Where training runs: auto, cpu, cuda or mps.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     force: ForceOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Quantize a model into an S2P checkpoint."""
+    """Quantize a model into an S2P checkpoint. Training keeps its log, loss plot and state in OUT.training."""
     from s2p_mobile.checkpointing import write_checkpoint
     from s2p_mobile.jobs import make_job
     from s2p_mobile.methods import run_method
     from s2p_mobile.methods.registry import check_method
+    from s2p_mobile.prompts import long_prompts
+    from s2p_mobile.training.work import TRAINED_METHODS, forget_state, training_folder
     from s2p_runtime.files import atomic_folder, refuse_existing
 
     check_method(method)
     refuse_existing(out, force)
+    work = training_folder(out) if method in TRAINED_METHODS else None
+    if work is not None and force and not resume:
+        shutil.rmtree(work, ignore_errors=True)
     start = time.monotonic()
     job = make_job(
         model,
@@ -49,10 +61,19 @@ def quantize(
         prompts=prompts,
         seed=seed,
         progress=TerminalProgress(),
+        pipeline=pipeline,
+        device=device,
+        work=work,
+        resume=resume,
+        latents=latents,
     )
+    for warning in long_prompts(job.prompts, job.model.tokenizer):
+        say(f"note: {warning}", "-")
     with atomic_folder(out, force=force) as folder:
         layers = run_method(method, job)
         manifest = write_checkpoint(job, method, layers, folder)
+    if work is not None:
+        forget_state(work)
     seconds = time.monotonic() - start
     counts = manifest.layer_counts
     listing = ", ".join(

@@ -1,0 +1,68 @@
+"""``s2p-mobile evaluate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2p_mobile.cli.console import TerminalProgress, emit_json, say
+from s2p_mobile.cli.options import JsonOption, SeedOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    source: Annotated[str, typer.Argument(help="Checkpoint, bundle, model folder or 'demo'.")],
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; the demo model's held-out ones when left out.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The floating-point model, when it is not the demo model.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
+    metrics: Annotated[list[str] | None, typer.Option(help="Metric to compute; may be repeated. All when left out.")] = None,
+    clip: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of a CLIP model for the CLIP score.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Picture of FP, quantized and difference side by side.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where FP pictures are kept.")] = None,
+    device: Annotated[str, typer.Option(help="Where the U-Nets run: cpu, cuda or mps.")] = "cpu",
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+) -> None:
+    """Compare pictures with those of the floating-point model: FID, sFID, SSIM, LPIPS, PSNR, CLIP score."""
+    from s2p_mobile.demo import HELD_OUT_PROMPTS
+    from s2p_mobile.evaluation import default_cache_folder, open_source
+    from s2p_mobile.evaluation import evaluate as compare
+    from s2p_mobile.metrics import check_metrics
+    from s2p_mobile.models import open_model
+    from s2p_mobile.prompts import long_prompts, read_prompts
+
+    check_metrics(metrics)
+    opened = open_source(source, None if model is None else open_model(model), device=device)
+    texts = read_prompts(prompts or HELD_OUT_PROMPTS)
+    for warning in long_prompts(texts[:count], opened.model.tokenizer):
+        say(f"note: {warning}", "-")
+    result = compare(
+        opened,
+        texts,
+        seed=seed,
+        count=count,
+        metrics=metrics,
+        cache=cache or default_cache_folder(),
+        grid=grid,
+        clip=clip,
+        progress=TerminalProgress(),
+    )
+    say(f"{result.source}: {result.count} prompts, {result.steps} steps, seeds from {result.seed}", json)
+    for name, metric in result.metrics.items():
+        value = (metric.reason or "none") if metric.value is None else f"{metric.value:.4f}"
+        say(f"{name:<14} {value:>12}  {metric.network or ''}".rstrip(), json)
+    series = " ".join("inf" if value is None else f"{value:.1f}" for value in result.latent_psnr_db_per_call)
+    say(f"latent PSNR per call (dB): {series}", json)
+    if grid is not None:
+        say(f"grid: {grid}", json)
+    emit_json(json, result.model_dump(mode="json"))

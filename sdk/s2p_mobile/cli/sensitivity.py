@@ -1,0 +1,70 @@
+"""``s2p-mobile sensitivity``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2p_mobile.cli.console import TerminalProgress, say
+from s2p_mobile.cli.options import ForceOption, SeedOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sensitivity")(sensitivity)
+
+
+def sensitivity(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="JSON file to write; with --compare one per estimator beside it.")
+    ],
+    model: Annotated[str | None, typer.Argument(help="Diffusers folder; the demo model when left out.")] = None,
+    estimator: Annotated[str, typer.Option(help="fisher, hutchinson, sqnr or gradient.")] = "fisher",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Measure with every estimator, print agreement, draw a plot.")
+    ] = False,
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Width at which estimators are compared.")] = 4,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; built-in ones when left out.")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Sampler; the model's own when left out.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="U-Net calls to look at; the estimator's own number when left out.")
+    ] = None,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+) -> None:
+    """Measure how much each layer's weight rounding hurts."""
+    from s2p_mobile.jobs import job_prompts
+    from s2p_mobile.models import open_model
+    from s2p_mobile.plan import plan_for
+    from s2p_mobile.sensitivity import compare as compare_estimators
+    from s2p_mobile.sensitivity import comparison_lines, estimator_names, measure, write_sensitivity
+    from s2p_mobile.sensitivity.measure import TRAJECTORIES
+    from s2p_mobile.sensitivity.plot import plot_comparison
+    from s2p_mobile.sensitivity.registry import estimator as find_estimator
+    from s2p_runtime.files import refuse_existing
+
+    names = estimator_names() if compare else [find_estimator(estimator).name]
+    targets = {name: out.with_name(f"{out.stem}-{name}{out.suffix}") if compare else out for name in names}
+    for target in targets.values():
+        refuse_existing(target, force)
+    source = open_model(model)
+    texts = job_prompts(source, prompts)[:TRAJECTORIES]
+    plan = plan_for(source.folder / "scheduler", scheduler, steps)
+    results = []
+    for name, target in targets.items():
+        result = measure(source, plan, texts, source.guidance, name, count=count, seed=seed, progress=TerminalProgress())
+        write_sensitivity(target, result, force=force)
+        values = result.at(bits)
+        first = sorted(values, key=lambda layer: -values[layer])[:6]
+        say(f"{name}: {target}; most sensitive at {bits} bits: {', '.join(first)}")
+        results.append(result)
+    if compare:
+        for line in comparison_lines(compare_estimators(results, bits)):
+            say(line)
+        plot_comparison(results, bits, out.with_suffix(".png"), force=force)
+        say(f"plot: {out.with_suffix('.png')}")

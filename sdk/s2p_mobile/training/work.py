@@ -1,0 +1,21 @@
+"""The folder beside a checkpoint in which its training keeps state, latents, log and loss plot."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from s2p_mobile.training.state import STATE_NAME
+
+TRAINED_METHODS = ("s2p",)
+
+
+def training_folder(checkpoint: Path) -> Path:
+    """``OUT.training`` for the checkpoint ``OUT``."""
+    return checkpoint.parent / f"{checkpoint.name}.training"
+
+
+def forget_state(folder: Path) -> None:
+    """Drop what only an unfinished training needs; log and plot stay."""
+    (folder / STATE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder / "latents", ignore_errors=True)
