@@ -204,8 +204,8 @@ class TrainedTables(nn.Module):
         scales = self.scales
         if scales is not None:
             chosen = scales.index_select(0, step)
-            # The reciprocal of a snapped scale is an fp16 number; rounding recovers it exactly from the float32 scale.
-            inverse = (2.0**-7 / chosen.detach().double()).half().to(chosen.dtype) * 2.0**7
+            # The checkpoint's reader divides in double and stores float32; the same number here.
+            inverse = (2.0**-7 / chosen.detach().double()).float().to(chosen.dtype) * 2.0**7
             for name, scale, reciprocal in zip(self.names, chosen.split(1, dim=1), inverse.split(1, dim=1), strict=True):
                 row[f"{name}.scale"], row[f"{name}.inverse"] = scale, reciprocal
         return row

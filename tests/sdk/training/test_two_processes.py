@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,8 +46,9 @@ def test_same_latents_and_same_loss(make_job: Callable[..., QuantizationJob], tm
     ]
     (tmp_path / "script.py").write_text(SCRIPT)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--num_processes", "2", "--main_process_port", "0"]
+    # --multi_gpu names accelerate's own launcher of several processes; with --cpu it would start one, or ask for mpirun.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     results = {}
     for count, command in ((1, [sys.executable]), (2, launch)):
         work = tmp_path / str(count)
@@ -62,7 +64,7 @@ def test_same_latents_and_same_loss(make_job: Callable[..., QuantizationJob], tm
             capture_output=True, check=False, text=True, env=environment, cwd=tmp_path,
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
-        reports = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"rank"')]
+        reports = [json.loads(report) for report in re.findall(r'\{"rank".*?\}', run.stdout)]  # two writers, one stream
         assert sorted(report["rank"] for report in reports) == list(range(count))
         assert {report["count"] for report in reports} == {count}
         assert len({report["integers"] for report in reports}) == 1
