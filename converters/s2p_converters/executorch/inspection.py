@@ -88,15 +88,15 @@ def read_program(data: bytes) -> ProgramSummary:
             delegates.append(part.id)
             if part.id == XNNPACK:
                 blob = bytes(program.backend_delegate_data[part.processed.index].data)
-                graph, inline = _read_subgraph(blob)
+                graph = _read_subgraph(blob)
                 nodes.update(node["xnode_union_type"] for node in graph["xnodes"])
-                layers.extend(_layer_nodes(graph, inline, constants))
+                layers.extend(_layer_nodes(graph, constants))
     methods = tuple(plan.name for plan in program.execution_plan)
     return ProgramSummary(methods, tuple(delegates), tuple(sorted(operators)), dict(nodes), tuple(layers))
 
 
-def _read_subgraph(blob: bytes) -> tuple[dict[str, Any], bytes]:
-    """The subgraph as JSON and its inline constants."""
+def _read_subgraph(blob: bytes) -> dict[str, Any]:
+    """The subgraph as JSON."""
     header = XNNHeader.from_bytes(blob[: XNNHeader.EXPECTED_LENGTH])
     start = header.flatbuffer_offset
     with tempfile.TemporaryDirectory() as folder:
@@ -106,10 +106,10 @@ def _read_subgraph(blob: bytes) -> tuple[dict[str, Any], bytes]:
         text.write_bytes((Path(next(iter(serialization.__path__))) / "schema.fbs").read_bytes())
         _flatc_decompile(folder, str(text), str(binary), ["--raw-binary"])
         graph: dict[str, Any] = json.loads((Path(folder) / "graph.json").read_text())
-    return graph, blob[header.constant_data_offset :]
+    return graph
 
 
-def _layer_nodes(graph: dict[str, Any], inline: bytes, constants: Mapping[str, bytes]) -> Iterator[LayerNode]:
+def _layer_nodes(graph: dict[str, Any], constants: Mapping[str, bytes]) -> Iterator[LayerNode]:
     values: dict[int, tuple[dict[str, Any], dict[str, Any] | None]] = {}
     for entry in graph["xvalues"]:
         held = entry["xvalue_union"]
@@ -118,9 +118,7 @@ def _layer_nodes(graph: dict[str, Any], inline: bytes, constants: Mapping[str, b
 
     def constant(index: int) -> bytes:
         where = graph["constant_data"][index]
-        if where.get("named_key"):
-            return bytes(constants[where["named_key"]])[: where["size"]]
-        return inline[where["offset"] : where["offset"] + where["size"]]
+        return bytes(constants[where["named_key"]])[: where["size"]]
 
     def datatype(value: int) -> str:
         return str(values[value][0]["datatype"]).removeprefix("xnn_datatype_")

@@ -36,8 +36,6 @@ __all__ = ["Array32", "DataType", "Subgraph", "Value", "Weights", "XNNHeader", "
 Array32 = NDArray[np.float32]
 
 _ALIGNMENT = 16
-_SHARED_BYTES = 4096
-"""Constants from this size on get a name of their own, so that methods and programs can share them; smaller ones stay in the subgraph."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,7 @@ class Subgraph:
         self._nodes: list[Any] = []
         self._inputs: list[Value] = []
         self._outputs: list[Value] = []
-        self._inline = bytearray()
-        self._offsets: dict[tuple[str, str], Any] = {}
+        self._buffers: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...]], Value] = {}
         self._data: list[Any] = [schema.ConstantDataOffset(0, 0)]
         self._store = NamedDataStore()
@@ -125,20 +122,14 @@ class Subgraph:
 
     def _store_bytes(self, data: bytes, prefix: str = "") -> int:
         """Index of a constant buffer with these bytes."""
-        digest = hashlib.sha256(data).hexdigest()
-        key = (prefix, digest)
-        if key not in self._offsets:
-            if len(data) >= _SHARED_BYTES:
-                self._store.add_named_data(prefix + digest, data, _ALIGNMENT)
-                offset = schema.ConstantDataOffset(offset=UINT64_MAX, size=len(data), named_key=prefix + digest)
-            else:
-                self._inline += b"\0" * (-len(self._inline) % _ALIGNMENT)
-                # The runtime asks whether the field is there, so an empty name would be looked up.
-                offset = schema.ConstantDataOffset(offset=len(self._inline), size=len(data), named_key=None)
-                self._inline += data
-            self._offsets[key] = len(self._data)
-            self._data.append(offset)
-        return int(self._offsets[key])
+        # Named, never inside the subgraph's own bytes: the runtime frees those after loading, while XNNPACK goes on reading the
+        # constants of elementwise nodes where they were. Names also let methods and programs share them.
+        name = prefix + hashlib.sha256(data).hexdigest()
+        if name not in self._buffers:
+            self._store.add_named_data(name, data, _ALIGNMENT)
+            self._buffers[name] = len(self._data)
+            self._data.append(schema.ConstantDataOffset(offset=UINT64_MAX, size=len(data), named_key=name))
+        return self._buffers[name]
 
     def constant(self, array: Array32) -> Value:
         """An fp32 constant; equal constants are stored once."""
@@ -392,4 +383,4 @@ class Subgraph:
             output_ids=[value.id for value in self._outputs],
             constant_data=self._data,
         )
-        return bytes(serialize_xnnpack_binary(graph, self._inline)), self._store.get_named_data_store_output()
+        return bytes(serialize_xnnpack_binary(graph, bytearray())), self._store.get_named_data_store_output()
