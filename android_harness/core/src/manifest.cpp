@@ -133,9 +133,10 @@ void check_format(const Json& document, const std::string& source) {
 
 void check_references(const Manifest& manifest) {
   for (const auto& [name, component] : manifest.components) {
-    const std::string folder = component.path + "/";
-    const bool listed = std::any_of(manifest.files.begin(), manifest.files.end(), [&](const auto& file) {
-      return file.first == component.path || file.first.compare(0, folder.size(), folder) == 0;
+    const std::string& path = component.path;
+    const std::string folder = path + "/";
+    const bool listed = std::any_of(manifest.files.begin(), manifest.files.end(), [&path, &folder](const auto& file) {
+      return file.first == path || file.first.compare(0, folder.size(), folder) == 0;
     });
     if (!listed) invalid("components." + name, "no file " + component.path);
   }
