@@ -75,6 +75,8 @@ def read_program(data: bytes) -> ProgramSummary:
     try:
         with quiet_import():
             file = deserialize_pte_binary(data)
+        if not file.program.execution_plan:
+            raise ValueError("no methods")
     except Exception as error:
         raise S2PError(f"this is no readable .pte program ({type(error).__name__}); convert the checkpoint again") from error
     program, named = file.program, file.named_data
