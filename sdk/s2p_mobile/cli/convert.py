@@ -3,15 +3,75 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from s2p_mobile.cli.console import TerminalProgress, emit_json, peak_rss_bytes, say, size
 from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder
 
-TARGETS = ("coreml",)
+if TYPE_CHECKING:
+    from s2p_converters.checkpoint import Checkpoint
+    from s2p_runtime.bundle import BundleManifest
+    from s2p_runtime.progress import Progress
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A target with its options chosen: what it is in words, and the conversion into an empty folder."""
+
+    title: str
+    convert: Callable[[Checkpoint, Path, Progress], BundleManifest]
+    note: str | None = None
+
+
+def _coreml(options: dict[str, Any]) -> _Target:
+    from s2p_converters.coreml.options import CoreMLOptions
+
+    chosen = CoreMLOptions(**options)
+    note = None
+    if chosen.quantizes_activations and not chosen.has_quantize_operator:
+        note = "iOS16 has no quantize operator; activations are rounded to the same 8-bit values in float"
+
+    def convert_to(checkpoint: Checkpoint, folder: Path, progress: Progress) -> BundleManifest:
+        from s2p_converters.coreml.target import convert_checkpoint
+
+        return convert_checkpoint(checkpoint, chosen, folder, progress)
+
+    title = f"Core ML, {chosen.minimum_os}, {chosen.palette} palettes, {chosen.activations} activations"
+    return _Target(title, convert_to, note)
+
+
+def _executorch(options: dict[str, Any]) -> _Target:
+    from s2p_runtime.errors import S2PError
+
+    try:
+        from s2p_converters.executorch.options import ExecuTorchOptions
+    except ImportError as error:
+        raise S2PError("ExecuTorch is not installed; run pip install 's2p-mobile[executorch]'") from error
+    chosen = ExecuTorchOptions(**options)
+
+    def convert_to(checkpoint: Checkpoint, folder: Path, progress: Progress) -> BundleManifest:
+        from s2p_converters.executorch.target import convert_checkpoint
+
+        return convert_checkpoint(checkpoint, chosen, folder, progress)
+
+    return _Target(f"ExecuTorch, {chosen.backend}", convert_to)
+
+
+TARGETS: dict[str, Callable[[dict[str, Any]], _Target]] = {"coreml": _coreml, "executorch": _executorch}
+_OPTIONS_OF = {
+    "minimum_os": "coreml",
+    "palette": "coreml",
+    "eight_bit": "coreml",
+    "activations": "coreml",
+    "precision": "coreml",
+    "vae_precision": "coreml",
+    "backend": "executorch",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -20,15 +80,19 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    target: Annotated[str, typer.Option(help=f"Where it will run: {', '.join(TARGETS)}.")],
+    target: Annotated[str, typer.Option(help=f"Where it will run: {' or '.join(TARGETS)}.")],
     checkpoint: Annotated[Path | None, typer.Argument(help="S2P checkpoint; the demo model's when left out.")] = None,
     out: OutFolder = None,
-    minimum_os: Annotated[str, typer.Option(help="Core ML: iOS16, iOS17 or iOS18.")] = "iOS17",
-    palette: Annotated[str, typer.Option(help="Core ML, 4 bits: per-tensor or per-channel (iOS18).")] = "per-tensor",
-    eight_bit: Annotated[str, typer.Option(help="Core ML, 8 bits: linear or palette.")] = "linear",
-    activations: Annotated[str, typer.Option(help="Core ML: int8 or float16.")] = "int8",
-    precision: Annotated[str, typer.Option(help="Core ML: arithmetic of U-Net and text encoder, fp16 or fp32.")] = "fp16",
-    vae_precision: Annotated[str, typer.Option(help="Core ML: arithmetic of the VAE decoder, fp16 or fp32.")] = "fp32",
+    minimum_os: Annotated[str | None, typer.Option(help="Core ML: iOS16, iOS17 (default) or iOS18.")] = None,
+    palette: Annotated[str | None, typer.Option(help="Core ML: per-tensor (default) or per-channel (iOS18).")] = None,
+    eight_bit: Annotated[str | None, typer.Option(help="Core ML, 8-bit layers: linear (default) or palette.")] = None,
+    activations: Annotated[str | None, typer.Option(help="Core ML: int8 (default) or float16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Core ML: U-Net and text encoder in fp16 (default) or fp32.")] = None,
+    vae_precision: Annotated[str | None, typer.Option(help="Core ML: VAE decoder in fp32 (default) or fp16.")] = None,
+    backend: Annotated[str | None, typer.Option(help="ExecuTorch: xnnpack (default), coreml or vulkan.")] = None,
+    archive: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="ExecuTorch: also write the download form, one .s2pmobile.zip.")
+    ] = None,
     force: ForceOption = False,
     json: JsonOption = None,
 ) -> None:
@@ -37,34 +101,57 @@ def convert(
     from s2p_runtime.files import atomic_folder, refuse_existing
 
     start = time.monotonic()
-    if target not in TARGETS:
-        raise S2PError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
-    from s2p_converters.coreml.options import CoreMLOptions
-
-    options = CoreMLOptions(
-        minimum_os=minimum_os,  # type: ignore[arg-type]
-        palette=palette,  # type: ignore[arg-type]
-        eight_bit=eight_bit,  # type: ignore[arg-type]
-        activations=activations,  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
-        vae_precision=vae_precision,  # type: ignore[arg-type]
-    )
+    given = {
+        "minimum_os": minimum_os,
+        "palette": palette,
+        "eight_bit": eight_bit,
+        "activations": activations,
+        "precision": precision,
+        "vae_precision": vae_precision,
+        "backend": backend,
+    }
+    chosen = _choose(target, {name: value for name, value in given.items() if value is not None})
+    if archive is not None and target != "executorch":
+        raise S2PError("--archive is an option of the ExecuTorch target; Core ML packages are small as they are, leave it out")
     destination = out or Path(f"{checkpoint.resolve().name if checkpoint else 'demo'}-{target}.s2pmobile")
     refuse_existing(destination, force)
+    if archive is not None:
+        refuse_existing(archive, force)
 
     from s2p_converters.checkpoint import open_checkpoint
     from s2p_mobile.demo.checkpoint import checkpoint_folder
 
     with checkpoint_folder(checkpoint) as folder:
         source = open_checkpoint(folder)
-        _say_notes(options, source.manifest.title, json)
-        from s2p_converters.coreml.target import convert_checkpoint
-
+        say(f"converting {source.manifest.title} for {chosen.title}", json)
+        if chosen.note:
+            say(f"note: {chosen.note}", json)
         with atomic_folder(destination, force=force) as scratch:
-            manifest = convert_checkpoint(source, options, scratch, TerminalProgress())
+            manifest = chosen.convert(source, scratch, TerminalProgress())
+    if archive is not None:
+        from s2p_converters.executorch.archive import write_archive
+
+        write_archive(destination, archive, force=force)
+        say(f"archive: {archive} ({size(archive.stat().st_size)})", json)
+    _report(manifest, source, target, destination, time.monotonic() - start, json)
+
+
+def _choose(target: str, given: dict[str, str]) -> _Target:
+    from s2p_runtime.errors import S2PError
+
+    if target not in TARGETS:
+        raise S2PError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
+    for name in given:
+        if _OPTIONS_OF[name] != target:
+            option = name.replace("_", "-")
+            raise S2PError(f"--{option} is an option of the target {_OPTIONS_OF[name]}; leave it out for {target}")
+    return TARGETS[target](given)
+
+
+def _report(
+    manifest: BundleManifest, source: Checkpoint, target: str, destination: Path, seconds: float, json: str | None
+) -> None:
     summary = manifest.quantization
-    counts = source.manifest.layer_counts
-    seconds = time.monotonic() - start
     ratio = summary.unet_fp32_bytes / summary.unet_bytes
     say(f"bundle: {destination} ({seconds:.0f} s)", json)
     say(
@@ -72,6 +159,8 @@ def convert(
         f"({ratio / 2:.1f}x smaller than fp16, {ratio:.1f}x than fp32), {summary.average_weight_bits:.2f} bits a weight",
         json,
     )
+    if summary.unet_download_bytes != summary.unet_bytes:
+        say(f"U-Net in the download form: {size(summary.unet_download_bytes)}", json)
     say(f"next: s2p-mobile verify {destination}", json)
     emit_json(
         json,
@@ -85,19 +174,7 @@ def convert(
                 "fp32_bytes": summary.unet_fp32_bytes,
                 "download_bytes": summary.unet_download_bytes,
                 "average_weight_bits": summary.average_weight_bits,
-                "layers": counts,
+                "layers": source.manifest.layer_counts,
             },
         },
     )
-
-
-def _say_notes(options: object, title: str, json: str | None) -> None:
-    from s2p_converters.coreml.options import CoreMLOptions
-
-    assert isinstance(options, CoreMLOptions)
-    say(
-        f"converting {title} for Core ML, {options.minimum_os}, {options.palette} palettes, {options.activations} activations",
-        json,
-    )
-    if options.quantizes_activations and not options.has_quantize_operator:
-        say("note: iOS16 has no quantize operator; activations are rounded to the same 8-bit values in float", json)

@@ -65,7 +65,7 @@ def test_verify_accepts_it(place: Path, bundle: Path) -> None:
     result = command(place, "verify", bundle, "--json", "-")
     assert result.returncode == 0, result.stdout + result.stderr
     figures = json.loads(result.stdout)
-    assert figures["ok"] and set(figures["components"]) == {"text_encoder", "unet", "vae_decoder"}
+    assert figures["ok"] and set(figures["components"]) == {"text_encoder", "unet", "vae_decoder", "sampler"}
     assert all(c["max_relative_error"] <= c["tolerance"] for c in figures["components"].values())
     assert len(figures["golden"]) >= 2
 
