@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.backends import COMPONENTS, Array32, Backend, open_backend
+from s2p_runtime.backends import Array32, Backend, open_backend
 from s2p_runtime.bundle import Bundle, GoldenRun
 from s2p_runtime.contract import Contract
 from s2p_runtime.drawing import decode_latents, draw_latents
@@ -21,11 +21,15 @@ from s2p_runtime.tensors import read_tensors
 
 Array = NDArray[Any]
 
-TOLERANCE = {"coreml": 1e-6, "executorch": 2e-2}
+TOLERANCE = {
+    "coreml": {"text_encoder": 1e-6, "unet": 1e-6, "vae_decoder": 1e-6},
+    "executorch": {"text_encoder": 1e-4, "unet": 5e-2, "vae_decoder": 1e-4},
+}
 """Largest relative error of a component at equal inputs. Core ML programs are evaluated in float64, where they agree with the
 reference to about 1e-12, so what is left is the rounding of the golden tensors to float32 (6e-8) with some room. ExecuTorch
-kernels compute in float32, where an upstream difference of one unit in the last place flips some roundings of activations and
-moves the output by whole grid steps: torch itself in float32 is 3e-3 to 9e-3 away from torch in float64 on the demo model."""
+kernels compute in float32. Float components then differ by summation order (3e-6 measured). In the U-Net a difference of one unit
+in the last place flips some roundings of activations and moves the output by whole grid steps: torch itself in float32 is up to
+2.3e-2 away from torch in float64 over the calls of the demo model's golden run, so twice that is allowed."""
 
 SAMPLER_TOLERANCE = 1e-6
 """The plan's rows over recorded outputs: sums in double rounded to float32 on both sides."""
@@ -106,7 +110,7 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
     target = bundle.manifest.target
     exact = open_backend(bundle, "float64")
     declared = open_backend(bundle, "declared") if target == "coreml" else exact
-    tolerances = {**dict.fromkeys(COMPONENTS, TOLERANCE[target]), "sampler": SAMPLER_TOLERANCE}
+    tolerances = {**TOLERANCE[target], "sampler": SAMPLER_TOLERANCE}
     worst = _Worst(dict.fromkeys(tolerances, 0.0))
     listener = progress or Silent()
     golden = []
