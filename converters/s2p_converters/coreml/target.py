@@ -16,12 +16,11 @@ from s2p_converters.coreml.components import (
     convert_text_encoder,
     convert_unet,
     convert_vae_decoder,
-    decoder_module,
     program_constants,
-    text_encoder_module,
     unet_ports,
 )
 from s2p_converters.coreml.options import CoreMLOptions
+from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import reference_unet
 from s2p_converters.unet import StepUNet
 from s2p_runtime.bundle import BundleManifest

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.components import decoder_module, text_encoder_module
 from s2p_converters.executorch.calibration import output_scales
 from s2p_converters.executorch.check import self_check
 from s2p_converters.executorch.inspection import LayerNode, ProgramSummary, check_integers, read_program
@@ -22,6 +21,7 @@ from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.executorch.partitioned import lower
 from s2p_converters.executorch.program import build_program
 from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgraph
+from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet
 from s2p_runtime.bundle import Component, LayerSummary, TensorSpec
 from s2p_runtime.errors import CheckFailed
@@ -77,9 +77,7 @@ def convert_unet(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions)
     scales = output_scales(checkpoint) if options.scheme == "static" else None
     floats = {name: np.asarray(value, np.float32) for name, value in checkpoint.floats.items()}
     columns = unet_columns(checkpoint.time_tables, checkpoint.layers, options.scheme)
-    graph = unet_subgraph(
-        checkpoint.structure, checkpoint.layers, floats, columns, sample, context, options.scheme, scales
-    )
+    graph = unet_subgraph(checkpoint.structure, checkpoint.layers, floats, columns, sample, context, options.scheme, scales)
     data = build_program({METHOD: (UNetProgram(columns, graph), inputs)})
     info = _write(path, data, options, _unet_specs(sample, context))
     summary = read_program(data)
@@ -153,16 +151,6 @@ def _float_layers(checkpoint: Checkpoint) -> tuple[LayerSummary, ...]:
     )  # fmt: skip
 
 
-class _TextEncoder(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        hidden: Tensor = self.model(input_ids)
-        return hidden
-
-
 def convert_text_encoder(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
     """Write the text encoder in float32: input_ids int32 [1, N] -> last_hidden_state [1, N, D]."""
     tokens = checkpoint.manifest.tokenizer.max_length
@@ -171,7 +159,7 @@ def convert_text_encoder(checkpoint: Checkpoint, path: Path, options: ExecuTorch
         (TensorSpec(name="input_ids", dtype="int32", shape=(1, tokens)),),
         (TensorSpec(name="last_hidden_state", dtype="float32", shape=(1, tokens, checkpoint.structure.context_dim)),),
     )
-    return _write(path, lower(_TextEncoder(text_encoder_module(checkpoint)), (ids,), options.backend), options, specs)
+    return _write(path, lower(text_encoder_module(checkpoint), (ids,), options.backend), options, specs)
 
 
 def convert_vae_decoder(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:

@@ -9,7 +9,6 @@ import torch
 
 from s2p_converters.assemble import Outcome, copy_tokenizer, write_golden, write_manifest
 from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.components import decoder_module, text_encoder_module
 from s2p_converters.executorch.archive import packed_bytes
 from s2p_converters.executorch.components import (
     ComponentInfo,
@@ -20,6 +19,7 @@ from s2p_converters.executorch.components import (
     program_constants,
 )
 from s2p_converters.executorch.options import ExecuTorchOptions
+from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import reference_unet
 from s2p_runtime.bundle import BundleManifest
 from s2p_runtime.errors import CheckFailed
