@@ -1,9 +1,9 @@
 """Unpacks the download form of a bundle, ``NAME.s2pmobile.zip``.
 
-The zip holds the bundle's files under their own names and ``archive.json``. A file named in its ``packed`` is stored as two members:
-``FILE.rest`` (the file without some stretches) and ``FILE.nibbles`` (those stretches, 4-bit two's complement, first value in the
-low nibble, each stretch starting on a byte). ``packed[FILE]`` lists ``[offset, length]`` of each stretch in the restored file, where
-one byte holds one value, ascending.
+The zip holds the bundle's files under their own names and ``archive.json``. A file named in its ``packed`` is stored as two
+members: ``FILE.rest`` (the file without some stretches) and ``FILE.nibbles`` (those stretches, 4-bit two's complement, first
+value in the low nibble, each stretch starting on a byte). ``packed[FILE]`` lists ``[offset, length]`` of each stretch in the
+restored file, where one byte holds one value, ascending.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def unpack_archive(path: Path, folder: Path, *, force: bool = False) -> None:
     """Restore a bundle and check it; ``folder`` appears only when everything is right.
 
     Raises:
-        S2PError: no archive, a future version, a member missing, altered or larger than the manifest says, or ``folder`` exists and
-            ``force`` is false.
+        S2PError: no archive, a future version, a member missing, altered or larger than the manifest says, or ``folder``
+            exists and ``force`` is false.
     """
     try:
         with zipfile.ZipFile(path) as archive, atomic_folder(folder, force=force) as scratch:
@@ -91,9 +91,7 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, archive_name: str) -> None:
             target.write_bytes(_member(archive, name, entry.bytes, archive_name))
 
 
-def _restore(
-    rest: bytes, nibbles: bytes, regions: tuple[tuple[int, int], ...], size: int, archive_name: str
-) -> bytes:
+def _restore(rest: bytes, nibbles: bytes, regions: tuple[tuple[int, int], ...], size: int, archive_name: str) -> bytes:
     """Put the stretches back between the parts of ``rest``."""
     expected = len(rest) + sum(length for _, length in regions)
     if expected != size or len(nibbles) != sum((length + 1) // 2 for _, length in regions):

@@ -48,7 +48,8 @@ def check_version(built_with: str, installed: str, bundle: str) -> None:
         raise S2PError(f"{bundle} is built for the {backend} backend, which does not run here; convert with --backend xnnpack")
     if installed.split(".")[:2] != [match[2], match[3]]:
         raise S2PError(
-            f"{bundle} was made by executorch {made}, installed is {installed}; run pip install executorch=={made}, or convert again"
+            f"{bundle} was made by executorch {made}, installed is {installed}; "
+            f"run pip install executorch=={made}, or convert again"
         )
 
 

@@ -1,7 +1,7 @@
 """Writes the download form of an ExecuTorch bundle: one ``.s2pmobile.zip`` in which 4-bit integers take 4 bits.
 
-XNNPACK has no 4-bit convolution, so such weights rest in the .pte one to a byte. The archive stores these stretches two to a byte;
-:mod:`s2p_runtime.archive` puts them back and arrives at the same bytes.
+XNNPACK has no 4-bit convolution, so such weights rest in the .pte one to a byte. The archive stores these stretches two to
+a byte; :mod:`s2p_runtime.archive` puts them back and arrives at the same bytes.
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ def write_archive(bundle_folder: Path, path: Path, *, force: bool = False) -> No
             members[name + REST_SUFFIX], members[name + NIBBLES_SUFFIX] = split.rest, split.nibbles
         else:
             members[name] = data
-    with atomic_file(path, force=force) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as zip_file:
+    with (
+        atomic_file(path, force=force) as scratch,
+        zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as zip_file,
+    ):
         _add(zip_file, INDEX_NAME, (json.dumps(index, indent=1) + "\n").encode())
         for name, data in sorted(members.items()):
             _add(zip_file, name, data)

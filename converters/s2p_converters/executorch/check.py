@@ -26,8 +26,8 @@ from s2p_runtime.quiet import quiet_import
 
 TOLERANCE = 2.0**-18
 """Largest allowed error over largest output. The accumulators are exact integers; what rounds in float32 is the run-time scale
-(three operations), its product with the weight scale, the product with the accumulator and the bias: below 16 roundings of 2^-24,
-times 4 for outputs that are smaller than the terms they are the difference of."""
+(three operations), its product with the weight scale, the product with the accumulator and the bias: below 16 roundings of
+2^-24, times 4 for outputs that are smaller than the terms they are the difference of."""
 
 _SIZE = 5
 _TOKENS = 6

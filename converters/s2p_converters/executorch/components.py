@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,11 +177,11 @@ def convert_vae_decoder(checkpoint: Checkpoint, path: Path, options: ExecuTorchO
     return _write(path, lower(module, (latents,), options.backend), options, specs)
 
 
-def eager_component(module: nn.Module) -> Callable[[NDArray[np.generic]], NDArray[np.float32]]:
+def eager_component(module: nn.Module) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     """A module as a function on arrays, in eager torch."""
 
     @torch.no_grad()
-    def call(value: NDArray[np.generic]) -> NDArray[np.float32]:
+    def call(value: NDArray[Any]) -> NDArray[np.float32]:
         out: NDArray[np.float32] = module(torch.from_numpy(value)).numpy()
         return out
 

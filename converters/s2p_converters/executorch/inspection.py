@@ -81,7 +81,8 @@ def read_program(data: bytes) -> ProgramSummary:
         raise S2PError(f"this is no readable .pte program ({type(error).__name__}); convert the checkpoint again") from error
     program, named = file.program, file.named_data
     constants = {key: named.buffers[entry.buffer_index] for key, entry in named.pte_data.items()} if named else {}
-    delegates, operators = [], set()
+    delegates: list[str] = []
+    operators: set[str] = set()
     nodes: Counter[str] = Counter()
     layers: list[LayerNode] = []
     for plan in program.execution_plan:
@@ -160,9 +161,7 @@ def expected_datatypes(layer: QuantizedLayer, scheme: Scheme) -> tuple[str, str,
     return ("qint8", weights, "qint8") if scheme == "static" else ("qdint8", weights, "fp32")
 
 
-def check_integers(
-    summary: ProgramSummary, names: Sequence[str], layers: Mapping[str, QuantizedLayer], scheme: Scheme
-) -> None:
+def check_integers(summary: ProgramSummary, names: Sequence[str], layers: Mapping[str, QuantizedLayer], scheme: Scheme) -> None:
     """Compare every integer layer of a written program with the checkpoint, bit for bit.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,11 @@ from s2p_runtime.errors import S2PError
 Scheme = Literal["pinned", "static", "dynamic"]
 """How a layer's input becomes int8.
 
-- ``pinned``: the checkpoint's scale of the step. The input is clamped to the step's range and two channels that hold the ends of
-  the range are appended (their weights are zero), so that the range which XNNPACK finds at run time is the checkpoint's.
-- ``static``: the input is divided by the step's scale and rounded to int8; the output is rounded to int8 too, with a constant scale
-  relative to the step's, because XNNPACK has no kernel from static int8 to float.
+- ``pinned``: the checkpoint's scale of the step. The input is clamped to the step's range and two channels that hold the
+  ends of the range are appended (their weights are zero), so that the range which XNNPACK finds at run time is the
+  checkpoint's.
+- ``static``: the input is divided by the step's scale and rounded to int8; the output is rounded to int8 too, with a constant
+  scale relative to the step's, because XNNPACK has no kernel from static int8 to float.
 - ``dynamic``: the range of the input at hand (per image for convolutions, per token for linear layers); the table is not used.
 """
 
@@ -50,7 +51,7 @@ def uses_four_bits(layer: QuantizedLayer) -> bool:
     return layer.spec.kind == "linear" and layer.weight_bits <= FOUR_BITS
 
 
-def xnnpack_weight(spec: LayerSpec, weight: NDArray) -> NDArray:  # type: ignore[type-arg]
+def xnnpack_weight(spec: LayerSpec, weight: NDArray[Any]) -> NDArray[Any]:
     """Checkpoint order [O, I, kh, kw] -> [O, kh, kw, I]; linear weights stay [O, I]."""
     return np.ascontiguousarray(weight.transpose(0, 2, 3, 1)) if spec.kind == "conv" else weight
 
@@ -199,7 +200,7 @@ class XnnpackOperators(Operators):
         graph = self.graph
         axes, ends_shape = len(value.shape), (*value.shape[:-1], 1)
         assert layer.activation_scale is not None and layer.activation_bits is not None
-        lowest, highest = integer_range(layer.activation_bits)
+        lowest = integer_range(layer.activation_bits)[0]
 
         def end(of: int) -> Value:
             # From the lower end of the layer's own range: the factor is a power of two, or rounds the product once.
@@ -218,7 +219,7 @@ class XnnpackOperators(Operators):
     # Norms
 
     def _parameters(self, norm: nn.Module) -> tuple[Array32, Array32]:
-        return norm.weight.detach().numpy(), norm.bias.detach().numpy()  # type: ignore[operator,union-attr]
+        return norm.weight.detach().numpy(), norm.bias.detach().numpy()  # type: ignore[operator]
 
     def group_norm(self, x: Symbol, norm: nn.GroupNorm) -> Symbol:  # type: ignore[override]
         """Mean and variance per image and group, from per-channel means; a pending shift costs nothing per element."""

@@ -16,7 +16,7 @@ class ExecuTorchOptions:
     """Options of the ExecuTorch target.
 
     Attributes:
-        backend: what runs the programs. Only ``xnnpack`` computes with integers; the others get the same weights multiplied out.
+        backend: what runs the programs. Only ``xnnpack`` computes with integers; the others get the weights multiplied out.
         scheme: how activations become int8, see :data:`s2p_converters.executorch.operators.Scheme`.
         self_check: run every integer layer alone against plain arithmetic.
     """

@@ -228,9 +228,7 @@ class Subgraph:
     def transpose(self, x: Value, order: Sequence[int]) -> Value:
         """Axis i of the result is axis ``order[i]`` of x."""
         out = self._define([x.shape[i] for i in order])
-        self._node(
-            schema.XNNStaticTranspose(num_dims=len(order), perm=list(order), input_id=x.id, output_id=out.id, flags=0)
-        )
+        self._node(schema.XNNStaticTranspose(num_dims=len(order), perm=list(order), input_id=x.id, output_id=out.id, flags=0))
         return out
 
     def slice(self, x: Value, axis: int, start: int, size: int) -> Value:
@@ -239,9 +237,7 @@ class Subgraph:
         out = self._define(sizes)
         offsets = [start if i == axis else 0 for i in range(len(sizes))]
         self._node(
-            schema.XNNStaticSlice(
-                num_dims=len(sizes), offsets=offsets, sizes=sizes, input_id=x.id, output_id=out.id, flags=0
-            )
+            schema.XNNStaticSlice(num_dims=len(sizes), offsets=offsets, sizes=sizes, input_id=x.id, output_id=out.id, flags=0)
         )
         return out
 
@@ -302,9 +298,13 @@ class Subgraph:
     ) -> tuple[Value, int, tuple[Any, Any]]:
         """Filter value, bias id and (datatype, quantization) of the output."""
         if not isinstance(weights, Weights):
-            return self.constant(weights), self.constant(bias).id if bias is not None else XNN_INVALID_VALUE_ID, (
-                DataType.xnn_datatype_fp32,
-                None,
+            return (
+                self.constant(weights),
+                self.constant(bias).id if bias is not None else XNN_INVALID_VALUE_ID,
+                (
+                    DataType.xnn_datatype_fp32,
+                    None,
+                ),
             )
         kernel = self._weights(weights)
         if out_scale is None:
@@ -369,7 +369,8 @@ class Subgraph:
     def serialize(self) -> tuple[bytes, Any]:
         """The bytes that ExecuTorch hands to XNNPACK, and the named constants (``NamedDataStoreOutput``)."""
         for index, (value, flag) in enumerate(
-            [(v, XNN_VALUE_FLAG_EXTERNAL_INPUT) for v in self._inputs] + [(v, XNN_VALUE_FLAG_EXTERNAL_OUTPUT) for v in self._outputs]
+            [(v, XNN_VALUE_FLAG_EXTERNAL_INPUT) for v in self._inputs]
+            + [(v, XNN_VALUE_FLAG_EXTERNAL_OUTPUT) for v in self._outputs]
         ):
             held = self._values[value.id].xvalue_union
             tensor = getattr(held, "tensor_value", held)

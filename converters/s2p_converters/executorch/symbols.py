@@ -1,9 +1,9 @@
 """Tensors that are traced instead of computed: running :class:`StepUNet` on them writes an XNNPACK subgraph.
 
-A symbol has torch's logical shape; its value lies in memory as XNNPACK wants it. Images [B, C, H, W] lie as NHWC, so flattening an
-image to tokens and back moves nothing. Three things stay pending until somebody needs them, because their consumer can usually do
-them for nothing: a per-channel shift (folded into GroupNorm), zero columns (convolution padding) and upsampling (done behind the
-clamp of a quantized layer, on a quarter of the elements).
+A symbol has torch's logical shape; its value lies in memory as XNNPACK wants it. Images [B, C, H, W] lie as NHWC, so flattening
+an image to tokens and back moves nothing. Three things stay pending until somebody needs them, because their consumer can
+usually do them for nothing: a per-channel shift (folded into GroupNorm), zero columns (convolution padding) and upsampling
+(done behind the clamp of a quantized layer, which then touches a quarter of the elements).
 """
 
 from __future__ import annotations

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from s2p_converters.assemble import Outcome, copy_tokenizer, write_golden, write_manifest
 from s2p_converters.checkpoint import Checkpoint
@@ -29,7 +32,7 @@ from s2p_runtime.quiet import quiet_import
 from s2p_runtime.tensors import read_tensors
 
 FLOAT_TOLERANCE = 1e-4
-"""Text encoder and VAE decoder against the float32 source model: the same arithmetic in another order (measured 3e-7 and 4e-6)."""
+"""Text encoder and VAE decoder against the float32 source model: the same arithmetic in another order (measured 3e-7, 4e-6)."""
 
 
 def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path, progress: Progress) -> BundleManifest:
@@ -66,10 +69,11 @@ def _check_floats(checkpoint: Checkpoint, outcome: Outcome, folder: Path) -> Non
 
     fp = read_tensors(checkpoint.folder / checkpoint.manifest.golden[0].path)
     latents = (fp["fp_latents"] / np.float32(checkpoint.manifest.latents.scaling_factor)).astype(np.float32)
-    for name, function, value in (
+    cases: tuple[tuple[str, Callable[[NDArray[Any]], NDArray[np.float32]], NDArray[Any]], ...] = (
         ("text_encoder", outcome.encode_text, fp["token_ids"][-1:]),
         ("vae_decoder", outcome.decode, latents),
-    ):
+    )
+    for name, function, value in cases:
         with quiet_import():
             program = Runtime.get().load_program((folder / f"{name}.pte").read_bytes())
             got = program.load_method("forward").execute([torch.from_numpy(value)])[0].numpy()

@@ -83,7 +83,7 @@ def unet_subgraph(
     x = image_input(graph, sample)
     tokens = Symbol(graph, graph.input(context), False)
     row = Symbol(graph, graph.input((1, sum(widths.values()))), False)
-    out: Symbol = unet(x, row, tokens)  # type: ignore[assignment]
+    out: Symbol = unet(x, row, tokens)
     image_output(out)
     return graph
 

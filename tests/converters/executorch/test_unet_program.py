@@ -34,9 +34,7 @@ def inputs(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 def program(checkpoint: Checkpoint, layers: dict[str, QuantizedLayer], floats: dict[str, np.ndarray]) -> bytes:
     sample, step, context = inputs(checkpoint)
     columns = unet_columns(checkpoint.time_tables, layers, "pinned")
-    graph = unet_subgraph(
-        checkpoint.structure, layers, floats, columns, tuple(sample.shape), tuple(context.shape), "pinned"
-    )
+    graph = unet_subgraph(checkpoint.structure, layers, floats, columns, tuple(sample.shape), tuple(context.shape), "pinned")
     return build_program({"forward": (UNetProgram(columns, graph), (sample, step, context))})
 
 
@@ -136,5 +134,5 @@ def test_a_program_altered_after_the_bundle_was_opened_is_refused(executorch_bun
 
 @pytest.mark.parametrize("data", [b"", b"not a program", b"\0" * 4096], ids=["empty", "text", "zeros"])
 def test_what_is_no_program_is_refused_by_inspection(data: bytes) -> None:
-    with pytest.raises(S2PError, match="no readable .pte"):
+    with pytest.raises(S2PError, match=r"no readable \.pte"):
         read_program(data)
