@@ -103,7 +103,7 @@ TEST(Pipeline, RefusesComponentsThatDoNotFitTheLatents) {
   const std::pair<std::vector<std::string>, nlohmann::json> edits[] = {
       {{"unet", "inputs", "0", "shape"}, {1, 4, 8, 8}}, {{"unet", "inputs", "0", "dtype"}, "float16"},
       {{"unet", "inputs", "1", "name"}, "timestep"},    {{"unet", "outputs", "0", "shape"}, {1, 4, 4, 5}},
-      {{"vae_decoder", "outputs"}, nlohmann::json::array()}, {{"text_encoder", "inputs", "0", "shape"}, {1, 77}},
+      {{"vae_decoder", "outputs"}, nlohmann::json::array()}, {{"vae_decoder", "outputs", "0", "shape"}, {1, 1, 32, 48}}, {{"text_encoder", "inputs", "0", "shape"}, {1, 77}},
       {{"text_encoder", "outputs", "0", "shape"}, {1, 16, 9}}};
   for (const auto& [path, value] : edits) {
     const testing::TemporaryFolder folder;

@@ -90,7 +90,7 @@ def test_measures_and_brings_the_report_back(phone: Phone) -> None:
     assert report.validity.thermal_nominal_at_start
     assert not {"validity.unplugged", "validity.low_power_mode_off"} & set(report.missing)
     stages = {stage for stage, _, _ in phone.progress}
-    assert {"push", "loaded", "warmup", "image", "call", "memory_pass"} <= stages
+    assert {"push", "loaded", "warmup", "image", "memory_pass"} <= stages
     assert [step for step in phone.progress if step[0] == "image"] == [("image", 1, 2), ("image", 2, 2)]
 
 

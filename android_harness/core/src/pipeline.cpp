@@ -64,6 +64,10 @@ void Pipeline::check_components() const {
   const std::int64_t batch = manifest.batch();
   const std::vector<std::int64_t> state = {batch, latents.channels, latents.height, latents.width};
   const std::vector<DType> f32 = {DType::float32};
+  // How much larger the picture is than the latents is the decoder's affair: 8 times for Stable Diffusion.
+  const bool picture = !vae.outputs.empty() && vae.outputs[0].shape.size() == 4;
+  const std::int64_t rows = picture ? vae.outputs[0].shape[2] : 0;
+  const std::int64_t columns = picture ? vae.outputs[0].shape[3] : 0;
   check(text, kTextEncoder, {{"input_ids", {DType::int32, DType::int64}, {1, tokens}}}, {"last_hidden_state", f32, {1, tokens, width}});
   check(unet, kUnet,
         {{"sample", f32, state},
@@ -71,7 +75,7 @@ void Pipeline::check_components() const {
          {"encoder_hidden_states", f32, {batch, tokens, width}}},
         {"noise_pred", f32, state});
   check(vae, kVaeDecoder, {{"latents", f32, {1, latents.channels, latents.height, latents.width}}},
-        {"image", f32, {1, 3, 8 * latents.height, 8 * latents.width}});
+        {"image", f32, {1, 3, rows, columns}});
 }
 
 void Pipeline::load() {

@@ -19,7 +19,7 @@ struct BenchOptions {
   double fidelity_floor_db = kDefaultFidelityFloorDb;
 };
 
-/// One step of the protocol, for a progress bar or a plot.
+/// One step of the protocol, for a progress bar or a plot. Of the calls only one a second is told.
 struct BenchEvent {
   enum class Kind { loaded, warmup, image, call, memory_pass };
   Kind kind;
