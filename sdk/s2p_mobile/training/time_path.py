@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from s2p_converters.packing import integer_range
 from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.quantization.grid import quantize_weight, round_to_grid, snap_activation_scale, weight_scale
 from s2p_mobile.recipes import Recipe
-from s2p_mobile.time_tables import time_tables
+from s2p_mobile.time_tables import ResnetBlock2D, time_tables
 
 
 def job_time_tables(job: QuantizationJob) -> dict[str, Tensor]:
