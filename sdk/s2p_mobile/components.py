@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from functools import cached_property
 from pathlib import Path
@@ -72,10 +74,11 @@ class Components:
 def load_module(kind: Any, folder: Path) -> Any:
     """Load a diffusers or transformers module offline in float32."""
     try:
-        with quiet_import():
+        # Progress bars write to the stream object, which need not be descriptor 2.
+        with quiet_import(), contextlib.redirect_stderr(io.StringIO()):
             module = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
         raise S2PError(f"{folder} cannot be loaded ({reason}); export the model again with diffusers") from error
     return module.eval().requires_grad_(False)
 

@@ -10,11 +10,11 @@ from s2p_mobile.models import Model, open_model
 from s2p_mobile.plan import plan_for
 from s2p_mobile.prompts import read_prompts
 from s2p_mobile.recipes import load_recipe
+from s2p_mobile.workers import DEVICES
 from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Progress
 
 PIPELINES = ("s2p", "serial", "parallel")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_PROMPTS = (
     "a photograph of an astronaut riding a horse",
     "a bowl of fruit on a wooden table, oil painting",

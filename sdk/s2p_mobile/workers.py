@@ -111,3 +111,8 @@ def join_workers(device: str = "auto") -> Workers:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _LaunchedWorkers(device)
     return Workers(device)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes what several launched ones share; known without joining them."""
+    return int(os.environ.get("RANK", "0")) == 0

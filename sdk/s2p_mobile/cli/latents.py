@@ -39,8 +39,9 @@ def latents(
 
     source = open_model(model)
     texts = job_prompts(source, prompts)
-    for warning in long_prompts(texts, source.tokenizer):
-        say(f"note: {warning}", "-")
+    if prompts is not None:
+        for warning in long_prompts(texts, source.tokenizer):
+            say(f"note: {warning}", "-")
     plan = plan_for(source.folder / "scheduler", scheduler, steps)
     job = LatentJob(source, plan, texts, source.guidance if guidance is None else guidance, seed, features)
     write_latents(job, out, resume=resume, force=force, progress=TerminalProgress())

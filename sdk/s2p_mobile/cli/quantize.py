@@ -44,6 +44,7 @@ def quantize(
     from s2p_mobile.methods.registry import check_method
     from s2p_mobile.prompts import long_prompts
     from s2p_mobile.training.work import TRAINED_METHODS, forget_state, training_folder
+    from s2p_mobile.workers import is_main_process
     from s2p_runtime.files import atomic_folder, refuse_existing
 
     check_method(method)
@@ -67,10 +68,13 @@ def quantize(
         resume=resume,
         latents=latents,
     )
-    for warning in long_prompts(job.prompts, job.model.tokenizer):
-        say(f"note: {warning}", "-")
+    if prompts is not None:
+        for warning in long_prompts(job.prompts, job.model.tokenizer):
+            say(f"note: {warning}", "-")
+    layers = run_method(method, job)
+    if not is_main_process():
+        return
     with atomic_folder(out, force=force) as folder:
-        layers = run_method(method, job)
         manifest = write_checkpoint(job, method, layers, folder)
     if work is not None:
         forget_state(work)
