@@ -125,6 +125,14 @@ class Model(Components):
             from diffusers import UNet2DConditionModel
         return load_module(UNet2DConditionModel, self.folder / "unet")
 
+    def load(self) -> None:
+        """Load every component now, so that damage is found before anything is written.
+
+        Raises:
+            S2PError: a component's weights are damaged or do not belong to its configuration.
+        """
+        assert self.text_encoder and self.vae and self.unet
+
     @property
     def unet_sha256(self) -> str:
         """SHA-256 over the U-Net's weight files, in the order of their names."""

@@ -71,6 +71,7 @@ def quantize(
     if prompts is not None:
         for warning in long_prompts(job.prompts, job.model.tokenizer):
             say(f"note: {warning}", "-")
+    job.model.load()
     layers = run_method(method, job)
     if not is_main_process():
         return
