@@ -3,7 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh dev
-export OMP_NUM_THREADS=1
+# One thread a process: several in each would wait for each other in busy loops. nproc reads the variable, so it is asked before.
+jobs="$(nproc)"
+export S2P_JOBS="$jobs" OMP_NUM_THREADS=1
 
 if command -v apt-get >/dev/null && ! fc-list 2>/dev/null | grep -q NotoColorEmoji && [ "$(id -u)" = 0 ]; then
   apt-get update -qq >/dev/null && apt-get install -y -qq fontconfig fonts-noto-color-emoji >/dev/null
@@ -19,4 +21,4 @@ if command -v swift >/dev/null; then
 fi
 android_harness/scripts/test.sh
 
-.venv/bin/python -m pytest -n "$(nproc)" --dist loadfile
+.venv/bin/python -m pytest -n "$jobs" --dist loadfile
