@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,7 +109,9 @@ def _read_subgraph(blob: bytes) -> dict[str, Any]:
         text = Path(folder) / "schema.fbs"
         text.write_bytes((Path(next(iter(serialization.__path__))) / "schema.fbs").read_bytes())
         _flatc_decompile(folder, str(text), str(binary), ["--raw-binary"])
-        graph: dict[str, Any] = json.loads((Path(folder) / "graph.json").read_text())
+        # flatc writes open bounds as inf, which Python's JSON spells Infinity.
+        json_text = re.sub(r'": (-?)inf\b', r'": \1Infinity', (Path(folder) / "graph.json").read_text())
+        graph: dict[str, Any] = json.loads(json_text)
     return graph
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
@@ -34,6 +34,33 @@ def partitioner(backend: str) -> Any:
         raise S2PError(f"executorch here lacks its {backend} backend ({error}); use --backend xnnpack") from error
 
 
+_MASKED = -1e30
+"""Added to masked scores: exp of it is 0 in float32, and unlike an infinity it survives the JSON form of ExecuTorch's graphs."""
+
+
+def _plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as two products and a softmax. torch's own decomposition guards against rows that are masked whole with
+    comparisons that no partitioner takes; causal masks and none have no such rows."""
+    scores = torch.matmul(query * (query.shape[-1] ** -0.5 if scale is None else scale), key.transpose(-2, -1))
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.logical_not(attn_mask).to(scores.dtype) * _MASKED
+        scores = scores + attn_mask.clamp(min=_MASKED)
+    return torch.matmul(torch.softmax(scores, dim=-1), value)
+
+
 def lower(module: nn.Module, inputs: tuple[Any, ...], backend: str) -> bytes:
     """A .pte with one method ``forward``; what the backend does not take stays with the portable operators.
 
@@ -46,6 +73,8 @@ def lower(module: nn.Module, inputs: tuple[Any, ...], backend: str) -> bytes:
             from executorch.exir import to_edge_transform_and_lower
 
             exported = torch.export.export(module.eval(), inputs)
+            attention = torch.ops.aten.scaled_dot_product_attention.default
+            exported = exported.run_decompositions({attention: _plain_attention})
             return bytes(to_edge_transform_and_lower(exported, partitioner=[chosen]).to_executorch().buffer)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
