@@ -22,7 +22,6 @@ from s2p_converters.unet.structure import UNetStructure, layer_specs, resnet_nam
 from s2p_runtime.bundle import FileEntry, GoldenRun, LatentSpec, TokenizerSpec, check_files
 from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
-from s2p_runtime.files import list_files, sha256_file
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import read_tensors, write_tensors
 
@@ -169,15 +168,6 @@ def write_checkpoint_tensors(
     scales = np.stack(columns, axis=1) if columns else np.zeros((steps, 0), np.float32)
     write_tensors(folder / ACTIVATIONS_FILE, {"scales": scales.astype(np.float32)})
     write_tensors(folder / TIME_TABLE_FILE, dict(time_tables))
-
-
-def checkpoint_files(folder: Path) -> dict[str, FileEntry]:
-    """Checksums of every file of a checkpoint but its manifest."""
-    return {
-        name: FileEntry(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
-        for name in list_files(folder)
-        if name != MANIFEST_NAME
-    }
 
 
 def is_checkpoint(folder: Path) -> bool:

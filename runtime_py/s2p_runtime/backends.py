@@ -12,10 +12,27 @@ from s2p_runtime.bundle import Bundle
 Array32 = NDArray[np.float32]
 Compute = Literal["declared", "float64"]
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+"""In the order in which a picture needs them."""
 
 
 class Backend(Protocol):
-    """The three components of a bundle as functions on arrays."""
+    """The three components of a bundle as functions on arrays. Components are loaded at first use."""
+
+    def load(self, component: str) -> None:
+        """Load one of :data:`COMPONENTS` now."""
+        ...
+
+    def describe(self, component: str) -> str:
+        """What runs a component, for reports."""
+        ...
+
+    def use_threads(self, count: int) -> None:
+        """Run on so many threads from now on. Call it before anything is loaded.
+
+        Raises:
+            S2PError: the engine cannot be told.
+        """
+        ...
 
     def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:
         """int32 [1, N] -> float32 [1, N, D]."""

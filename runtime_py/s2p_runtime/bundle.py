@@ -6,8 +6,10 @@ A bundle is read with :func:`open_bundle`, which checks every file against its S
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from s2p_runtime.contract import Contract, read_contract
@@ -48,13 +50,23 @@ class FileEntry(Contract):
 
 
 class LatentSpec(Contract):
-    """Latent shape, and ``vae input = latent / scaling_factor + shift_factor``."""
+    """Latent shape, and what the VAE decoder takes."""
 
     channels: int = Field(ge=1)
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     scaling_factor: float = Field(gt=0)
     shift_factor: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[1, C, H, W]"""
+        return (1, self.channels, self.height, self.width)
+
+    def decoder_input(self, latents: NDArray[Any]) -> NDArray[np.float32]:
+        """Final state -> ``latents / scaling_factor + shift_factor`` of the same shape, in float32."""
+        scaled = latents.astype(np.float32) / np.float32(self.scaling_factor) + np.float32(self.shift_factor)
+        return scaled.astype(np.float32)
 
 
 class TokenizerSpec(Contract):
@@ -155,12 +167,12 @@ class Bundle:
         return component, self.path(component.path)
 
 
-def file_entries(folder: Path) -> dict[str, FileEntry]:
-    """Checksums of every file below ``folder`` but the manifest."""
+def file_entries(folder: Path, manifest: str = MANIFEST_NAME) -> dict[str, FileEntry]:
+    """Checksums of every file below ``folder`` but the manifest, which will hold them."""
     return {
         name: FileEntry(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
         for name in list_files(folder)
-        if name != MANIFEST_NAME
+        if name != manifest
     }
 
 

@@ -36,6 +36,12 @@ def bundle_tokenizer(bundle: Bundle) -> ClipTokenizer:
     return ClipTokenizer.load(bundle.path(spec.vocab), bundle.path(spec.merges), spec)
 
 
+def encode_prompt(bundle: Bundle, backend: Backend, tokenizer: ClipTokenizer, prompt: str) -> Array32:
+    """Text embeddings of a prompt, [B, N, D]: the empty text first where the bundle guides."""
+    texts = ["", prompt] if bundle.manifest.guidance > 1 else [prompt]
+    return np.concatenate([backend.encode_text(np.array([tokenizer.encode(text)], np.int32)) for text in texts])
+
+
 def draw_latents(
     bundle: Bundle,
     backend: Backend,
@@ -64,9 +70,7 @@ def draw_latents(
 
 def decode_latents(bundle: Bundle, backend: Backend, latents: Array32) -> Array32:
     """Final state -> decoder output [1, 3, 8H, 8W]."""
-    spec = bundle.manifest.latents
-    scaled = latents / np.float32(spec.scaling_factor) + np.float32(spec.shift_factor)
-    return backend.decode(scaled.astype(np.float32))
+    return backend.decode(bundle.manifest.latents.decoder_input(latents))
 
 
 def draw(
@@ -75,9 +79,8 @@ def draw(
     """Draw a prompt from Philox noise of ``seed``."""
     manifest = bundle.manifest
     tokenizer = bundle_tokenizer(bundle)
-    texts = ["", prompt] if manifest.guidance > 1 else [prompt]
-    embeddings = np.concatenate([backend.encode_text(np.array([tokenizer.encode(text)], np.int32)) for text in texts])
-    shape = (1, manifest.latents.channels, manifest.latents.height, manifest.latents.width)
-    latents = draw_latents(bundle, backend, embeddings, initial_latents(manifest.plan, seed, shape), seed, on_call)
+    embeddings = encode_prompt(bundle, backend, tokenizer, prompt)
+    start = initial_latents(manifest.plan, seed, manifest.latents.shape)
+    latents = draw_latents(bundle, backend, embeddings, start, seed, on_call)
     picture = to_picture(decode_latents(bundle, backend, latents))
     return Drawing(picture, latents, tokenizer.tokens_dropped(prompt))

@@ -95,6 +95,22 @@ class ExecuTorchBackend:
         # The method points into the program's memory without keeping it alive.
         self._programs[component] = (program, method)
 
+    def describe(self, component: str) -> str:
+        """See :class:`s2p_runtime.backends.Backend`."""
+        return self.bundle.component(component)[0].backend
+
+    def use_threads(self, count: int) -> None:
+        """See :class:`s2p_runtime.backends.Backend`: XNNPACK's thread pool, of the whole process."""
+        with quiet_import():
+            from executorch.extension.pybindings import portable_lib as runtime
+
+            reset = getattr(runtime, "_unsafe_reset_threadpool", None)
+            ask = getattr(runtime, "_threadpool_get_thread_count", None)
+            if reset is not None:
+                reset(count)
+        if ask is None or ask() != count:
+            raise S2PError(f"this executorch cannot be told to use {count} threads; leave --threads out")
+
     def _run(self, component: str, inputs: Sequence[NDArray[Any]]) -> Array32:
         spec, _ = self.bundle.component(component)
         for given, wanted in zip(inputs, spec.inputs, strict=True):

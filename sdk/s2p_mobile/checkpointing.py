@@ -14,7 +14,6 @@ from s2p_converters.checkpoint import (
     LayerEntry,
     QuantizedLayer,
     Source,
-    checkpoint_files,
     write_checkpoint_tensors,
 )
 from s2p_converters.unet import layer_specs
@@ -24,7 +23,7 @@ from s2p_mobile.models import Model
 from s2p_mobile.training.time_path import job_time_tables
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime import __version__
-from s2p_runtime.bundle import GoldenRun
+from s2p_runtime.bundle import GoldenRun, file_entries
 from s2p_runtime.contract import write_contract
 from s2p_runtime.plan import initial_latents
 from s2p_runtime.tensors import write_tensors
@@ -77,7 +76,7 @@ def write_checkpoint(
             for spec in specs
         ),
         golden=golden,
-        files=checkpoint_files(folder),
+        files=file_entries(folder, MANIFEST_NAME),
     )
     write_contract(folder / MANIFEST_NAME, manifest)
     return manifest

@@ -30,7 +30,7 @@ class Components:
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """[1, C, H, W]"""
-        return (1, self.latents.channels, self.latents.height, self.latents.width)
+        return self.latents.shape
 
     @cached_property
     def text_encoder(self) -> Any:
@@ -65,9 +65,8 @@ class Components:
     @torch.no_grad()
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Final state [1, C, H, W] -> decoder output [1, 3, 8H, 8W], float32."""
-        spec = self.latents
-        scaled = latents / np.float32(spec.scaling_factor) + np.float32(spec.shift_factor)
-        image: NDArray[np.float32] = self.vae.decode(torch.from_numpy(scaled.astype(np.float32))).sample.numpy()
+        scaled = self.latents.decoder_input(latents)
+        image: NDArray[np.float32] = self.vae.decode(torch.from_numpy(scaled)).sample.numpy()
         return image
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from s2p_converters.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
+from s2p_converters.checkpoint import MANIFEST_NAME, Checkpoint, open_checkpoint
 from s2p_mobile.models import Model
+from s2p_runtime.bundle import file_entries
 from s2p_runtime.errors import S2PError
 
 
@@ -25,7 +26,7 @@ def copy(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 def rehash(folder: Path, change: Callable[[dict[str, Any]], None] = lambda manifest: None) -> None:
     """Recompute the checksums, as somebody would who edits a checkpoint on purpose."""
     manifest = json.loads((folder / "s2p.json").read_text())
-    manifest["files"] = {name: entry.model_dump() for name, entry in checkpoint_files(folder).items()}
+    manifest["files"] = {name: entry.model_dump() for name, entry in file_entries(folder, MANIFEST_NAME).items()}
     change(manifest)
     (folder / "s2p.json").write_text(json.dumps(manifest))
 
@@ -66,7 +67,7 @@ def test_same_seed_gives_the_same_bytes(checkpoint: Checkpoint, small_model: Mod
         small_model, manifest.plan, Recipe.model_validate(manifest.recipe), ("a red apple on a blue background",), 4.0
     )
     write_checkpoint(job, "rtn", run_method("rtn", job), tmp_path)
-    assert checkpoint_files(tmp_path) == checkpoint_files(checkpoint.folder)
+    assert file_entries(tmp_path, MANIFEST_NAME) == file_entries(checkpoint.folder, MANIFEST_NAME)
     assert (tmp_path / "s2p.json").read_bytes() == (checkpoint.folder / "s2p.json").read_bytes()
 
 

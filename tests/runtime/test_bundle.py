@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from s2p_runtime.bundle import MANIFEST_NAME, file_entries, open_bundle
+from s2p_runtime.bundle import MANIFEST_NAME, LatentSpec, file_entries, open_bundle
 from s2p_runtime.errors import S2PError
 
 FILES = {
@@ -196,3 +197,21 @@ def test_a_component_path_that_leaves(folder: Path, tmp_path: Path) -> None:
 def test_unreadable_file(folder: Path) -> None:
     (folder / "vae_decoder.pte").chmod(0)
     refused(folder, "cannot read vae_decoder.pte")
+
+
+def test_file_entries_leave_out_the_manifest_that_is_named(tmp_path: Path) -> None:
+    for name in ("s2p.json", "manifest.json"):
+        (tmp_path / name).write_text(name)
+    assert file_entries(tmp_path, "s2p.json") == {"manifest.json": file_entries(tmp_path, "s2p.json")["manifest.json"]}
+    assert set(file_entries(tmp_path)) == {"s2p.json"}
+
+
+def test_decoder_input_divides_then_shifts() -> None:
+    # The numbers of Stable Diffusion 3's VAE, the usual one with a shift.
+    spec = LatentSpec(channels=16, height=2, width=3, scaling_factor=1.5305, shift_factor=0.0609)
+    latents = np.random.default_rng(0).normal(size=spec.shape).astype(np.float32)
+    assert spec.shape == latents.shape == (1, 16, 2, 3)
+    got = spec.decoder_input(latents)
+    assert got.dtype == np.float32
+    # Two roundings to float32 of numbers below 4, and those of the two factors.
+    np.testing.assert_allclose(got, latents.astype(np.float64) / 1.5305 + 0.0609, rtol=0, atol=4 * 4 * 2.0**-24)

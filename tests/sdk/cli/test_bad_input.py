@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from diffusers import UNet2DConditionModel
 
-from s2p_converters.checkpoint import checkpoint_files
+from s2p_converters.checkpoint import MANIFEST_NAME
 from s2p_mobile.cli.app import run
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.demo.checkpoint import checkpoint_folder
-from s2p_runtime.bundle import BundleManifest
+from s2p_runtime.bundle import BundleManifest, file_entries
 
 Fails = Callable[..., str]
 
@@ -143,7 +143,7 @@ def test_nan_scale_in_a_checkpoint(fails: Fails, checkpoint: Path) -> None:
     tensors["scales"][0, 0] = float("nan")
     save_file(tensors, checkpoint / "activations.safetensors")
     manifest = json.loads((checkpoint / "s2p.json").read_text())
-    manifest["files"] = {name: entry.model_dump() for name, entry in checkpoint_files(checkpoint).items()}
+    manifest["files"] = {name: entry.model_dump() for name, entry in file_entries(checkpoint, MANIFEST_NAME).items()}
     (checkpoint / "s2p.json").write_text(json.dumps(manifest))
     assert "bad activation scale" in fails("convert", checkpoint, "--target", "coreml", "--out", "b")
 
