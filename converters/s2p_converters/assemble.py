@@ -24,6 +24,7 @@ from s2p_runtime.bundle import (
     LayerSummary,
     QuantizationSummary,
     Target,
+    TokenizerSpec,
     file_entries,
 )
 from s2p_runtime.contract import write_contract
@@ -88,23 +89,28 @@ def _quantized_run(
         return guide(outputs[call], manifest.guidance)
 
     latents = denoise(manifest.plan, predict, fp["initial_latents"], run.seed)
-    scaled = latents / np.float32(manifest.latents.scaling_factor) + np.float32(manifest.latents.shift_factor)
     return {
         **{name: fp[name] for name in ("token_ids", "initial_latents", "fp_latents", "fp_image")},
         "text_embeddings": embeddings,
         "noise_pred_calls": np.array(recorded, np.int32),
         "noise_pred": np.stack([outputs[call] for call in recorded]),
         "quantized_latents": latents,
-        "image": outcome.decode(scaled.astype(np.float32)),
+        "image": outcome.decode(manifest.latents.decoder_input(latents)),
     }
 
 
-def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    """Copy vocabulary and merges to where the manifest says they are."""
+def copy_tokenizer(checkpoint: Checkpoint, folder: Path, place: str = "tokenizer") -> TokenizerSpec:
+    """Copy vocabulary and merges into the folder ``place`` of a bundle; returns the specification that says so.
+
+    The merges end with a line break, without which Apple's reader drops the last one.
+    """
     spec = checkpoint.manifest.tokenizer
-    for name in (spec.vocab, spec.merges):
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(checkpoint.folder / name, folder / name)
+    (folder / place).mkdir(exist_ok=True)
+    vocab, merges = f"{place}/vocab.json", f"{place}/merges.txt"
+    shutil.copyfile(checkpoint.folder / spec.vocab, folder / vocab)
+    text = (checkpoint.folder / spec.merges).read_bytes()
+    (folder / merges).write_bytes(text if text.endswith(b"\n") else text + b"\n")
+    return spec.model_copy(update={"vocab": vocab, "merges": merges})
 
 
 def folder_bytes(path: Path) -> int:
@@ -120,6 +126,7 @@ def write_manifest(
     layers: tuple[LayerSummary, ...],
     golden: tuple[GoldenRun, ...],
     unet_download_bytes: int,
+    tokenizer: TokenizerSpec,
 ) -> BundleManifest:
     """Write the manifest last: it lists every other file."""
     source = checkpoint.manifest
@@ -133,7 +140,7 @@ def write_manifest(
         plan=source.plan,
         guidance=source.guidance,
         latents=source.latents,
-        tokenizer=source.tokenizer,
+        tokenizer=tokenizer,
         quantization=QuantizationSummary(
             method=source.method,
             recipe=str(source.recipe.get("name", "")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from s2p_runtime.backends import Array32, Compute
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.errors import S2PError
+from s2p_runtime.feeds import decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.mil import Program, load_program
 
 
@@ -25,39 +25,46 @@ class InterpreterBackend:
         if bundle.manifest.target != "coreml":
             raise S2PError(f"{bundle.folder.name} is a bundle for {bundle.manifest.target}, not for Core ML")
         self.bundle, self.compute = bundle, compute
+        self._programs: dict[str, Program] = {}
 
-    def program(self, component: str) -> Program:
-        """The loaded program of a component."""
-        programs = {"text_encoder": self._text_encoder, "unet": self._unet, "vae_decoder": self._vae_decoder}
-        return programs[component]
+    def load(self, component: str) -> None:
+        """See :class:`s2p_runtime.backends.Backend`. Weights are decompressed when a run needs them."""
+        if component not in self._programs:
+            self._programs[component] = load_program(self.bundle.component(component)[1])
 
-    @cached_property
-    def _text_encoder(self) -> Program:
-        return load_program(self.bundle.component("text_encoder")[1])
+    def describe(self, component: str) -> str:
+        """See :class:`s2p_runtime.backends.Backend`."""
+        arithmetic = "float64" if self.compute == "float64" else self.bundle.component(component)[0].precision
+        return f"MIL reference interpreter on torch, {arithmetic}"
 
-    @cached_property
-    def _unet(self) -> Program:
-        return load_program(self.bundle.component("unet")[1])
+    def start(self, threads: int | None = None) -> None:
+        """See :class:`s2p_runtime.backends.Backend`. The threads are torch's, of the whole process."""
+        import torch
 
-    @cached_property
-    def _vae_decoder(self) -> Program:
-        return load_program(self.bundle.component("vae_decoder")[1])
+        from s2p_runtime.mil import interpreter, schema  # noqa: F401  (the operations)
 
-    def _run(self, program: Program, feeds: dict[str, NDArray[Any]], output: str) -> Array32:
-        results = program.run(feeds, compute=self.compute)
+        schema.new_model()
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def _run(self, component: str, feeds: dict[str, NDArray[Any]], output: str) -> Array32:
+        self.load(component)
+        results = self._programs[component].run(feeds, compute=self.compute)
         if output not in results:
             raise S2PError(f"a component of {self.bundle.folder.name} has no output {output}; convert the checkpoint again")
         return results[output].astype(np.float32)
 
     def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
-        return self._run(self._text_encoder, {"input_ids": input_ids}, "last_hidden_state")
+        feeds = text_feeds(self.bundle.component("text_encoder")[0], input_ids)
+        return self._run("text_encoder", feeds, "last_hidden_state")
 
     def predict(self, sample: Array32, step: int, embeddings: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
-        feeds = {"sample": sample, "step": np.array([step], np.int32), "encoder_hidden_states": embeddings}
-        return self._run(self._unet, feeds, "noise_pred")
+        feeds = unet_feeds(self.bundle.component("unet")[0], self.bundle.manifest.plan, sample, step, embeddings)
+        return self._run("unet", feeds, "noise_pred")
 
     def decode(self, latents: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
-        return self._run(self._vae_decoder, {"latents": latents}, "image")
+        feeds = decoder_feeds(self.bundle.component("vae_decoder")[0], latents)
+        return self._run("vae_decoder", feeds, "image")

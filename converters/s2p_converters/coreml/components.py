@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
+from s2p_converters.coreml.apple import FloatIdsTextEncoder, TimestepUNet, unet_inputs
 from s2p_converters.coreml.emission import EmittedWeight, WeightTable, constant_name, emitted_weight
 from s2p_converters.coreml.layers import CoreMLOperators, check_float16_range
 from s2p_converters.coreml.options import CoreMLOptions
@@ -33,8 +34,8 @@ def program_constants(options: CoreMLOptions) -> Constants:
     return Constants(stored, weight, options.quantizes_activations)
 
 
-def unet_ports(checkpoint: Checkpoint) -> tuple[list[Port], Port]:
-    """Inputs and output of the U-Net."""
+def unet_ports(checkpoint: Checkpoint, options: CoreMLOptions) -> tuple[list[Port], Port]:
+    """Inputs and output of the U-Net in the chosen layout."""
     latents = checkpoint.manifest.latents
     batch = 2 if checkpoint.manifest.guidance > 1 else 1
     shape = (batch, latents.channels, latents.height, latents.width)
@@ -44,7 +45,8 @@ def unet_ports(checkpoint: Checkpoint) -> tuple[list[Port], Port]:
         Port("step", (1,), "int32"),
         Port("encoder_hidden_states", (batch, tokens, checkpoint.structure.context_dim)),
     ]
-    return inputs, Port("noise_pred", (batch, checkpoint.structure.out_channels, latents.height, latents.width))
+    output = Port("noise_pred", (batch, checkpoint.structure.out_channels, latents.height, latents.width))
+    return unet_inputs(inputs) if options.layout == "apple" else inputs, output
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class ConvertedUNet:
     layers: tuple[LayerSummary, ...]
 
 
-def convert_unet(checkpoint: Checkpoint, options: CoreMLOptions, path: Path) -> ConvertedUNet:
-    """Write the quantized U-Net as ``path`` (.mlpackage).
+def convert_unet(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> ConvertedUNet:
+    """Write the quantized U-Net into a bundle's folder.
 
     Raises:
         S2PError: a layer can overflow float16, or the conversion fails.
@@ -65,13 +67,18 @@ def convert_unet(checkpoint: Checkpoint, options: CoreMLOptions, path: Path) -> 
         for layer in checkpoint.layers.values():
             check_float16_range(layer, options)
     columns = {name: table.float() for name, table in table_columns(checkpoint, exact, options.quantizes_activations).items()}
-    unet = StepUNet(checkpoint.structure, StepTables(columns), CoreMLOperators(checkpoint.layers, options))
+    tables, operators = StepTables(columns), CoreMLOperators(checkpoint.layers, options)
+    if options.layout == "apple":
+        unet: StepUNet = TimestepUNet(checkpoint.structure, tables, operators, checkpoint.manifest.plan.timesteps)
+    else:
+        unet = StepUNet(checkpoint.structure, tables, operators)
     load_floats(unet, checkpoint, exact, skip={f"{name}.weight" for name in checkpoint.layers})
     emitted = {name: emitted_weight(layer, options) for name, layer in checkpoint.layers.items()}
     table = WeightTable({constant_name(name): weight for name, weight in emitted.items()})
-    inputs, output = unet_ports(checkpoint)
+    inputs, output = unet_ports(checkpoint, options)
+    path = folder / options.packages["unet"]
     convert_module(unet, inputs, output, path, minimum_os=options.minimum_os, half=options.half, weights=table)
-    component = _component(path, inputs, output, options.minimum_os, options.half)
+    component = _component(options.packages["unet"], inputs, output, options.minimum_os, options.half)
     return ConvertedUNet(component, _summaries(checkpoint, emitted, options))
 
 
@@ -94,32 +101,37 @@ def _summaries(checkpoint: Checkpoint, emitted: dict[str, EmittedWeight], option
     return tuple(rows)
 
 
-def convert_text_encoder(checkpoint: Checkpoint, options: CoreMLOptions, path: Path) -> Component:
-    """Write the text encoder as ``path`` (.mlpackage)."""
+def convert_text_encoder(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
+    """Write the text encoder into a bundle's folder."""
     tokens = checkpoint.manifest.tokenizer.max_length
-    source = Port("input_ids", (1, tokens), "int32")
+    apple = options.layout == "apple"
+    source = Port("input_ids", (1, tokens), "float32" if apple else "int32")
     output = Port("last_hidden_state", (1, tokens, checkpoint.structure.context_dim))
-    module = text_encoder_module(checkpoint)
+    encoder = text_encoder_module(checkpoint)
+    module = FloatIdsTextEncoder(encoder) if apple else encoder
+    path = folder / options.packages["text_encoder"]
     convert_module(module, [source], output, path, minimum_os=options.minimum_os, half=options.half)
-    return _component(path, [source], output, options.minimum_os, options.half)
+    return _component(options.packages["text_encoder"], [source], output, options.minimum_os, options.half)
 
 
-def convert_vae_decoder(checkpoint: Checkpoint, options: CoreMLOptions, path: Path) -> Component:
-    """Write the VAE decoder as ``path`` (.mlpackage)."""
+def convert_vae_decoder(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
+    """Write the VAE decoder into a bundle's folder."""
     latents = checkpoint.manifest.latents
-    source = Port("latents", (1, latents.channels, latents.height, latents.width))
+    name = "z" if options.layout == "apple" else "latents"
+    source = Port(name, (1, latents.channels, latents.height, latents.width))
     module = decoder_module(checkpoint)
     with torch.no_grad():
         shape = tuple(module(source.example()).shape)
     output = Port("image", shape)
     half = options.vae_precision == "fp16"
+    path = folder / options.packages["vae_decoder"]
     convert_module(module, [source], output, path, minimum_os=options.minimum_os, half=half)
-    return _component(path, [source], output, options.minimum_os, half)
+    return _component(options.packages["vae_decoder"], [source], output, options.minimum_os, half)
 
 
-def _component(path: Path, inputs: list[Port], output: Port, minimum_os: str, half: bool) -> Component:
+def _component(path: str, inputs: list[Port], output: Port, minimum_os: str, half: bool) -> Component:
     return Component(
-        path=path.name,
+        path=path,
         precision="float16" if half else "float32",
         inputs=tuple(port.spec for port in inputs),
         outputs=(output.spec,),

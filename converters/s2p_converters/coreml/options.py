@@ -12,6 +12,18 @@ PALETTES = ("per-tensor", "per-channel")
 EIGHT_BIT = ("linear", "palette")
 ACTIVATIONS = ("int8", "float16")
 PRECISIONS = ("fp16", "fp32")
+LAYOUTS = ("s2p", "apple")
+
+RESOURCES = "Resources"
+"""Folder of a bundle that an app hands to Apple's pipeline, once its packages are compiled."""
+_PACKAGES = {
+    "s2p": {name: f"{name}.mlpackage" for name in ("text_encoder", "unet", "vae_decoder")},
+    "apple": {
+        "text_encoder": f"{RESOURCES}/TextEncoder.mlpackage",
+        "unet": f"{RESOURCES}/Unet.mlpackage",
+        "vae_decoder": f"{RESOURCES}/VAEDecoder.mlpackage",
+    },
+}
 
 
 def _choose(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -32,6 +44,8 @@ class CoreMLOptions:
             values in float.
         precision: of the U-Net and the text encoder.
         vae_precision: of the VAE decoder; fp16 makes some VAEs overflow to black pictures.
+        layout: names and shapes at the programs' interface and their places: ``s2p``, or ``apple`` as the Swift pipeline of
+            apple/ml-stable-diffusion calls them.
     """
 
     minimum_os: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"
@@ -40,6 +54,7 @@ class CoreMLOptions:
     activations: Literal["int8", "float16"] = "int8"
     precision: Literal["fp16", "fp32"] = "fp16"
     vae_precision: Literal["fp16", "fp32"] = "fp32"
+    layout: Literal["s2p", "apple"] = "s2p"
 
     def __post_init__(self) -> None:
         _choose("minimum OS", self.minimum_os, MINIMUM_OS)
@@ -48,6 +63,7 @@ class CoreMLOptions:
         _choose("activations", self.activations, ACTIVATIONS)
         _choose("precision", self.precision, PRECISIONS)
         _choose("VAE precision", self.vae_precision, PRECISIONS)
+        _choose("layout", self.layout, LAYOUTS)
         if self.palette == "per-channel" and self.minimum_os != "iOS18":
             raise S2PError(f"--palette per-channel needs iOS18, not {self.minimum_os}; pass --minimum-os iOS18")
 
@@ -60,6 +76,16 @@ class CoreMLOptions:
     def has_quantize_operator(self) -> bool:
         """Whether the target has MIL's quantize and dequantize."""
         return self.minimum_os != "iOS16"
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Place of each component's .mlpackage in the bundle."""
+        return dict(_PACKAGES[self.layout])
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """Place of vocabulary and merges in the bundle."""
+        return "tokenizer" if self.layout == "s2p" else RESOURCES
 
     @property
     def per_channel(self) -> bool:

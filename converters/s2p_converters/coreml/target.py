@@ -12,19 +12,16 @@ from torch import nn
 
 from s2p_converters.assemble import Array32, Outcome, copy_tokenizer, folder_bytes, reference_call, write_golden, write_manifest
 from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.components import (
-    convert_text_encoder,
-    convert_unet,
-    convert_vae_decoder,
-    program_constants,
-    unet_ports,
-)
+from s2p_converters.coreml.apple import as_the_pipeline_calls
+from s2p_converters.coreml.apple_pipeline import pipeline_settings
+from s2p_converters.coreml.components import convert_text_encoder, convert_unet, convert_vae_decoder, program_constants
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import reference_unet
 from s2p_converters.unet import StepUNet
-from s2p_runtime.bundle import BundleManifest
+from s2p_runtime.bundle import BundleManifest, Component
 from s2p_runtime.errors import CheckFailed
+from s2p_runtime.feeds import decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.fingerprint import write_fingerprint
 from s2p_runtime.mil import Program, load_program
 from s2p_runtime.noise import gaussian
@@ -46,38 +43,42 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
     other components must equal the source model within their precision.
 
     Raises:
-        S2PError: a layer can overflow float16, or a conversion fails.
+        S2PError: a layer can overflow float16, a conversion fails, or Apple's pipeline cannot draw with this model.
         CheckFailed: an emitted program does not compute what it should.
     """
+    if options.layout == "apple":
+        pipeline_settings(checkpoint)
     with progress.stage("text encoder", 1) as advance:
-        text = convert_text_encoder(checkpoint, options, folder / "text_encoder.mlpackage")
+        text = convert_text_encoder(checkpoint, options, folder)
         advance()
     with progress.stage("VAE decoder", 1) as advance:
-        vae = convert_vae_decoder(checkpoint, options, folder / "vae_decoder.mlpackage")
+        vae = convert_vae_decoder(checkpoint, options, folder)
         advance()
     with progress.stage("U-Net", 1) as advance:
-        unet = convert_unet(checkpoint, options, folder / "unet.mlpackage")
+        unet = convert_unet(checkpoint, options, folder)
         advance()
-    programs = {name: load_program(folder / f"{name}.mlpackage") for name in ("text_encoder", "unet", "vae_decoder")}
+    components = {"unet": unet.component, "text_encoder": text, "vae_decoder": vae}
+    programs = {name: load_program(folder / component.path) for name, component in components.items()}
     reference = reference_unet(checkpoint, program_constants(options))
+    if options.layout == "apple":
+        as_the_pipeline_calls(reference, checkpoint.manifest.plan.timesteps)
     with progress.stage("self-check", 3) as advance:
-        _check_unet(checkpoint, programs["unet"], reference)
+        _check_unet(checkpoint, unet.component, programs["unet"], reference)
         advance()
-        _check_text_encoder(checkpoint, programs["text_encoder"], options)
+        _check_text_encoder(checkpoint, text, programs["text_encoder"], options)
         advance()
-        _check_decoder(checkpoint, programs["vae_decoder"], options)
+        _check_decoder(checkpoint, vae, programs["vae_decoder"], options)
         advance()
     outcome = Outcome(
-        encode_text=lambda ids: _run(programs["text_encoder"], {"input_ids": ids}),
+        encode_text=lambda ids: _run(programs["text_encoder"], text_feeds(text, ids)),
         reference=reference,
-        decode=lambda latents: _run(programs["vae_decoder"], {"latents": latents}),
+        decode=lambda latents: _run(programs["vae_decoder"], decoder_feeds(vae, latents)),
     )
-    copy_tokenizer(checkpoint, folder)
+    tokenizer = copy_tokenizer(checkpoint, folder, options.tokenizer_folder)
     golden = write_golden(checkpoint, outcome, folder, progress)
-    components = {"unet": unet.component, "text_encoder": text, "vae_decoder": vae}
     write_fingerprint(folder, {name: component.path for name, component in components.items()})
     download = folder_bytes(folder / unet.component.path)
-    return write_manifest(checkpoint, folder, "coreml", components, unet.layers, golden, download)
+    return write_manifest(checkpoint, folder, "coreml", components, unet.layers, golden, download, tokenizer)
 
 
 def _run(program: Program, feeds: dict[str, NDArray[Any]]) -> Array32:
@@ -92,12 +93,12 @@ def _demand(component: str, error: float, tolerance: float) -> None:
         )
 
 
-def _check_unet(checkpoint: Checkpoint, program: Program, reference: StepUNet) -> None:
-    inputs, _ = unet_ports(checkpoint)
-    sample = gaussian(_SELF_CHECK_SEED, inputs[0].shape)
-    embeddings = gaussian(_SELF_CHECK_SEED, inputs[2].shape, stream=1)
+def _check_unet(checkpoint: Checkpoint, component: Component, program: Program, reference: StepUNet) -> None:
+    sample = gaussian(_SELF_CHECK_SEED, component.inputs[0].shape)
+    tokens = checkpoint.manifest.tokenizer.max_length
+    embeddings = gaussian(_SELF_CHECK_SEED, (sample.shape[0], tokens, checkpoint.structure.context_dim), stream=1)
     call = len(checkpoint.manifest.plan.calls) // 2
-    feeds = {"sample": sample, "step": np.array([call], np.int32), "encoder_hidden_states": embeddings}
+    feeds = unet_feeds(component, checkpoint.manifest.plan, sample, call, embeddings)
     _demand("U-Net", relative_error(_run(program, feeds), reference_call(reference, sample, call, embeddings)), UNET_TOLERANCE)
 
 
@@ -107,21 +108,20 @@ def _torch_output(module: nn.Module, value: NDArray[Any]) -> Array32:
     return output
 
 
-def _check_text_encoder(checkpoint: Checkpoint, program: Program, options: CoreMLOptions) -> None:
+def _check_text_encoder(checkpoint: Checkpoint, component: Component, program: Program, options: CoreMLOptions) -> None:
     spec = checkpoint.manifest.tokenizer
     ids = np.full((1, spec.max_length), spec.pad_id, np.int32)
     ids[0, 0] = spec.bos_id
     ids[0, 1 : spec.max_length - 1] = np.arange(spec.max_length - 2) * 37 % min(spec.bos_id, spec.eos_id)
     ids[0, -1] = spec.eos_id
     expected = _torch_output(text_encoder_module(checkpoint), ids)
-    error = relative_error(_run(program, {"input_ids": ids}), expected)
+    error = relative_error(_run(program, text_feeds(component, ids)), expected)
     _demand("text encoder", error, FLOAT_TOLERANCE[options.precision])
 
 
-def _check_decoder(checkpoint: Checkpoint, program: Program, options: CoreMLOptions) -> None:
+def _check_decoder(checkpoint: Checkpoint, component: Component, program: Program, options: CoreMLOptions) -> None:
     latents = checkpoint.manifest.latents
-    value = gaussian(_SELF_CHECK_SEED, (1, latents.channels, latents.height, latents.width)) / np.float32(
-        latents.scaling_factor
-    )
-    error = relative_error(_run(program, {"latents": value}), _torch_output(decoder_module(checkpoint), value))
+    value = latents.decoder_input(gaussian(_SELF_CHECK_SEED, latents.shape))
+    found = _run(program, decoder_feeds(component, value))
+    error = relative_error(found, _torch_output(decoder_module(checkpoint), value))
     _demand("VAE decoder", error, FLOAT_TOLERANCE[options.vae_precision])

@@ -55,12 +55,12 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
     )
     if options.backend == "xnnpack":
         _check_floats(checkpoint, outcome, folder)
-    copy_tokenizer(checkpoint, folder)
+    tokenizer = copy_tokenizer(checkpoint, folder)
     golden = write_golden(checkpoint, outcome, folder, progress)
     components = {name: info.component for name, info in converted.items()}
     layers = converted["unet"].layers
     download = packed_bytes((folder / "unet.pte").read_bytes(), layers)
-    return write_manifest(checkpoint, folder, "executorch", components, layers, golden, download)
+    return write_manifest(checkpoint, folder, "executorch", components, layers, golden, download, tokenizer)
 
 
 def _check_floats(checkpoint: Checkpoint, outcome: Outcome, folder: Path) -> None:
@@ -68,7 +68,7 @@ def _check_floats(checkpoint: Checkpoint, outcome: Outcome, folder: Path) -> Non
         from executorch.runtime import Runtime
 
     fp = read_tensors(checkpoint.folder / checkpoint.manifest.golden[0].path)
-    latents = (fp["fp_latents"] / np.float32(checkpoint.manifest.latents.scaling_factor)).astype(np.float32)
+    latents = checkpoint.manifest.latents.decoder_input(fp["fp_latents"])
     cases: tuple[tuple[str, Callable[[NDArray[Any]], NDArray[np.float32]], NDArray[Any]], ...] = (
         ("text_encoder", outcome.encode_text, fp["token_ids"][-1:]),
         ("vae_decoder", outcome.decode, latents),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,17 +15,22 @@ from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder
 
 if TYPE_CHECKING:
     from s2p_converters.checkpoint import Checkpoint
+    from s2p_converters.coreml.apple_pipeline import PipelineSettings
     from s2p_runtime.bundle import BundleManifest
     from s2p_runtime.progress import Progress
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A target with its options chosen: what it is in words, and the conversion into an empty folder."""
+    """A target with its options chosen: what it is in words, and the conversion into an empty folder.
+
+    ``settings``: what an app with a pipeline of its own has to set for a checkpoint.
+    """
 
     title: str
     convert: Callable[[Checkpoint, Path, Progress], BundleManifest]
     note: str | None = None
+    settings: Callable[[Checkpoint], PipelineSettings] | None = None
 
 
 def _coreml(options: dict[str, Any]) -> _Target:
@@ -42,7 +47,15 @@ def _coreml(options: dict[str, Any]) -> _Target:
         return convert_checkpoint(checkpoint, chosen, folder, progress)
 
     title = f"Core ML, {chosen.minimum_os}, {chosen.palette} palettes, {chosen.activations} activations"
-    return _Target(title, convert_to, note)
+    if chosen.layout != "apple":
+        return _Target(title, convert_to, note)
+
+    def settings(checkpoint: Checkpoint) -> PipelineSettings:
+        from s2p_converters.coreml.apple_pipeline import pipeline_settings
+
+        return pipeline_settings(checkpoint)
+
+    return _Target(f"{title}, Apple's layout", convert_to, note, settings)
 
 
 def _executorch(options: dict[str, Any]) -> _Target:
@@ -70,6 +83,7 @@ _OPTIONS_OF = {
     "activations": "coreml",
     "precision": "coreml",
     "vae_precision": "coreml",
+    "layout": "coreml",
     "backend": "executorch",
 }
 
@@ -89,6 +103,10 @@ def convert(
     activations: Annotated[str | None, typer.Option(help="Core ML: int8 (default) or float16.")] = None,
     precision: Annotated[str | None, typer.Option(help="Core ML: U-Net and text encoder in fp16 (default) or fp32.")] = None,
     vae_precision: Annotated[str | None, typer.Option(help="Core ML: VAE decoder in fp32 (default) or fp16.")] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Core ML: s2p (default), or apple for apps on apple/ml-stable-diffusion's Swift pipeline."),
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="ExecuTorch: xnnpack (default), coreml or vulkan.")] = None,
     archive: Annotated[
         Path | None, typer.Option(metavar="FILE", help="ExecuTorch: also write the download form, one .s2pmobile.zip.")
@@ -108,6 +126,7 @@ def convert(
         "activations": activations,
         "precision": precision,
         "vae_precision": vae_precision,
+        "layout": layout,
         "backend": backend,
     }
     chosen = _choose(target, {name: value for name, value in given.items() if value is not None})
@@ -123,6 +142,7 @@ def convert(
 
     with checkpoint_folder(checkpoint) as folder:
         source = open_checkpoint(folder)
+        settings = chosen.settings(source) if chosen.settings else None
         say(f"converting {source.manifest.title} for {chosen.title}", json)
         if chosen.note:
             say(f"note: {chosen.note}", json)
@@ -133,7 +153,7 @@ def convert(
 
         write_archive(destination, archive, force=force)
         say(f"archive: {archive} ({size(archive.stat().st_size)})", json)
-    _report(manifest, source, target, destination, time.monotonic() - start, json)
+    _report(manifest, source, target, destination, time.monotonic() - start, settings, json)
 
 
 def _choose(target: str, given: dict[str, str]) -> _Target:
@@ -149,7 +169,13 @@ def _choose(target: str, given: dict[str, str]) -> _Target:
 
 
 def _report(
-    manifest: BundleManifest, source: Checkpoint, target: str, destination: Path, seconds: float, json: str | None
+    manifest: BundleManifest,
+    source: Checkpoint,
+    target: str,
+    destination: Path,
+    seconds: float,
+    settings: PipelineSettings | None,
+    json: str | None,
 ) -> None:
     summary = manifest.quantization
     ratio = summary.unet_fp32_bytes / summary.unet_bytes
@@ -161,6 +187,11 @@ def _report(
     )
     if summary.unet_download_bytes != summary.unet_bytes:
         say(f"U-Net in the download form: {size(summary.unet_download_bytes)}", json)
+    if settings is not None:
+        say(f"pipeline settings: {settings.describe()}", json)
+        for note in settings.notes:
+            say(f"note: {note}", json)
+        say("compile Resources/*.mlpackage on a Mac before an app loads the folder: docs/devices.md", json)
     say(f"next: s2p-mobile verify {destination}", json)
     emit_json(
         json,
@@ -169,6 +200,7 @@ def _report(
             "target": target,
             "seconds": seconds,
             "peak_rss_bytes": peak_rss_bytes(),
+            "pipeline": asdict(settings) if settings else None,
             "unet": {
                 "bytes": summary.unet_bytes,
                 "fp32_bytes": summary.unet_fp32_bytes,

@@ -20,8 +20,8 @@ def converted(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) 
     def convert(**settings: str) -> Path:
         options = CoreMLOptions(**settings)  # type: ignore[arg-type]
         if options not in made:
-            made[options] = tmp_path_factory.mktemp("packages") / "unet.mlpackage"
-            convert_unet(checkpoint, options, made[options])
+            folder = tmp_path_factory.mktemp("packages")
+            made[options] = folder / convert_unet(checkpoint, options, folder).component.path
         return made[options]
 
     return convert
