@@ -26,11 +26,11 @@ class Backend(Protocol):
         """What runs a component, for reports."""
         ...
 
-    def use_threads(self, count: int) -> None:
-        """Run on so many threads from now on. Call it before anything is loaded.
+    def start(self, threads: int | None = None) -> None:
+        """Import the engine and let it use so many threads (None: it chooses), before anything is loaded.
 
         Raises:
-            S2PError: the engine cannot be told.
+            S2PError: the engine is missing, or cannot be told how many threads to use.
         """
         ...
 

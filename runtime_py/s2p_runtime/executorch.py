@@ -99,17 +99,21 @@ class ExecuTorchBackend:
         """See :class:`s2p_runtime.backends.Backend`."""
         return self.bundle.component(component)[0].backend
 
-    def use_threads(self, count: int) -> None:
-        """See :class:`s2p_runtime.backends.Backend`: XNNPACK's thread pool, of the whole process."""
+    def start(self, threads: int | None = None) -> None:
+        """See :class:`s2p_runtime.backends.Backend`. The threads are XNNPACK's, of the whole process."""
         with quiet_import():
-            from executorch.extension.pybindings import portable_lib as runtime
+            from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime
 
-            reset = getattr(runtime, "_unsafe_reset_threadpool", None)
-            ask = getattr(runtime, "_threadpool_get_thread_count", None)
+            Runtime.get()
+            if threads is None:
+                return
+            reset = getattr(portable_lib, "_unsafe_reset_threadpool", None)
+            ask = getattr(portable_lib, "_threadpool_get_thread_count", None)
             if reset is not None:
-                reset(count)
-        if ask is None or ask() != count:
-            raise S2PError(f"this executorch cannot be told to use {count} threads; leave --threads out")
+                reset(threads)
+        if ask is None or ask() != threads:
+            raise S2PError(f"this executorch cannot be told to use {threads} threads; leave --threads out")
 
     def _run(self, component: str, inputs: Sequence[NDArray[Any]]) -> Array32:
         spec, _ = self.bundle.component(component)

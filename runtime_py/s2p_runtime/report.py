@@ -5,6 +5,7 @@ A figure that could not be measured is null and has its reason in ``missing`` un
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -123,3 +124,8 @@ class BenchReport(Contract):
     fidelity: tuple[Fidelity, ...]
     validity: Validity
     missing: dict[str, str] = Field(default_factory=dict, description="dotted path of a null or empty figure: reason")
+
+
+def picture_path(report: Path, golden_id: str) -> Path:
+    """Where a harness leaves the picture that it drew of a golden run: ``<report stem>-<golden id>.png`` beside the report."""
+    return report.with_name(f"{report.stem}-{golden_id}.png")

@@ -1,0 +1,325 @@
+"""The protocol on the host: warm-up, measured pictures, the other golden runs, and a memory pass of its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2p_runtime import __version__
+from s2p_runtime.backends import COMPONENTS, Array32, Backend, open_backend
+from s2p_runtime.bench.cores import on_cores
+from s2p_runtime.bench.memory_pass import memory_of_a_picture
+from s2p_runtime.bench.missing import missing_reasons
+from s2p_runtime.bench.periodic import Periodic
+from s2p_runtime.bench.probes import Probes
+from s2p_runtime.bench.statistics import summarize
+from s2p_runtime.bundle import MANIFEST_NAME, Bundle, GoldenRun
+from s2p_runtime.drawing import bundle_tokenizer, decode_latents, encode_prompt
+from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.files import sha256_file
+from s2p_runtime.pictures import psnr_db, to_picture
+from s2p_runtime.plan import denoise, guide, initial_latents
+from s2p_runtime.progress import Advance, Progress, Silent
+from s2p_runtime.report import (
+    BenchReport,
+    EnergySample,
+    Fidelity,
+    Memory,
+    Protocol,
+    ThermalSample,
+    Timings,
+    Validity,
+)
+from s2p_runtime.verify import MINIMUM_LATENT_PSNR_DB, read_golden
+
+Picture = NDArray[np.uint8]
+OnPicture = Callable[[str, Picture], None]
+"""(id of a golden run, the picture drawn of it, uint8 [H, W, 3])"""
+
+_SENSOR_INTERVAL = 1.0
+_TELLING_INTERVAL = 1.0
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """The protocol.
+
+    Attributes:
+        runs: measured pictures.
+        warmup: pictures before them.
+        cooldown: seconds of rest before each measured picture.
+        minimum: seconds which the measured pictures together should last; below, the report calls itself too short.
+        threads: of the engine; None: it chooses.
+        cores: cores to run on; None: all. Linux only.
+    """
+
+    runs: int = 5
+    warmup: int = 1
+    cooldown: float = 0.0
+    minimum: float = 60.0
+    threads: int | None = None
+    cores: tuple[int, ...] | None = None
+
+    def check(self) -> None:
+        """
+        Raises:
+            S2PError: a number that makes no sense.
+        """
+        times = (self.cooldown, self.minimum)
+        if self.runs < 1 or self.warmup < 0 or not all(math.isfinite(t) and t >= 0 for t in times):
+            raise S2PError("runs must be at least 1 and no count or time negative; change the options")
+        if self.threads is not None and self.threads < 1:
+            raise S2PError("the number of threads must be at least 1; change --threads")
+
+
+@dataclass
+class _Clock:
+    """Milliseconds since it was made or last asked."""
+
+    last: int = field(default_factory=time.perf_counter_ns)
+
+    def lap(self) -> float:
+        now = time.perf_counter_ns()
+        milliseconds, self.last = (now - self.last) / 1e6, now
+        return milliseconds
+
+
+@dataclass(frozen=True)
+class _TimedDrawing:
+    """A picture with its times in milliseconds."""
+
+    text_encoder: float
+    unet_calls: tuple[float, ...]
+    vae_decoder: float
+    image: float
+    latents: Array32
+    picture: Picture
+
+
+class _PatientAdvance:
+    """Tells of finished calls once a second: telling of each would be part of what is measured."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance, self._untold, self._told_at = advance, 0, time.monotonic()
+
+    def count(self) -> None:
+        self._untold += 1
+        if time.monotonic() - self._told_at >= _TELLING_INTERVAL:
+            self.flush()
+
+    def flush(self) -> None:
+        for _ in range(self._untold):
+            self._advance()
+        self._untold, self._told_at = 0, time.monotonic()
+
+
+class _Artist:
+    """Draws golden runs with a loaded backend and times the parts."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self._bundle, self._backend, self._tokenizer = bundle, backend, bundle_tokenizer(bundle)
+
+    def draw(self, run: GoldenRun, on_call: Callable[[], None]) -> _TimedDrawing:
+        """From the prompt and the seed to pixels."""
+        bundle, backend, manifest = self._bundle, self._backend, self._bundle.manifest
+        calls: list[float] = []
+        whole, part = _Clock(), _Clock()
+        embeddings = encode_prompt(bundle, backend, self._tokenizer, run.prompt)
+        text = part.lap()
+
+        def predict(sample: Array32, call: int) -> Array32:
+            batch = np.repeat(sample, embeddings.shape[0], axis=0)
+            clock = _Clock()
+            output = backend.predict(batch, call, embeddings)
+            calls.append(clock.lap())
+            on_call()
+            return guide(output, manifest.guidance)
+
+        start = initial_latents(manifest.plan, run.seed, manifest.latents.shape)
+        latents = denoise(manifest.plan, predict, start, run.seed)
+        part.lap()
+        picture = to_picture(decode_latents(bundle, backend, latents))
+        return _TimedDrawing(text, tuple(calls), part.lap(), whole.lap(), latents, np.ascontiguousarray(picture))
+
+
+def bench_host(
+    bundle: Bundle,
+    settings: HostSettings,
+    progress: Progress | None = None,
+    on_picture: OnPicture | None = None,
+    probes: Probes | None = None,
+) -> BenchReport:
+    """Measure a bundle on this machine.
+
+    Loads every component, draws warm-up pictures and then the measured ones of the first golden run's prompt and seed, while heat
+    and power are sampled once a second; then the other golden runs once each, for fidelity; then one picture in a fresh process,
+    for memory.
+
+    Args:
+        on_picture: is given the picture of each golden run.
+        probes: read the machine; tests give other files than those of /proc and /sys.
+
+    Raises:
+        S2PError: bad settings, no golden run, the engine is missing or cannot run the bundle.
+        CheckFailed: the final latents of a golden run are not finite.
+    """
+    settings.check()
+    manifest = bundle.manifest
+    if not manifest.golden:
+        raise S2PError(f"{bundle.folder.name} has no golden run to compare with; convert the checkpoint again")
+    with on_cores(settings.cores):
+        return _measure(bundle, settings, progress or Silent(), on_picture or _ignore, probes or Probes())
+
+
+def _ignore(golden_id: str, picture: Picture) -> None:
+    pass
+
+
+def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_picture: OnPicture, probes: Probes) -> BenchReport:
+    manifest = bundle.manifest
+    backend = open_backend(bundle)
+    backend.start(settings.threads)
+    unplugged = probes.unplugged()
+    state = probes.thermal(0).state
+    load = _load(backend, progress)
+    artist = _Artist(bundle, backend)
+    first, *others = manifest.golden
+    _draw_many(artist, first, settings.warmup, 0.0, "warm-up", len(manifest.plan.calls), progress)
+    thermal: list[ThermalSample] = []
+    energy: list[EnergySample] = []
+
+    def sense(seconds: float) -> None:
+        thermal.append(probes.thermal(seconds))
+        energy.append(probes.energy(seconds))
+
+    with Periodic(_SENSOR_INTERVAL, sense):
+        drawings = _draw_many(
+            artist, first, settings.runs, settings.cooldown, "measured pictures", len(manifest.plan.calls), progress
+        )
+    if unplugged:
+        unplugged = probes.unplugged()
+    fidelity = [_compare(bundle, first, drawings[0], on_picture)]
+    for run in others:
+        (drawing,) = _draw_many(artist, run, 1, 0.0, f"golden run {run.id}", len(manifest.plan.calls), progress)
+        fidelity.append(_compare(bundle, run, drawing, on_picture))
+    memory, no_memory = _memory(bundle, settings.threads, progress)
+
+    timings = Timings(
+        load=load,
+        text_encoder=tuple(drawing.text_encoder for drawing in drawings),
+        unet_call=tuple(drawing.unet_calls for drawing in drawings),
+        vae_decoder=tuple(drawing.vae_decoder for drawing in drawings),
+        image=tuple(drawing.image for drawing in drawings),
+    )
+    samples = {
+        "text_encoder": timings.text_encoder,
+        "unet_call": tuple(chain.from_iterable(timings.unet_call)),
+        "vae_decoder": timings.vae_decoder,
+        "image": timings.image,
+    }
+    summaries = {name: summarize(values) for name, values in samples.items()}
+    report = BenchReport(
+        harness="host",
+        harness_version=__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        device=probes.device(),
+        bundle_name=manifest.name,
+        bundle_sha256=sha256_file(bundle.folder / MANIFEST_NAME),
+        target=manifest.target,
+        backend={name: backend.describe(name) for name in COMPONENTS},
+        protocol=Protocol(
+            warmup_runs=settings.warmup,
+            runs=settings.runs,
+            cooldown_seconds=settings.cooldown,
+            minimum_seconds=settings.minimum,
+            threads=settings.threads,
+        ),
+        timings_ms=timings,
+        summary_ms={name: summary for name, summary in summaries.items() if summary is not None},
+        memory=memory,
+        thermal=tuple(thermal),
+        energy=tuple(energy),
+        fidelity=tuple(fidelity),
+        validity=Validity(
+            unplugged=unplugged,
+            low_power_mode_off=None,
+            thermal_nominal_at_start=None if state is None else state == "nominal",
+            minimum_duration_met=math.fsum(timings.image) >= settings.minimum * 1000,
+            fidelity_ok=all(_is_faithful(one) for one in fidelity),
+        ),
+    )
+    return report.model_copy(update={"missing": missing_reasons(report, no_memory)})
+
+
+def _load(backend: Backend, progress: Progress) -> dict[str, float]:
+    milliseconds = {}
+    with progress.stage("loading", len(COMPONENTS)) as advance:
+        for component in COMPONENTS:
+            clock = _Clock()
+            backend.load(component)
+            milliseconds[component] = clock.lap()
+            advance()
+    return milliseconds
+
+
+def _draw_many(
+    artist: _Artist, run: GoldenRun, count: int, cooldown: float, title: str, calls: int, progress: Progress
+) -> list[_TimedDrawing]:
+    if not count:
+        return []
+    drawings = []
+    with progress.stage(title, count * calls) as advance:
+        patient = _PatientAdvance(advance)
+        for _ in range(count):
+            time.sleep(cooldown)
+            drawings.append(artist.draw(run, patient.count))
+            patient.flush()
+    return drawings
+
+
+def _compare(bundle: Bundle, run: GoldenRun, drawing: _TimedDrawing, on_picture: OnPicture) -> Fidelity:
+    """A drawing against its golden run: latents by their range, pictures as 8-bit RGB."""
+    tensors = read_golden(bundle, run)
+    golden, picture = tensors["quantized_latents"], to_picture(tensors["image"])
+    if golden.shape != drawing.latents.shape or picture.shape != drawing.picture.shape:
+        raise S2PError(f"golden run {run.id} of {bundle.folder.name} has other shapes than the bundle; convert it again")
+    if not np.isfinite(drawing.latents).all():
+        raise CheckFailed(
+            f"the final latents of golden run {run.id} are not finite; convert the checkpoint with --precision fp32"
+        )
+    on_picture(run.id, drawing.picture)
+    return Fidelity(
+        golden_id=run.id,
+        latent_psnr_db=_finite(psnr_db(drawing.latents, golden)),
+        latent_max_abs=float(np.abs(drawing.latents.astype(np.float64) - golden).max()),
+        image_psnr_db=_finite(psnr_db(drawing.picture, picture, peak=255.0)),
+        image_max_abs=float(np.abs(drawing.picture.astype(np.int16) - picture).max()),
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _is_faithful(fidelity: Fidelity) -> bool:
+    """The floor of ``verify``, so that the two never disagree."""
+    psnr = fidelity.latent_psnr_db
+    return fidelity.latent_max_abs == 0 or (psnr is not None and psnr >= MINIMUM_LATENT_PSNR_DB)
+
+
+def _memory(bundle: Bundle, threads: int | None, progress: Progress) -> tuple[Memory, str | None]:
+    """Memory, and the reason where it could not be measured; the times are worth reporting without it."""
+    with progress.stage("memory pass", 1) as advance:
+        try:
+            memory, reason = memory_of_a_picture(bundle.folder, threads), None
+        except S2PError as error:
+            memory, reason = Memory(baseline_bytes=None, peak_bytes=None, method="none"), str(error)
+        advance()
+    return memory, reason
