@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from s2p_mobile.cli import convert, evaluate, generate, inspect, latents, models, quantize, sensitivity, verify
+from s2p_mobile.cli import bench, convert, evaluate, generate, inspect, latents, models, quantize, report, sensitivity, verify
 from s2p_runtime import __version__
 from s2p_runtime.errors import S2PError
 
@@ -43,7 +43,7 @@ def _options(
         os.environ["S2P_DEBUG"] = "1"
 
 
-for module in (models, quantize, convert, verify, generate, evaluate, inspect, sensitivity, latents):
+for module in (models, quantize, convert, verify, bench, report, generate, evaluate, inspect, sensitivity, latents):
     module.register(app)
 
 

@@ -1,0 +1,76 @@
+"""``s2p-mobile report``"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from s2p_mobile.cli.console import emit_json, say
+from s2p_mobile.cli.options import ForceOption, JsonOption
+
+if TYPE_CHECKING:
+    from s2p_mobile.reporting import Entry
+
+_PIPE_WIDTH = 160
+"""Columns where nobody's terminal sets a width."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("report")(report)
+
+
+def report(
+    reports: Annotated[list[Path], typer.Argument(help="Reports (.json) of any harness; ratios are to the first.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML file to write.")] = Path("report.html"),
+    label: Annotated[
+        list[str] | None, typer.Option(help="Name of a report in the comparison, in order; the files' names when left out.")
+    ] = None,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Bundle that was measured, for its golden pictures; may be repeated."),
+    ] = None,
+    force: ForceOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Compare reports: a table here, and one HTML file with charts and pictures that opens without a network."""
+    from s2p_mobile.reporting import figures, find_golden_pictures, read_entries, render_page
+    from s2p_runtime.files import atomic_file, refuse_existing
+
+    refuse_existing(out, force)
+    entries = read_entries(reports, label or ())
+    page = render_page(entries, find_golden_pictures(entries, bundle or ()))
+    print_table(entries, json)
+    with atomic_file(out, force=force) as scratch:
+        scratch.write_text(page, encoding="utf-8")
+    say(f"report: {out}", json)
+    emit_json(json, figures(entries))
+
+
+def print_table(entries: Sequence[Entry], json: str | None) -> None:
+    """The main figures side by side, on stdout, or on stderr when stdout carries JSON."""
+    from s2p_mobile.reporting import compact_rows, comparison_notes
+
+    console = Console(file=sys.stderr if json == "-" else sys.stdout)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    # Text and not str: square brackets in a report are no markup.
+    table = Table("", box=None, pad_edge=False)
+    for entry in entries:
+        table.add_column(Text(entry.label))
+    for row in compact_rows(entries):
+        cells = []
+        for cell in row.cells:
+            text = Text(cell.text, style="red" if cell.bad else "")
+            cells.append(text if cell.ratio is None else text.append(f"  {cell.ratio:.2f}x", style="dim"))
+        table.add_row(Text(row.title), *cells)
+    console.print(table)
+    for note in comparison_notes(entries):
+        say(f"note: {note}", json)
