@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -79,11 +79,11 @@ class HostSettings:
             raise S2PError("the number of threads must be at least 1; change --threads")
 
 
-@dataclass
 class _Clock:
     """Milliseconds since it was made or last asked."""
 
-    last: int = field(default_factory=time.perf_counter_ns)
+    def __init__(self) -> None:
+        self.last = time.perf_counter_ns()
 
     def lap(self) -> float:
         now = time.perf_counter_ns()
