@@ -36,7 +36,7 @@ extern "C" JNIEXPORT void JNICALL Java_mobile_s2p_harness_HarnessNative_bench(
     if (threads > 0) options.protocol.threads = threads;
     const s2p::JavaObject target(env, listener);
     const jmethodID on_event = target.method(env, "onEvent", "(IJJD)V");
-    const s2p::Report report = s2p::run_bench(bundle, backend, probes, options, [&](const s2p::BenchEvent& event) {
+    const s2p::BenchResult result = s2p::run_bench(bundle, backend, probes, options, [&](const s2p::BenchEvent& event) {
       env->CallVoidMethod(target.get(), on_event, static_cast<jint>(event.kind), static_cast<jlong>(event.index),
                           static_cast<jlong>(event.total), static_cast<jdouble>(event.milliseconds));
       if (const jthrowable thrown = env->ExceptionOccurred()) {
@@ -44,7 +44,7 @@ extern "C" JNIEXPORT void JNICALL Java_mobile_s2p_harness_HarnessNative_bench(
         throw ListenerFailed{thrown};
       }
     });
-    s2p::write_report(s2p::to_text(env, report_path), report);
+    s2p::write_result(s2p::to_text(env, report_path), result);
   } catch (const ListenerFailed& failure) {
     env->Throw(failure.thrown);
   } catch (const std::exception& error) {

@@ -3,12 +3,14 @@
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <set>
 #include <thread>
 
 #include "fixtures.h"
 #include "s2p/affinity.h"
 #include "s2p/periodic.h"
 #include "s2p/replay_backend.h"
+#include "s2p/safetensors.h"
 
 namespace s2p {
 namespace {
@@ -52,13 +54,31 @@ struct SlowBackend : ChangedBackend {
       : ChangedBackend(bundle, [delay](std::vector<float>&) { std::this_thread::sleep_for(delay); }) {}
 };
 
+/// Draws every prompt, all with the U-Net outputs of the first golden run.
+struct OneTrackBackend : ReplayBackend {
+  explicit OneTrackBackend(const Bundle& bundle) : ReplayBackend(bundle) {}
+  struct AnyText : Program {
+    std::vector<float> run(const std::vector<TensorView>&) override { return std::vector<float>(size); }
+    std::size_t size = 0;
+  };
+  std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+    if (name != "text_encoder") return ReplayBackend::load(name, component, file);
+    auto any = std::make_unique<AnyText>();
+    any->size = element_count(component.outputs.at(0).shape);
+    return any;
+  }
+  bool can_draw(const GoldenRun&) const override { return true; }
+};
+
 class Bench : public ::testing::Test {
  protected:
-  Report run(Backend& backend, const Protocol& protocol, const std::string& tree = "sysfs-jetson-orin") {
-    Probes probes(SystemFiles(testing::kTrees / tree), std::make_unique<PlatformSensors>(), [] { return 0.0; });
-    return run_bench(bundle_, backend, probes, {protocol, kDefaultFidelityFloorDb},
+  BenchResult measure(const Bundle& bundle, Backend& backend, const Protocol& protocol) {
+    Probes probes(SystemFiles(testing::kTrees / "sysfs-jetson-orin"), std::make_unique<PlatformSensors>(), [] { return 0.0; });
+    return run_bench(bundle, backend, probes, {protocol, kDefaultFidelityFloorDb},
                      [this](const BenchEvent& event) { events_.push_back(event); });
   }
+
+  Report run(Backend& backend, const Protocol& protocol) { return measure(bundle_, backend, protocol).report; }
 
   std::size_t count(BenchEvent::Kind kind) const {
     std::size_t n = 0;
@@ -125,6 +145,26 @@ TEST_F(Bench, ComparesWithTheGoldenRun) {
   EXPECT_EQ(kind_thrown([&] { run(broken, {0, 1, 0, 0, 1}); }), "check_failed");
 }
 
+TEST_F(Bench, AsksForEveryGoldenRun) {
+  const Bundle bundle = Bundle::open(testing::kFixtures / "replay.s2pmobile");
+  OneTrackBackend backend(bundle);
+  const BenchResult result = measure(bundle, backend, {0, 2, 0, 0, 1});
+  EXPECT_EQ(count(BenchEvent::Kind::golden), 1u);
+  EXPECT_EQ(result.report.timings.image.size(), 2u);
+  ASSERT_EQ(result.report.fidelity.size(), 2u);
+  EXPECT_EQ(result.report.fidelity[0].latents.max_abs, 0.0);
+  EXPECT_GT(result.report.fidelity[1].latents.max_abs, 0.1);  // another seed's latents, of standard deviation about 1
+  EXPECT_FALSE(result.report.validity.fidelity_ok);
+}
+
+TEST_F(Bench, LeavesOutGoldenRunsThatTheEngineCannotDraw) {
+  const Bundle bundle = Bundle::open(testing::kFixtures / "replay.s2pmobile");
+  ReplayBackend backend(bundle);
+  const BenchResult result = measure(bundle, backend, {0, 1, 0, 0, 1});
+  EXPECT_EQ(result.report.fidelity.size(), 1u);
+  EXPECT_TRUE(result.report.validity.fidelity_ok);
+}
+
 TEST_F(Bench, SaysWhenItWasTooShortToTrust) {
   ReplayBackend backend(bundle_);
   EXPECT_FALSE(run(backend, {0, 1, 0, 3600, 1}).validity.minimum_duration_met);
@@ -138,15 +178,21 @@ TEST_F(Bench, RefusesAProtocolThatMakesNoSense) {
   }
 }
 
-TEST_F(Bench, WritesAWholeReportOrNone) {
-  ReplayBackend backend(bundle_);
-  Report report = run(backend, {0, 1, 0, 0, 1});
-  report.device.soc = "broken \xff name";
+TEST_F(Bench, WritesAWholeReportWithItsPicturesOrNone) {
+  const Bundle bundle = Bundle::open(testing::kFixtures / "replay.s2pmobile");
+  OneTrackBackend backend(bundle);
+  BenchResult result = measure(bundle, backend, {0, 1, 0, 0, 1});
+  result.report.device.soc = "broken \xff name";
   const testing::TemporaryFolder folder;
-  write_report(folder.path() / "report.json", report);
-  EXPECT_EQ(testing::read_json(folder.path() / "report.json")["bundle_sha256"], bundle_.sha256());
-  EXPECT_EQ(std::distance(testing::fs::directory_iterator(folder.path()), {}), 1);
-  EXPECT_EQ(kind_thrown([&] { write_report("/nowhere/report.json", report); }), "bad_input");
+  write_result(folder.path() / "phone.json", result);
+  EXPECT_EQ(testing::read_json(folder.path() / "phone.json")["bundle_sha256"], bundle.sha256());
+  std::set<std::string> names;
+  for (const auto& entry : testing::fs::directory_iterator(folder.path())) names.insert(entry.path().filename().string());
+  EXPECT_EQ(names, (std::set<std::string>{"phone.json", "phone-first.png", "phone-second.png"}));
+  write_png(folder.path() / "expected.png", result.pictures.at("second"));
+  EXPECT_EQ(testing::read_text(folder.path() / "phone-second.png"), testing::read_text(folder.path() / "expected.png"));
+  EXPECT_EQ(kind_thrown([&] { write_result("/nowhere/report.json", result); }), "bad_input");
+  EXPECT_EQ(kind_thrown([&] { write_report("/nowhere/report.json", result.report); }), "bad_input");
 }
 
 TEST(Periodic, RunsAtOnceAndALastTime) {

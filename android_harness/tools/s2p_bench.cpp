@@ -13,11 +13,12 @@ constexpr const char* kUsage =
     "s2p-bench BUNDLE [--out report.json] [--runs 5] [--warmup 1] [--cooldown SECONDS] [--minimum-seconds 60]\n"
     "          [--threads N] [--cores 4-7] [--fidelity-floor-db 40] [--system-root DIR] [--replay]\n"
     "\n"
-    "Measures a bundle and writes a report; progress goes to stdout, one JSON object a line.\n"
+    "Measures a bundle, writes a report and, beside it, the pictures of the golden runs as REPORT-ID.png; progress goes to\n"
+    "stdout, one JSON object a line.\n"
     "--system-root reads /proc, /sys and /etc below DIR. --replay measures the harness without an engine.\n";
 
 void print(const s2p::BenchEvent& event) {
-  static constexpr const char* names[] = {"loaded", "warmup", "image", "call", "memory_pass"};
+  static constexpr const char* names[] = {"loaded", "warmup", "image", "call", "golden", "memory_pass"};
   const s2p::Json line = {{"event", names[static_cast<int>(event.kind)]},
                           {"index", event.index},
                           {"total", event.total},
@@ -44,8 +45,7 @@ void run(int count, char** values) {
   const auto start = s2p::Clock::now();
   s2p::Probes probes(s2p::SystemFiles(arguments.text("system-root").value_or("/")), s2p::native_sensors(),
                      [start] { return s2p::milliseconds_since(start) / 1000.0; });
-  const s2p::Report report = s2p::run_bench(bundle, *backend, probes, options, print);
-  s2p::write_report(arguments.text("out").value_or("report.json"), report);
+  s2p::write_result(arguments.text("out").value_or("report.json"), s2p::run_bench(bundle, *backend, probes, options, print));
 }
 
 }  // namespace

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <thread>
+#include <utility>
 
 #include "s2p/error.h"
 #include "s2p/periodic.h"
@@ -85,14 +87,11 @@ void explain_missing(Report& report) {
   }
 }
 
-/// Pictures of one prompt and seed, with their events.
+/// Pictures with their events.
 class Session {
  public:
   Session(const Bundle& bundle, Backend& backend, const std::function<void(const BenchEvent&)>& progress)
-      : golden_(bundle.manifest().golden.front()), calls_(bundle.manifest().plan.calls.size()),
-        progress_(progress), pipeline_(bundle, backend) {}
-
-  const GoldenRun& golden() const { return golden_; }
+      : calls_(bundle.manifest().plan.calls.size()), progress_(progress), pipeline_(bundle, backend) {}
 
   std::map<std::string, double> load() {
     pipeline_.load();
@@ -102,9 +101,9 @@ class Session {
     return pipeline_.load_ms();
   }
 
-  Drawing draw(BenchEvent::Kind kind, std::size_t index, std::size_t total) {
+  Drawing draw(const GoldenRun& golden, BenchEvent::Kind kind, std::size_t index, std::size_t total) {
     auto heard = Clock::now();
-    Drawing drawing = pipeline_.draw(golden_.prompt, golden_.seed, [&](std::size_t call) {
+    Drawing drawing = pipeline_.draw(golden.prompt, golden.seed, [&](std::size_t call) {
       if (milliseconds_since(heard) < kCallEventMilliseconds) return;
       heard = Clock::now();
       progress_({BenchEvent::Kind::call, call, calls_, 0});
@@ -114,56 +113,73 @@ class Session {
   }
 
  private:
-  const GoldenRun& golden_;
   std::size_t calls_;
   const std::function<void(const BenchEvent&)>& progress_;
   Pipeline pipeline_;
 };
 
-Fidelity measure(Session& session, const Bundle& bundle, Probes& probes, const Protocol& protocol, Report& report) {
+/// Compares a picture with its golden run and keeps it.
+void compare(const Bundle& bundle, const GoldenRun& golden, Drawing drawing, BenchResult& result) {
+  result.report.fidelity.push_back(compare_with_golden(bundle, golden, drawing));
+  result.pictures.emplace(golden.id, std::move(drawing.picture));
+}
+
+void measure(Session& session, const Bundle& bundle, Probes& probes, BenchResult& result) {
+  const GoldenRun& golden = bundle.manifest().golden.front();
+  Report& report = result.report;
+  const std::int64_t runs = report.protocol.runs;
   const auto start = Clock::now();
   const Periodic sensors(kSensorInterval, [&] {
     report.thermal.push_back(probes.thermal());
     report.energy.push_back(probes.energy());
     report.thermal.back().seconds = report.energy.back().seconds = seconds_since(start);
   });
-  std::optional<Fidelity> fidelity;
-  for (std::int64_t run = 0; run < protocol.runs; ++run) {
-    std::this_thread::sleep_for(std::chrono::duration<double>(protocol.cooldown_seconds));
-    const Drawing drawing =
-        session.draw(BenchEvent::Kind::image, static_cast<std::size_t>(run), static_cast<std::size_t>(protocol.runs));
+  for (std::int64_t run = 0; run < runs; ++run) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(report.protocol.cooldown_seconds));
+    Drawing drawing =
+        session.draw(golden, BenchEvent::Kind::image, static_cast<std::size_t>(run), static_cast<std::size_t>(runs));
     report.timings.text_encoder.push_back(drawing.timings.text_encoder);
     report.timings.unet_call.push_back(drawing.timings.unet_call);
     report.timings.vae_decoder.push_back(drawing.timings.vae_decoder);
     report.timings.image.push_back(drawing.timings.image);
-    if (!fidelity) fidelity = compare_with_golden(bundle, session.golden(), drawing);
+    if (run == 0) compare(bundle, golden, std::move(drawing), result);
   }
-  return *fidelity;
+}
+
+/// The golden runs behind the first, which was measured: each once, for its fidelity.
+void draw_others(Session& session, const Bundle& bundle, const Backend& backend, BenchResult& result) {
+  std::vector<GoldenRun> others;
+  const auto& all = bundle.manifest().golden;
+  std::copy_if(all.begin() + 1, all.end(), std::back_inserter(others), [&](const GoldenRun& run) { return backend.can_draw(run); });
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    compare(bundle, others[i], session.draw(others[i], BenchEvent::Kind::golden, i, others.size()), result);
+  }
 }
 
 /// A picture of its own: sampling memory would disturb the timings.
-void measure_memory(Session& session, const Probes& probes, Memory& memory) {
+void measure_memory(Session& session, const GoldenRun& golden, const Probes& probes, Memory& memory) {
   const auto start = Clock::now();
   {
     const Periodic sampler(kMemoryInterval, [&] {
       if (const auto bytes = probes.proportional_bytes()) memory.samples.push_back({seconds_since(start), *bytes});
     });
-    session.draw(BenchEvent::Kind::memory_pass, 0, 1);
+    session.draw(golden, BenchEvent::Kind::memory_pass, 0, 1);
   }
   memory.peak_bytes = probes.peak_bytes();
 }
 
 }  // namespace
 
-Report run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
-                 const std::function<void(const BenchEvent&)>& progress) {
+BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
+                      const std::function<void(const BenchEvent&)>& progress) {
   const Protocol& protocol = options.protocol;
   check_protocol(protocol);
   const Manifest& manifest = bundle.manifest();
   if (manifest.golden.empty()) {
     throw Error(ErrorKind::bad_input, manifest.name + " has no golden run to compare with; convert the model again");
   }
-  Report report;
+  BenchResult result;
+  Report& report = result.report;
   report.harness = kHarness;
   report.harness_version = kVersion;
   report.created = utc_now();
@@ -182,18 +198,29 @@ Report run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const B
   Session session(bundle, backend, progress);
   report.timings.load = session.load();
   for (std::int64_t run = 0; run < protocol.warmup_runs; ++run) {
-    session.draw(BenchEvent::Kind::warmup, static_cast<std::size_t>(run), static_cast<std::size_t>(protocol.warmup_runs));
+    session.draw(manifest.golden.front(), BenchEvent::Kind::warmup, static_cast<std::size_t>(run),
+                 static_cast<std::size_t>(protocol.warmup_runs));
   }
-  report.fidelity.push_back(measure(session, bundle, probes, protocol, report));
-  measure_memory(session, probes, report.memory);
+  measure(session, bundle, probes, result);
+  draw_others(session, bundle, backend, result);
+  measure_memory(session, manifest.golden.front(), probes, report.memory);
 
   double measured_ms = 0;
   for (const double image : report.timings.image) measured_ms += image;
   report.validity.minimum_duration_met = measured_ms >= protocol.minimum_seconds * 1000.0;
-  report.validity.fidelity_ok = is_faithful(report.fidelity.front(), options.fidelity_floor_db);
+  report.validity.fidelity_ok = std::all_of(report.fidelity.begin(), report.fidelity.end(), [&](const Fidelity& fidelity) {
+    return is_faithful(fidelity, options.fidelity_floor_db);
+  });
   if (report.validity.unplugged == true) report.validity.unplugged = probes.unplugged();
   explain_missing(report);
-  return report;
+  return result;
+}
+
+void write_result(const std::filesystem::path& report_path, const BenchResult& result) {
+  for (const auto& [id, picture] : result.pictures) {
+    write_png(report_path.parent_path() / (report_path.stem().string() + "-" + id + ".png"), picture);
+  }
+  write_report(report_path, result.report);
 }
 
 }  // namespace s2p

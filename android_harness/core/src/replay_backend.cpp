@@ -9,6 +9,7 @@
 namespace s2p {
 
 struct ReplayBackend::Recording {
+  std::string golden_id;
   std::vector<std::int32_t> token_ids;
   std::vector<float> text_embeddings;
   std::vector<float> noise_pred;
@@ -59,6 +60,7 @@ ReplayBackend::ReplayBackend(const Bundle& bundle) {
   if (manifest.golden.empty()) throw Error(ErrorKind::bad_input, "the bundle has no golden run to replay; give another bundle");
   const TensorFile file(bundle.path(manifest.golden.front().path));
   auto recording = std::make_shared<Recording>();
+  recording->golden_id = manifest.golden.front().id;
   recording->token_ids = file.integers("token_ids");
   recording->text_embeddings = file.floats("text_embeddings");
   recording->noise_pred = file.floats("noise_pred");
@@ -104,5 +106,7 @@ std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Comp
 }
 
 std::string ReplayBackend::describe(const Component&) const { return "replay of a golden run"; }
+
+bool ReplayBackend::can_draw(const GoldenRun& golden) const { return golden.id == recording_->golden_id; }
 
 }  // namespace s2p

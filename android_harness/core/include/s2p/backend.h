@@ -37,6 +37,9 @@ class Backend {
 
   /// What runs the component, for the report, e.g. "executorch xnnpack".
   virtual std::string describe(const Component& component) const = 0;
+
+  /// Whether the engine can draw a golden run. One that only plays a recording back knows its own run alone.
+  virtual bool can_draw(const GoldenRun&) const { return true; }
 };
 
 }  // namespace s2p

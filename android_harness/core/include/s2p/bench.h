@@ -1,10 +1,13 @@
 #pragma once
 
+#include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 
 #include "s2p/backend.h"
 #include "s2p/bundle.h"
+#include "s2p/png.h"
 #include "s2p/probes.h"
 #include "s2p/report.h"
 
@@ -21,17 +24,27 @@ struct BenchOptions {
 
 /// One step of the protocol, for a progress bar or a plot. Of the calls only one a second is told.
 struct BenchEvent {
-  enum class Kind { loaded, warmup, image, call, memory_pass };
+  enum class Kind { loaded, warmup, image, call, golden, memory_pass };
   Kind kind;
-  std::size_t index = 0;      ///< of the picture (warmup, image) or of the U-Net call (call)
+  std::size_t index = 0;      ///< of the picture (warmup, image, golden) or of the U-Net call (call)
   std::size_t total = 0;
   double milliseconds = 0;    ///< of the load or the picture; 0 for calls and for the memory pass
 };
 
-/// Measures a bundle: load, warm-up pictures, measured pictures of the first golden run's prompt and seed, and one more
-/// picture during which memory is sampled. Temperature and power are sampled once a second on another thread.
-/// Throws what Pipeline throws; Error(bad_input) when the bundle has no golden run or the protocol makes no sense.
-Report run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
-                 const std::function<void(const BenchEvent&)>& progress);
+struct BenchResult {
+  Report report;
+  std::map<std::string, Picture> pictures;  ///< drawn here, by golden run
+};
+
+/// Measures a bundle: load, warm-up pictures, measured pictures of the first golden run's prompt and seed, the other golden
+/// runs for their fidelity alone, and one more picture during which memory is sampled. Temperature and power are sampled
+/// once a second on another thread while pictures are measured.
+/// Throws what Pipeline throws; Error(bad_input) when the bundle has no golden run or the protocol makes no sense,
+/// Error(check_failed) when final latents are not finite.
+BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
+                      const std::function<void(const BenchEvent&)>& progress);
+
+/// Writes the report and, beside it, each picture as STEM-GOLDEN.png. Throws Error(bad_input); no report is written then.
+void write_result(const std::filesystem::path& report_path, const BenchResult& result);
 
 }  // namespace s2p
