@@ -50,6 +50,7 @@ _STAGES = {
     "warmup": "warm-up",
     "image": "measured pictures",
     "memory_pass": "memory pass",
+    "fidelity": "golden pictures",
 }
 
 
@@ -140,7 +141,23 @@ def _android(request: Request) -> BenchReport:
         )
 
 
-DEVICES: dict[str, Callable[[Request], BenchReport]] = {"host": _host, "android": _android}
+def _ios(request: Request) -> BenchReport:
+    from s2p_mobile.devices.ios import IosSettings, bench_ios
+    from s2p_runtime.errors import S2PError
+
+    for option, given in (("--threads", request.threads), ("--cores", request.cores)):
+        if given is not None:
+            raise S2PError(f"{option} is an option of host and android; Core ML chooses on an iPhone, leave it out")
+    if request.allow_charging:
+        raise S2PError("--allow-charging is an option of android; an iPhone is measured either way and the report says so")
+    settings = IosSettings(minimum_seconds=request.minimum)
+    with _told() as progress:
+        return bench_ios(
+            request.bundle, request.name, request.runs, request.warmup, request.cooldown, request.out, progress, settings
+        )
+
+
+DEVICES: dict[str, Callable[[Request], BenchReport]] = {"host": _host, "android": _android, "ios": _ios}
 
 
 def register(app: typer.Typer) -> None:

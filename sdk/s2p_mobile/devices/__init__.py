@@ -1,5 +1,6 @@
 """Drivers that measure a bundle on another device."""
 
 from s2p_mobile.devices.android import AndroidSettings, bench_android
+from s2p_mobile.devices.ios import IosSettings, bench_ios
 
-__all__ = ["AndroidSettings", "bench_android"]
+__all__ = ["AndroidSettings", "IosSettings", "bench_android", "bench_ios"]

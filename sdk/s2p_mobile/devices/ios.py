@@ -1,0 +1,188 @@
+"""Measure a bundle on an iPhone or iPad: copy it into the harness app, launch the app without its screen, fetch the report."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2p_mobile.devices.devicectl import Device, Launch, find_xcrun
+from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
+from s2p_runtime.contract import read_contract, write_contract
+from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.files import atomic_file, sha256_file
+from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport, picture_path
+
+APP_IDENTIFIER = "org.s2pmobile.bench"
+"""Of ios_harness/App/project.yml."""
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total); stages: push, memory_pass, fidelity, warmup, wait, image. ``total`` 0: not known."""
+
+_PHASES = {"memory": "memory_pass", "fidelity": "fidelity", "warm-up": "warmup", "cool-down": "wait", "timing": "image"}
+_PICTURES = "pictures"
+_OUT_OF_MEMORY = 9
+"""SIGKILL: how iOS ends an app that has used up its memory."""
+
+
+@dataclass(frozen=True)
+class IosSettings:
+    """How the device is reached and the app is launched.
+
+    Attributes:
+        xcrun: the xcrun program; absent: the one on PATH.
+        app: a built S2PBenchApp.app to install first; absent: it is installed already.
+        app_identifier: of that app, for a build under another name.
+        minimum_seconds: the app measures at least this long.
+        units: compute units, as in ``--units`` of the app (``unet=cpuAndGPU``); absent: the app's own choice.
+        stage: load and release each component per picture; None: the app decides by free memory.
+        limit_seconds: when the app has not ended by then, it is stopped.
+    """
+
+    xcrun: str | Path | None = None
+    app: Path | None = None
+    app_identifier: str = APP_IDENTIFIER
+    minimum_seconds: float = 60.0
+    units: str | None = None
+    stage: bool | None = None
+    limit_seconds: float = 7200.0
+
+
+def bench_ios(
+    bundle: Path,
+    udid: str | None,
+    runs: int,
+    warmup: int,
+    cooldown: float,
+    out: Path,
+    progress: Progress,
+    settings: IosSettings | None = None,
+) -> BenchReport:
+    """Measure ``bundle`` on a device; write the report, and beside it the pictures that the device drew.
+
+    Args:
+        bundle: a Core ML bundle.
+        udid: of the device; None when there is only one.
+        runs: measured pictures, at least.
+        warmup: pictures before them.
+        cooldown: seconds of rest before the measured pictures.
+        out: the report; an existing one is replaced.
+        progress: told of every step.
+        settings: see :class:`IosSettings`.
+
+    Raises:
+        S2PError: no Xcode, no (or several) devices, a locked device or one that went away, no app, no report or a malformed
+            one, a bundle for another target, or what the app says is wrong.
+        CheckFailed: the app was ended by the system, most likely because memory ran out.
+    """
+    settings = settings or IosSettings()
+    opened = open_bundle(bundle)
+    _check_bundle(opened)
+    device = Device.connect(find_xcrun(settings.xcrun), udid)
+    _ensure_app(device, settings)
+    digest = sha256_file(bundle / MANIFEST_NAME)
+    name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', opened.manifest.name)}-{digest[:12]}.s2pmobile"
+    _push(device, settings.app_identifier, opened, name, digest, progress)
+    launch = device.launch(
+        settings.app_identifier,
+        _words(name, runs, warmup, cooldown, settings),
+        _Listener(progress, runs),
+        settings.limit_seconds,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        report = _fetch_report(device, settings.app_identifier, launch, Path(scratch))
+        if report.bundle_sha256 != digest:
+            raise S2PError(f"the report on {device.name} is of another bundle; close the app on the device and run again")
+        for fidelity in report.fidelity:
+            picture = Path(scratch) / f"{fidelity.golden_id}.png"
+            if device.pull(settings.app_identifier, f"Documents/{_PICTURES}/{fidelity.golden_id}.png", picture):
+                with atomic_file(picture_path(out, fidelity.golden_id)) as target:
+                    target.write_bytes(picture.read_bytes())
+    with atomic_file(out) as target:
+        write_contract(target, report)
+    return report
+
+
+def _check_bundle(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    if manifest.target != "coreml":
+        raise S2PError(f"{bundle.folder.name} is for {manifest.target}; convert with s2p-mobile convert --target coreml")
+    component, _ = bundle.component("unet")
+    if all(port.name != "step" for port in component.inputs):
+        raise S2PError(f"{bundle.folder.name} is in Apple's layout; convert without --layout apple to measure it")
+
+
+def _ensure_app(device: Device, settings: IosSettings) -> None:
+    if settings.app is not None:
+        if settings.app.suffix != ".app" or not settings.app.is_dir():
+            raise S2PError(f"{settings.app} is no built app; give the S2PBenchApp.app that docs/devices.md builds")
+        device.install(settings.app)
+    elif not device.has_app(settings.app_identifier):
+        raise S2PError(
+            f"the app {settings.app_identifier} is not on {device.name}; build and install it as docs/devices.md says"
+        )
+
+
+def _push(device: Device, app: str, bundle: Bundle, name: str, digest: str, progress: Progress) -> None:
+    """Copy the bundle unless it is there. A file beside it, copied last, says that all of it arrived."""
+    marker = f"Documents/{name}.copied"
+    with tempfile.TemporaryDirectory() as scratch:
+        found, wanted = Path(scratch) / "found", Path(scratch) / "wanted"
+        wanted.write_text(digest, encoding="utf-8")
+        if device.pull(app, marker, found) and found.read_bytes() == wanted.read_bytes():
+            return
+        progress("push", 0, 1)
+        device.push(app, bundle.folder, f"Documents/{name}")
+        device.push(app, wanted, marker)
+    progress("push", 1, 1)
+
+
+def _words(name: str, runs: int, warmup: int, cooldown: float, settings: IosSettings) -> list[str]:
+    words = ["--headless", "run", name, "--out", "report.json", "--pictures", _PICTURES]
+    words += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
+    words += ["--minimum", str(settings.minimum_seconds)]
+    words += ["--units", settings.units] if settings.units is not None else []
+    if settings.stage is not None:
+        words.append("--stage" if settings.stage else "--no-stage")
+    return words
+
+
+class _Listener:
+    """Understands the app's console: ``s2p phase NAME`` and ``s2p picture MILLISECONDS``. Libraries print lines of their own."""
+
+    def __init__(self, progress: Progress, runs: int) -> None:
+        self._progress, self._runs, self._pictures = progress, runs, 0
+
+    def __call__(self, line: str) -> None:
+        words = line.split()
+        if words[:2] == ["s2p", "phase"] and len(words) == 3 and words[2] in _PHASES:
+            stage = _PHASES[words[2]]
+            self._progress(stage, 0, self._runs if stage == "image" else 0)
+        elif words[:2] == ["s2p", "picture"]:
+            self._pictures += 1
+            self._progress("image", self._pictures, max(self._runs, self._pictures))
+
+
+def _fetch_report(device: Device, app: str, launch: Launch, scratch: Path) -> BenchReport:
+    """The report, or the error that the app left instead. A started app has removed those of earlier runs."""
+    if not launch.started:
+        raise device.refused("start the app", launch.message)
+    if device.pull(app, "Documents/report.json", scratch / "report.json"):
+        return read_contract(scratch / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
+    if device.pull(app, "Documents/error.txt", scratch / "error.txt"):
+        text = " ".join((scratch / "error.txt").read_text(encoding="utf-8", errors="replace").split())
+        raise S2PError(
+            text.removeprefix("error: ") or f"the app on {device.name} failed without a message; run it with its screen"
+        )
+    if launch.signal == _OUT_OF_MEMORY:
+        raise CheckFailed(
+            f"iOS ended the app on {device.name}, most likely because memory ran out; close other apps, or convert a smaller model "
+            "or one with fewer bits"
+        )
+    if launch.signal is not None:
+        raise CheckFailed(
+            f"the app crashed on {device.name} (signal {launch.signal}); see its crash log in Xcode and report it"
+        )
+    raise S2PError(f"the app on {device.name} left no report ({launch.message or 'no message'}); run it with its screen")

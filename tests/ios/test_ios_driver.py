@@ -1,0 +1,264 @@
+"""The devicectl driver from end to end, with a stand-in xcrun that keeps the app's container in a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2p_mobile.cli.app import run
+from s2p_mobile.devices import IosSettings, bench_ios
+from s2p_runtime.bundle import open_bundle
+from s2p_runtime.contract import read_contract
+from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.files import sha256_file
+from s2p_runtime.report import BenchReport
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+UDID, OTHER = "00008130-000A11D02EF8001C", "00008120-001C59E23A10401E"
+
+
+def row(udid: str = UDID, name: str = "Ada's iPhone", **changes: str) -> dict[str, Any]:
+    """One device as ``devicectl list devices`` lists it."""
+    connection = {"pairingState": "paired", "transportType": "wired", "tunnelState": "connected", **changes}
+    return {
+        "identifier": f"CORE-{udid}",
+        "connectionProperties": connection,
+        "deviceProperties": {"name": name, "osVersionNumber": "18.1"},
+        "hardwareProperties": {"platform": "iOS", "productType": "iPhone16,1", "reality": "physical", "udid": udid},
+    }
+
+
+WATCH = {**row("WATCH", "Watch"), "hardwareProperties": {"platform": "watchOS", "udid": "WATCH"}}
+
+
+class Phone:
+    """The stand-in's folder, and the driver called on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bundle = FIXTURES / "replay.s2pmobile"
+        self.out = folder / "out" / "phone.json"
+        self.out.parent.mkdir()
+        (folder / "bin").mkdir()
+        self.xcrun = folder / "bin" / "xcrun"
+        self.xcrun.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("standin_xcrun.py")}" "$@"\n')
+        self.xcrun.chmod(0o755)
+        self.progress: list[tuple[str, int, int]] = []
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        config = {"devices": [row(), WATCH], "apps": ["org.s2pmobile.bench"], **changes}
+        (self.folder / "config.json").write_text(json.dumps(config))
+
+    def bench(self, udid: str | None = None, **settings: Any) -> BenchReport:
+        return bench_ios(
+            self.bundle, udid, 2, 1, 0.0, self.out, lambda *step: self.progress.append(step),
+            IosSettings(**{"xcrun": self.xcrun, "minimum_seconds": 0.0, **settings}),
+        )  # fmt: skip
+
+    def calls(self, *verb: str) -> list[list[str]]:
+        lines = (self.folder / "log.txt").read_text().splitlines()
+        return [call for call in map(json.loads, lines) if call[2 : 2 + len(verb)] == list(verb)]
+
+    @property
+    def documents(self) -> Path:
+        return self.folder / "container" / "Documents"
+
+
+@pytest.fixture
+def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
+    monkeypatch.setenv("S2P_STANDIN", str(tmp_path))
+    return Phone(tmp_path)
+
+
+def test_measures_and_brings_report_and_pictures_back(phone: Phone) -> None:
+    report = phone.bench()
+    assert read_contract(phone.out, BenchReport, "s2p-report", 1) == report
+    assert report.bundle_sha256 == sha256_file(phone.bundle / "manifest.json") and report.protocol.runs == 2
+    for fidelity in report.fidelity:
+        assert (phone.out.parent / f"phone-{fidelity.golden_id}.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in phone.out.parent.iterdir()) == sorted(
+        ["phone.json", *(f"phone-{fidelity.golden_id}.png" for fidelity in report.fidelity)]
+    )
+    assert [step for step in phone.progress if step[0] == "image"] == [("image", 0, 2), ("image", 1, 2), ("image", 2, 2)]
+    assert [stage for stage, _, _ in phone.progress][:4] == ["push", "push", "memory_pass", "fidelity"]
+
+
+def test_the_app_is_launched_as_documented(phone: Phone) -> None:
+    phone.bench(units="unet=cpuAndGPU")
+    (launch,) = phone.calls("process", "launch")
+    words = launch[launch.index("org.s2pmobile.bench") + 1 :]
+    assert launch[:9] == ["devicectl", "device", "process", "launch", "--device", UDID, "--console", "--terminate-existing",
+                          "org.s2pmobile.bench"]  # fmt: skip
+    name = words[2]
+    expected = f"--headless run {name} --out report.json --pictures pictures --runs 2 --warmup 1 --cooldown 0.0 --minimum 0.0"
+    assert words == [*expected.split(), "--units", "unet=cpuAndGPU"]
+    assert open_bundle(phone.documents / name).manifest == open_bundle(phone.bundle).manifest
+
+
+def test_copies_the_bundle_once_and_again_after_an_interrupted_copy(phone: Phone) -> None:
+    phone.bench()
+    assert len(phone.calls("copy", "to")) == 2  # the bundle and the mark that all of it arrived
+    phone.bench()
+    assert len(phone.calls("copy", "to")) == 2
+    next(phone.documents.glob("*.copied")).unlink()
+    phone.bench()
+    assert len(phone.calls("copy", "to")) == 4
+
+
+def test_a_picture_unlike_the_golden_one_is_a_report_all_the_same(phone: Phone) -> None:
+    phone.configure(app={"faithful": False})
+    assert phone.bench().validity.fidelity_ok is False
+
+
+def test_an_idle_device_and_one_named_by_either_identifier_are_found(phone: Phone) -> None:
+    idle = row(tunnelState="disconnected")
+    phone.configure(devices=[row(OTHER, "Bo's iPad", tunnelState="unavailable"), idle])
+    assert phone.bench().harness == "ios"
+    phone.configure(devices=[row(OTHER, "Bo's iPad"), idle])
+    phone.bench(UDID)
+    phone.bench(f"CORE-{UDID}")
+    assert {call[call.index("--device") + 1] for call in phone.calls("process", "launch")} == {UDID}
+
+
+def test_installs_a_built_app(phone: Phone) -> None:
+    app = phone.folder / "S2PBenchApp.app"
+    app.mkdir()
+    phone.configure(apps=[])
+    phone.bench(app=app)
+    assert phone.calls("install", "app")[0][6] == str(app)
+
+
+LOCKED = "Unable to launch org.s2pmobile.bench because the device was not, or could not be, unlocked."
+FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[S2PError], str]] = {
+    "no Xcode": (
+        {},
+        {"xcrun": "/nowhere/xcrun"},
+        S2PError,
+        "needs a Mac: install Xcode 16 from the App Store and open it once",
+    ),
+    "tools only": ({"no_devicectl": True}, {}, S2PError, "this xcrun has no devicectl; install Xcode 16"),
+    "no device": ({"devices": [WATCH]}, {}, S2PError, "no iPhone or iPad is connected; connect one"),
+    "several": (
+        {"devices": [row(), row(OTHER, "Bo's iPad")]},
+        {},
+        S2PError,
+        f"{UDID} (Ada's iPhone), {OTHER} (Bo's iPad); choose with --device ios:UDID",
+    ),
+    "another": ({}, {"udid": "C3"}, S2PError, f"no device C3 is known to Xcode; there is {UDID} (Ada's iPhone)"),
+    "out of reach": ({"devices": [row(tunnelState="unavailable")]}, {}, S2PError, "Ada's iPhone is out of reach; connect it"),
+    "unpaired": ({"devices": [row(pairingState="unpaired")]}, {}, S2PError, "does not trust this Mac; unlock it, answer Trust"),
+    "no app": (
+        {"apps": ["com.example.other"]},
+        {},
+        S2PError,
+        "is not on Ada's iPhone; build and install it as docs/devices.md says",
+    ),
+    "no built app": ({}, {"app": Path("/nowhere/S2PBenchApp.app")}, S2PError, "is no built app; give the S2PBenchApp.app"),
+    "untrusted app": (
+        {"refuse": {"launch": "the profile has not been explicitly trusted by the user."}},
+        {},
+        S2PError,
+        "open Settings, General, VPN & Device Management and trust it",
+    ),
+    "locked": (
+        {"refuse": {"launch": LOCKED}},
+        {},
+        S2PError,
+        "Ada's iPhone is locked; unlock it, keep its screen on and run again",
+    ),
+    "lost": (
+        {"lost_during_run": True},
+        {},
+        S2PError,
+        "Ada's iPhone went away (The operation failed. The device is not connected)",
+    ),
+    "disk full": ({"refuse": {"to": "There is no space left on the device."}}, {}, S2PError, "no space left on Ada's iPhone"),
+    "refused": (
+        {"refuse": {"apps": "Something else."}},
+        {},
+        S2PError,
+        "did not list its apps (The operation failed. Something else)",
+    ),
+    "app error": ({"app": {"error": "unet is broken; convert again"}}, {}, S2PError, "unet is broken; convert again"),
+    "memory": ({"app": {"signal": 9}}, {}, CheckFailed, "most likely because memory ran out; close other apps, or convert"),
+    "crash": ({"app": {"signal": 11}}, {}, CheckFailed, "the app crashed on Ada's iPhone (signal 11)"),
+    "no report": ({"app": {"silent": True}}, {}, S2PError, "left no report"),
+    "malformed": ({"app": {"report": "{"}}, {}, S2PError, "is not readable JSON"),
+    "future": ({"app": {"report": '{"format": "s2p-report", "version": 9}'}}, {}, S2PError, "has format version 9"),
+    "endless": ({"app": {"endless": True}}, {"limit_seconds": 1.0}, S2PError, "did not finish within 1 s; keep it unlocked"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_says_what_to_do(phone: Phone, name: str) -> None:
+    config, arguments, kind, message = FAILURES[name]
+    phone.configure(**config)
+    with pytest.raises(S2PError) as caught:
+        phone.bench(**arguments)
+    assert type(caught.value) is kind
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert list(phone.out.parent.iterdir()) == []
+
+
+def test_a_report_of_an_earlier_run_is_not_taken_for_a_new_one(phone: Phone) -> None:
+    phone.bench()
+    phone.out.unlink()
+    phone.configure(refuse={"launch": LOCKED})
+    with pytest.raises(S2PError, match="is locked"):
+        phone.bench()
+    assert not phone.out.exists()
+
+
+def test_an_interrupt_ends_the_app(phone: Phone) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "warmup":
+            raise KeyboardInterrupt
+
+    phone.configure(app={"endless": True})
+    with pytest.raises(KeyboardInterrupt):
+        bench_ios(phone.bundle, None, 2, 0, 0.0, phone.out, interrupt, IosSettings(xcrun=phone.xcrun))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("executorch", "is for executorch; convert with s2p-mobile convert --target coreml"), ("apple", "is in Apple's layout")],
+)
+def test_refuses_a_bundle_that_the_app_cannot_run(phone: Phone, change: str, message: str) -> None:
+    phone.bundle = phone.folder / "other.s2pmobile"
+    shutil.copytree(FIXTURES / "replay.s2pmobile", phone.bundle)
+    manifest = json.loads((phone.bundle / "manifest.json").read_text())
+    if change == "executorch":
+        manifest["target"] = "executorch"
+    else:
+        manifest["components"]["unet"]["inputs"][1].update(name="timestep", dtype="float32", shape=[2])
+    (phone.bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(S2PError, match=message):
+        phone.bench()
+
+
+def test_the_command_measures_on_an_iphone(
+    phone: Phone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(phone.xcrun.parent), prepend=":")
+    arguments = [
+        "bench",
+        str(phone.bundle),
+        "--device",
+        f"ios:{UDID}",
+        "--runs",
+        "2",
+        "--minimum",
+        "0",
+        "--out",
+        str(phone.out),
+    ]
+    assert run(arguments) == 0, capsys.readouterr().err
+    assert read_contract(phone.out, BenchReport, "s2p-report", 1).protocol.runs == 2
+    phone.configure(app={"faithful": False})
+    assert run([*arguments, "--force"]) == 1
