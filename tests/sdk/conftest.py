@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from s2p_mobile.cli.app import run
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.models import Model
 from s2p_mobile.plan.registry import plan_for
@@ -48,3 +50,23 @@ def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def tiny_plan(tiny_model: Model) -> SamplingPlan:
     """DDIM, five calls."""
     return plan_for(tiny_model.folder / "scheduler", "ddim", 5)
+
+
+@pytest.fixture()
+def fails(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a command in an empty folder, demand exit status 2, one line and nothing new in the folder; gives the line."""
+    monkeypatch.chdir(tmp_path)
+
+    def demand(*arguments: str | Path, status: int = 2) -> str:
+        before = sorted(path for path in tmp_path.rglob("*"))
+        capfd.readouterr()
+        assert run([str(argument) for argument in arguments]) == status
+        captured = capfd.readouterr()
+        lines = captured.err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+        assert "; " in lines[0], "what is wrong; what to do"
+        assert captured.out == ""
+        assert sorted(path for path in tmp_path.rglob("*")) == before
+        return lines[0]
+
+    return demand

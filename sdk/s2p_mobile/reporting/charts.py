@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from s2p_mobile.reporting.entries import printable
+
 Point = tuple[float, float]
 
 _WIDTH, _HEIGHT = 720, 300
@@ -94,14 +96,19 @@ def _number(value: float) -> str:
 
 
 def line_chart(
-    series: Sequence[Series], x_title: str, y_title: str, *, x_may_be_logarithmic: bool = False, y_from_zero: bool = True
+    series: Sequence[Series], x_title: str, y_title: str, *, over_time: bool = True, y_from_zero: bool = True
 ) -> str:
-    """An ``<svg>`` element; empty when no series has a point. Colours follow the order of ``series``."""
+    """An ``<svg>`` element; empty when no series has a point. Colours follow the order of ``series``.
+
+    Args:
+        over_time: x starts at 0; otherwise at the smallest x, and is logarithmic where the values span much.
+        y_from_zero: y starts at 0 unless values are below.
+    """
     points = [point for one in series for point in one.points]
     if not points:
         return ""
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    x_axis = _axis([x for x, _ in points], _LEFT, right, from_zero=False, may_be_logarithmic=x_may_be_logarithmic)
+    x_axis = _axis([x for x, _ in points], _LEFT, right, from_zero=over_time, may_be_logarithmic=not over_time)
     y_axis = _axis([y for _, y in points], bottom, _TOP, from_zero=y_from_zero, may_be_logarithmic=False)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{y_title} by {x_title}")}" '
@@ -136,4 +143,4 @@ def _line(series: Series, index: int, x_axis: _Axis, y_axis: _Axis) -> str:
     if len(series.points) <= 2:
         # One reading is no line.
         shape += "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places)
-    return f"<g><title>{escape(series.name)}</title>{shape}</g>"
+    return f"<g><title>{escape(printable(series.name))}</title>{shape}</g>"

@@ -145,8 +145,8 @@ def _charts(entries: Sequence[Entry]) -> str:
     ]
     share = "samples at most so long, %"
     charts = [
-        _chart("U-Net calls", line_chart(calls, "ms", share, x_may_be_logarithmic=True), calls, ()),
-        _chart("Whole pictures", line_chart(pictures, "ms", share, x_may_be_logarithmic=True), pictures, ()),
+        _chart("U-Net calls", line_chart(calls, "ms", share, over_time=False), calls, ()),
+        _chart("Whole pictures", line_chart(pictures, "ms", share, over_time=False), pictures, ()),
         _chart("U-Net calls in the order in which they ran", line_chart(course, "call", "ms"), course, ()),
         _chart("Memory in the memory pass", line_chart(memory, "s", "MB"), memory, _reasons(entries, "memory.samples")),
         _chart(

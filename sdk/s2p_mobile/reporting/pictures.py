@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from s2p_runtime.report import picture_path
 from s2p_runtime.verify import read_golden
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_GOLDEN_ID = r"[a-z0-9-]+"
+"""As in manifests. A report could name something else, which must not become a path."""
 _LARGEST_PICTURE = 16 << 20
 """Bytes of a picture that is embedded."""
 
@@ -49,6 +52,8 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
 
 def drawn_picture(entry: Entry, golden_id: str) -> str | None:
     """What the harness drew of a golden run, from the PNG beside its report; None when there is none."""
+    if re.fullmatch(_GOLDEN_ID, golden_id) is None:
+        return None
     try:
         with picture_path(entry.path, golden_id).open("rb") as handle:
             content = handle.read(_LARGEST_PICTURE + 1)

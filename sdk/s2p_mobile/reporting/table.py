@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from s2p_mobile.reporting.entries import Entry, printable
@@ -54,8 +55,13 @@ def _text_row(section: str, title: str, entries: Sequence[Entry], get: Callable[
 
 
 def _number_row(
-    section: str, title: str, entries: Sequence[Entry], get: Callable[[BenchReport], float | None], show: Callable[[float], str]
+    section: str,
+    title: str,
+    entries: Sequence[Entry],
+    get: Callable[[BenchReport], float | None],
+    show: Callable[[float], str],
 ) -> Row:
+    """A figure of which twice as much means something."""
     values = [get(entry.report) for entry in entries]
     first = values[0]
     cells = []
@@ -65,9 +71,21 @@ def _number_row(
     return Row(section, title, tuple(cells))
 
 
+def _optional(value: float | None, factor: float, unit: str) -> str | None:
+    return None if value is None else f"{value * factor:.1f}{unit}"
+
+
 def _statistic(report: BenchReport, stage: str, statistic: str) -> float | None:
     summary: Summary | None = report.summary_ms.get(stage)
     return None if summary is None else float(getattr(summary, statistic))
+
+
+def _backend(report: BenchReport, component: str) -> str | None:
+    return report.backend.get(component)
+
+
+def _load(report: BenchReport, component: str) -> float | None:
+    return report.timings_ms.load.get(component)
 
 
 def total_load(report: BenchReport) -> float | None:
@@ -149,7 +167,7 @@ def _timing_rows(entries: Sequence[Entry], statistics: Sequence[str]) -> Iterato
                 "Latency",
                 f"{title} {STATISTICS[statistic]}, ms",
                 entries,
-                lambda report, stage=stage, statistic=statistic: _statistic(report, stage, statistic),  # type: ignore[misc]
+                partial(_statistic, stage=stage, statistic=statistic),
                 milliseconds,
             )
 
@@ -205,31 +223,21 @@ def full_rows(entries: Sequence[Entry]) -> list[Row]:
         _text_row("Run", "system", entries, lambda report: report.device.os),
         _text_row("Run", "chip", entries, lambda report: report.device.soc),
         _text_row("Run", "cores", entries, lambda report: None if report.device.cores is None else str(report.device.cores)),
-        _number_row(
-            "Run", "memory, GB", entries, lambda report: report.device.memory_bytes, lambda value: f"{value / 1e9:.1f}"
-        ),
+        _text_row("Run", "memory", entries, lambda report: _optional(report.device.memory_bytes, 1e-9, " GB")),
         _text_row("Run", "harness", entries, lambda report: f"{report.harness} {report.harness_version}"),
         _text_row("Run", "made", entries, lambda report: report.created),
         _text_row("Run", "bundle", entries, lambda report: f"{report.bundle_name} ({report.bundle_sha256[:12]})"),
         _text_row("Run", "target", entries, lambda report: report.target),
-        *(
-            _text_row("Run", f"{name} runs on", entries, lambda report, name=name: report.backend.get(name))  # type: ignore[misc]
-            for name in components
-        ),
+        *(_text_row("Run", f"{name} runs on", entries, partial(_backend, component=name)) for name in components),
         _text_row("Run", "protocol", entries, protocol),
         *_timing_rows(entries, tuple(STATISTICS)),
-        *(
-            _number_row(
-                "Load", f"{name}, ms", entries, lambda report, name=name: report.timings_ms.load.get(name), milliseconds
-            )  # type: ignore[misc]
-            for name in components
-        ),
+        *(_number_row("Load", f"{name}, ms", entries, partial(_load, component=name), milliseconds) for name in components),
         _number_row("Load", "all, ms", entries, total_load, milliseconds),
         _number_row("Memory", "baseline, MB", entries, lambda report: report.memory.baseline_bytes, megabytes),
         _number_row("Memory", "peak, MB", entries, lambda report: report.memory.peak_bytes, megabytes),
         _number_row("Memory", "growth, MB", entries, memory_growth, megabytes),
         _text_row("Memory", "measured as", entries, lambda report: report.memory.method),
-        _number_row("Heat and power", "hottest sensor, C", entries, hottest, lambda value: f"{value:.1f}"),
+        _text_row("Heat and power", "hottest sensor", entries, lambda report: _optional(hottest(report), 1, " C")),
         _number_row("Heat and power", "mean power, mW", entries, mean_power, lambda value: f"{value:,.0f}"),
         *_fidelity_rows(entries),
         *_notes_rows(entries),

@@ -21,26 +21,6 @@ Fails = Callable[..., str]
 
 
 @pytest.fixture()
-def fails(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
-    """Run a command in an empty folder, demand exit status 2, one line and nothing new in the folder; gives the line."""
-    monkeypatch.chdir(tmp_path)
-
-    def demand(*arguments: str | Path, status: int = 2) -> str:
-        before = sorted(path for path in tmp_path.rglob("*"))
-        capfd.readouterr()
-        assert run([str(argument) for argument in arguments]) == status
-        captured = capfd.readouterr()
-        lines = captured.err.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
-        assert "; " in lines[0], "what is wrong; what to do"
-        assert captured.out == ""
-        assert sorted(path for path in tmp_path.rglob("*")) == before
-        return lines[0]
-
-    return demand
-
-
-@pytest.fixture()
 def model(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DEMO_MODEL, tmp_path / "model", ignore=lambda *_: {"clip"}))
 
