@@ -1,5 +1,5 @@
 # An ExecuTorch build that was installed with `cmake --install`: -DCMAKE_PREFIX_PATH (or, for a cross build,
-# -DCMAKE_FIND_ROOT_PATH) names its prefix. docs/devices-android.md has the commands.
+# -DCMAKE_FIND_ROOT_PATH) names its prefix. docs/devices.md has the commands.
 find_package(executorch CONFIG REQUIRED)
 
 add_library(executorch_runtime INTERFACE)

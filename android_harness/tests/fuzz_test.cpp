@@ -7,7 +7,7 @@
 #include "s2p/tokenizer.h"
 
 // Mutated files must be read or refused with an Error, nothing else: no crash, no other exception, no endless work. Run
-// under sanitizers (scripts/sanitize.sh) this also shows that no byte outside of a file is touched.
+// under sanitizers (scripts/test.sh sanitize) this also shows that no byte outside of a file is touched.
 
 namespace s2p {
 namespace {

@@ -19,7 +19,7 @@ std::unique_ptr<Backend> choose_backend(const Bundle& bundle, bool replay, std::
   return std::make_unique<ExecuTorchBackend>(threads);
 #else
   static_cast<void>(threads);
-  throw Error(ErrorKind::bad_input, "this runner was built without ExecuTorch; build it with a preset that has it (docs/devices-android.md)");
+  throw Error(ErrorKind::bad_input, "this runner was built without ExecuTorch; build it with a preset that has it (docs/devices.md)");
 #endif
 }
 

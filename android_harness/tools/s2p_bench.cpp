@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kUsage =
     "s2p-bench BUNDLE [--out report.json] [--runs 5] [--warmup 1] [--cooldown SECONDS] [--minimum-seconds 60]\n"
-    "          [--threads N] [--cores 4-7] [--fidelity-floor-db 40] [--system-root DIR] [--replay]\n"
+    "          [--threads N] [--cores 4-7] [--fidelity-floor-db 30] [--system-root DIR] [--replay]\n"
     "\n"
     "Measures a bundle, writes a report and, beside it, the pictures of the golden runs as REPORT-ID.png; progress goes to\n"
     "stdout, one JSON object a line.\n"

@@ -1,21 +1,27 @@
-"""The adb driver from end to end, with a stand-in adb that runs the host's build of the runner in a sandbox folder."""
+"""The adb driver and `s2p-mobile bench --device android` from end to end, with a stand-in adb that runs the host's build of the
+runner in a sandbox folder."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from s2p_mobile.cli.app import run
 from s2p_mobile.devices import AndroidSettings, bench_android
-from s2p_runtime.bundle import Bundle
-from s2p_runtime.contract import read_contract
+from s2p_runtime.bundle import Bundle, BundleManifest, file_entries
+from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.report import BenchReport
+from s2p_runtime.tensors import read_tensors, write_tensors
 
 BATTERY = """Current Battery Service state:
   AC powered: false
@@ -89,6 +95,10 @@ def test_measures_and_brings_the_report_back(phone: Phone) -> None:
     assert report.validity.fidelity_ok and report.validity.unplugged and report.validity.low_power_mode_off
     assert report.validity.thermal_nominal_at_start
     assert not {"validity.unplugged", "validity.low_power_mode_off"} & set(report.missing)
+    recorded = read_tensors(phone.bundle / "golden" / "first.safetensors")["image"][0]
+    picture = np.asarray(Image.open(phone.folder / "report-first.png"), float)
+    # Other kernels in float32 move a value to the next grey level at most.
+    assert np.abs(picture - np.clip(recorded / 2 + 0.5, 0, 1).transpose(1, 2, 0) * 255).max() <= 1.5
     stages = {stage for stage, _, _ in phone.progress}
     assert {"push", "loaded", "warmup", "image", "memory_pass"} <= stages
     assert [step for step in phone.progress if step[0] == "image"] == [("image", 1, 2), ("image", 2, 2)]
@@ -169,8 +179,8 @@ FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[S2PError], str]] 
     "throttled": ({"services": THROTTLED}, {"wait_seconds": 0.05}, CheckFailed, "throttled (thermal status 2)"),
     "charged": ({"services": CHARGED}, {"wait_seconds": 0.05}, CheckFailed, "it is being charged; let it rest unplugged"),
     "cable": ({"services": CHARGED, "devices": {"A1": "device"}}, {}, CheckFailed, "adb over Wi-Fi"),
-    "no runner": ({}, {"runner": Path("/nowhere/s2p-bench")}, S2PError, "build it as docs/devices-android.md says"),
-    "no adb": ({}, {"adb": "/nowhere/adb"}, S2PError, "install Android's platform-tools or give its place with --adb"),
+    "no runner": ({}, {"runner": Path("/nowhere/s2p-bench")}, S2PError, "no Android runner at /nowhere/s2p-bench; build it as "),
+    "no adb": ({}, {"adb": "/nowhere/adb"}, S2PError, "install Android's platform-tools and put adb on PATH"),
 }
 
 
@@ -238,3 +248,69 @@ def test_bundles_do_not_mix(phone: Phone, tmp_path: Path) -> None:
     phone.bundle = other
     assert phone.bench().bundle_name == "other"
     assert len(list((phone.remote / "bundles").iterdir())) == 2
+
+
+@pytest.fixture
+def command(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run ``s2p-mobile bench`` on the phone, which is found as for a user: adb on PATH, the runner named in the environment."""
+    monkeypatch.setenv("PATH", f"{phone.folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("S2P_ANDROID_RUNNER", str(phone.runner))
+    options = ["--runs", "1", "--warmup", "1", "--minimum", "0", "--threads", "1", "--out", str(phone.folder / "report.json")]
+
+    def bench(bundle: Path, *more: str) -> int:
+        return run(["bench", str(bundle), "--device", "android", *options, *more])
+
+    return bench
+
+
+def test_the_command_measures_the_demo_model(
+    phone: Phone, demo_bundle: Bundle, command: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command(demo_bundle.folder, "--device", f"android:{NETWORK_SERIAL}", "--cores", "0") == 0
+    report = read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 1)
+    assert report.validity.fidelity_ok and report.bundle_name == demo_bundle.manifest.name
+    assert "report.json; next: s2p-mobile report" in capfd.readouterr().out
+    for golden in demo_bundle.manifest.golden:
+        assert Image.open(phone.folder / f"report-{golden.id}.png").size == (64, 64)
+
+
+def test_the_command_fails_when_another_picture_is_drawn(
+    phone: Phone, tiny_bundle: Bundle, command: Callable[..., int]
+) -> None:
+    """Status 1, and the report is there to look at: the bundle's golden latents are another picture's."""
+    other = phone.folder / "other.s2pmobile"
+    shutil.copytree(tiny_bundle.folder, other)
+    golden = other / "golden" / "first.safetensors"
+    tensors = read_tensors(golden)
+    golden.unlink()
+    write_tensors(golden, {**tensors, "quantized_latents": -tensors["quantized_latents"]})
+    manifest = read_contract(other / "manifest.json", BundleManifest, "s2p-bundle", 1)
+    (other / "manifest.json").unlink()
+    write_contract(other / "manifest.json", manifest.model_copy(update={"files": file_entries(other)}))
+    assert command(other) == 1
+    assert not read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 1).validity.fidelity_ok
+
+
+STATUSES = {"no device": 2, "several": 2, "another": 2, "offline": 2, "lost": 2, "disk full": 2, "killed": 1}
+
+
+@pytest.mark.parametrize("name", STATUSES)
+def test_the_command_turns_a_failure_into_a_status_and_a_line(
+    phone: Phone, command: Callable[..., int], capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    config, arguments, _, message = FAILURES[name]
+    phone.configure(**config)
+    device = ["--device", f"android:{arguments['serial']}"] if arguments else []
+    assert command(phone.bundle, *device) == STATUSES[name]
+    # Before it, stages that were done may have been told of.
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+    assert not (phone.folder / "report.json").exists()
+
+
+def test_the_command_refuses_a_bundle_for_another_target(
+    phone: Phone, command: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command(Path(__file__).resolve().parents[1] / "fixtures" / "replay.s2pmobile") == 2
+    assert capfd.readouterr().err.startswith("error: replay.s2pmobile is for coreml; convert with ")
+    assert not (phone.folder / "log.txt").exists()

@@ -16,6 +16,7 @@ from s2p_runtime.plan import denoise, guide, initial_latents
 from s2p_runtime.report import BenchReport
 from s2p_runtime.tensors import read_tensors
 from s2p_runtime.tokenizer import ClipTokenizer
+from s2p_runtime.verify import MINIMUM_LATENT_PSNR_DB
 
 # The two sides run the same kernels on the same inputs; what may differ is the order of sums when threads share a kernel:
 # a few roundings (2**-24 relative each) in every call, over some dozens of calls.
@@ -57,6 +58,11 @@ def _python_picture(bundle: Bundle, prompt: str, seed: int) -> tuple[np.ndarray,
     return final, decoder(torch.from_numpy(decoder_input))
 
 
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """Decoder output [1, 3, H, W] in [-1, 1] as grey levels [H, W, 3]."""
+    return np.rint(np.clip(image[0] / 2 + 0.5, 0, 1) * 255).transpose(1, 2, 0)
+
+
 def _draw(runner: Path, bundle: Bundle, out: Path, *options: str) -> tuple[np.ndarray, np.ndarray]:
     """Final latents and picture [H, W, 3] of s2p-run for the bundle's first golden run."""
     golden = bundle.manifest.golden[0]
@@ -73,9 +79,20 @@ def test_draws_what_python_draws(runner_folder: Path, any_bundle: Bundle, tmp_pa
     expected, image = _python_picture(any_bundle, golden.prompt, golden.seed)
     scale = float(np.ptp(expected))
     np.testing.assert_allclose(latents, expected, rtol=0, atol=TOLERANCE * scale)
-    pixels = np.rint(np.clip(image[0] / 2 + 0.5, 0, 1) * 255).transpose(1, 2, 0)
     # Differences of that size move a value to the next grey level at most.
-    assert np.abs(picture.astype(float) - pixels).max() <= 1
+    assert np.abs(picture.astype(float) - _pixels(image)).max() <= 1
+
+
+def test_draws_the_picture_that_generate_draws(runner_folder: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
+    """Prompt to PNG through both command lines, a prompt that the bundle has not recorded."""
+    prompt, seed = "a green apple on a yellow background", "20250"
+    cpp, python = tmp_path / "cpp.png", tmp_path / "python.png"
+    options = ["--seed", seed, "--out"]
+    subprocess.run([runner_folder / "s2p-run", demo_bundle.folder, "--prompt", prompt, *options, cpp], check=True)
+    command = [sys.executable, "-m", "s2p_mobile", "generate", demo_bundle.folder, prompt, *options, python]
+    subprocess.run(command, check=True)
+    difference = np.abs(np.asarray(Image.open(cpp), float) - np.asarray(Image.open(python), float))
+    assert difference.max() <= 1
 
 
 def test_reaches_the_golden_latents(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -86,6 +103,23 @@ def test_reaches_the_golden_latents(runner_folder: Path, tiny_bundle: Bundle, tm
         latents, golden["quantized_latents"], rtol=0, atol=TOLERANCE * np.ptp(golden["quantized_latents"])
     )
     assert picture.shape == (64, 64, 3)
+
+
+def test_reaches_the_demo_models_golden_runs(runner_folder: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
+    """As close as ``verify`` asks of the Python runtime: the golden run is float64, where other activations are rounded up."""
+    out = tmp_path / "run.json"
+    options = ["--runs", "1", "--warmup", "0", "--minimum-seconds", "0", "--threads", "1", "--out", out]
+    subprocess.run([runner_folder / "s2p-bench", demo_bundle.folder, *options], check=True, capture_output=True)
+    report = read_contract(out, BenchReport, "s2p-report", 1)
+    assert [fidelity.golden_id for fidelity in report.fidelity] == [golden.id for golden in demo_bundle.manifest.golden]
+    assert report.validity.fidelity_ok
+    for golden, fidelity in zip(demo_bundle.manifest.golden, report.fidelity, strict=True):
+        assert fidelity.latent_psnr_db is not None and fidelity.latent_psnr_db >= MINIMUM_LATENT_PSNR_DB
+        # The report's figures are those of the pictures that lie beside it.
+        recorded = _pixels(read_tensors(demo_bundle.path(golden.path))["image"])
+        error = np.asarray(Image.open(tmp_path / f"run-{golden.id}.png"), float) - recorded
+        assert fidelity.image_max_abs == np.abs(error).max()
+        assert fidelity.image_psnr_db == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)))
 
 
 def test_one_component_at_a_time_draws_the_same(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def find_adb(program: str | Path | None) -> str:
     """
     found = shutil.which(str(program or "adb"))
     if found is None:
-        raise S2PError(f"no adb at {program or 'PATH'}; install Android's platform-tools or give its place with --adb")
+        raise S2PError(f"no adb at {program or 'PATH'}; install Android's platform-tools and put adb on PATH")
     return found
 
 

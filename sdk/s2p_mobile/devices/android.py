@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import tempfile
@@ -17,16 +18,21 @@ from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import atomic_file, sha256_file
-from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport, EnergySample
+from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport, EnergySample, picture_path
 
 REMOTE_FOLDER = "/data/local/tmp/s2p-mobile"
 """The place on every Android device where adb may write and run programs."""
 
-RUNNER = Path(__file__).resolve().parents[3] / "android_harness" / "build" / "android" / "s2p-bench"
+REMOTE_REPORT = f"{REMOTE_FOLDER}/report.json"
+
+RUNNER_VARIABLE = "S2P_ANDROID_RUNNER"
+"""Environment variable that names the runner where it is not built beside this package."""
+
+BUILT_RUNNER = Path(__file__).resolve().parents[3] / "android_harness" / "build" / "android" / "s2p-bench"
 """Where the preset ``android`` of android_harness builds the runner."""
 
 Progress = Callable[[str, int, int], None]
-"""(stage, done, total); stages: wait, push, loaded, warmup, call, image, memory_pass. ``total`` 0: not known."""
+"""(stage, done, total); stages: wait, push, loaded, warmup, call, image, golden, memory_pass. ``total`` 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class AndroidSettings:
 
     Attributes:
         adb: the adb program; absent: the one on PATH.
-        runner: the runner built for the device.
+        runner: the runner built for the device; absent: what ``S2P_ANDROID_RUNNER`` names, or this repository's build.
         allow_charging: measure also while the device is charged; the report then says so.
         wait_seconds: how long to wait for a cool, unplugged device.
         poll_seconds: pause between two looks at it.
@@ -45,7 +51,7 @@ class AndroidSettings:
     """
 
     adb: str | Path | None = None
-    runner: Path = RUNNER
+    runner: Path | None = None
     allow_charging: bool = False
     wait_seconds: float = 900.0
     poll_seconds: float = 10.0
@@ -78,7 +84,7 @@ def bench_android(
     progress: Progress,
     settings: AndroidSettings | None = None,
 ) -> BenchReport:
-    """Measure ``bundle`` on a device and write the report.
+    """Measure ``bundle`` on a device; write the report and, beside it, the pictures drawn there as ``STEM-GOLDEN.png``.
 
     Args:
         bundle: an ExecuTorch bundle.
@@ -88,7 +94,7 @@ def bench_android(
         cooldown: seconds of rest before each measured picture.
         threads: of the engine; None: it chooses.
         cores: cores to run on, e.g. ``4-7``; None: all.
-        out: the report; an existing one is replaced.
+        out: the report; an existing one is replaced, and so are its pictures.
         progress: told of every step.
         settings: see :class:`AndroidSettings`.
 
@@ -100,13 +106,12 @@ def bench_android(
     opened = open_bundle(bundle)
     if opened.manifest.target != "executorch":
         raise S2PError(f"{bundle.name} is for {opened.manifest.target}; convert with s2p-mobile convert --target executorch")
-    if not settings.runner.is_file():
-        raise S2PError(f"no Android runner at {settings.runner}; build it as docs/devices-android.md says")
+    runner = _find_runner(settings.runner)
     adb = Adb.connect(find_adb(settings.adb), serial)
     _wait_until_ready(adb, settings, progress)
     remote_bundle = f"{REMOTE_FOLDER}/bundles/{sha256_file(bundle / MANIFEST_NAME)[:16]}.s2pmobile"
-    _push(adb, opened, settings.runner, remote_bundle, progress)
-    command = [f"{REMOTE_FOLDER}/s2p-bench", remote_bundle, "--out", f"{REMOTE_FOLDER}/report.json"]
+    _push(adb, opened, runner, remote_bundle, progress)
+    command = [f"{REMOTE_FOLDER}/s2p-bench", remote_bundle, "--out", REMOTE_REPORT]
     command += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
     command += ["--minimum-seconds", str(settings.minimum_seconds)]
     command += ["--threads", str(threads)] if threads is not None else []
@@ -119,12 +124,29 @@ def bench_android(
         duration = time.monotonic() - started
         after = read_state(adb)
         with tempfile.TemporaryDirectory() as scratch:
-            adb.pull(f"{REMOTE_FOLDER}/report.json", Path(scratch) / "report.json")
+            adb.pull(REMOTE_REPORT, Path(scratch) / "report.json")
             report = read_contract(Path(scratch) / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
+        _pull_pictures(adb, opened, report, out)
     report = _completed(report, before, after, duration)
     with atomic_file(out) as scratch_file:
         write_contract(scratch_file, report)
     return report
+
+
+def _find_runner(given: Path | None) -> Path:
+    runner = given or Path(os.environ.get(RUNNER_VARIABLE) or BUILT_RUNNER)
+    if not runner.is_file():
+        raise S2PError(f"no Android runner at {runner}; build it as docs/devices.md says, or name one in {RUNNER_VARIABLE}")
+    return runner
+
+
+def _pull_pictures(adb: Adb, bundle: Bundle, report: BenchReport, out: Path) -> None:
+    # The report comes from another machine: only names that the bundle knows become file names here.
+    drawn = {fidelity.golden_id for fidelity in report.fidelity}
+    for run in bundle.manifest.golden:
+        if run.id in drawn:
+            with atomic_file(picture_path(out, run.id)) as scratch_file:
+                adb.pull(str(picture_path(Path(REMOTE_REPORT), run.id)), scratch_file)
 
 
 def read_state(adb: Adb) -> DeviceState:
@@ -220,9 +242,9 @@ def _pass_on(line: str, progress: Progress) -> None:
 def _cleaned_up(adb: Adb, keep_files: bool) -> Iterator[None]:
     """Afterwards the runner is not running and what a run leaves is gone, also when the run failed or was interrupted."""
     pid_file = f"{REMOTE_FOLDER}/run.pid"
-    leftovers = f"{pid_file} {REMOTE_FOLDER}/report.json*" if keep_files else REMOTE_FOLDER
+    leftovers = f"{pid_file} {REMOTE_FOLDER}/report*" if keep_files else REMOTE_FOLDER
     remove = f"rm -rf {leftovers}"
-    adb.shell(f"rm -f {pid_file} {REMOTE_FOLDER}/report.json*")
+    adb.shell(f"rm -f {pid_file} {REMOTE_FOLDER}/report*")
     try:
         yield
     except BaseException:
