@@ -171,7 +171,12 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="Measured pictures.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Pictures before them.")] = 1,
     cooldown: Annotated[float, typer.Option(min=0, help="Seconds of rest before each measured picture.")] = 0.0,
-    minimum: Annotated[float, typer.Option(min=0, help="Seconds below which the report calls itself too short.")] = 60.0,
+    minimum: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds below which the report calls itself too short; on iOS pictures are drawn until then."
+        ),
+    ] = 60.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine; it chooses when left out.")] = None,
     cores: Annotated[str | None, typer.Option(metavar="LIST", help="Cores to run on, e.g. 4-7 or 0,2.")] = None,
     allow_charging: Annotated[bool, typer.Option("--allow-charging", help="Measure a phone although it is charged.")] = False,

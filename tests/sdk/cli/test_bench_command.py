@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import s2p_mobile.devices
+import s2p_mobile.devices.ios
 import s2p_runtime.bench
 from s2p_mobile.cli.app import run
 from s2p_mobile.cli.bench import DeviceProgress
@@ -117,6 +117,29 @@ def test_android_is_asked(
     assert first == [bundle, serial, 3, 2, 4.0, 2, "4-7", Path("report.json")]
     assert settings.allow_charging and settings.minimum_seconds == 9
     assert callable(progress)
+
+
+@pytest.mark.parametrize(("device", "udid"), [("ios", None), ("ios:00008130-000A", "00008130-000A")])
+def test_ios_is_asked(
+    device: str, udid: str | None, bundle: Path, measured: BenchReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def bench_ios(*arguments: Any) -> BenchReport:
+        asked.extend(arguments)
+        return measured
+
+    monkeypatch.setattr(s2p_mobile.devices.ios, "bench_ios", bench_ios)
+    options = ["--runs", "3", "--warmup", "2", "--cooldown", "4", "--minimum", "9"]
+    assert run(["bench", str(bundle), "--device", device, *options]) == 0
+    *first, progress, settings = asked
+    assert first == [bundle, udid, 3, 2, 4.0, Path("report.json")]
+    assert settings.minimum_seconds == 9 and callable(progress)
+
+
+@pytest.mark.parametrize("option", [("--threads", "2"), ("--cores", "0"), ("--allow-charging",)])
+def test_what_ios_cannot_choose(fails: Fails, bundle: Path, option: tuple[str, ...]) -> None:
+    assert fails("bench", bundle, "--device", "ios", *option).startswith(f"error: {option[0]} is an option of")
 
 
 class Heard:
