@@ -34,8 +34,9 @@ up to 2.3e-2 away from torch in float64 over the calls of the demo model's golde
 SAMPLER_TOLERANCE = 1e-6
 """The plan's rows over recorded outputs: sums in double rounded to float32 on both sides."""
 
-MINIMUM_LATENT_PSNR_DB = 20.0
-"""Final latents as the program's own precision gives them against the golden ones: below this the picture is another one."""
+MINIMUM_LATENT_PSNR_DB = 30.0
+"""Final latents as the program's own precision gives them against the golden ones: below this the picture is another one. The
+harnesses of the devices use the same number; docs/formats.md says why."""
 
 
 class ComponentCheck(Contract):

@@ -11,7 +11,7 @@ final class DeviceBenchTests: XCTestCase {
     func testBundlesDrawTheirGoldenPictures() async throws {
         let documents = URL.documentsDirectory
         let bundles = HeadlessRun.bundles(in: documents)
-        try XCTSkipIf(bundles.isEmpty, "copy a .s2pmobile folder into the app's Documents folder first (docs/devices-ios.md)")
+        try XCTSkipIf(bundles.isEmpty, "copy a .s2pmobile folder into the app's Documents folder first (docs/devices.md)")
         let words = ProcessInfo.processInfo.environment["S2P_BENCH_OPTIONS"]?.split(separator: " ").map(String.init) ?? []
         for bundle in bundles {
             let out = bundle.replacingOccurrences(of: ".s2pmobile", with: ".report.json")

@@ -14,7 +14,7 @@ struct S2PBenchApp: App {
         }
     }
 
-    /// Launched by a driver (docs/devices-ios.md): measure, write files into Documents, and end with the status.
+    /// Launched by a driver (docs/devices.md): measure, write files into Documents, and end with the status.
     private func runHeadlessIfAsked() async {
         let info = ProcessInfo.processInfo
         let documents = URL.documentsDirectory
@@ -23,7 +23,12 @@ struct S2PBenchApp: App {
             UIApplication.shared.isIdleTimerDisabled = true
             let status = await HeadlessRun.perform(
                 options, documents: documents, probes: await DeviceProbes.current(),
-                makeComponents: { try await CoreMLBackend.components(of: $0, options: $1) }
+                makeComponents: { try await CoreMLBackend.components(of: $0, options: $1) },
+                emit: { event in
+                    guard let line = HeadlessRun.consoleLine(event) else { return }
+                    // Unbuffered: stdout is no terminal when a driver listens.
+                    FileHandle.standardOutput.write(Data("\(line)\n".utf8))
+                }
             )
             exit(status)
         } catch {

@@ -14,11 +14,12 @@ public enum CoreMLBackend {
     /// Nothing is compiled or loaded yet. A measurement compiles anew, so that its load times mean the same on every run;
     /// drawing takes the compiled copy of an earlier run.
     ///
-    /// - Throws: `backend` when the bundle is for another target; `noComponent`; `outside`.
+    /// - Throws: `backend` when the bundle is for another target; `usage` for Apple's layout; `noComponent`; `outside`.
     public static func components(of bundle: ModelBundle, options: RunOptions) async throws -> ComponentSet {
         guard bundle.manifest.target == .coreml else {
             throw BenchError.backend(component: bundle.manifest.name, reason: "the bundle is for \(bundle.manifest.target.rawValue)")
         }
+        try bundle.requireStepInput()
         let cache = try CompiledModelCache()
         let recompile = options.command == .run
         func program(_ name: String) throws -> CoreMLProgram {

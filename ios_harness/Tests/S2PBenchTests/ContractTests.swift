@@ -53,6 +53,45 @@ import Testing
         #expect(error == .invalid(file: "m", problem: "plan.calls.2.novelty: unknown field"))
     }
 
+    /// Python's reader is strict: 5.0 is no integer. Whole doubles in fields of doubles stay what they are.
+    @Test(arguments: [
+        ("\"channels\": 4,", "\"channels\": 4.0,", "latents.channels"),
+        ("\"seed\": 20240,", "\"seed\": 2.024e4,", "golden.0.seed"),
+        ("\"weight_bits\": 4,", "\"weight_bits\": 4.0,", "quantization.layers.1.weight_bits"),
+        ("\"activation_bits\": 8,", "\"activation_bits\": 8.0,", "quantization.layers.1.activation_bits"),
+        ("\"max_length\": 16,", "\"max_length\": 16.0,", "tokenizer.max_length"),
+    ])
+    func refusesAFractionForAnInteger(_ written: String, _ changed: String, _ path: String) throws {
+        let text = try #require(String(data: Fixtures.data("replay.s2pmobile/manifest.json"), encoding: .utf8))
+        #expect(text.contains(written))
+        let data = Data(text.replacingOccurrences(of: written, with: changed).utf8)
+        let error = benchError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        #expect(error == .invalid(file: "m", problem: "\(path): is not an integer"), "\(String(describing: error))")
+    }
+
+    /// Integers inside of arrays, optional ones and the version.
+    @Test func refusesFractionsInReports() throws {
+        let fields = try #require(JSONSerialization.jsonObject(with: Fixtures.data("report.json")) as? [String: Any])
+        func kind(_ key: String, _ value: Any, in parent: String? = nil) throws -> String? {
+            var changed = fields
+            if let parent {
+                var inner = try #require(fields[parent] as? [String: Any])
+                inner[key] = value
+                changed[parent] = inner
+            } else {
+                changed[key] = value
+            }
+            let text = try #require(String(data: JSONSerialization.data(withJSONObject: changed), encoding: .utf8))
+            let data = Data(text.replacingOccurrences(of: "\"WHOLE\"", with: "2.0").utf8)
+            return benchError { _ = try decodeContract(BenchReport.self, from: data, name: "r") }?.kind
+        }
+        #expect(try kind("samples", [[0.0, "WHOLE"]], in: "memory") == "invalid")
+        #expect(try kind("cores", "WHOLE", in: "device") == "invalid")
+        #expect(try kind("threads", "WHOLE", in: "protocol") == "invalid")
+        #expect(try kind("version", "WHOLE") == "bad_version")
+        #expect(try kind("minimum_seconds", "WHOLE", in: "protocol") == nil)
+    }
+
     @Test(arguments: ["replay.s2pmobile/manifest.json", "ancestral.s2pmobile/manifest.json"])
     func manifestSurvivesReadingAndWriting(_ path: String) throws {
         let data = try Fixtures.data(path)
@@ -96,6 +135,19 @@ import Testing
             try FileManager.default.createSymbolicLink(at: golden, withDestinationURL: elsewhere)
             let error = benchError { _ = try ModelBundle(opening: folder) }
             #expect(error?.kind == "outside")
+        }
+    }
+
+    /// `convert --layout apple` makes bundles for another pipeline.
+    @Test func saysThatABundleIsInApplesLayout() throws {
+        try ModelBundle(opening: Fixtures.replay).requireStepInput()
+        try Fixtures.withCopy(of: Fixtures.replay) { folder in
+            let url = folder.appendingPathComponent("manifest.json")
+            let text = try String(contentsOf: url, encoding: .utf8)
+            try Data(text.replacingOccurrences(of: "\"name\": \"step\"", with: "\"name\": \"timestep\"").utf8).write(to: url)
+            let bundle = try ModelBundle(opening: folder)
+            let error = benchError { try bundle.requireStepInput() }
+            #expect(error?.kind == "usage" && error?.description.contains("Apple's layout") == true)
         }
     }
 

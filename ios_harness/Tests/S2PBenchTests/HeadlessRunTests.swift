@@ -34,6 +34,16 @@ import Testing
         #expect(!FileManager.default.fileExists(atPath: documents.appendingPathComponent("error.txt").path))
     }
 
+    /// The words that sdk/s2p_mobile/devices/ios.py looks for.
+    @Test func tellsADriverWhereItStands() {
+        #expect(BenchPhase.allCases.compactMap { HeadlessRun.consoleLine(.phase($0)) } == [
+            "s2p phase memory", "s2p phase fidelity", "s2p phase warm-up", "s2p phase cool-down", "s2p phase timing",
+            "s2p phase finished",
+        ])
+        #expect(HeadlessRun.consoleLine(.picture(milliseconds: 812.5)) == "s2p picture 812.5")
+        #expect(HeadlessRun.consoleLine(.unetCall(index: 1, milliseconds: 2)) == nil)
+    }
+
     @Test func saysWhatIsWrongInOneLine() async throws {
         let documents = try makeDocuments()
         defer { try? FileManager.default.removeItem(at: documents) }

@@ -20,7 +20,7 @@ public struct BenchRunner: Sendable {
     private let emit: @Sendable (BenchEvent) -> Void
 
     public init(
-        pipeline: ImagePipeline, probes: DeviceProbes, settings: BenchProtocol, minimumLatentPSNR: Double = 30,
+        pipeline: ImagePipeline, probes: DeviceProbes, settings: BenchProtocol, minimumLatentPSNR: Double = Fidelity.minimumLatentPSNR,
         emit: @escaping @Sendable (BenchEvent) -> Void = { _ in }
     ) throws(BenchError) {
         guard settings.runs >= 1, settings.warmupRuns >= 0, settings.cooldownSeconds >= 0, settings.minimumSeconds >= 0,

@@ -32,6 +32,15 @@ public enum HeadlessRun {
         }
     }
 
+    /// What a driver reads from the console: `s2p phase NAME` and `s2p picture MILLISECONDS`; nil for all other events.
+    public static func consoleLine(_ event: BenchEvent) -> String? {
+        switch event {
+        case .phase(let phase): "s2p phase \(phase.rawValue)"
+        case .picture(let milliseconds): "s2p picture \(milliseconds)"
+        default: nil
+        }
+    }
+
     /// Writes `error.txt`.
     public static func fail(_ error: any Error, documents: URL) {
         let line = (error as? BenchError)?.description ?? error.localizedDescription

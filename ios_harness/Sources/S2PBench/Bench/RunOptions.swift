@@ -20,7 +20,7 @@ public struct RunOptions: Equatable, Sendable {
     public var out: String?
     /// Golden pictures as this device drew them are written here.
     public var pictures: String?
-    public var minimumLatentPSNR = 30.0
+    public var minimumLatentPSNR = Fidelity.minimumLatentPSNR
     public var replay = false
 
     public static let unitNames = ["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]
@@ -100,7 +100,7 @@ public struct RunOptions: Equatable, Sendable {
         }
         guard let text = environment["S2P_BENCH"] else { return nil }
         guard let words = try? JSONDecoder().decode([String].self, from: Data(text.utf8)) else {
-            throw .usage("S2P_BENCH is not a JSON list of strings; see docs/devices-ios.md")
+            throw .usage("S2P_BENCH is not a JSON list of strings; see docs/devices.md")
         }
         return try RunOptions(arguments: words)
     }

@@ -31,6 +31,9 @@ func psnr(_ values: [Double], _ reference: [Double], peak: Double) -> Double? {
 }
 
 extension Fidelity {
+    /// dB; docs/formats.md has the rule. `s2p_runtime.verify` and the Android harness use the same number.
+    public static let minimumLatentPSNR = 30.0
+
     /// Compares a drawing with the recorded quantized run.
     ///
     /// - Throws: `shapeMismatch`; `backend` when the device drew numbers that are not finite, which no report can hold.

@@ -9,7 +9,7 @@ public func decodeContract<T: Contract>(_ type: T.Type, from data: Data, name: S
     guard let fields = document as? [String: Any], fields["format"] as? String == T.formatName else {
         throw .wrongFormat(file: name, expected: T.formatName)
     }
-    guard let version = try? JSONDecoder().decode(VersionField.self, from: data).version, version >= 1 else {
+    guard !isFraction(fields["version"]), let version = try? JSONDecoder().decode(VersionField.self, from: data).version, version >= 1 else {
         throw .badVersion(file: name)
     }
     guard version <= T.formatVersion else {
@@ -22,6 +22,9 @@ public func decodeContract<T: Contract>(_ type: T.Type, from data: Data, name: S
         throw .invalid(file: name, problem: describe(error))
     } catch {
         throw .invalid(file: name, problem: "\(error)")
+    }
+    if let path = fractionForInteger(T.self, document) {
+        throw .invalid(file: name, problem: "\(path): is not an integer")
     }
     // What the type knows is what it writes: any other key of the document is unknown.
     if let known = try? parseJSON(encodeContract(value), name: name), let path = unknownKey(document, known) {
@@ -59,6 +62,38 @@ private func parseJSON(_ data: Data, name: String) throws(BenchError) -> Any {
         let reason = (error as NSError).userInfo["NSDebugDescription"] as? String ?? "not JSON"
         throw .notJSON(file: name, reason: reason.split(separator: "\n").joined(separator: " "))
     }
+}
+
+/// Whether a parsed number was written with a point or an exponent.
+private func isFraction(_ value: Any?) -> Bool {
+    guard let number = value as? NSNumber else { return false }
+    return ["d", "f"].contains(String(cString: number.objCType))
+}
+
+/// Dotted path of a number written with a point or an exponent where the contract has an integer; nil when there is none.
+///
+/// `JSONDecoder` takes 5.0 for an integer, which the Python and C++ readers refuse. No integer field takes 0.5, and a
+/// field of doubles does not mind, so all such numbers are replaced at once, and one by one when that fails.
+private func fractionForInteger<T: Decodable>(_ type: T.Type, _ document: Any) -> String? {
+    var fractions: [String] = []
+    func replaced(_ node: Any, _ path: String, only chosen: String?) -> Any {
+        func child(_ key: String) -> String { path.isEmpty ? key : "\(path).\(key)" }
+        if let fields = node as? [String: Any] {
+            return Dictionary(uniqueKeysWithValues: fields.map { ($0, replaced($1, child($0), only: chosen)) })
+        }
+        if let items = node as? [Any] {
+            return items.enumerated().map { replaced($1, child(String($0)), only: chosen) }
+        }
+        guard isFraction(node), chosen == nil || chosen == path else { return node }
+        fractions.append(path)
+        return 0.5
+    }
+    func decodes(only chosen: String?) -> Bool {
+        guard let data = try? JSONSerialization.data(withJSONObject: replaced(document, "", only: chosen)) else { return true }
+        return (try? JSONDecoder().decode(type, from: data)) != nil
+    }
+    if decodes(only: nil) { return nil }
+    return fractions.sorted().first { !decodes(only: $0) }
 }
 
 /// Dotted path of the first key (in sorted order) of `document` that `known` lacks.

@@ -45,6 +45,15 @@ public struct ModelBundle: Sendable {
         return (spec, try path(spec.path))
     }
 
+    /// Refuses a bundle in Apple's layout, whose U-Net takes a timestep in the place of the call's index.
+    ///
+    /// - Throws: `usage`, `noComponent` or `outside`.
+    public func requireStepInput() throws(BenchError) {
+        guard try component("unet").spec.inputs.contains(where: { $0.name == "step" }) else {
+            throw .usage("\(folder.lastPathComponent) is in Apple's layout; convert without --layout apple to measure it")
+        }
+    }
+
     /// Names the content of a component: SHA-256 over its files' paths and checksums. Two bundles that hold the same
     /// program give the same key, so a compiled copy can be shared and never goes stale.
     public func contentKey(of spec: ComponentSpec) -> String {
