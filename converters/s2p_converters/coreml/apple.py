@@ -80,7 +80,7 @@ class TimestepUNet(StepUNet):
             Model output, float [B, C, H, W].
         """
         # Compared as integers: exact whatever the program's precision.
-        below = timestep[:1].to(torch.int32) < self.thresholds
+        below = timestep.to(torch.int32)[:1] < self.thresholds
         step = below.to(torch.int32).sum(dim=0, keepdim=True, dtype=torch.int32)
         return super().forward(sample, step, encoder_hidden_states.squeeze(2).transpose(1, 2))
 

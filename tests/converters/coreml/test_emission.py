@@ -102,8 +102,8 @@ def test_package_has_no_time_path(converted: Callable[..., Path]) -> None:
 
 
 def test_same_checkpoint_gives_the_same_bytes(checkpoint: Checkpoint, converted: Callable[..., Path], tmp_path: Path) -> None:
-    first, second = converted(), tmp_path / "again.mlpackage"
-    convert_unet(checkpoint, CoreMLOptions(), second)
+    first = converted()
+    second = tmp_path / convert_unet(checkpoint, CoreMLOptions(), tmp_path).component.path
     contents = [
         {p.relative_to(package): p.read_bytes() for p in package.rglob("*") if p.is_file()} for package in (first, second)
     ]
