@@ -149,7 +149,7 @@ TEST_F(Bench, AsksForEveryGoldenRun) {
   const Bundle bundle = Bundle::open(testing::kFixtures / "replay.s2pmobile");
   OneTrackBackend backend(bundle);
   const BenchResult result = measure(bundle, backend, {0, 2, 0, 0, 1});
-  EXPECT_EQ(count(BenchEvent::Kind::golden), 1u);
+  EXPECT_EQ(count(BenchEvent::Kind::fidelity), 1u);
   EXPECT_EQ(result.report.timings.image.size(), 2u);
   ASSERT_EQ(result.report.fidelity.size(), 2u);
   EXPECT_EQ(result.report.fidelity[0].latents.max_abs, 0.0);

@@ -18,7 +18,7 @@ constexpr const char* kUsage =
     "--system-root reads /proc, /sys and /etc below DIR. --replay measures the harness without an engine.\n";
 
 void print(const s2p::BenchEvent& event) {
-  static constexpr const char* names[] = {"loaded", "warmup", "image", "call", "golden", "memory_pass"};
+  static constexpr const char* names[] = {"loaded", "warmup", "image", "call", "fidelity", "memory_pass"};
   const s2p::Json line = {{"event", names[static_cast<int>(event.kind)]},
                           {"index", event.index},
                           {"total", event.total},

@@ -179,7 +179,12 @@ FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[S2PError], str]] 
     "throttled": ({"services": THROTTLED}, {"wait_seconds": 0.05}, CheckFailed, "throttled (thermal status 2)"),
     "charged": ({"services": CHARGED}, {"wait_seconds": 0.05}, CheckFailed, "it is being charged; let it rest unplugged"),
     "cable": ({"services": CHARGED, "devices": {"A1": "device"}}, {}, CheckFailed, "adb over Wi-Fi"),
-    "no runner": ({}, {"runner": Path("/nowhere/s2p-bench")}, S2PError, "no Android runner at /nowhere/s2p-bench; build it as "),
+    "no runner": (
+        {},
+        {"runner": Path("/nowhere/s2p-bench")},
+        S2PError,
+        "no Android runner at /nowhere/s2p-bench; build it as ",
+    ),
     "no adb": ({}, {"adb": "/nowhere/adb"}, S2PError, "install Android's platform-tools and put adb on PATH"),
 }
 

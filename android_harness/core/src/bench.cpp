@@ -152,7 +152,7 @@ void draw_others(Session& session, const Bundle& bundle, const Backend& backend,
   const auto& all = bundle.manifest().golden;
   std::copy_if(all.begin() + 1, all.end(), std::back_inserter(others), [&](const GoldenRun& run) { return backend.can_draw(run); });
   for (std::size_t i = 0; i < others.size(); ++i) {
-    compare(bundle, others[i], session.draw(others[i], BenchEvent::Kind::golden, i, others.size()), result);
+    compare(bundle, others[i], session.draw(others[i], BenchEvent::Kind::fidelity, i, others.size()), result);
   }
 }
 

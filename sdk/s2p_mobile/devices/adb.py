@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from s2p_runtime.errors import CheckFailed, S2PError
 
-_KILLED = (137, -9)
+_KILLED = 137
+"""Status of a program that SIGKILL ended, as a shell gives it."""
+
 _LOST = ("device offline", "not found", "no devices/emulators found", "device unauthorized", "connection reset", "closed")
 
 
@@ -81,25 +84,26 @@ class Adb:
             CheckFailed: the command ended with status 1, or was killed.
             S2PError: the device is gone, or the command ended with another status.
         """
-        process = subprocess.Popen(
-            [*self._command, "shell", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-        )
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            for line in process.stdout:
-                on_line(line.rstrip("\n"))
-            # The runner writes at most a few lines to stderr, so that this pipe cannot have filled up meanwhile.
-            errors = process.stderr.read()
-            status = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            process.stdout.close()
-            process.stderr.close()
+        # Errors go to a file: a pipe that nobody reads meanwhile would stop the runner once it is full.
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as error_file:
+            process = subprocess.Popen(
+                [*self._command, "shell", command], stdout=subprocess.PIPE, stderr=error_file, text=True, errors="replace"
+            )
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    on_line(line.rstrip("\n"))
+                status = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+                process.stdout.close()
+            error_file.seek(0)
+            errors = error_file.read()
         if status == 0:
             return
-        if status in _KILLED:
+        if status == _KILLED:
             raise CheckFailed(
                 "the runner was killed on the device, most likely because memory ran out; close other apps, or convert a "
                 "smaller model or one with fewer bits"

@@ -32,7 +32,7 @@ BUILT_RUNNER = Path(__file__).resolve().parents[3] / "android_harness" / "build"
 """Where the preset ``android`` of android_harness builds the runner."""
 
 Progress = Callable[[str, int, int], None]
-"""(stage, done, total); stages: wait, push, loaded, warmup, call, image, golden, memory_pass. ``total`` 0: not known."""
+"""(stage, done, total); stages: wait, push, loaded, warmup, call, image, fidelity, memory_pass. ``total`` 0: not known."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ struct BenchOptions {
 
 /// One step of the protocol, for a progress bar or a plot. Of the calls only one a second is told.
 struct BenchEvent {
-  enum class Kind { loaded, warmup, image, call, golden, memory_pass };
+  enum class Kind { loaded, warmup, image, call, fidelity, memory_pass };
   Kind kind;
-  std::size_t index = 0;      ///< of the picture (warmup, image, golden) or of the U-Net call (call)
+  std::size_t index = 0;      ///< of the picture (warmup, image, fidelity) or of the U-Net call (call)
   std::size_t total = 0;
   double milliseconds = 0;    ///< of the load or the picture; 0 for calls and for the memory pass
 };

@@ -37,7 +37,7 @@ fun interface BenchListener {
 }
 
 /** The order of s2p::BenchEvent::Kind. */
-enum class Step { LOADED, WARMUP, IMAGE, CALL, GOLDEN, MEMORY_PASS }
+enum class Step { LOADED, WARMUP, IMAGE, CALL, FIDELITY, MEMORY_PASS }
 
 /** The C++ core: reads the bundle, runs the protocol, writes the report. */
 object HarnessNative {
