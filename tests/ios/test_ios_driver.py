@@ -101,14 +101,16 @@ def test_the_app_is_launched_as_documented(phone: Phone) -> None:
     assert open_bundle(phone.documents / name).manifest == open_bundle(phone.bundle).manifest
 
 
-def test_copies_the_bundle_once_and_again_after_an_interrupted_copy(phone: Phone) -> None:
+def test_copies_the_bundle_once_and_again_when_it_is_not_whole(phone: Phone) -> None:
     phone.bench()
     assert len(phone.calls("copy", "to")) == 2  # the bundle and the mark that all of it arrived
     phone.bench()
     assert len(phone.calls("copy", "to")) == 2
-    next(phone.documents.glob("*.copied")).unlink()
+    next(phone.documents.glob("*.s2pmobile/.copied")).unlink()
     phone.bench()
     assert len(phone.calls("copy", "to")) == 4
+    shutil.rmtree(next(phone.documents.glob("*.s2pmobile")))  # as in the Files app
+    assert phone.bench().harness == "ios" and len(phone.calls("copy", "to")) == 6
 
 
 def test_a_picture_unlike_the_golden_one_is_a_report_all_the_same(phone: Phone) -> None:

@@ -126,8 +126,8 @@ def _ensure_app(device: Device, settings: IosSettings) -> None:
 
 
 def _push(device: Device, app: str, bundle: Bundle, name: str, digest: str, progress: Progress) -> None:
-    """Copy the bundle unless it is there. A file beside it, copied last, says that all of it arrived."""
-    marker = f"Documents/{name}.copied"
+    """Copy the bundle unless it is there. A file in its folder, copied last, says that all of it arrived."""
+    marker = f"Documents/{name}/.copied"
     with tempfile.TemporaryDirectory() as scratch:
         found, wanted = Path(scratch) / "found", Path(scratch) / "wanted"
         wanted.write_text(digest, encoding="utf-8")
