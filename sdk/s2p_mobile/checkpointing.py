@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,12 @@ from s2p_converters.checkpoint import (
     MANIFEST_NAME,
     CheckpointManifest,
     LayerEntry,
-    QuantizedLayer,
     Source,
     write_checkpoint_tensors,
 )
 from s2p_converters.unet import layer_specs
 from s2p_mobile.components import COMPONENT_FOLDERS
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
 from s2p_mobile.models import Model
 from s2p_mobile.training.time_path import job_time_tables
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
@@ -37,12 +35,11 @@ def golden_prompts(model: Model) -> tuple[str, ...]:
     return _DEMO_GOLDEN if model.name == "demo" else _GOLDEN
 
 
-def write_checkpoint(
-    job: QuantizationJob, method: str, layers: Mapping[str, QuantizedLayer], folder: Path
-) -> CheckpointManifest:
+def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, folder: Path) -> CheckpointManifest:
     """Write tensors, golden FP runs, the model's other components and the manifest into an existing folder."""
     model = job.model
     specs = layer_specs(model.structure)
+    layers = unet.layers
     in_layers = {f"{name}.{part}" for name in layers for part in ("weight", "bias")}
     floats = {
         name: value.numpy().astype(np.float32)
@@ -50,7 +47,7 @@ def write_checkpoint(
         if name not in in_layers and not _is_time_path(name)
     }
     tables = {name: table.numpy() for name, table in job_time_tables(job).items()}
-    write_checkpoint_tensors(folder, layers, floats, tables)
+    write_checkpoint_tensors(folder, layers, floats | dict(unet.floats), tables | dict(unet.time_tables))
     for name in COMPONENT_FOLDERS:
         shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
     golden = _write_golden(job, folder)

@@ -204,6 +204,11 @@ class StepUNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(structure.groups, structure.channels[0], structure.eps)
         self.conv_out = ops.layer(specs[-1])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return self.conv_norm_out.weight.device
+
     def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor) -> Tensor:
         """
         Args:

@@ -72,11 +72,11 @@ def quantize(
         for warning in long_prompts(job.prompts, job.model.tokenizer):
             say(f"note: {warning}", "-")
     job.model.load()
-    layers = run_method(method, job)
+    unet = run_method(method, job)
     if not is_main_process():
         return
     with atomic_folder(out, force=force) as folder:
-        manifest = write_checkpoint(job, method, layers, folder)
+        manifest = write_checkpoint(job, method, unet, folder)
     if work is not None:
         forget_state(work)
     seconds = time.monotonic() - start

@@ -1,10 +1,13 @@
-"""Methods by name. A method turns a job into quantized layers; writing the checkpoint is common to all."""
+"""Methods by name. A method turns a job into a quantized U-Net; writing the checkpoint is common to all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_mobile.models import Model
@@ -45,7 +48,22 @@ class QuantizationJob:
         return self.model.latent_shape
 
 
-Method = Callable[[QuantizationJob], Mapping[str, QuantizedLayer]]
+@dataclass(frozen=True)
+class QuantizedUNet:
+    """What a method makes.
+
+    Attributes:
+        layers: quantized layers by name, in the order in which they run.
+        floats: unquantized tensors that the method changed, by their diffusers name, float32.
+        time_tables: ``<resnet>.time`` -> float32 [T, C_out] of the resnets whose rows the method changed.
+    """
+
+    layers: Mapping[str, QuantizedLayer]
+    floats: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    time_tables: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+Method = Callable[[QuantizationJob], QuantizedUNet]
 
 _METHODS: dict[str, Method] = {}
 
@@ -61,9 +79,9 @@ def register(name: str) -> Callable[[Method], Method]:
 
 
 def _load() -> dict[str, Method]:
-    from s2p_mobile.methods import rtn, s2p
+    from s2p_mobile.methods import gptq, rtn, s2p
 
-    assert rtn and s2p
+    assert gptq and rtn and s2p
     return _METHODS
 
 
@@ -72,7 +90,7 @@ def method_names() -> list[str]:
     return sorted(_load())
 
 
-def run_method(name: str, job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
+def run_method(name: str, job: QuantizationJob) -> QuantizedUNet:
     """Quantize with a method by name.
 
     Raises:

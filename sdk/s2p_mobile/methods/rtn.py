@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from torch import Tensor
 
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.unet import LayerSpec
 from s2p_converters.unet.operators import FloatLayer
-from s2p_mobile.methods.registry import QuantizationJob, register
+from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
 from s2p_mobile.methods.starting_point import starting_point
 from s2p_mobile.quantization.grid import quantize_weight, weight_scale
 from s2p_mobile.trajectory import float_unet
 
 
 @register("rtn")
-def round_to_nearest(job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
+def round_to_nearest(job: QuantizationJob) -> QuantizedUNet:
     """Quantize every layer of the recipe by rounding to the nearest grid point."""
     unet = float_unet(job.model, job.plan)
     start = starting_point(job, unet)
@@ -33,7 +31,7 @@ def round_to_nearest(job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
                 None if table is None else table[:, column],
             )  # fmt: skip
             advance()
-    return layers
+    return QuantizedUNet(layers)
 
 
 def round_layer(

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from s2p_converters.checkpoint import QuantizedLayer
-from s2p_mobile.latents import LatentDataset, LatentJob, open_latents, write_latents
-from s2p_mobile.methods.registry import QuantizationJob, register
-from s2p_mobile.methods.starting_point import starting_point
+from s2p_mobile.methods.preparation import job_latents, prepare
+from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
 from s2p_mobile.training import STATE_NAME, StudentSpec, Trainer, TrainingState, fingerprint, load_state
-from s2p_mobile.trajectory import float_unet
 from s2p_mobile.workers import Workers, join_workers
 from s2p_runtime.errors import S2PError
 
 
 @register("s2p")
-def serial_to_parallel(job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
+def serial_to_parallel(job: QuantizationJob) -> QuantizedUNet:
     """Train a quantized model; ``recipe.training.pipeline`` may also name the serial or the parallel pipeline.
 
     With ``job.work`` the latent set (``latents/``), the training state, the log and the loss plot lie in that folder and
@@ -39,33 +36,18 @@ def serial_to_parallel(job: QuantizationJob) -> Mapping[str, QuantizedLayer]:
             if not job.resume:
                 raise S2PError(f"a training state lies in {folder}; pass --resume to go on or --force to begin again")
             state = load_state(path, fingerprint(job))
-        latents = _latents(job, folder, workers)
+        latents = job_latents(job, folder, workers)
         if state is None:
-            start = starting_point(job, float_unet(job.model, job.plan))
-            spec = StudentSpec(start.weight_bits, start.activation_scales)
+            spec = prepare(job, latents, workers.device)
         else:
             table = state.tensors.get("student/tables.base")
             spec = StudentSpec(state.weight_bits, None if table is None else torch.clone(table))
         trainer = Trainer(job, spec, latents, folder, workers)
         if state is not None:
             trainer.restore(state)
-        layers = trainer.run()
+        unet = trainer.run()
         workers.wait()
-        return layers
-
-
-def _latents(job: QuantizationJob, folder: Path, workers: Workers) -> LatentDataset:
-    """The job's FP trajectories: the set it names, or its own."""
-    rule = job.recipe.training
-    wanted = LatentJob(
-        job.model, job.plan, job.prompts, job.guidance, job.seed,
-        features=rule.store_features and rule.distillation.weight > 0,
-    )  # fmt: skip
-    if job.latents is not None:
-        latents = open_latents(job.latents)
-        latents.require(wanted)
-        return latents
-    return write_latents(wanted, folder / "latents", resume=True, progress=job.progress, workers=workers)
+        return unet
 
 
 @contextlib.contextmanager

@@ -16,6 +16,29 @@ class LearningRates(Contract):
     weight_scales: float = Field(default=1e-3, ge=0, description="relative: of the logarithm of a scale")
     activation_scales: float = Field(default=2e-3, ge=0, description="relative: of the logarithm of a scale")
     biases: float = Field(default=2e-4, ge=0, description="in units of the bias")
+    time_tables: float = Field(default=1e-3, ge=0, description="in units of the table")
+    norms: float = Field(default=3e-4, ge=0, description="in units of the norm's gain and shift")
+
+
+class StartRule(Contract):
+    """The weights that training starts from."""
+
+    rounding: Literal["gptq", "nearest"] = Field(
+        default="gptq", description="gptq: rounding errors make up for each other; nearest: each weight alone"
+    )
+    calls: int = Field(default=160, ge=1, description="FP calls whose inputs gptq sees")
+
+
+class OutputLossRule(Contract):
+    """The error of the network's output."""
+
+    guided: float = Field(
+        default=0.75, ge=0, le=1, description="share of the guided output's error; the rest is that of the two outputs alone"
+    )
+    calls: Literal["influence", "uniform"] = Field(
+        default="influence", description="influence: each call's error counts by how much it changes the picture"
+    )
+    prompts: int = Field(default=4, ge=1, description="prompts on which the influence is measured")
 
 
 class DistillationRule(Contract):
@@ -49,6 +72,8 @@ class TrainingRule(Contract):
     batch: int = Field(default=8, ge=1, description="(prompt, call) pairs of a micro-batch; guidance doubles the samples")
     accumulate: int = Field(default=1, ge=1, description="micro-batches of one optimizer step")
     learning_rates: LearningRates = LearningRates()
+    start: StartRule = StartRule()
+    loss: OutputLossRule = OutputLossRule()
     warmup: int = Field(default=20, ge=0, description="iterations in which the learning rates rise to their peaks")
     ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of the averaged parameters; null: the last ones")
     distillation: DistillationRule = DistillationRule()

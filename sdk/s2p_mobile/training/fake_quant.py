@@ -164,15 +164,16 @@ class TrainedOperators(Operators):
 
 
 class TrainedTables(nn.Module):
-    """Step rows of a student: fixed time rows, learned activation scales.
+    """Step rows of a student: time rows that begin as the FP model's, and activation scales.
 
     Attributes:
+        time: the time rows side by side, [T, all C].
+        learns_time: whether the time rows are learned.
         log_scales: logarithm of scale over initial scale, [T, L], [1, L] with one for all calls; None with float activations.
         base: initial scales, float32 [T, L].
     """
 
     base: Tensor | None
-    time: Tensor
 
     def __init__(self, time_tables: Mapping[str, Tensor], names: list[str], scales: Tensor | None, per_step: bool) -> None:
         """
@@ -186,7 +187,8 @@ class TrainedTables(nn.Module):
         self.names = names
         self.time_names = list(time_tables)
         self.time_widths = [table.shape[1] for table in time_tables.values()]
-        self.register_buffer("time", torch.cat(list(time_tables.values()), dim=1))
+        self.time = nn.Parameter(torch.cat(list(time_tables.values()), dim=1))
+        self.learns_time = True
         self.register_buffer("base", scales)
         rows = 0 if scales is None else scales.shape[0] if per_step else 1
         self.log_scales = None if scales is None else nn.Parameter(torch.zeros(rows, scales.shape[1]))
@@ -197,6 +199,12 @@ class TrainedTables(nn.Module):
         if self.base is None or self.log_scales is None:
             return None
         return _Snap.apply(self.base * self.log_scales.exp(), snap_activation_scale)
+
+    @property
+    def time_tables(self) -> dict[str, Tensor]:
+        """``<resnet>.time`` -> float32 [T, C]"""
+        parts = self.time.detach().clone().split(self.time_widths, dim=1)
+        return {name: part.contiguous() for name, part in zip(self.time_names, parts, strict=True)}
 
     def forward(self, step: Tensor) -> dict[str, Tensor]:
         """Step indices [S] -> name -> [S, C]."""

@@ -13,11 +13,20 @@ from s2p_mobile.recipes.training import LearningRates, TrainingRule
 BETAS = (0.9, 0.99)
 """Adam's; runs are a few thousand steps, for which 0.999 looks back too far."""
 
+_KINDS = {
+    "weight": "weights",
+    "log_scale": "weight_scales",
+    "bias": "biases",
+    "log_scales": "activation_scales",
+    "time": "time_tables",
+    "gain": "norms",
+    "shift": "norms",
+}
+
 
 def kind_of(name: str) -> str:
     """Field of :class:`LearningRates` that a learned parameter belongs to."""
-    part = name.rsplit(".", 1)[1]
-    return {"weight": "weights", "log_scale": "weight_scales", "bias": "biases", "log_scales": "activation_scales"}[part]
+    return _KINDS[name.rsplit(".", 1)[1]]
 
 
 def schedule(iteration: int, rule: TrainingRule) -> float:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.unet import StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantization.grid import weight_scale
 from s2p_mobile.training.fake_quant import TrainedLayer, TrainedOperators, TrainedTables
 from s2p_mobile.training.time_path import job_time_tables
@@ -25,14 +26,18 @@ class StudentSpec:
     Attributes:
         weight_bits: bits of every quantized layer, in the order in which they run.
         activation_scales: initial activation table, float32 [T, L], or None.
+        weights: layer -> weights to start from; the model's own where a layer is missing.
+        call_weights: of the calls in the loss, float32 [T] with mean 1; None: all alike.
     """
 
     weight_bits: dict[str, int]
     activation_scales: Tensor | None
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    call_weights: Tensor | None = None
 
 
 def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
-    """The quantized graph at its starting point: rounded to nearest with searched scales."""
+    """The quantized graph at its starting point."""
     recipe = job.recipe
     operators = TrainedOperators(spec.weight_bits, recipe.activations.bits, recipe.training.freezing is not None)
     tables = TrainedTables(job_time_tables(job), list(spec.weight_bits), spec.activation_scales, recipe.activations.per_step)
@@ -43,9 +48,14 @@ def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
             original = FloatLayer(module.spec)
             bias = source.pop(f"{name}.bias", None)
             original.load_state_dict({"weight": source.pop(f"{name}.weight"), **({} if bias is None else {"bias": bias})})
-            module.start_from(original, weight_scale(original.weight.data, module.weight_bits, recipe.weights.search))
+            scale = weight_scale(original.weight.data, module.weight_bits, recipe.weights.search)
+            if name in spec.weights:
+                original.weight.data = spec.weights[name]
+            module.start_from(original, scale)
     student.load_state_dict(source, strict=False)
     learned = {id(parameter) for _, parameter in learned_parameters(student)}
+    assert isinstance(student.tables, TrainedTables)
+    student.tables.learns_time = recipe.time == "table"
     for parameter in student.parameters():
         parameter.requires_grad_(id(parameter) in learned)
     return student
@@ -58,17 +68,43 @@ def trained_layers(student: StepUNet) -> dict[str, TrainedLayer]:
 
 
 def learned_parameters(student: StepUNet) -> Iterator[tuple[str, nn.Parameter]]:
-    """Everything that the optimizer moves, by name. Norms and unquantized layers stay as they are."""
+    """Everything that the optimizer moves, by name. Unquantized layers stay as they are."""
     for name, layer in trained_layers(student).items():
         for part, parameter in layer.named_parameters():
             yield f"{name}.{part}", parameter
     if isinstance(student.tables, TrainedTables) and student.tables.log_scales is not None:
         yield "tables.log_scales", student.tables.log_scales
+    yield from learned_floats(student)
+
+
+def learned_floats(student: StepUNet) -> Iterator[tuple[str, nn.Parameter]]:
+    """The part of :func:`learned_parameters` that no layer owns: ``tables.time``, ``<norm>.gain`` and ``<norm>.shift``."""
+    assert isinstance(student.tables, TrainedTables)
+    if student.tables.learns_time:
+        yield "tables.time", student.tables.time
+    for name, norm in _norms(student):
+        yield f"{name}.gain", norm.weight
+        yield f"{name}.shift", norm.bias
+
+
+def _norms(student: StepUNet) -> Iterator[tuple[str, nn.GroupNorm | nn.LayerNorm]]:
+    for name, module in student.named_modules():
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            yield name, module
 
 
 @torch.no_grad()
-def quantized_layers(student: StepUNet) -> Mapping[str, QuantizedLayer]:
-    """The student's integers, scales and biases."""
+def quantized_unet(student: StepUNet) -> QuantizedUNet:
+    """The student's integers, scales and biases, its norms and, when they are learned, its time tables."""
+    assert isinstance(student.tables, TrainedTables)
+    floats: dict[str, NDArray[np.float32]] = {}
+    for name, norm in _norms(student):
+        floats |= {f"{name}.weight": norm.weight.cpu().numpy().copy(), f"{name}.bias": norm.bias.cpu().numpy().copy()}
+    tables = student.tables.time_tables if student.tables.learns_time else {}
+    return QuantizedUNet(_quantized_layers(student), floats, {name: table.cpu().numpy() for name, table in tables.items()})
+
+
+def _quantized_layers(student: StepUNet) -> Mapping[str, QuantizedLayer]:
     assert isinstance(student.tables, TrainedTables)
     table = student.tables.scales
     layers = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import MethodType
 from typing import Any, NoReturn
@@ -12,20 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.unet import StepUNet
 from s2p_mobile.interruption import Interrupted, stop_on_interrupt
 from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
 from s2p_mobile.training.batches import Batch, make_batches
 from s2p_mobile.training.fake_quant import TrainedTables
 from s2p_mobile.training.freezing import OscillationTracker
 from s2p_mobile.training.guard import Diverged, Guard, first_culprit
 from s2p_mobile.training.log import LOG_NAME, PLOT_NAME, LogLine, TrainingLog, plot_losses
-from s2p_mobile.training.loss import Losses, distillation_loss
+from s2p_mobile.training.loss import Losses, combined, feature_error, output_error
 from s2p_mobile.training.optimizer import Average, Optimizer, schedule
 from s2p_mobile.training.state import STATE_NAME, TrainingState, fingerprint, restore, save_state
-from s2p_mobile.training.student import StudentSpec, build_student, learned_parameters, quantized_layers, trained_layers
+from s2p_mobile.training.student import (
+    StudentSpec,
+    build_student,
+    learned_floats,
+    learned_parameters,
+    quantized_unet,
+    trained_layers,
+)
 from s2p_mobile.trajectory import float_unet
 from s2p_mobile.workers import Workers
 
@@ -49,6 +54,8 @@ class Trainer:
         self.spec = spec
         self.teacher = float_unet(job.model, job.plan).to(workers.device)
         self.student = build_student(job, spec).to(workers.device)
+        weights = torch.ones(len(job.plan.calls)) if spec.call_weights is None else spec.call_weights
+        self.call_weights = weights.to(workers.device)
         workers.from_main(self._own_tensors().values())
         if self.rule.checkpoint_activations:
             _recompute_in_backward(self.student)
@@ -79,8 +86,8 @@ class Trainer:
             restore(self.tracker.tensors, state.part("oscillation"), path)
         self.iteration = self._saved_iteration = state.iteration
 
-    def run(self) -> Mapping[str, QuantizedLayer]:
-        """Train to the end and return the layers, from the averaged parameters when the recipe averages.
+    def run(self) -> QuantizedUNet:
+        """Train to the end and return the U-Net, from the averaged parameters when the recipe averages.
 
         Raises:
             Interrupted: Ctrl-C; the state is saved.
@@ -112,7 +119,7 @@ class Trainer:
             plot_losses(self.folder / LOG_NAME, self.folder / PLOT_NAME)
         if self.average is not None:
             self.average.put()
-        return quantized_layers(self.student)
+        return quantized_unet(self.student)
 
     def _step(self, guard: Guard, stop: bool) -> tuple[LogLine, bool]:
         """One optimizer step. Also returns whether any process was asked to stop."""
@@ -142,11 +149,12 @@ class Trainer:
         return self.batches.batch(index, self.workers.rank, self.workers.count).to(self.workers.device)
 
     def _losses(self, batch: Batch) -> Losses:
-        weight = self.rule.distillation.weight
+        rule = self.rule
         samples, calls, texts = flatten_pairs(batch)
         targets = None if batch.outputs is None else batch.outputs.flatten(0, 1)
         fp_features = {name: value.flatten(0, 1) for name, value in (batch.features or {}).items()}
-        if targets is None or (weight > 0 and not fp_features):
+        distils = rule.distillation.weight > 0
+        if targets is None or (distils and not fp_features):
             # The teacher's own output is a target and stays in full precision; its block outputs alone need not.
             with torch.no_grad(), self._autocast(enabled=targets is not None):
                 output, blocks = self.teacher.with_features(samples, calls, texts)
@@ -154,7 +162,12 @@ class Trainer:
             fp_features = fp_features or blocks
         with self._autocast():
             output, blocks = self.student.with_features(samples, calls, texts)
-        return distillation_loss(output, targets, blocks, fp_features, weight)
+        pairs = len(batch.calls)
+        error = output_error(
+            output.unflatten(0, (pairs, -1)), targets.unflatten(0, (pairs, -1)), self.job.guidance, rule.loss.guided
+        )
+        features = feature_error(blocks, fp_features, pairs) if distils else None
+        return combined(error, features, self.call_weights[batch.calls], rule.distillation.weight)
 
     def _autocast(self, enabled: bool = True) -> Any:
         return torch.autocast(
@@ -202,10 +215,11 @@ class Trainer:
         )
 
     def _own_tensors(self) -> dict[str, Tensor]:
-        """The student's tensors that training changes or that were searched for."""
-        tensors: dict[str, Tensor] = {}
+        """The tensors that training changes or that were searched for."""
+        tensors = {"call_weights": self.call_weights}
         for name, layer in trained_layers(self.student).items():
             tensors.update({f"{name}.{part}": value.detach() for part, value in layer.state_dict().items()})
+        tensors.update({name: value.detach() for name, value in learned_floats(self.student)})
         assert isinstance(self.student.tables, TrainedTables)
         if self.student.tables.log_scales is not None and self.student.tables.base is not None:
             tensors["tables.log_scales"] = self.student.tables.log_scales.detach()

@@ -26,7 +26,7 @@ def test_layers_get_the_bits_of_the_rule(mixed: dict[str, object], eight: int | 
         calibration=CalibrationRule(prompts=1),
     )
     plan = plan_for(model.folder / "scheduler", "ddim", 2)
-    layers = run_method("rtn", QuantizationJob(model, plan, recipe, ("a red apple on a blue background",), 1.0))
+    layers = run_method("rtn", QuantizationJob(model, plan, recipe, ("a red apple on a blue background",), 1.0)).layers
     wide = [layer for layer in layers.values() if layer.weight_bits == 8]
     assert all(layer.weight_bits in (4, 8) for layer in layers.values())
     total = sum(layer.spec.weights for layer in layers.values())

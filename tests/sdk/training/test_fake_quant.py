@@ -19,7 +19,7 @@ from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.quantization.grid import snap_activation_scale
 from s2p_mobile.training import StudentSpec, Trainer
 from s2p_mobile.training.fake_quant import TrainedLayer, TrainedTables
-from s2p_mobile.training.student import quantized_layers, trained_layers
+from s2p_mobile.training.student import quantized_unet, trained_layers
 from s2p_mobile.workers import Workers
 
 SPECS = {
@@ -114,10 +114,10 @@ def test_checkpoint_computes_what_was_trained(
     job = make_job(recipe=recipe)
     scales = start.activation_scales if job.recipe.activations.bits else None
     trainer = Trainer(job, StudentSpec(start.weight_bits, scales), latents, folder, Workers("cpu"))
-    layers = trainer.run()
+    trained = trainer.run()
     student = trainer.student
     (folder / "checkpoint").mkdir()
-    write_checkpoint(job, "s2p", layers, folder / "checkpoint")
+    write_checkpoint(job, "s2p", trained, folder / "checkpoint")
     checkpoint = open_checkpoint(folder / "checkpoint")
     for name, layer in trained_layers(student).items():
         np.testing.assert_array_equal(checkpoint.layers[name].integers, layer.integers().numpy())
@@ -144,4 +144,4 @@ def test_checkpoint_computes_what_was_trained(
         theirs = torch.cat([reference(sample[i : i + 1], torch.tensor([i]), text[i : i + 1]) for i in range(5)])
     # Scales are float32 constants on both sides: 2^-24 relative where one multiplies by s and the other by 2^7 s 2^-7.
     assert (mine - theirs).norm() <= 1e-6 * theirs.norm()
-    assert quantized_layers(student).keys() == checkpoint.layers.keys()
+    assert quantized_unet(student).layers.keys() == checkpoint.layers.keys()

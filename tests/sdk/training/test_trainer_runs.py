@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_converters.checkpoint import QuantizedLayer
 from s2p_mobile.interruption import Interrupted
 from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods.registry import QuantizationJob, run_method
+from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, run_method
 from s2p_mobile.training import STATE_NAME, Diverged, StudentSpec, Trainer, fingerprint, load_state
 from s2p_mobile.training.fake_quant import TrainedTables
 from s2p_mobile.training.guard import Guard
@@ -54,11 +53,11 @@ class At:
         yield advance
 
 
-def content(layers: Mapping[str, QuantizedLayer]) -> dict[str, bytes]:
-    """Every bit of the layers."""
-    arrays = {
+def content(unet: QuantizedUNet) -> dict[str, bytes]:
+    """Every bit of what a run made."""
+    arrays: dict[str, Any] = {**unet.floats, **unet.time_tables} | {
         f"{name}.{part}": getattr(layer, part)
-        for name, layer in layers.items()
+        for name, layer in unet.layers.items()
         for part in ("integers", "scale", "bias", "activation_scale")
     }
     return {name: b"" if value is None else value.tobytes() for name, value in arrays.items()}
@@ -271,7 +270,7 @@ def test_without_averaging_the_last_parameters_are_written(
     make_job: MakeJob, latents: LatentDataset, start: StudentSpec, folder: Path
 ) -> None:
     run = trainer(make_job({"ema": None, "iterations": 2}), start, latents, folder)
-    layers = run.run()
+    layers = run.run().layers
     state = load_state(folder / STATE_NAME, fingerprint(run.job))
     name = next(iter(trained_layers(run.student)))
     saved = state.tensors[f"student/{name}.bias"] if layers[name].bias is not None else None

@@ -17,36 +17,55 @@ from s2p_mobile.recipes.training import FreezingRule, TrainingRule
 from s2p_mobile.time_tables import time_tables
 from s2p_mobile.training.fake_quant import TrainedLayer
 from s2p_mobile.training.freezing import OscillationTracker
-from s2p_mobile.training.loss import distillation_loss
+from s2p_mobile.training.loss import combined, feature_error, output_error
 from s2p_mobile.training.optimizer import Average, schedule
 from s2p_mobile.training.time_path import job_time_tables
 from s2p_mobile.workers import choose_device
 from s2p_runtime.errors import S2PError
+from s2p_runtime.plan import guide
 
 
 def test_loss_of_known_errors() -> None:
     """Output off by 2 everywhere; one block off by a tenth of its size, one by a fifth."""
     torch.manual_seed(0)
-    output, a, b = torch.randn(3, 4, 2, 2), torch.randn(3, 8, 2, 2), torch.randn(3, 5)
-    losses = distillation_loss(output + 2, output, {"a": a * 1.1, "b": b * 0.8}, {"a": a, "b": b}, weight=3.0)
+    output, a, b = torch.randn(3, 1, 4, 2, 2), torch.randn(3, 8, 2, 2), torch.randn(3, 5)
+    features = feature_error({"a": a * 1.1, "b": b * 0.8}, {"a": a, "b": b}, 3)
+    losses = combined(output_error(output + 2, output, 4.0, 0.5), features, torch.ones(3), 3.0)
     assert float(losses.output) == pytest.approx(4.0, rel=1e-5)
     assert float(losses.features) == pytest.approx((0.1**2 + 0.2**2) / 2, rel=1e-4)
     assert float(losses.total) == pytest.approx(4.0 + 3 * 0.025, rel=1e-5)
-    assert float(distillation_loss(output + 2, output, {}, {}, weight=0.0).total) == pytest.approx(4.0, rel=1e-5)
+    assert float(combined(output_error(output + 2, output, 4.0, 0.5), None, torch.ones(3), 0.0).total) == pytest.approx(4.0)
+
+
+def test_guided_error_is_that_of_the_guided_output() -> None:
+    torch.manual_seed(0)
+    fp, guidance = torch.randn(2, 2, 4, 3, 3).double(), 4.0
+    other = fp + torch.randn_like(fp)
+    guided = [guide(pair.numpy(), guidance)[0].astype("float64") for pair in torch.cat([fp, other])]
+    expected = [((guided[2 + k] - guided[k]) ** 2).mean() / (4.0**2 + 3.0**2) for k in range(2)]
+    assert output_error(other, fp, guidance, 1.0).tolist() == pytest.approx(expected, rel=1e-5)
+    # An error that both branches share passes once, an independent one with the sum of the squares of the two factors.
+    shared = output_error(fp + 1, fp, guidance, 1.0)
+    assert shared.tolist() == pytest.approx([1 / 25, 1 / 25], rel=1e-5)
+    assert output_error(fp + 1, fp, guidance, 0.0).tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
 
 
 def test_loss_of_a_batch_is_the_mean_of_its_samples() -> None:
     torch.manual_seed(0)
-    output, target = torch.randn(4, 4, 2, 2), torch.randn(4, 4, 2, 2)
+    output, target = torch.randn(4, 2, 4, 2, 2), torch.randn(4, 2, 4, 2, 2)
     # Samples of very different size, as block outputs of different calls are.
-    fp = torch.randn(4, 6, 3, 3) * torch.tensor([1.0, 10.0, 0.1, 3.0])[:, None, None, None]
+    fp = torch.randn(4, 2, 6, 3, 3) * torch.tensor([1.0, 10.0, 0.1, 3.0])[:, None, None, None, None]
     feature = fp + torch.randn_like(fp)
-    whole = distillation_loss(output, target, {"a": feature}, {"a": fp}, 0.5).total
-    single = [
-        distillation_loss(output[i : i + 1], target[i : i + 1], {"a": feature[i : i + 1]}, {"a": fp[i : i + 1]}, 0.5).total
-        for i in range(4)
-    ]
-    assert float(whole) == pytest.approx(float(torch.stack(single).mean()), rel=1e-5)
+    importance = torch.tensor([0.5, 2.0, 1.0, 0.1])
+
+    def loss(pairs: slice) -> torch.Tensor:
+        features = {"a": feature[pairs].flatten(0, 1)}, {"a": fp[pairs].flatten(0, 1)}
+        count = len(importance[pairs])
+        error = output_error(output[pairs], target[pairs], 4.0, 0.75)
+        return combined(error, feature_error(*features, count), importance[pairs], 0.5).total
+
+    single = torch.stack([loss(slice(k, k + 1)) for k in range(4)])
+    assert float(loss(slice(0, 4))) == pytest.approx(float(single.mean()), rel=1e-5)
 
 
 def test_oscillating_weights_are_frozen_where_they_are_most_of_the_time() -> None:

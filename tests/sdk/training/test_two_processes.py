@@ -31,7 +31,7 @@ recipe = Recipe.model_validate(options["recipe"])
 work = Path(options["work"])
 plan = plan_for(model.folder / "scheduler", "ddim", 5)
 job = QuantizationJob(model, plan, recipe, tuple(options["prompts"]), 4.0, 2, device="cpu", work=work)
-layers = run_method("s2p", job)
+layers = run_method("s2p", job).layers
 workers = join_workers("cpu")
 name = next(iter(layers))
 print(json.dumps({"rank": workers.rank, "count": workers.count, "integers": int(layers[name].integers.astype(int).sum())}))
