@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,33 @@ from s2p_runtime.plan import SamplingPlan
 
 
 @dataclass(frozen=True)
+class UNetProgram:
+    """What the U-Net's .pte holds, read from the file and not from the manifest.
+
+    Attributes:
+        delegates: backend of each delegate, in order.
+        operators: portable operators outside of them.
+        nodes: convolution and fully connected nodes of layers by the XNNPACK datatypes of input, filter and output, e.g.
+            ``"qdint8 x qcint4 -> fp32"``. A layer may be several nodes.
+        arithmetic: such nodes that are no layers (norms written as small matrices).
+        integer_layers, float_layers: names, in the order in which they run.
+    """
+
+    delegates: tuple[str, ...]
+    operators: tuple[str, ...]
+    nodes: dict[str, int]
+    arithmetic: int
+    integer_layers: tuple[str, ...]
+    float_layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Description:
-    """Facts by title, and every layer of the U-Net in the order in which they run."""
+    """Facts by title, every layer of the U-Net in the order in which they run, and an XNNPACK program taken apart."""
 
     facts: dict[str, str]
     layers: tuple[LayerSummary, ...]
+    program: UNetProgram | None = None
 
 
 def describe(path: Path) -> Description:
@@ -80,11 +103,52 @@ def _describe_bundle(bundle: Bundle) -> Description:
         "method": f"{summary.method}, recipe {summary.recipe}",
         "sampler": _sampler(manifest.plan, manifest.guidance),
         "weights": f"{summary.average_weight_bits:.3f} bits on average",
-        "U-Net": f"{summary.unet_bytes} bytes, {summary.unet_bytes / summary.unet_fp32_bytes:.4f} of its fp32 parameters",
+        "U-Net": f"{summary.unet_bytes} bytes resident, {summary.unet_bytes / summary.unet_fp32_bytes:.4f} of its fp32 parameters",
+        "download": f"{summary.unet_download_bytes} bytes of U-Net in the download form (convert --archive)",
+        "bundle size": f"{sum(entry.bytes for entry in manifest.files.values())} bytes resident",
     }
+    if manifest.target == "coreml":
+        del facts["download"]
     for name, component in manifest.components.items():
         prefix = component.path + "/"
         total = sum(e.bytes for f, e in manifest.files.items() if f == component.path or f.startswith(prefix))
         facts[name] = f"{component.path}, {component.precision}, {component.backend}, {total} bytes"
     facts["golden runs"] = ", ".join(f"{run.prompt!r} (seed {run.seed})" for run in manifest.golden)
-    return Description(facts, summary.layers)
+    program = None
+    if manifest.target == "executorch" and manifest.components["unet"].backend.startswith("xnnpack"):
+        program = read_unet_program(bundle)
+        outside = f", outside of them {', '.join(program.operators)}" if program.operators else ""
+        facts["delegates"] = f"{len(program.delegates)} ({', '.join(dict.fromkeys(program.delegates))}){outside}"
+        facts["nodes"] = ", ".join(f"{count} {datatypes}" for datatypes, count in program.nodes.items())
+        facts["kernels"] = f"{len(program.integer_layers)} layers integer, {len(program.float_layers)} float"
+    return Description(facts, summary.layers, program)
+
+
+def read_unet_program(bundle: Bundle) -> UNetProgram:
+    """Take the U-Net of an XNNPACK bundle apart.
+
+    Raises:
+        S2PError: executorch is not installed, or the file is no program of layers as the manifest lists them.
+    """
+    try:
+        from s2p_converters.executorch.inspection import read_program
+    except ImportError as error:
+        raise S2PError("looking into a .pte needs executorch; run pip install 's2p-mobile[executorch]'") from error
+    path = bundle.component("unet")[1]
+    summary = read_program(path.read_bytes())
+    names = [layer.name for layer in bundle.manifest.quantization.layers]
+    nodes = [node for node in summary.layers if node.place]
+    if any(node.place > len(names) for node in nodes):
+        raise S2PError(f"{path.name} has more layers than the manifest of {bundle.folder.name}; convert the checkpoint again")
+    datatypes = Counter("{} x {} -> {}".format(*node.datatypes) for node in nodes)
+    # A layer is integer when all of its nodes are.
+    floats = {names[node.place - 1] for node in nodes if node.datatypes[1].startswith("fp")}
+    found = {names[node.place - 1] for node in nodes}
+    return UNetProgram(
+        delegates=summary.delegates,
+        operators=summary.operators,
+        nodes=dict(datatypes.most_common()),
+        arithmetic=len(summary.layers) - len(nodes),
+        integer_layers=tuple(name for name in names if name in found - floats),
+        float_layers=tuple(name for name in names if name in floats),
+    )

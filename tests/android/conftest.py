@@ -41,7 +41,6 @@ WIDTH = 8
 @pytest.fixture(scope="session")
 def runner_folder() -> Path:
     """Folder of s2p-run and s2p-bench, built from this tree with the ExecuTorch of this environment."""
-    pytest.importorskip("executorch")
     build = HARNESS / "build"
     with _locked(build):
         command = [HARNESS / "scripts" / "build_wheel.sh", sys.executable]
@@ -67,7 +66,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
     Its golden run comes from the torch modules in float32, so that the two ExecuTorch runs are compared with a third party.
     """
-    pytest.importorskip("executorch")
     folder = tmp_path_factory.mktemp("bundle") / "tiny.s2pmobile"
     _export_programs(folder)
     return open_bundle(folder)
@@ -76,7 +74,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The demo model as ``s2p-mobile convert`` makes it, converted once for all workers of a test run."""
-    pytest.importorskip("executorch")
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "android-demo"
     bundle = shared / "demo.s2pmobile"

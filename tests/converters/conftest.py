@@ -1,9 +1,10 @@
-"""A model small enough to convert in a test, and checkpoints of it."""
+"""A model small enough to convert in a test, checkpoints of it, and a bundle for each target."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from s2p_mobile.methods import QuantizationJob, run_method
 from s2p_mobile.models import Model
 from s2p_mobile.plan import plan_for
 from s2p_mobile.recipes import Recipe
+from s2p_runtime.progress import Silent
 
 MakeCheckpoint = Callable[..., Checkpoint]
 
@@ -70,3 +72,27 @@ def make_checkpoint(small_model: Model, tmp_path_factory: pytest.TempPathFactory
 def checkpoint(make_checkpoint: MakeCheckpoint) -> Checkpoint:
     """W4A8, a tenth of the layers at 8 bits."""
     return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def executorch_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the converted W4A8 checkpoint."""
+    from s2p_converters.executorch.options import ExecuTorchOptions
+    from s2p_converters.executorch.target import convert_checkpoint
+
+    folder = tmp_path_factory.mktemp("bundles") / "small.s2pmobile"
+    folder.mkdir()
+    convert_checkpoint(checkpoint, ExecuTorchOptions(), folder, Silent())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coreml_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The W4A8 checkpoint as a Core ML bundle in float32, so that nothing but arithmetic parts it from the others."""
+    from s2p_converters.coreml.options import CoreMLOptions
+    from s2p_converters.coreml.target import convert_checkpoint
+
+    folder = tmp_path_factory.mktemp("bundles") / "small-coreml.s2pmobile"
+    folder.mkdir()
+    convert_checkpoint(checkpoint, CoreMLOptions(precision="fp32"), folder, Silent())
+    return folder

@@ -16,6 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from s2p_converters.executorch.subgraph import Subgraph, Value
+from s2p_runtime.errors import S2PError
+
+
+def _unknown(what: str) -> S2PError:
+    """An operation that has no XNNPACK nodes here."""
+    return S2PError(f"this U-Net needs {what}, which the XNNPACK programs do not have; convert with --target coreml instead")
 
 
 def upsample_twice(graph: Subgraph, x: Value) -> Value:
@@ -73,7 +79,7 @@ class Symbol:
 
     def __getitem__(self, index: Any) -> Symbol:
         if index != (slice(None), slice(None), None, None) or len(self.shape) != 2:
-            raise NotImplementedError(f"indexing with {index!r}")
+            raise _unknown(f"indexing with {index!r}")
         rows, channels = self.value.shape
         return Symbol(self.graph, self.graph.reshape(self.value, (rows, 1, 1, channels)), True)
 
@@ -91,12 +97,12 @@ class Symbol:
 
     def _same_layout(self, other: Symbol) -> None:
         if self.channels_last != other.channels_last or len(self.shape) != len(other.shape):
-            raise NotImplementedError("operands of different layouts")
+            raise _unknown("operands of different layouts")
 
     def flatten(self, start: int) -> Symbol:
         """[B, C, H, W] -> [B, C, H * W]."""
         if start != 2 or not self.channels_last or len(self.shape) != 4:
-            raise NotImplementedError(f"flatten({start}) of {self.shape}")
+            raise _unknown(f"flatten({start}) of {self.shape}")
         x = self.settle()
         b, h, w, c = x.value.shape
         return Symbol(self.graph, self.graph.reshape(x.value, (b, h * w, c)), True)
@@ -104,14 +110,14 @@ class Symbol:
     def transpose(self, a: int, b: int) -> Symbol:
         """Exchange axes 1 and 2 of a tensor with three axes: only the name of the layout changes."""
         if (a, b) != (1, 2) or len(self.shape) != 3:
-            raise NotImplementedError(f"transpose({a}, {b}) of {self.shape}")
+            raise _unknown(f"transpose({a}, {b}) of {self.shape}")
         x = self.settle()
         return Symbol(self.graph, x.value, not self.channels_last)
 
     def unflatten(self, axis: int, sizes: Sequence[int]) -> Symbol:
         """[B, C, H * W] -> [B, C, H, W]."""
         if axis != 2 or not self.channels_last or len(self.shape) != 3:
-            raise NotImplementedError(f"unflatten({axis}) of {self.shape}")
+            raise _unknown(f"unflatten({axis}) of {self.shape}")
         x = self.settle()
         b, _, c = x.value.shape
         return Symbol(self.graph, self.graph.reshape(x.value, (b, *sizes, c)), True)
@@ -119,7 +125,7 @@ class Symbol:
     def chunk(self, count: int, dim: int) -> tuple[Symbol, Symbol]:
         """Two halves along the last axis."""
         if count != 2 or dim != -1 or self.channels_last:
-            raise NotImplementedError(f"chunk({count}, {dim})")
+            raise _unknown(f"chunk({count}, {dim})")
         if self.halves is not None:
             first, second = self.halves
         else:
@@ -136,12 +142,12 @@ class Symbol:
         if function is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) == 1:
             parts = [part.settle() for part in args[0]]
             if not all(part.channels_last for part in parts):
-                raise NotImplementedError("concatenation along axis 1 of tensors that are no images")
+                raise _unknown("concatenation along axis 1 of tensors that are no images")
             graph = parts[0].graph
             return Symbol(graph, graph.concatenate([part.value for part in parts], len(parts[0].shape) - 1), True)
         if function is F.pad and tuple(args[1]) == (0, 1, 0, 1):
             return replace(args[0].settle(), border=1)
-        raise NotImplementedError(f"{getattr(function, '__name__', function)} in a traced graph")
+        raise _unknown(f"the function {getattr(function, '__name__', function)}")
 
 
 def image_input(graph: Subgraph, shape: Sequence[int]) -> Symbol:

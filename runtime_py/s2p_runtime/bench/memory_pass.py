@@ -52,12 +52,12 @@ def measure_memory(bundle: Bundle, backend: Backend, threads: int | None, probes
         draw(bundle, backend, golden.prompt, golden.seed)
     peak = probes.peak_bytes()
     if peak is None:
-        peak, method = _getrusage_peak(), "ru_maxrss of getrusage, importing the engine included"
+        peak, method = peak_resident_bytes(), "ru_maxrss of getrusage, importing the engine included"
     return Memory(baseline_bytes=baseline, peak_bytes=peak, method=method, samples=tuple(samples))
 
 
-def _getrusage_peak() -> int | None:
-    """Largest resident set so far where there is no /proc."""
+def peak_resident_bytes() -> int | None:
+    """Largest resident set of this process so far, imports included; None where the system does not tell."""
     try:
         import resource
     except ImportError:

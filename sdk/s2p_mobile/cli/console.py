@@ -86,13 +86,3 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
-
-
-def peak_rss_bytes() -> int | None:
-    """Largest resident set of this process so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else kilobytes * 1024

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s2p_mobile.cli.console import TerminalProgress, emit_json, peak_rss_bytes, say, size
+from s2p_mobile.cli.console import TerminalProgress, emit_json, say, size
 from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder
 
 if TYPE_CHECKING:
@@ -193,13 +193,15 @@ def _report(
             say(f"note: {note}", json)
         say("compile Resources/*.mlpackage on a Mac before an app loads the folder: docs/devices.md", json)
     say(f"next: s2p-mobile verify {destination}", json)
+    from s2p_runtime.bench.memory_pass import peak_resident_bytes
+
     emit_json(
         json,
         {
             "bundle": str(destination),
             "target": target,
             "seconds": seconds,
-            "peak_rss_bytes": peak_rss_bytes(),
+            "peak_rss_bytes": peak_resident_bytes(),
             "pipeline": asdict(settings) if settings else None,
             "unet": {
                 "bytes": summary.unet_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,6 @@ def inspect(
     left = [layer.name for layer in description.layers if layer.weight_bits >= 16]
     say(f"left in float: {', '.join(left) or 'none'}", json)
     say(f"layers: {size(sum(layer.bytes for layer in description.layers))}", json)
-    emit_json(
-        json,
-        {**description.facts, "left_in_float": left, "layers": [layer.model_dump(mode="json") for layer in description.layers]},
-    )
+    program = {} if description.program is None else {"unet_program": asdict(description.program)}
+    layers = [layer.model_dump(mode="json") for layer in description.layers]
+    emit_json(json, {**description.facts, "left_in_float": left, **program, "layers": layers})

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("executorch")
-
 from s2p_converters.executorch.archive import split_program, write_archive
 from s2p_runtime.archive import unpack_archive
 from s2p_runtime.bundle import open_bundle

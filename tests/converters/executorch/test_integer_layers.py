@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-pytest.importorskip("executorch")
-
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.executorch import check
 from s2p_converters.executorch.inspection import check_integers, read_program

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-pytest.importorskip("executorch")
-
 from s2p_converters.executorch.inspection import read_program
 from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.executorch.partitioned import lower

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("executorch")
+from torch import nn
 
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
+from s2p_converters.executorch.archive import write_archive
+from s2p_converters.executorch.components import convert_unet
 from s2p_converters.executorch.inspection import read_program, stored_integers
+from s2p_converters.executorch.operators import FloatSymbolLayer, XnnpackOperators
+from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.executorch.program import build_program
 from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgraph
 from s2p_converters.reference import CHECKPOINT_CONSTANTS, reference_unet
+from s2p_converters.unet import LayerSpec
+from s2p_mobile.inspection import describe
 from s2p_runtime.backends import open_backend
 from s2p_runtime.bundle import open_bundle
-from s2p_runtime.errors import S2PError
+from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
 
@@ -136,3 +142,40 @@ def test_a_program_altered_after_the_bundle_was_opened_is_refused(executorch_bun
 def test_what_is_no_program_is_refused_by_inspection(data: bytes) -> None:
     with pytest.raises(S2PError, match=r"no readable \.pte"):
         read_program(data)
+
+
+def test_inspect_reads_the_file(executorch_bundle: Path, checkpoint: Checkpoint) -> None:
+    description = describe(executorch_bundle)
+    program = description.program
+    assert program is not None and program.delegates == ("XnnpackBackend",) and program.operators == ("aten::index_select",)
+    assert set(program.integer_layers) == {name for name, layer in checkpoint.layers.items() if layer.activation_bits}
+    assert program.float_layers == ("conv_in", "conv_out")
+    # A feed-forward's first layer computes its two halves as nodes of their own.
+    halves = [name for name in checkpoint.layers if name.endswith(".ff.net.0.proj")]
+    four = [name for name, layer in checkpoint.layers.items() if layer.spec.kind == "linear" and layer.weight_bits == 4]
+    assert program.nodes["qdint8 x qcint4 -> fp32"] == len(four) + len(set(four) & set(halves))
+    assert sum(program.nodes.values()) == len(checkpoint.specs) + len(halves)
+    assert description.facts["U-Net"].startswith(f"{(executorch_bundle / 'unet.pte').stat().st_size} bytes resident")
+    archive = executorch_bundle.parent / "small.zip"
+    write_archive(executorch_bundle, archive, force=True)
+    with zipfile.ZipFile(archive) as members:
+        packed = sum(info.compress_size for info in members.infolist() if info.filename.startswith("unet.pte"))
+    # A zip stores bare deflate streams, zlib adds six bytes to each of the two.
+    assert description.facts["download"].startswith(f"{packed + 12} bytes")
+
+
+def test_a_layer_that_falls_back_to_float_is_an_error(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(name for name in checkpoint.layers if name.endswith("attn2.to_k"))
+    make = XnnpackOperators.layer
+
+    def forget(operators: XnnpackOperators, spec: LayerSpec) -> nn.Module:
+        layer = checkpoint.layers.get(spec.name)
+        if spec.name != name or layer is None:
+            return make(operators, spec)
+        return FloatSymbolLayer(spec, layer.integers * layer.scale.astype(np.float32)[:, None], layer.bias)
+
+    monkeypatch.setattr(XnnpackOperators, "layer", forget)
+    with pytest.raises(CheckFailed, match=f"layer {name} runs as fp32, fp32, fp32 instead of qdint8, qcint"):
+        convert_unet(checkpoint, tmp_path / "unet.pte", ExecuTorchOptions(self_check=False))

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-pytest.importorskip("executorch")
-
 from s2p_converters.executorch.operators import FloatSymbolLayer, XnnpackOperators
 from s2p_converters.executorch.program import build_program, delegate
 from s2p_converters.executorch.subgraph import Subgraph, pack_qcint4
 from s2p_converters.executorch.symbols import Symbol, image_input, image_output
 from s2p_converters.unet import LayerSpec
+from s2p_runtime.errors import S2PError
 
 EPSILON = 2.0**-24
 """Unit roundoff of float32."""
@@ -127,15 +126,6 @@ def test_float_convolution(kernel: int, stride: int, padding: int, border: bool)
     close(run(graph, x), spec.apply(F.pad(x, (0, 1, 0, 1)) if border else x, weight, bias), 64)
 
 
-def test_an_operation_without_meaning_here_is_refused() -> None:
-    graph = Subgraph()
-    image = image_input(graph, (1, 4, 4, 4))
-    with pytest.raises(NotImplementedError):
-        torch.relu(image)
-    with pytest.raises(NotImplementedError):
-        image.flatten(1)
-
-
 def test_four_bit_integers_are_stored_offset_with_the_even_column_low() -> None:
     packed = pack_qcint4(np.array([[-8, 7, 0], [1, -1, 3]], np.int8))
     assert packed.tolist() == [[0xF0, 0x88], [0x79, 0x8B]]
@@ -161,3 +151,25 @@ def test_methods_share_their_weights() -> None:
     one = len(build_program({"small": method(2)}))
     two = len(build_program({"small": method(2), "large": method(8)}))
     assert two - one < 128 * 128 * 4 / 4
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda image, tokens: image[0],
+        lambda image, tokens: image.flatten(1),
+        lambda image, tokens: image.transpose(2, 3),
+        lambda image, tokens: tokens.unflatten(1, (2, 3)),
+        lambda image, tokens: tokens.chunk(3, -1),
+        lambda image, tokens: image + tokens,
+        lambda image, tokens: torch.cat([tokens, tokens], dim=1),
+        lambda image, tokens: torch.cat([image, image], dim=2),
+        lambda image, tokens: F.pad(image, (1, 1, 1, 1)),
+        lambda image, tokens: torch.sin(image),
+    ],
+)
+def test_what_has_no_nodes_is_said_in_one_line(operation: Callable[[Symbol, Symbol], object]) -> None:
+    graph = Subgraph([])
+    image, tokens = image_input(graph, (1, 4, 6, 6)), Symbol(graph, graph.input((1, 6, 4)), False)
+    with pytest.raises(S2PError, match=r"^this U-Net needs [^\n]+; convert with --target coreml instead$"):
+        operation(image, tokens)
