@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
 
 from s2p_converters.assemble import reference_call
 from s2p_converters.checkpoint import Checkpoint
@@ -14,12 +17,15 @@ from s2p_converters.coreml.components import program_constants as coreml_constan
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.reference import reference_unet
 from s2p_converters.unet import StepUNet
+from s2p_mobile.cli.app import run
 from s2p_runtime.backends import Array32, open_backend
 from s2p_runtime.bundle import open_bundle
-from s2p_runtime.drawing import draw_latents
+from s2p_runtime.contract import read_contract
+from s2p_runtime.drawing import draw, draw_latents
 from s2p_runtime.noise import gaussian
-from s2p_runtime.pictures import psnr_db, relative_error
+from s2p_runtime.pictures import psnr_db, relative_error, to_picture
 from s2p_runtime.plan import denoise, guide
+from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport
 from s2p_runtime.verify import read_golden
 
 EPSILON = 2.0**-24
@@ -93,8 +99,8 @@ def test_float32_build_stores_the_checkpoints_constants(checkpoint: Checkpoint, 
 
 def test_final_latents(checkpoint: Checkpoint, coreml_bundle: Path, executorch_bundle: Path, single: StepUNet) -> None:
     bundles = {"coreml": open_bundle(coreml_bundle), "executorch": open_bundle(executorch_bundle)}
-    run = checkpoint.manifest.golden[0]
-    golden = {name: read_golden(bundle, run) for name, bundle in bundles.items()}
+    recorded = checkpoint.manifest.golden[0]
+    golden = {name: read_golden(bundle, recorded) for name, bundle in bundles.items()}
     embeddings, start = golden["executorch"]["text_embeddings"], golden["executorch"]["initial_latents"]
     # Both bundles record the float64 reference along their own text encoders' embeddings, which are float32 evaluations of the
     # same network in another order; those embeddings are compared here and one of them is used for all that follows.
@@ -104,14 +110,51 @@ def test_final_latents(checkpoint: Checkpoint, coreml_bundle: Path, executorch_b
     def predict(sample: Array32, call: int) -> Array32:
         return guide(single_call(single, np.repeat(sample, 2, axis=0), call, embeddings), checkpoint.manifest.guidance)
 
-    torch_db = psnr_db(denoise(checkpoint.manifest.plan, predict, start, run.seed), want)
+    torch_db = psnr_db(denoise(checkpoint.manifest.plan, predict, start, recorded.seed), want)
     exact_db = psnr_db(
-        draw_latents(bundles["coreml"], open_backend(bundles["coreml"], "float64"), embeddings, start, run.seed), want
+        draw_latents(bundles["coreml"], open_backend(bundles["coreml"], "float64"), embeddings, start, recorded.seed), want
     )
     # In float64 only the states' rounding to float32, once a call, is left: 2^-24 of values up to four times the range's half.
     assert exact_db is None or exact_db > -20 * np.log10(8 * len(CALLS) * EPSILON)
     for name, bundle in bundles.items():
-        got = psnr_db(draw_latents(bundle, open_backend(bundle), embeddings, start, run.seed), want)
+        got = psnr_db(draw_latents(bundle, open_backend(bundle), embeddings, start, recorded.seed), want)
         # CHAOS times torch's error in float32 is 9.5 dB less; without a flip in torch, one in the engine costs at most to 40 dB.
         floor = min(40.0, (torch_db or np.inf) - 20 * np.log10(CHAOS))
         assert got is None or got >= floor, name
+
+
+@pytest.mark.parametrize("target", ["coreml", "executorch"])
+def test_bench_measures_what_generate_draws(target: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    folder: Path = request.getfixturevalue(f"{target}_bundle")
+    out = tmp_path / "report.json"
+    status = run(["bench", str(folder), "--runs", "2", "--warmup", "0", "--minimum", "0", "--threads", "1", "--out", str(out)])
+    report = read_contract(out, BenchReport, REPORT_FORMAT, REPORT_VERSION)
+    assert status == (0 if report.validity.fidelity_ok else 1)
+    assert report.harness == "host" and report.target == target and report.protocol.threads == 1
+    expected = (
+        "MIL reference interpreter on torch, float32" if target == "coreml" else f"xnnpack executorch {version('executorch')}"
+    )
+    assert set(report.backend.values()) == {expected}
+    assert [len(calls) for calls in report.timings_ms.unet_call] == [len(CALLS)] * 2
+    for text, calls, decoder, image in zip(
+        report.timings_ms.text_encoder,
+        report.timings_ms.unet_call,
+        report.timings_ms.vae_decoder,
+        report.timings_ms.image,
+        strict=True,
+    ):
+        assert 0 < text + sum(calls) + decoder <= image
+    memory = report.memory
+    assert memory.baseline_bytes is not None and memory.peak_bytes is not None, report.missing
+    assert memory.peak_bytes >= memory.baseline_bytes > 0 and len(memory.samples) >= 2
+    bundle = open_bundle(folder)
+    assert [one.golden_id for one in report.fidelity] == [golden.id for golden in bundle.manifest.golden]
+    for golden, fidelity in zip(bundle.manifest.golden, report.fidelity, strict=True):
+        drawing = draw(bundle, open_backend(bundle), golden.prompt, golden.seed)
+        picture = np.asarray(Image.open(tmp_path / f"report-{golden.id}.png"))
+        np.testing.assert_array_equal(picture, drawing.picture)
+        want = to_picture(read_golden(bundle, golden)["image"])
+        # skimage's own PSNR; it divides by zero for equal pictures, where the report has none.
+        if fidelity.image_psnr_db is not None:
+            assert fidelity.image_psnr_db == pytest.approx(peak_signal_noise_ratio(want, picture, data_range=255), rel=1e-9)
+        assert fidelity.image_max_abs == np.abs(picture.astype(int) - want.astype(int)).max()
