@@ -41,7 +41,8 @@ def serial_to_parallel(job: QuantizationJob) -> QuantizedUNet:
             spec = prepare(job, latents, workers.device)
         else:
             table = state.tensors.get("student/tables.base")
-            spec = StudentSpec(state.weight_bits, None if table is None else torch.clone(table))
+            weights = state.tensors.get("student/call_weights")
+            spec = StudentSpec(state.weight_bits, None if table is None else torch.clone(table), call_weights=weights)
         trainer = Trainer(job, spec, latents, folder, workers)
         if state is not None:
             trainer.restore(state)

@@ -32,6 +32,7 @@ class Batch:
         samples: scaled states, float32 [n, C, H, W].
         calls: call indices, int64 [n].
         texts: embeddings, float32 [n, B, N, D].
+        importance: factor on each pair's loss, float32 [n].
         outputs: FP outputs, float32 [n, B, C, H, W]; None when the teacher has to compute them.
         features: FP block outputs by name, float [n, B, ...]; None as well.
     """
@@ -39,6 +40,7 @@ class Batch:
     samples: Tensor
     calls: Tensor
     texts: Tensor
+    importance: Tensor
     outputs: Tensor | None = None
     features: dict[str, Tensor] | None = None
 
@@ -48,6 +50,7 @@ class Batch:
             self.samples.to(device),
             self.calls.to(device),
             self.texts.to(device),
+            self.importance.to(device),
             None if self.outputs is None else self.outputs.to(device),
             None if self.features is None else {name: value.to(device) for name, value in self.features.items()},
         )
@@ -88,22 +91,61 @@ def _part(values: NDArray[np.int64], rank: int, count: int) -> NDArray[np.int64]
     return values[rank * share : (rank + 1) * share]
 
 
-class S2PBatches:
-    """Pairs of mixed prompts and calls from the stored FP trajectories, shuffled."""
+class CallSampler:
+    """Calls for the micro-batches: the more a call's error weighs in the loss, the more often it is shown.
 
-    def __init__(self, latents: LatentDataset, rule: TrainingRule, seed: int) -> None:
-        self.latents, self.rule = latents, rule
-        self.order = _Shuffled(latents.prompts * latents.calls, seed)
+    Call i is drawn with probability ``p_i = (1 - UNIFORM) w_i / T + UNIFORM / T`` and counts ``w_i / (T p_i)``, so that the expected
+    loss is ``mean w_i loss_i`` and no draw counts much more than another. The draws of an optimizer step are spread evenly over the
+    cumulated probabilities (stratified), so that each step sees early, middle and late calls.
+    """
+
+    UNIFORM = 0.2
+    """Share of draws that do not look at the weights, so that calls of little weight still learn their activation scales."""
+
+    def __init__(self, weights: Tensor, seed: int, accumulate: int = 1) -> None:
+        """
+        Args:
+            weights: of the calls, [T] with mean 1.
+            accumulate: micro-batches of one optimizer step.
+        """
+        shares = weights.double().cpu().numpy() / len(weights)
+        self.probabilities = (1 - self.UNIFORM) * shares + self.UNIFORM / len(shares)
+        self.importance = shares / self.probabilities
+        self.seed, self.accumulate = seed, accumulate
+
+    def draw(self, index: int, count: int) -> NDArray[np.int64]:
+        """Calls of micro-batch ``index``, int64 [count], in random order."""
+        step, part = divmod(index, self.accumulate)
+        total = count * self.accumulate
+        rng = _draws(self.seed, step, 4)
+        positions = (np.arange(total) + rng.random(total)) / total
+        calls = np.searchsorted(np.cumsum(self.probabilities), positions, side="right")
+        shuffled = rng.permutation(np.minimum(calls, len(self.probabilities) - 1)).astype(np.int64)
+        return shuffled[part * count : (part + 1) * count]
+
+    def importance_of(self, calls: NDArray[np.int64]) -> Tensor:
+        """Factors on the losses of these calls, float32 [n]."""
+        return torch.from_numpy(self.importance[calls]).float()
+
+
+class S2PBatches:
+    """Pairs of mixed prompts and calls from the stored FP trajectories; every prompt once an epoch, in a new order."""
+
+    def __init__(self, latents: LatentDataset, rule: TrainingRule, sampler: CallSampler, seed: int) -> None:
+        self.latents, self.rule, self.sampler = latents, rule, sampler
+        self.order = _Shuffled(latents.prompts, seed)
         self.blocks = latents.block_names if rule.store_features and rule.distillation.weight > 0 else []
 
     def batch(self, index: int, rank: int = 0, count: int = 1) -> Batch:
-        items = _part(self.order.take(index * self.rule.batch, self.rule.batch), rank, count)
-        prompts, calls = (part.tolist() for part in np.divmod(items, self.latents.calls))
+        prompts = _part(self.order.take(index * self.rule.batch, self.rule.batch), rank, count).tolist()
+        drawn = _part(self.sampler.draw(index, self.rule.batch), rank, count)
+        calls = drawn.tolist()
         features = {name: torch.from_numpy(self.latents.features(name, prompts, calls)).float() for name in self.blocks}
         return Batch(
             samples=torch.from_numpy(self.latents.states(prompts, calls)),
             calls=torch.tensor(calls),
             texts=torch.from_numpy(self.latents.texts(prompts)),
+            importance=self.sampler.importance_of(drawn),
             outputs=torch.from_numpy(self.latents.outputs(prompts, calls)),
             features=features or None,
         )
@@ -113,8 +155,11 @@ class SerialBatches:
     """The EfficientDM loop: ``batch`` prompts walk from fresh noise through the plan; every call is one micro-batch, and the FP
     output takes the walk to the next call. Round r, of T micro-batches, has its own prompts and seeds."""
 
-    def __init__(self, latents: LatentDataset, rule: TrainingRule, teacher: StepUNet, guidance: float, seed: int) -> None:
+    def __init__(
+        self, latents: LatentDataset, rule: TrainingRule, teacher: StepUNet, guidance: float, weights: Tensor, seed: int
+    ) -> None:
         self.latents, self.rule, self.teacher, self.guidance, self.seed = latents, rule, teacher, guidance, seed
+        self.weights = weights.cpu()
         self.order = _Shuffled(latents.prompts, seed)
         self._walk: Walk | None = None
         self._round = -1
@@ -128,7 +173,8 @@ class SerialBatches:
         while self._walk.call < call:
             self._walk.advance(guide_pairs(self._predict(self._walk).numpy(), self.guidance))
         samples = torch.from_numpy(self._walk.scaled)
-        return Batch(samples, torch.full((len(samples),), call), self._texts, outputs=self._predict(self._walk))
+        calls = torch.full((len(samples),), call)
+        return Batch(samples, calls, self._texts, self.weights[calls], outputs=self._predict(self._walk))
 
     def _begin(self, number: int, rank: int, count: int) -> None:
         items = _part(self.order.take(number * self.rule.batch, self.rule.batch), rank, count)
@@ -159,8 +205,15 @@ class ParallelBatches:
     variance-preserving and for sigma-scaled samplers alike.
     """
 
-    def __init__(self, latents: LatentDataset, rule: TrainingRule, scheduler_config: dict[str, object], seed: int) -> None:
-        self.latents, self.rule, self.seed = latents, rule, seed
+    def __init__(
+        self,
+        latents: LatentDataset,
+        rule: TrainingRule,
+        scheduler_config: dict[str, object],
+        sampler: CallSampler,
+        seed: int,
+    ) -> None:
+        self.latents, self.rule, self.sampler, self.seed = latents, rule, sampler, seed
         alphas = make_scheduler("ddim", scheduler_config).alphas_cumprod.double().numpy()
         timesteps = latents.manifest.request.plan.timesteps
         self.alphas = np.interp(timesteps, np.arange(len(alphas)), alphas)
@@ -169,7 +222,7 @@ class ParallelBatches:
     def batch(self, index: int, rank: int = 0, count: int = 1) -> Batch:
         draw = _draws(self.seed, index, 2)
         prompts = _part(draw.integers(0, self.latents.prompts, self.rule.batch), rank, count)
-        calls = _part(draw.integers(0, self.latents.calls, self.rule.batch), rank, count)
+        calls = _part(self.sampler.draw(index, self.rule.batch), rank, count)
         spec = self.latents.manifest.request.latents
         noise = draw.standard_normal((self.rule.batch, spec.channels, spec.height, spec.width))
         noise = noise[_part(np.arange(self.rule.batch), rank, count)]
@@ -179,11 +232,19 @@ class ParallelBatches:
             samples=torch.from_numpy(samples.astype(np.float32)),
             calls=torch.from_numpy(calls),
             texts=torch.from_numpy(self.latents.texts(prompts.tolist())),
+            importance=self.sampler.importance_of(calls),
         )
 
 
 def make_batches(
-    latents: LatentDataset, rule: TrainingRule, teacher: StepUNet, guidance: float, seed: int, scheduler: Path, processes: int
+    latents: LatentDataset,
+    rule: TrainingRule,
+    teacher: StepUNet,
+    guidance: float,
+    seed: int,
+    scheduler: Path,
+    processes: int,
+    call_weights: Tensor,
 ) -> Batches:
     """The source of a recipe's pipeline.
 
@@ -191,6 +252,7 @@ def make_batches(
         teacher: the FP graph, used by ``serial``.
         scheduler: the model's scheduler folder, used by ``parallel``.
         processes: how many share a micro-batch.
+        call_weights: of the calls in the loss, [T] with mean 1.
 
     Raises:
         S2PError: the micro-batch cannot be shared evenly.
@@ -198,10 +260,11 @@ def make_batches(
     if rule.batch % processes:
         raise S2PError(f"a batch of {rule.batch} cannot be shared by {processes} processes; set training.batch to a multiple")
     if rule.pipeline == "serial":
-        return SerialBatches(latents, rule, teacher, guidance, seed)
+        return SerialBatches(latents, rule, teacher, guidance, call_weights, seed)
+    sampler = CallSampler(call_weights, seed, rule.accumulate)
     if rule.pipeline == "parallel":
-        return ParallelBatches(latents, rule, _scheduler_config(scheduler), seed)
-    return S2PBatches(latents, rule, seed)
+        return ParallelBatches(latents, rule, _scheduler_config(scheduler), sampler, seed)
+    return S2PBatches(latents, rule, sampler, seed)
 
 
 def _scheduler_config(folder: Path) -> dict[str, object]:

@@ -60,7 +60,14 @@ class Trainer:
         if self.rule.checkpoint_activations:
             _recompute_in_backward(self.student)
         self.batches = make_batches(
-            latents, self.rule, self.teacher, job.guidance, job.seed, job.model.folder / "scheduler", workers.count
+            latents,
+            self.rule,
+            self.teacher,
+            job.guidance,
+            job.seed,
+            job.model.folder / "scheduler",
+            workers.count,
+            self.call_weights,
         )
         self.parameters = dict(learned_parameters(self.student))
         self.layers = trained_layers(self.student)
@@ -167,7 +174,7 @@ class Trainer:
             output.unflatten(0, (pairs, -1)), targets.unflatten(0, (pairs, -1)), self.job.guidance, rule.loss.guided
         )
         features = feature_error(blocks, fp_features, pairs) if distils else None
-        return combined(error, features, self.call_weights[batch.calls], rule.distillation.weight)
+        return combined(error, features, batch.importance, rule.distillation.weight)
 
     def _autocast(self, enabled: bool = True) -> Any:
         return torch.autocast(

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 
 from s2p_mobile.latents import LatentDataset
 from s2p_mobile.methods.registry import QuantizationJob
-from s2p_mobile.training.batches import Batch, Batches, make_batches
+from s2p_mobile.training.batches import Batch, Batches, CallSampler, make_batches
 from s2p_mobile.trajectory import Prompt, draw_latents, float_unet
 from s2p_runtime.errors import S2PError
 
@@ -24,7 +24,7 @@ def batches(make_job: Callable[..., QuantizationJob], latents: LatentDataset) ->
         job = make_job({"pipeline": pipeline, "batch": batch, "store_features": store_features})
         teacher = float_unet(job.model, job.plan)
         folder = job.model.folder / "scheduler"
-        return make_batches(latents, job.recipe.training, teacher, job.guidance, job.seed, folder, processes)
+        return make_batches(latents, job.recipe.training, teacher, job.guidance, job.seed, folder, processes, torch.ones(5))
 
     return make
 
@@ -38,16 +38,29 @@ def pair_of(batch: Batch, index: int, latents: LatentDataset) -> tuple[int, int]
     return hits[0], call
 
 
-def test_s2p_shows_every_pair_once_an_epoch_in_a_new_order(batches: MakeBatches, latents: LatentDataset) -> None:
-    source = batches("s2p")
-    epochs = []
-    for epoch in range(2):
-        shown = [source.batch(epoch * 5 + i) for i in range(5)]
-        epochs.append([pair_of(batch, k, latents) for batch in shown for k in range(4)])
-        assert len({int(call) for call in shown[0].calls}) > 1  # mixed calls
-    everything = [(p, c) for p in range(latents.prompts) for c in range(latents.calls)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == everything
-    assert epochs[0] != epochs[1]
+def test_s2p_shows_every_prompt_once_an_epoch_in_a_new_order(batches: MakeBatches, latents: LatentDataset) -> None:
+    source = batches("s2p", batch=2)
+    shown = [source.batch(index) for index in range(12)]
+    pairs = [[pair_of(batch, k, latents) for k in range(2)] for batch in shown]
+    orders = [[prompt for pair in pairs[epoch * 2 : epoch * 2 + 2] for prompt, _ in pair] for epoch in range(6)]
+    assert all(sorted(order) == list(range(latents.prompts)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert any(batch.calls[0] != batch.calls[1] for batch in shown)
+
+
+def test_calls_are_drawn_by_their_weight_and_the_loss_stays_what_it_was() -> None:
+    weights = torch.tensor([3.0, 0.5, 0.0, 0.5, 1.0])
+    sampler = CallSampler(weights, seed=1)
+    rounds, count = 400, 8
+    drawn = np.stack([sampler.draw(index, count) for index in range(rounds)])
+    expected = 0.8 * weights.double().numpy() / 5 + 0.2 / 5
+    shares = np.bincount(drawn.reshape(-1), minlength=5) / drawn.size
+    # Stratified draws vary less than independent ones, whose standard deviation is at most 0.5 / sqrt(3200).
+    np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / drawn.size**0.5)
+    # Importance times frequency is the weight, so a loss of l_i at call i has the mean sum w_i l_i / T.
+    np.testing.assert_allclose(expected * sampler.importance_of(np.arange(5)).numpy(), weights.numpy() / 5, rtol=1e-6)
+    # Stratified: the first call holds 0.52 of the probability, so every batch of 8 shows it at least 4 times.
+    assert ((drawn == 0).sum(axis=1) >= 4).all()
 
 
 def test_s2p_targets_belong_to_their_samples(batches: MakeBatches, latents: LatentDataset) -> None:
@@ -68,7 +81,7 @@ def test_a_batch_depends_on_its_number_alone_and_is_shared_without_loss(batches:
         last = walked.batch(index)
     fresh = batches(pipeline).batch(7)
     parts = [batches(pipeline, processes=2).batch(7, rank, 2) for rank in range(2)]
-    for name in ("samples", "calls", "texts"):
+    for name in ("samples", "calls", "texts", "importance"):
         assert torch.equal(getattr(last, name), getattr(fresh, name))
         shared = torch.cat([getattr(part, name) for part in parts])
         # The serial walk of two prompts sums its convolutions in another order than that of four.
