@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from s2p_converters.unet import TimeNetwork
 from s2p_runtime.quiet import quiet_import
 
 with quiet_import():
@@ -16,25 +17,84 @@ with quiet_import():
 
 
 @torch.no_grad()
+def time_embeddings(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> Tensor:
+    """The time MLP's output at every timestep, float64 [T, E].
+
+    Args:
+        unet: the original U-Net; it is not changed.
+        timesteps: one per call, T of them.
+    """
+    embed = copy.deepcopy(unet.time_embedding).double()
+    # The sinusoid is computed by diffusers in float32 and enters the MLP in the sample's dtype: the same bits here.
+    embedding: Tensor = embed(unet.time_proj(torch.tensor(list(timesteps), dtype=torch.float32)).double())
+    return embedding
+
+
+@torch.no_grad()
 def time_tables(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> dict[str, Tensor]:
     """``time_emb_proj(silu(time_embedding(t)))`` of every resnet at every timestep, computed in float64.
 
     Args:
-        unet: the original U-Net; it is not changed.
+        unet: the original U-Net, whose time embedding depends on nothing but the timestep; it is not changed.
         timesteps: one per call, T of them.
 
     Returns:
         ``<resnet>.time`` -> float32 [T, C_out].
     """
-    embed = copy.deepcopy(unet.time_embedding).double()
-    # The sinusoid is computed by diffusers in float32 and enters the MLP in the sample's dtype: the same bits here.
-    sinusoid = unet.time_proj(torch.tensor(list(timesteps), dtype=torch.float32)).double()
-    embedding = embed(sinusoid)
+    embedding = time_embeddings(unet, timesteps)
+    if unet.time_embed_act is not None:
+        embedding = unet.time_embed_act(embedding)
+    activated = torch.nn.functional.silu(embedding)
     tables = {}
     for name, module in unet.named_modules():
         if isinstance(module, ResnetBlock2D):
             projection = module.time_emb_proj
-            activated = torch.nn.functional.silu(embedding)
             table = torch.nn.functional.linear(activated, projection.weight.double(), projection.bias.double())
             tables[f"{name}.time"] = table.float()
     return tables
+
+
+@torch.no_grad()
+def time_network(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> TimeNetwork:
+    """SDXL's time path with the timesteps built in, float64: (pooled text, time ids) -> time table of a prompt.
+
+    Args:
+        unet: a U-Net with ``addition_embed_type = text_time``; it is not changed.
+        timesteps: one per call, T of them.
+    """
+    resnets = {name: module for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D)}
+    projections = [module.time_emb_proj for module in resnets.values()]
+    network = TimeNetwork(
+        names=[f"{name}.time" for name in resnets],
+        widths=[projection.out_features for projection in projections],
+        calls=len(timesteps),
+        embedding_dim=unet.add_embedding.linear_2.out_features,
+        input_dim=unet.add_embedding.linear_1.in_features,
+        id_dim=unet.config.addition_time_embed_dim,
+        flip_sin_to_cos=unet.config.flip_sin_to_cos,
+        freq_shift=unet.config.freq_shift,
+    )
+    network.double().embeddings.copy_(time_embeddings(unet, timesteps))
+    network.add_embedding.load_state_dict(unet.add_embedding.state_dict())
+    network.projection.weight.copy_(torch.cat([projection.weight for projection in projections]))
+    network.projection.bias.copy_(torch.cat([projection.bias for projection in projections]))
+    # The frequencies stay float32 numbers, as in diffusers; the angles are rounded to float32 there and not here.
+    return network.eval().requires_grad_(False)
+
+
+def fold_guidance(unet: UNet2DConditionModel, guidance: float) -> None:
+    """Build one guidance into a U-Net with ``time_cond_proj_dim`` (a latent consistency model), in place.
+
+    The MLP begins with ``W (sinusoid + C g) + b`` with g the guidance's embedding: a constant, so ``b + W C g`` is the new bias.
+    Embedding: ``get_guidance_scale_embedding`` of diffusers' LatentConsistencyModelPipeline, at guidance - 1 as it is called there.
+    """
+    from diffusers import LatentConsistencyModelPipeline
+
+    embedding = LatentConsistencyModelPipeline.get_guidance_scale_embedding(
+        None, torch.tensor([guidance - 1.0]), embedding_dim=unet.config.time_cond_proj_dim
+    )
+    mlp = unet.time_embedding
+    with torch.no_grad():
+        shift = mlp.linear_1.weight.double() @ (mlp.cond_proj.weight.double() @ embedding[0].double())
+        mlp.linear_1.bias.copy_((mlp.linear_1.bias.double() + shift).float())
+    mlp.cond_proj = None

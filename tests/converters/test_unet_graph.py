@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
-from s2p_converters.unet import Operators, StepTables, StepUNet, UNetStructure, layer_specs
+from s2p_converters.unet import Operators, PromptTables, StepTables, StepUNet, UNetStructure, layer_specs, resnet_names
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.models import Model
 from s2p_mobile.plan import plan_for
-from s2p_mobile.time_tables import time_tables
+from s2p_mobile.time_tables import fold_guidance, time_network, time_tables
 from s2p_runtime.errors import S2PError
 
 CONFIGS = {
@@ -23,6 +24,43 @@ CONFIGS = {
     "nine input channels": {"in_channels": 9},
     "asymmetric downsampling": {"downsample_padding": 0},
     "other kernels": {"conv_in_kernel": 1, "conv_out_kernel": 5},
+    "sd2-like": {
+        "use_linear_projection": True,
+        "attention_head_dim": (2, 4),
+        "upcast_attention": True,
+        "block_out_channels": (16, 32),
+    },
+    "BK-SDM-like: three levels, one layer, no mid block": {
+        "block_out_channels": (8, 16, 24),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+        "mid_block_type": None,
+    },
+    "layers per block": {"layers_per_block": (1, 2)},
+    "attention to the text only, in some blocks": {
+        "only_cross_attention": (True, False),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    },
+    "depths of the way up": {
+        "transformer_layers_per_block": ((2, 1), 1),
+        "reverse_transformer_layers_per_block": (1, (1, 3, 2)),
+        "layers_per_block": 2,
+        "mid_block_type": None,
+    },
+    "activation after the time embedding": {"time_embedding_act_fn": "silu", "timestep_post_act": "mish"},
+    "time embedding of another shape": {"time_embedding_dim": 24, "flip_sin_to_cos": False, "freq_shift": 1},
+}
+SDXL = {
+    "block_out_channels": (8, 16, 24),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 2,
+    "transformer_layers_per_block": (1, 2, 3),
+    "attention_head_dim": (1, 2, 4),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 12,
 }
 
 
@@ -62,6 +100,54 @@ def test_equals_diffusers_at_every_call(changes: dict[str, object]) -> None:
         error = (graph(sample, torch.tensor([call]), text) - expected).norm() / expected.norm()
         # Tables are float32 (6e-8 each) and diffusers computes the sinusoid in float32; all else is float64.
         assert error < 1e-6
+
+
+@torch.no_grad()
+def test_sdxl_equals_diffusers_at_every_call() -> None:
+    unet = diffusers_unet(**SDXL)
+    timesteps = [981.0, 500.5, 1.0]
+    network = time_network(unet, timesteps)
+    structure = UNetStructure.from_config(dict(unet.config))
+    assert structure.text_time is not None and structure.text_time.pooled_dim == 12
+    graph = StepUNet(structure, PromptTables(network.names, network.widths, {}), Operators())
+    assert not graph.load_state_dict(unet.state_dict(), strict=False).missing_keys
+    assert dict(zip(network.names, network.widths, strict=True)) == {
+        f"{name}.time": width for name, width in resnet_names(structure).items()
+    }
+    graph, reference = graph.double().eval(), unet.double()
+    pooled = torch.randn(2, 12, dtype=torch.float64)
+    time_ids = torch.tensor([[1024.0, 768.0, 0.0, 16.0, 1024.0, 768.0], [512.0, 512.0, 8.0, 0.0, 1024.0, 1024.0]])
+    table = network(pooled, time_ids)
+    assert table.shape == (2, 3, sum(network.widths))
+    outputs = []
+    for call, timestep in enumerate(timesteps):
+        sample = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+        text = torch.randn(2, 5, 20, dtype=torch.float64)
+        conditions = {"text_embeds": pooled, "time_ids": time_ids}
+        expected = reference(sample, timestep, text, added_cond_kwargs=conditions).sample
+        outputs.append(graph(sample, torch.tensor([call]), text, table))
+        # diffusers computes the sinusoids in float32; all else is float64 on both sides.
+        assert (outputs[-1] - expected).norm() / expected.norm() < 1e-6
+    together = graph(sample, torch.tensor([2, 0]), text, table)
+    torch.testing.assert_close(together[:1], outputs[-1][:1])
+    torch.testing.assert_close(together[1:], graph(sample[1:], torch.tensor([0]), text[1:], table[1:]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guidance", [1.0, 8.5])
+def test_latent_consistency_model_equals_diffusers_at_every_call(guidance: float) -> None:
+    unet = diffusers_unet(time_cond_proj_dim=12)
+    timesteps = [999.0, 499.0]
+    folded = copy.deepcopy(unet)
+    fold_guidance(folded, guidance)
+    graph = step_graph(folded, timesteps).double()
+    embedding = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, torch.tensor([guidance - 1]), 12).double()
+    reference = unet.double()
+    for call, timestep in enumerate(timesteps):
+        sample, text = torch.randn(1, 4, 8, 8, dtype=torch.float64), torch.randn(1, 5, 20, dtype=torch.float64)
+        expected = reference(sample, timestep, text, timestep_cond=embedding).sample
+        # The folded bias is float32, as the tables are.
+        assert (graph(sample, torch.tensor([call]), text) - expected).norm() / expected.norm() < 1e-6
 
 
 @torch.no_grad()
@@ -115,8 +201,10 @@ def test_layers_are_listed_in_the_order_in_which_they_run() -> None:
         ({"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, "AttnDownBlock2D"),
         ({"up_block_types": ["UpBlock2D", "SimpleCrossAttnUpBlock2D"]}, "SimpleCrossAttnUpBlock2D"),
         ({"mid_block_type": "UNetMidBlock2D"}, "UNetMidBlock2D"),
-        ({"addition_embed_type": "text_time"}, "addition_embed_type"),
-        ({"time_cond_proj_dim": 256}, "time_cond_proj_dim"),
+        ({"addition_embed_type": "image"}, "addition_embed_type"),
+        ({**SDXL, "time_embedding_act_fn": "silu"}, "time_embedding_act_fn"),
+        ({"norm_num_groups": None}, "norm_num_groups"),
+        ({"block_out_channels": [16, 24, 32]}, "down_block_types"),
         ({"class_embed_type": "timestep"}, "class_embed_type"),
         ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
         ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),

@@ -75,9 +75,10 @@ class _FeedForward(nn.Module):
 
 
 class _TransformerLayer(nn.Module):
-    def __init__(self, name: str, specs: dict[str, LayerSpec], heads: int, channels: int, ops: Operators) -> None:
+    def __init__(self, name: str, specs: dict[str, LayerSpec], channels: int, block: BlockStructure, ops: Operators) -> None:
         super().__init__()
-        self.ops = ops
+        self.ops, self.only_cross = ops, block.only_cross_attention
+        heads = block.heads
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = _Attention(f"{name}.attn1", specs, heads, ops)
         self.norm2 = nn.LayerNorm(channels)
@@ -87,7 +88,7 @@ class _TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, row: StepRow) -> Tensor:
         normed = self.ops.layer_norm(x, self.norm1)
-        x = x + self.attn1(normed, normed, row)
+        x = x + self.attn1(normed, context if self.only_cross else normed, row)
         x = x + self.attn2(self.ops.layer_norm(x, self.norm2), context, row)
         return x + self.ff(self.ops.layer_norm(x, self.norm3), row)
 
@@ -96,7 +97,13 @@ class _Transformer(nn.Module):
     """Spatial transformer over the H*W positions of an image."""
 
     def __init__(
-        self, name: str, specs: dict[str, LayerSpec], depth: int, heads: int, structure: UNetStructure, ops: Operators
+        self,
+        name: str,
+        specs: dict[str, LayerSpec],
+        depth: int,
+        block: BlockStructure,
+        structure: UNetStructure,
+        ops: Operators,
     ) -> None:
         super().__init__()
         self.ops, self.linear = ops, structure.linear_projection
@@ -105,7 +112,7 @@ class _Transformer(nn.Module):
         self.norm = nn.GroupNorm(structure.groups, channels, 1e-6)
         self.proj_in = ops.layer(specs[f"{name}.proj_in"])
         self.transformer_blocks = nn.ModuleList(
-            _TransformerLayer(f"{name}.transformer_blocks.{i}", specs, heads, channels, ops) for i in range(depth)
+            _TransformerLayer(f"{name}.transformer_blocks.{i}", specs, channels, block, ops) for i in range(depth)
         )
         self.proj_out = ops.layer(specs[f"{name}.proj_out"])
 
@@ -158,7 +165,7 @@ class _Block(nn.Module):
             _Resnet(f"{block.name}.resnets.{j}", specs, structure, ops) for j in range(len(block.resnets))
         )
         self.attentions = nn.ModuleList(
-            _Transformer(f"{block.name}.attentions.{j}", specs, depth, block.heads, structure, ops)
+            _Transformer(f"{block.name}.attentions.{j}", specs, depth, block, structure, ops)
             for j, depth in enumerate(block.attention_layers)
         )
         if block.resample:
@@ -191,7 +198,7 @@ class StepUNet(nn.Module):
         """
         Args:
             structure: from :meth:`UNetStructure.from_config`.
-            tables: called with the step [S], gives a :data:`StepRow`.
+            tables: called with the step [S] (and the prompt's time table, SDXL), gives a :data:`StepRow`.
             ops: makes the layers and the other operators.
         """
         super().__init__()
@@ -209,21 +216,24 @@ class StepUNet(nn.Module):
         """Where the parameters lie."""
         return self.conv_norm_out.weight.device
 
-    def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, time_table: Tensor | None = None) -> Tensor:
         """
         Args:
             sample: scaled state, float [B, C, H, W].
             step: call index, integer [1] or [B].
             encoder_hidden_states: text embedding, float [B, N, D].
+            time_table: the prompt's, float [B, T, K], where the structure has ``text_time``; otherwise None.
 
         Returns:
             Model output, float [B, C, H, W].
         """
-        return self.with_features(sample, step, encoder_hidden_states)[0]
+        return self.with_features(sample, step, encoder_hidden_states, time_table)[0]
 
-    def with_features(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def with_features(
+        self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, time_table: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """As :meth:`forward`, and the output of every down, mid and up block by name."""
-        row = self.tables(step)
+        row = self.tables(step) if time_table is None else self.tables(step, time_table)
         x = self.conv_in(sample, row)
         skips = [x]
         features: dict[str, Tensor] = {}

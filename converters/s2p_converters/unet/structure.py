@@ -18,7 +18,6 @@ _ONLY_VALUE: dict[str, tuple[Any, ...]] = {
     "encoder_hid_dim": (None,),
     "encoder_hid_dim_type": (None,),
     "dual_cross_attention": (False,),
-    "only_cross_attention": (False,),
     "mid_block_only_cross_attention": (None, False),
     "resnet_time_scale_shift": ("default",),
     "resnet_out_scale_factor": (1, 1.0),
@@ -27,11 +26,13 @@ _ONLY_VALUE: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "attention_type": ("default",),
     "num_class_embeds": (None,),
-    "reverse_transformer_layers_per_block": (None,),
     "resnet_skip_time_act": (False,),
-    "addition_embed_type": (None,),
-    "time_cond_proj_dim": (None,),
+    "addition_embed_type": (None, "text_time"),
 }
+
+
+TIME_IDS = 6
+"""SDXL's numbers: original height and width, top and left of the crop, target height and width."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,18 @@ class BlockStructure:
     heads: int
     resample: bool
     """Ends in a downsampler (down block) or upsampler (up block)."""
+    only_cross_attention: bool = False
+    """Both attentions of a transformer layer look at the text, none at the picture."""
+
+
+@dataclass(frozen=True)
+class TextTimeStructure:
+    """SDXL's addition to the time embedding: a pooled text embedding and six numbers about the picture's size (time ids)."""
+
+    pooled_dim: int
+    """Width of the pooled text embedding."""
+    id_dim: int
+    """Width of the sinusoid of each number."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,10 @@ class UNetStructure:
     down: tuple[BlockStructure, ...]
     mid: BlockStructure | None
     up: tuple[BlockStructure, ...]
+    guidance_dim: int | None = None
+    """Width of the guidance embedding that joins the timestep's sinusoid (latent consistency models)."""
+    text_time: TextTimeStructure | None = None
+    """SDXL: the time embedding depends on the prompt too."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> UNetStructure:
@@ -92,9 +109,17 @@ def _spread(value: Any, count: int) -> list[Any]:
 def _build(config: Mapping[str, Any]) -> UNetStructure:
     channels = tuple(config["block_out_channels"])
     count = len(channels)
+    for key in ("down_block_types", "up_block_types"):
+        if len(config[key]) != count:
+            raise S2PError(f"U-Net setting {key} has {len(config[key])} blocks for {count} widths; correct unet/config.json")
+    if config.get("norm_num_groups", 32) is None:
+        raise S2PError("U-Net setting norm_num_groups = None is not supported; use a model with group norms")
     layers = _spread(config.get("layers_per_block", 2), count)
     heads = _spread(config.get("num_attention_heads") or config["attention_head_dim"], count)
     depth = _spread(config.get("transformer_layers_per_block", 1), count)
+    # As diffusers: without a list of its own the way up has the way down's depths in reverse.
+    up_depth = config.get("reverse_transformer_layers_per_block") or depth[::-1]
+    only_cross = _spread(config.get("only_cross_attention", False), count)
     context = _spread(config["cross_attention_dim"], count)
     if len(set(context)) != 1:
         raise S2PError("U-Net setting cross_attention_dim differs between blocks; use a model with one value")
@@ -107,7 +132,7 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
         resnets = tuple((previous if j == 0 else channels[i], channels[i]) for j in range(layers[i]))
         attention = tuple(_spread(depth[i], layers[i])) if _DOWN_BLOCKS[kind] else ()
         resample = i < count - 1
-        down.append(BlockStructure(f"down_blocks.{i}", resnets, attention, heads[i], resample))
+        down.append(BlockStructure(f"down_blocks.{i}", resnets, attention, heads[i], resample, only_cross[i]))
         skips += [channels[i]] * (layers[i] + resample)
         previous = channels[i]
     mid = None
@@ -128,8 +153,8 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
         for _ in range(resnet_count):
             pairs.append((previous + skips.pop(), channels[level]))
             previous = channels[level]
-        attention = tuple(_spread(depth[level], resnet_count)) if _UP_BLOCKS[kind] else ()
-        up.append(BlockStructure(f"up_blocks.{i}", tuple(pairs), attention, heads[level], i < count - 1))
+        attention = tuple(_spread(up_depth[i], resnet_count)) if _UP_BLOCKS[kind] else ()
+        up.append(BlockStructure(f"up_blocks.{i}", tuple(pairs), attention, heads[level], i < count - 1, only_cross[level]))
     size = config["sample_size"]
     return UNetStructure(
         in_channels=config["in_channels"],
@@ -146,15 +171,28 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
         down=tuple(down),
         mid=mid,
         up=tuple(up),
+        guidance_dim=config.get("time_cond_proj_dim"),
+        text_time=_text_time(config),
     )
 
 
-def _transformer_specs(name: str, channels: int, depth: int, context: int, linear: bool) -> Iterator[LayerSpec]:
+def _text_time(config: Mapping[str, Any]) -> TextTimeStructure | None:
+    if config.get("addition_embed_type") != "text_time":
+        return None
+    if config.get("time_embedding_act_fn") is not None:
+        raise S2PError("U-Net setting time_embedding_act_fn is not supported beside text_time; use a model without it")
+    id_dim, width = config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"]
+    return TextTimeStructure(pooled_dim=width - TIME_IDS * id_dim, id_dim=id_dim)
+
+
+def _transformer_specs(
+    name: str, channels: int, depth: int, context: int, linear: bool, only_cross: bool
+) -> Iterator[LayerSpec]:
     projection = "linear" if linear else "conv"
     yield LayerSpec(f"{name}.proj_in", projection, channels, channels)  # type: ignore[arg-type]
     for i in range(depth):
         block = f"{name}.transformer_blocks.{i}"
-        for attention, source in (("attn1", channels), ("attn2", context)):
+        for attention, source in (("attn1", context if only_cross else channels), ("attn2", context)):
             yield LayerSpec(f"{block}.{attention}.to_q", "linear", channels, channels, bias=False)
             yield LayerSpec(f"{block}.{attention}.to_k", "linear", source, channels, bias=False)
             yield LayerSpec(f"{block}.{attention}.to_v", "linear", source, channels, bias=False)
@@ -175,8 +213,9 @@ def block_specs(block: BlockStructure, structure: UNetStructure) -> Iterator[Lay
         if j < len(block.attention_layers):
             attention = f"{block.name}.attentions.{j}"
             yield from _transformer_specs(
-                attention, outputs, block.attention_layers[j], structure.context_dim, structure.linear_projection
-            )
+                attention, outputs, block.attention_layers[j], structure.context_dim, structure.linear_projection,
+                block.only_cross_attention,
+            )  # fmt: skip
     if block.resample:
         outputs = block.resnets[-1][1]
         down = block.name.startswith("down")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,3 +36,33 @@ class StepTables(nn.Module):
         """
         rows = self.matrix.index_select(0, step)
         return dict(zip(self.names, torch.split(rows, self.widths, dim=1), strict=True))
+
+
+class PromptTables(nn.Module):
+    """Rows from a time table that belongs to the prompt (SDXL), and named columns that do not."""
+
+    def __init__(self, names: Sequence[str], widths: Sequence[int], columns: Mapping[str, Tensor]) -> None:
+        """
+        Args:
+            names, widths: columns of the time table that each call brings, as the :class:`TimeNetwork` orders them.
+            columns: name -> float [T, C] of what is the same for every prompt; may be empty.
+        """
+        super().__init__()
+        self.names, self.widths = list(names), list(widths)
+        self.common = StepTables(columns) if columns else None
+
+    def forward(self, step: Tensor, time_table: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            step: call indices, integer [1] or [B].
+            time_table: [B, T, sum of widths].
+
+        Returns:
+            name -> [B, C] of the time columns, [S, C] of the others.
+        """
+        if step.shape[0] == 1:
+            rows = time_table.index_select(1, step)[:, 0]
+        else:
+            rows = time_table[torch.arange(time_table.shape[0], device=step.device), step]
+        row = dict(zip(self.names, torch.split(rows, self.widths, dim=1), strict=True))
+        return row if self.common is None else row | self.common(step)
