@@ -1,0 +1,287 @@
+"""What each part of S2P is worth on the demo model: one table, a row for each recipe.
+
+    python benchmarks/ablation.py --work DIR [--iterations 300] [--count 256] [--rows TEXT ...] [--out docs/results-ablation.md]
+
+Every row is quantized once (``DIR/<row>``, seed 0) and drawn once for each seed set: picture k of seed set s shows held-out caption
+k mod 148 from seed ``1000 s + k``. Main rows have ``--seeds`` sets, the others one. A finished row is a file in ``DIR/figures``, so
+the command may be stopped and repeated, also with more rows; what was begun goes on where it was. All rows share one latent set
+for each number of steps. The serial and the parallel pipeline get as many iterations as take the time of the S2P row: the time of
+an iteration is measured side by side, in turns, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2p_mobile.checkpointing import write_checkpoint
+from s2p_mobile.demo import calibration_captions, held_out_captions
+from s2p_mobile.evaluation import EvaluationResult, evaluate, open_source
+from s2p_mobile.latents import LatentJob, write_latents
+from s2p_mobile.methods import QuantizationJob, run_method
+from s2p_mobile.models import open_model
+from s2p_mobile.plan import plan_for
+from s2p_mobile.recipes import Recipe
+from s2p_mobile.training.log import LOG_NAME, read_log
+from s2p_runtime.files import atomic_file, atomic_folder
+from s2p_runtime.progress import Silent
+
+BASE: dict[str, Any] = {
+    "name": "w4a8-mixed",
+    "description": "4-bit weights, the 5% most sensitive layers at 8 bits, 8-bit activations",
+    "weights": {"bits": 4},
+    "mixed": {"top": "5%", "bits": 8, "ranking": "fisher"},
+    "training": {"batch": 8},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: also the folder's name, with blanks as hyphens.
+        method: quantization method.
+        changes: nested fields of the recipe that differ from ``BASE``; a None removes the field.
+        steps: of the sampler.
+        main: drawn with every seed set.
+    """
+
+    name: str
+    method: str = "s2p"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 25
+    main: bool = False
+
+    @property
+    def slug(self) -> str:
+        """File name."""
+        return "".join(c if c.isalnum() else "-" for c in self.name)
+
+    @property
+    def pipeline(self) -> str:
+        """s2p, serial or parallel."""
+        return str(self.changes.get("training", {}).get("pipeline", "s2p"))
+
+
+def _width(weights: int, activations: int) -> dict[str, Any]:
+    changes: dict[str, Any] = {"weights": {"bits": weights}, "activations": {"bits": activations}}
+    return changes if weights < 8 else changes | {"mixed": None}
+
+
+def _training(**changes: Any) -> dict[str, Any]:
+    return {"training": changes}
+
+
+ROWS = [
+    Row("rtn one scale", "rtn", {"activations": {"per_step": False}}, main=True),
+    Row("rtn", "rtn", main=True),
+    Row("gptq", "gptq", main=True),
+    Row("s2p", main=True),
+    Row("s2p without scales per step", changes={"activations": {"per_step": False}}),
+    Row("s2p with quantized time path", changes={"time": "quantized"}),
+    Row("s2p without mixed precision", changes={"mixed": None}),
+    Row("s2p without distillation", changes=_training(distillation={"weight": 0.0})),
+    Row("s2p without freezing", changes=_training(freezing=None)),
+    Row("s2p from nearest rounding", changes=_training(start={"rounding": "nearest"})),
+    Row("s2p without call weights", changes=_training(loss={"calls": "uniform"})),
+    Row("s2p without guided error", changes=_training(loss={"guided": 0.0})),
+    Row("s2p with fixed time tables and norms", changes=_training(learning_rates={"time_tables": 0.0, "norms": 0.0})),
+    Row("serial, equal time", changes=_training(pipeline="serial")),
+    Row("parallel, equal time", changes=_training(pipeline="parallel")),
+    *(
+        Row(f"{method} W{weights}A{activations}", method, _width(weights, activations))
+        for weights, activations in ((8, 8), (4, 6), (3, 8), (4, 4))
+        for method in ("rtn", "s2p")
+    ),
+    *(Row(f"{method} {steps} steps", method, steps=steps) for steps in (10, 30) for method in ("rtn", "s2p")),
+]
+
+
+class Study:
+    """The rows' jobs, checkpoints and figures in one folder."""
+
+    def __init__(self, work: Path, iterations: int, count: int) -> None:
+        self.work, self.iterations, self.count = work, iterations, count
+        self.model = open_model(None)
+        self._pace: dict[str, float] = {}
+
+    def recipe(self, row: Row, iterations: int) -> Recipe:
+        """The row's recipe with a training of ``iterations``."""
+        document = _merged(BASE, row.changes) | {"name": row.name}
+        document["training"] = document["training"] | {"iterations": iterations}
+        return Recipe.model_validate(document)
+
+    def job(self, row: Row, iterations: int, folder: Path | None) -> QuantizationJob:
+        """The row's job on the shared latent set."""
+        plan = plan_for(self.model.folder / "scheduler", None, row.steps)
+        prompts = tuple(calibration_captions())
+        latents = self.work / f"latents-{row.steps}"
+        wanted = LatentJob(self.model, plan, prompts, self.model.guidance, 0)
+        if row.method != "rtn":
+            write_latents(wanted, latents, resume=True, progress=Silent())
+        return QuantizationJob(
+            self.model, plan, self.recipe(row, iterations), prompts, self.model.guidance,
+            device="cpu", work=folder, resume=True, latents=latents,
+        )  # fmt: skip
+
+    def seconds_per_iteration(self, pipeline: str) -> float:
+        """Median over turns of six iterations of each pipeline."""
+        if not self._pace:
+            rows = [row for row in ROWS if row.name in ("s2p", "serial, equal time", "parallel, equal time")]
+            samples: dict[str, list[float]] = {row.pipeline: [] for row in rows}
+            for _ in range(3):
+                for row in rows:
+                    with tempfile.TemporaryDirectory() as folder:
+                        run_method("s2p", self.job(row, 6, Path(folder)))
+                        # The first iteration fills caches.
+                        samples[row.pipeline] += [line.seconds for line in read_log(Path(folder) / LOG_NAME)][1:]
+            self._pace = {name: statistics.median(values) for name, values in samples.items()}
+        return self._pace[pipeline]
+
+    def quantize(self, row: Row) -> Path:
+        """The row's checkpoint; made when it is not there."""
+        checkpoint = self.work / row.slug
+        if checkpoint.exists():
+            return checkpoint
+        iterations = self.iterations
+        if row.pipeline != "s2p":
+            ratio = self.seconds_per_iteration("s2p") / self.seconds_per_iteration(row.pipeline)
+            iterations = max(1, round(iterations * ratio))
+        training = self.work / f"{row.slug}.training" if row.method == "s2p" else None
+        job = self.job(row, iterations, training)
+        began = time.process_time()
+        unet = run_method(row.method, job)
+        with atomic_folder(checkpoint) as folder:
+            manifest = write_checkpoint(job, row.method, unet, folder)
+        facts = {
+            "minutes": (time.process_time() - began) / 60,
+            "iterations": iterations if row.method == "s2p" else 0,
+            "bits": manifest.average_weight_bits,
+        }
+        _write(self.figures(row, "training"), facts)
+        return checkpoint
+
+    def figures(self, row: Row, part: str) -> Path:
+        """File of a row's figures."""
+        return self.work / "figures" / f"{row.slug}.{part}.json"
+
+    def measure(self, row: Row, seed_set: int) -> None:
+        """Draw and judge one seed set of a row, unless that was done."""
+        path = self.figures(row, f"{self.count}.{seed_set}")
+        if path.exists():
+            return
+        checkpoint = self.quantize(row)
+        captions = held_out_captions()
+        prompts = [captions[k % len(captions)] for k in range(self.count)]
+        result = evaluate(open_source(checkpoint), prompts, seed=1000 * seed_set, cache=self.work / "fp")
+        _write(path, result.model_dump(mode="json"))
+
+    def results(self, row: Row, seeds: int) -> list[EvaluationResult]:
+        """What is there of a row."""
+        paths = [self.figures(row, f"{self.count}.{k}") for k in range(seeds)]
+        return [EvaluationResult.model_validate_json(path.read_text("utf-8")) for path in paths if path.exists()]
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merged(merged[key], value)
+        elif value is None and key == "mixed":
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _write(path: Path, document: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as scratch:
+        scratch.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+COLUMNS = {"fid_to_fp": 1, "sfid_to_fp": 1, "ssim": 3, "lpips": 4, "psnr": 1, "psnr_mean": 1, "clip_score": 2}
+
+
+def table(study: Study, rows: Sequence[Row], seeds: int) -> str:
+    """Markdown table of the rows measured so far; a spread over seed sets is the standard deviation."""
+    heads = ["row", "FID-to-FP", "sFID", "SSIM", "LPIPS", "PSNR median", "PSNR mean", "CLIP", "latent dB, last call"]
+    heads += ["seed sets", "bits a weight", "iterations", "CPU minutes"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in rows:
+        results = study.results(row, seeds if row.main else 1)
+        if not results:
+            continue
+        facts = json.loads(study.figures(row, "training").read_text("utf-8"))
+        cells = [row.name]
+        cells += [_spread([r.metrics[name].value for r in results], digits) for name, digits in COLUMNS.items()]
+        cells.append(_spread([r.latent_psnr_db_per_call[-1] for r in results], 1))
+        cells += [str(len(results)), f"{facts['bits']:.2f}", str(facts["iterations"] or "-"), f"{facts['minutes']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}"
+
+
+def page(study: Study, rows: Sequence[Row], seeds: int, command: str) -> str:
+    """The page of results."""
+    first = next((r for row in rows for r in study.results(row, seeds)), None)
+    networks = sorted({m.network for m in first.metrics.values() if m.network}) if first else []
+    return f"""# Ablation on the demo model
+
+`{command}`
+
+{study.count} pictures of held-out captions a row and seed set (148 captions, each drawn from several seeds), guidance 4, DDIM,
+25 steps where the row names no other. Networks behind the figures: {", ".join(networks)}. CPU minutes are processor time of
+quantizing, without the shared latent set. Machine: {platform.machine()}, {os.cpu_count()} cores, one thread. FID of so few
+pictures is biased upwards alike in every row: compare rows, not papers.
+
+{table(study, rows, seeds)}
+"""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures and figures")
+    parser.add_argument("--iterations", type=int, default=300, help="of every training but serial and parallel")
+    parser.add_argument("--count", type=int, default=256, help="pictures a seed set")
+    parser.add_argument("--seeds", type=int, default=3, help="seed sets of the main rows")
+    parser.add_argument("--rows", nargs="*", help="only rows whose name is one of these")
+    parser.add_argument("--out", type=Path, help="Markdown page to write")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    study = Study(options.work, options.iterations, options.count)
+    rows = [row for row in ROWS if options.rows is None or row.name in options.rows]
+    for row in [*(replace(row, main=False) for row in rows), *(row for row in rows if row.main)]:
+        for seed_set in range(options.seeds if row.main else 1):
+            study.measure(row, seed_set)
+        print(row.name, *table(study, [row], options.seeds).splitlines()[2:], flush=True)
+    command = f"python benchmarks/ablation.py --iterations {options.iterations} --count {options.count} --seeds {options.seeds}"
+    text = page(study, ROWS, options.seeds, command)
+    print(text)
+    if options.out:
+        options.out.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
