@@ -8,15 +8,18 @@ The folder holds ``s2p.json`` (:class:`CheckpointManifest`), ``unet.safetensors`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from s2p_converters.packing import integer_range, pack_nibbles, packs, unpack_nibbles
+from s2p_converters.grids import MAX_ACTIVATION_BITS, GeneralLayer, activation_tensors, weight_tensors
+from s2p_converters.grids import QuantizedLayer as QuantizedLayer
+from s2p_converters.packing import pack_nibbles, packs
+from s2p_converters.tensor_reader import GridReader, TensorReader, time_tables
 from s2p_converters.unet.operators import LayerSpec
 from s2p_converters.unet.structure import UNetStructure, layer_specs, resnet_names
 from s2p_runtime.bundle import FileEntry, GoldenRun, LatentSpec, TokenizerSpec, check_files
@@ -26,7 +29,9 @@ from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import read_tensors, write_tensors
 
 CHECKPOINT_FORMAT = "s2p-checkpoint"
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
+SYMMETRIC_VERSION = 1
+"""Written when all grids are symmetric, so that older readers open these checkpoints too."""
 MANIFEST_NAME = "s2p.json"
 UNET_FILE = "unet.safetensors"
 ACTIVATIONS_FILE = "activations.safetensors"
@@ -35,19 +40,56 @@ TIME_TABLE_FILE = "time_table.safetensors"
 Array = NDArray[Any]
 
 
+def _without_defaults(value: Contract, document: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    """Leave out fields of version 2 that say nothing: readers of version 1 refuse unknown ones."""
+    unused = {name for name in fields if getattr(value, name) == type(value).model_fields[name].default}
+    return {name: item for name, item in document.items() if name not in unused}
+
+
 class LayerEntry(Contract):
     """One layer of the U-Net. ``weight_bits`` null: left in float by the recipe."""
 
     name: str
     kind: Literal["conv", "linear"]
     weight_bits: int | None = Field(default=None, ge=2, le=8)
-    activation_bits: int | None = Field(default=None, ge=2, le=8, description="null: float activations")
+    activation_bits: int | None = Field(default=None, ge=2, le=8, description="narrowest of the calls; null: float activations")
+    grid: Literal["symmetric", "affine", "palette"] = Field(default="symmetric", description="version 2")
+    split: int | None = Field(default=None, ge=1, description="version 2: input channels of the first of two parts")
+    quantizes_output: bool = Field(default=False, description="version 2: the output is rounded too")
 
     @model_validator(mode="after")
-    def _activations_need_weights(self) -> LayerEntry:
-        if self.weight_bits is None and self.activation_bits is not None:
+    def _consistent(self) -> LayerEntry:
+        if self.weight_bits is None and (self.activation_bits is not None or self.is_general):
             raise ValueError(f"layer {self.name} quantizes activations but not weights")
+        if self.grid == "symmetric" and self.is_general:
+            raise ValueError(f"layer {self.name} has a symmetric grid, which is neither split nor of the output")
         return self
+
+    @property
+    def is_general(self) -> bool:
+        """Whether the layer needs version 2."""
+        return self.grid != "symmetric" or self.split is not None or self.quantizes_output
+
+    @model_serializer(mode="wrap")
+    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, handler(self), ("grid", "split", "quantizes_output"))
+
+
+def layer_entry(spec: LayerSpec, layer: QuantizedLayer | GeneralLayer | None) -> LayerEntry:
+    """A layer's line in the manifest; None: left in float."""
+    if layer is None:
+        return LayerEntry(name=spec.name, kind=spec.kind)
+    bits = {"weight_bits": layer.weight_bits, "activation_bits": layer.activation_bits}
+    if isinstance(layer, QuantizedLayer):
+        return LayerEntry(name=spec.name, kind=spec.kind, **bits)
+    return LayerEntry(
+        name=spec.name,
+        kind=spec.kind,
+        **bits,
+        grid="palette" if layer.is_palette else "affine",
+        split=layer.parts[0].channels if len(layer.parts) == 2 else None,
+        quantizes_output=layer.output is not None,
+    )
 
 
 class Source(Contract):
@@ -79,6 +121,24 @@ class CheckpointManifest(Contract):
         description="FP runs: the tensors of a bundle's golden run without the quantized ones"
     )
     files: dict[str, FileEntry]
+    softmax_bits: int | None = Field(
+        default=None, ge=2, le=MAX_ACTIVATION_BITS, description="version 2: attention weights rounded to k / (2^bits - 1)"
+    )
+
+    @model_validator(mode="after")
+    def _features_of_the_version(self) -> CheckpointManifest:
+        if self.version < 2 and self.needs_general_grids:
+            raise ValueError("version 1 has symmetric grids only")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, handler(self), ("softmax_bits",))
+
+    @property
+    def needs_general_grids(self) -> bool:
+        """Whether the checkpoint holds what version 2 added."""
+        return self.softmax_bits is not None or any(entry.is_general for entry in self.layers)
 
     @property
     def title(self) -> str:
@@ -104,36 +164,15 @@ class CheckpointManifest(Contract):
 
 
 @dataclass(frozen=True)
-class QuantizedLayer:
-    """Integers and scales of one layer.
-
-    Attributes:
-        spec: the layer.
-        weight_bits, activation_bits: widths; ``activation_bits`` None for float activations.
-        integers: int8, shape ``spec.weight_shape``.
-        scale: float16 [C_out].
-        bias: float32 [C_out] or None.
-        activation_scale: float32 [T] or None.
-    """
-
-    spec: LayerSpec
-    weight_bits: int
-    activation_bits: int | None
-    integers: NDArray[np.int8]
-    scale: NDArray[np.float16]
-    bias: NDArray[np.float32] | None
-    activation_scale: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint in memory.
 
     Attributes:
         folder: where it was read from.
-        layers: quantized layers by name.
+        layers: quantized layers with symmetric grids, by name.
         floats: every other tensor of the U-Net by its diffusers name.
         time_tables: ``<resnet>.time`` -> float32 [T, C_out].
+        general: quantized layers with other grids, by name.
     """
 
     folder: Path
@@ -142,6 +181,7 @@ class Checkpoint:
     layers: dict[str, QuantizedLayer]
     floats: dict[str, Array]
     time_tables: dict[str, NDArray[np.float32]]
+    general: dict[str, GeneralLayer] = field(default_factory=dict)
 
     @property
     def specs(self) -> list[LayerSpec]:
@@ -154,9 +194,14 @@ def write_checkpoint_tensors(
     layers: Mapping[str, QuantizedLayer],
     floats: Mapping[str, Array],
     time_tables: Mapping[str, Array],
+    general: Mapping[str, GeneralLayer] | None = None,
 ) -> None:
     """Write the three tensor files of a checkpoint into ``folder``."""
     unet: dict[str, Array] = dict(floats)
+    others: dict[str, Array] = {}
+    for other in (general or {}).values():
+        unet |= weight_tensors(other)
+        others |= activation_tensors(other)
     for name, layer in layers.items():
         unet[f"{name}.weight_q"] = pack_nibbles(layer.integers) if packs(layer.weight_bits) else layer.integers
         unet[f"{name}.weight_scale"] = layer.scale
@@ -166,8 +211,33 @@ def write_checkpoint_tensors(
     columns = [layer.activation_scale for layer in layers.values() if layer.activation_scale is not None]
     steps = next(iter(time_tables.values())).shape[0]
     scales = np.stack(columns, axis=1) if columns else np.zeros((steps, 0), np.float32)
-    write_tensors(folder / ACTIVATIONS_FILE, {"scales": scales.astype(np.float32)})
+    write_tensors(folder / ACTIVATIONS_FILE, {"scales": scales.astype(np.float32), **others})
     write_tensors(folder / TIME_TABLE_FILE, dict(time_tables))
+
+
+def require_symmetric(checkpoint: Checkpoint) -> None:
+    """Demand grids that a target's program computes exactly.
+
+    Raises:
+        S2PError: the checkpoint holds others (names the first and why).
+    """
+    reason = None
+    for entry in checkpoint.manifest.layers:
+        if entry.grid == "palette":
+            reason = f"layer {entry.name} has a palette of its own"
+        elif entry.is_general:
+            what = "a split input" if entry.split else "a rounded output" if entry.quantizes_output else "zero points"
+            reason = f"layer {entry.name} has {what}"
+        if reason:
+            break
+    else:
+        if checkpoint.manifest.softmax_bits is not None:
+            reason = f"its attention weights are rounded to {checkpoint.manifest.softmax_bits} bits"
+    if reason:
+        raise S2PError(
+            f"checkpoint {checkpoint.folder.name} ({checkpoint.manifest.method}) cannot be converted exactly: {reason}, and programs "
+            "compute symmetric grids; compare it with s2p-mobile evaluate, or convert one of another method"
+        )
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -193,10 +263,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     check_files(folder, manifest.files)
     structure = UNetStructure.from_config(manifest.unet_config)
     tensors = read_tensors(folder / UNET_FILE)
-    reader = _Reader(folder.name, tensors)
-    scales = read_tensors(folder / ACTIVATIONS_FILE).get("scales")
+    reader = TensorReader(folder.name, tensors)
+    activations = read_tensors(folder / ACTIVATIONS_FILE)
+    scales = activations.get("scales")
     steps = len(manifest.plan.calls)
-    columns = [entry.name for entry in manifest.layers if entry.activation_bits is not None]
+    columns = [entry.name for entry in manifest.layers if entry.activation_bits is not None and entry.grid == "symmetric"]
     if scales is None or scales.shape != (steps, len(columns)):
         raise reader.error(f"has an activation table of another shape than [{steps}, {len(columns)}]")
     if not (np.isfinite(scales).all() and (scales > 0).all()):
@@ -209,70 +280,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if unknown := [name for name in entries if name not in specs]:
         raise reader.error(f"has a layer {unknown[0]} that its U-Net does not have")
     layers = {
-        name: reader.layer(specs[name], entry, scales[:, columns.index(name)] if name in columns else None)
+        name: reader.symmetric(specs[name], entry, scales[:, columns.index(name)] if name in columns else None)
         for name, entry in entries.items()
-        if entry.weight_bits is not None
+        if entry.weight_bits is not None and not entry.is_general
     }
+    grids = GridReader(TensorReader(folder.name, activations), steps)
+    general = {name: reader.general(specs[name], entry, grids) for name, entry in entries.items() if entry.is_general}
     for name, entry in entries.items():
         if entry.weight_bits is None:
             reader.expect(f"{name}.weight", specs[name].weight_shape)
-    time = _time_tables(reader, read_tensors(folder / TIME_TABLE_FILE), resnet_names(structure), steps)
-    return Checkpoint(folder, manifest, structure, layers, reader.rest(), time)
-
-
-class _Reader:
-    """Takes tensors out of ``unet.safetensors`` and complains in the checkpoint's name."""
-
-    def __init__(self, name: str, tensors: dict[str, Array]) -> None:
-        self.name, self.tensors, self.taken = name, tensors, set[str]()
-
-    def error(self, what: str) -> S2PError:
-        return S2PError(f"checkpoint {self.name} {what}; make it again with s2p-mobile quantize")
-
-    def expect(self, key: str, shape: tuple[int, ...]) -> Array:
-        if key not in self.tensors:
-            raise self.error(f"lacks {key}")
-        value = self.tensors[key]
-        if value.shape != shape:
-            raise self.error(f"has {key} of shape {list(value.shape)} instead of {list(shape)}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise self.error(f"has a NaN or infinity in {key}")
-        return value
-
-    def layer(self, spec: LayerSpec, entry: LayerEntry, activation_scale: Array | None) -> QuantizedLayer:
-        assert entry.weight_bits is not None
-        keys = {part: f"{spec.name}.{part}" for part in ("weight_q", "weight_scale", "bias")}
-        scale = self.expect(keys["weight_scale"], (spec.out_channels,))
-        if scale.dtype != np.float16 or not (scale > 0).all():
-            raise self.error(f"has a bad weight scale in layer {spec.name}")
-        if packs(entry.weight_bits):
-            packed = self.expect(keys["weight_q"], ((spec.weights + 1) // 2,))
-            if packed.dtype != np.uint8:
-                raise self.error(f"has {keys['weight_q']} of dtype {packed.dtype} instead of uint8")
-            integers = unpack_nibbles(packed, spec.weight_shape)
-        else:
-            integers = self.expect(keys["weight_q"], spec.weight_shape)
-            if integers.dtype != np.int8:
-                raise self.error(f"has {keys['weight_q']} of dtype {integers.dtype} instead of int8")
-        low, high = integer_range(entry.weight_bits)
-        if integers.min() < low or integers.max() > high:
-            raise self.error(f"has integers outside {entry.weight_bits} bits in layer {spec.name}")
-        bias = self.expect(keys["bias"], (spec.out_channels,)).astype(np.float32) if spec.bias else None
-        self.taken.update(keys.values())
-        return QuantizedLayer(spec, entry.weight_bits, entry.activation_bits, integers, scale, bias, activation_scale)
-
-    def rest(self) -> dict[str, Array]:
-        rest = {key: value for key, value in self.tensors.items() if key not in self.taken}
-        for key, value in rest.items():
-            self.expect(key, value.shape)
-        return rest
-
-
-def _time_tables(
-    reader: _Reader, tables: dict[str, Array], resnets: dict[str, int], steps: int
-) -> dict[str, NDArray[np.float32]]:
-    for name, channels in resnets.items():
-        table = tables.get(f"{name}.time")
-        if table is None or table.shape != (steps, channels) or not np.isfinite(table).all():
-            raise reader.error(f"has no valid time table of {name}")
-    return {f"{name}.time": tables[f"{name}.time"].astype(np.float32) for name in resnets}
+    time = time_tables(reader, read_tensors(folder / TIME_TABLE_FILE), resnet_names(structure), steps)
+    return Checkpoint(folder, manifest, structure, layers, reader.rest(), time, general)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
+from s2p_converters.grids import GeneralLayer
 from s2p_converters.packing import integer_range
 from s2p_converters.unet import LayerSpec, Operators, StepRow, StepTables, StepUNet
 from s2p_converters.unet.operators import FloatLayer
@@ -104,9 +105,64 @@ class ReferenceLayer(nn.Module):
         return y if self.bias is None else y + self.spec.per_channel(self.bias)
 
 
+def general_columns(layer: GeneralLayer, stored: Rounding) -> dict[str, Tensor]:
+    """Table columns of a layer with general grids, [T, 3] each (scale, zero point, largest integer): ``<name>.input<k>`` of part k
+    and ``<name>.output``."""
+    grids = {f"{layer.spec.name}.input{index}": part.activation for index, part in enumerate(layer.parts)}
+    grids[f"{layer.spec.name}.output"] = layer.output
+    return {key: stored(torch.from_numpy(grid.columns)) for key, grid in grids.items() if grid is not None}
+
+
+def rounded_to_grid(spec: LayerSpec, x: Tensor, grid: Tensor) -> Tensor:
+    """``scale (clamp(round(x / scale) + zero, 0, largest) - zero)``; ``grid`` [S, 3] holds scale, zero and largest."""
+    scale, zero, largest = (spec.per_step(column) for column in grid.split(1, dim=1))
+    integers = torch.minimum((torch.round(x / scale) + zero).clamp(min=0.0), largest)
+    return (integers - zero) * scale
+
+
+class GeneralReferenceLayer(nn.Module):
+    """A layer with general grids: each part of the input and of the weights on its own grid."""
+
+    def __init__(self, layer: GeneralLayer, constants: Constants) -> None:
+        super().__init__()
+        self.spec = layer.spec
+        self.channels = [part.channels for part in layer.parts]
+        self.rounds_input = constants.activations and layer.parts[0].activation is not None
+        self.rounds_output = constants.activations and layer.output is not None
+        self.register_buffer("weight", torch.from_numpy(layer.weights))
+        bias = None if layer.bias is None else constants.stored(torch.from_numpy(layer.bias).double())
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor, row: StepRow) -> Tensor:
+        name, axis = self.spec.name, -1 if self.spec.kind == "linear" else 1
+        if self.rounds_input:
+            parts = x.split(self.channels, dim=axis)
+            rounded = [rounded_to_grid(self.spec, part, row[f"{name}.input{k}"]) for k, part in enumerate(parts)]
+            x = torch.cat(rounded, dim=axis)
+        y = self.spec.apply(x, self.weight, self.bias)
+        return rounded_to_grid(self.spec, y, row[f"{name}.output"]) if self.rounds_output else y
+
+
+def attention_with_rounded_weights(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, bits: int) -> Tensor:
+    """Multi-head attention (shapes as :meth:`Operators.attention`) whose softmax is rounded to multiples of ``1 / (2^bits - 1)``."""
+    q, k, v = (t.unflatten(2, (heads, t.shape[2] // heads)).transpose(1, 2) for t in (q, k, v))
+    weights = torch.softmax(q @ k.transpose(2, 3) * scale, dim=-1)
+    largest = float(2**bits - 1)
+    return (torch.round(weights * largest) / largest @ v).transpose(1, 2).flatten(2)
+
+
 class _ReferenceOperators(Operators):
-    def __init__(self, layers: Mapping[str, QuantizedLayer], constants: Constants) -> None:
-        self.layers, self.constants = layers, constants
+    def __init__(self, checkpoint: Checkpoint, constants: Constants) -> None:
+        self.layers: Mapping[str, QuantizedLayer] = checkpoint.layers
+        self.general: Mapping[str, GeneralLayer] = checkpoint.general
+        self.softmax_bits = checkpoint.manifest.softmax_bits if constants.activations else None
+        self.constants = constants
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        if self.softmax_bits is None:
+            return super().attention(q, k, v, heads)
+        scale = self.constant((q.shape[2] // heads) ** -0.5)
+        return attention_with_rounded_weights(q, k, v, heads, scale, self.softmax_bits)
 
     def constant(self, value: float) -> float:
         return float(self.constants.stored(torch.tensor(value, dtype=torch.float64)))
@@ -114,6 +170,8 @@ class _ReferenceOperators(Operators):
     def layer(self, spec: LayerSpec) -> nn.Module:
         if spec.name in self.layers:
             return ReferenceLayer(self.layers[spec.name], self.constants)
+        if spec.name in self.general:
+            return GeneralReferenceLayer(self.general[spec.name], self.constants)
         return FloatLayer(spec)
 
 
@@ -123,6 +181,8 @@ def table_columns(checkpoint: Checkpoint, stored: Rounding, activations: bool = 
     if activations:
         for layer in checkpoint.layers.values():
             columns.update(step_columns(layer, stored))
+        for other in checkpoint.general.values():
+            columns.update(general_columns(other, stored))
     return columns
 
 
@@ -145,6 +205,6 @@ def load_floats(module: nn.Module, checkpoint: Checkpoint, stored: Rounding, ski
 def reference_unet(checkpoint: Checkpoint, constants: Constants = CHECKPOINT_CONSTANTS) -> StepUNet:
     """The checkpoint's U-Net in float64 torch, with the constants as a target stores them."""
     tables = StepTables(table_columns(checkpoint, constants.stored, constants.activations))
-    unet = StepUNet(checkpoint.structure, tables, _ReferenceOperators(checkpoint.layers, constants)).double()
+    unet = StepUNet(checkpoint.structure, tables, _ReferenceOperators(checkpoint, constants)).double()
     load_floats(unet, checkpoint, constants.stored)
     return unet.eval().requires_grad_(False)

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from s2p_converters.checkpoint import (
+    CHECKPOINT_VERSION,
     MANIFEST_NAME,
+    SYMMETRIC_VERSION,
     CheckpointManifest,
-    LayerEntry,
     Source,
+    layer_entry,
     write_checkpoint_tensors,
 )
+from s2p_converters.grids import GeneralLayer, QuantizedLayer
 from s2p_converters.unet import layer_specs
 from s2p_mobile.components import COMPONENT_FOLDERS
 from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
@@ -39,7 +42,7 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     """Write tensors, golden FP runs, the model's other components and the manifest into an existing folder."""
     model = job.model
     specs = layer_specs(model.structure)
-    layers = unet.layers
+    layers: dict[str, QuantizedLayer | GeneralLayer] = {**unet.layers, **unet.general}
     in_layers = {f"{name}.{part}" for name in layers for part in ("weight", "bias")}
     floats = {
         name: value.numpy().astype(np.float32)
@@ -47,11 +50,13 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         if name not in in_layers and not _is_time_path(name)
     }
     tables = {name: table.numpy() for name, table in job_time_tables(job).items()}
-    write_checkpoint_tensors(folder, layers, floats | dict(unet.floats), tables | dict(unet.time_tables))
+    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables | dict(unet.time_tables), unet.general)
     for name in COMPONENT_FOLDERS:
         shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
     golden = _write_golden(job, folder)
+    general = bool(unet.general) or unet.softmax_bits is not None
     manifest = CheckpointManifest(
+        version=CHECKPOINT_VERSION if general else SYMMETRIC_VERSION,
         producer=f"s2p-mobile {__version__}",
         family=model.family.name,
         source=Source(name=model.name, unet_sha256=model.unet_sha256, unet_fp32_bytes=model.unet_fp32_bytes),
@@ -63,17 +68,10 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         latents=model.latents,
         tokenizer=model.tokenizer_spec,
         unet_config=dict(model.unet_config),
-        layers=tuple(
-            LayerEntry(
-                name=spec.name,
-                kind=spec.kind,
-                weight_bits=layers[spec.name].weight_bits if spec.name in layers else None,
-                activation_bits=layers[spec.name].activation_bits if spec.name in layers else None,
-            )
-            for spec in specs
-        ),
+        layers=tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs),
         golden=golden,
         files=file_entries(folder, MANIFEST_NAME),
+        softmax_bits=unet.softmax_bits,
     )
     write_contract(folder / MANIFEST_NAME, manifest)
     return manifest

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_converters.checkpoint import QuantizedLayer
+from s2p_converters.grids import GeneralLayer
 from s2p_mobile.models import Model
 from s2p_mobile.recipes import Recipe
 from s2p_runtime.errors import S2PError
@@ -53,14 +54,18 @@ class QuantizedUNet:
     """What a method makes.
 
     Attributes:
-        layers: quantized layers by name, in the order in which they run.
+        layers: quantized layers with symmetric grids by name, in the order in which they run.
         floats: unquantized tensors that the method changed, by their diffusers name, float32.
         time_tables: ``<resnet>.time`` -> float32 [T, C_out] of the resnets whose rows the method changed.
+        general: quantized layers with other grids by name, in the order in which they run.
+        softmax_bits: width of attention's softmax; None leaves it in float.
     """
 
     layers: Mapping[str, QuantizedLayer]
     floats: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     time_tables: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    general: Mapping[str, GeneralLayer] = field(default_factory=dict)
+    softmax_bits: int | None = None
 
 
 Method = Callable[[QuantizationJob], QuantizedUNet]
