@@ -38,6 +38,7 @@ _REGISTRY = {
     "dpm++2m": _Named("DPMSolverMultistepScheduler", {**_DPM_SOLVER_2M, "use_karras_sigmas": False}),
     "dpm++2m-karras": _Named("DPMSolverMultistepScheduler", {**_DPM_SOLVER_2M, "use_karras_sigmas": True}),
     "unipc": _Named("UniPCMultistepScheduler"),
+    "lcm": _Named("LCMScheduler"),
 }
 
 SCHEDULER_NAMES = tuple(_REGISTRY)

@@ -139,7 +139,7 @@ def test_named_scheduler_draws_what_diffusers_draws(
             extract_plan(scheduler, steps)
         return
     plan = check(scheduler, steps, monkeypatch)
-    assert (max(call.noise for call in plan.calls) > 0) == (name == "euler-a" and steps > 1)
+    assert (max(call.noise for call in plan.calls) > 0) == (name in ("euler-a", "lcm") and steps > 1)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_extraction_leaves_scheduler_and_diffusers_alone() -> None:
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "set use_flow_sigmas to false"),
         ("DDPMScheduler", {"variance_type": "learned_range"}, "set variance_type to fixed_small"),
         ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction"}, "prediction_type 'flow_prediction'"),
-        ("LCMScheduler", {}, "LCMScheduler is not supported; choose one of DDIMScheduler"),
+        ("TCDScheduler", {}, "TCDScheduler is not supported; choose one of DDIMScheduler"),
         ("DDIMScheduler", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "rescale_betas_zero_snr to false"),
         ("UniPCMultistepScheduler", {"solver_type": "bh1"}, "final_sigmas_type to sigma_min"),
     ],

@@ -31,6 +31,7 @@ CLASSES = {
     "dpm++2m": "DPMSolverMultistepScheduler",
     "dpm++2m-karras": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
+    "lcm": "LCMScheduler",
 }
 
 
@@ -46,7 +47,7 @@ def test_name_keeps_the_models_noise_schedule(name: str) -> None:
     assert type(scheduler) is getattr(diffusers, CLASSES[name])
     for option in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type", "steps_offset"):
         assert scheduler.config[option] == CONFIG[option]
-    assert scheduler.config.timestep_spacing == "leading"
+    assert scheduler.config.timestep_spacing == "leading"  # the LCM scheduler keeps it and does not use it
     assert not scheduler.config.get("clip_sample") and not scheduler.config.get("thresholding")
     assert make_scheduler(name, CONFIG, spacing="trailing").config.timestep_spacing == "trailing"
     if "dpm" in name:
