@@ -69,7 +69,7 @@ class TimestepUNet(StepUNet):
         # A plan of one call has no midpoint, and a program no empty tensor: no timestep is below 0.
         self.register_buffer("thresholds", torch.tensor(call_thresholds(timesteps) or [0], dtype=torch.int32))
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:  # type: ignore[override]
         """
         Args:
             sample: scaled state, float [B, C, H, W].
