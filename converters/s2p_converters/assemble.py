@@ -22,6 +22,7 @@ from s2p_runtime.bundle import (
     Component,
     GoldenRun,
     LayerSummary,
+    PictureSize,
     QuantizationSummary,
     Target,
     TokenizerSpec,
@@ -127,6 +128,7 @@ def write_manifest(
     golden: tuple[GoldenRun, ...],
     unet_download_bytes: int,
     tokenizer: TokenizerSpec,
+    sizes: tuple[PictureSize, ...] = (),
 ) -> BundleManifest:
     """Write the manifest last: it lists every other file."""
     source = checkpoint.manifest
@@ -151,6 +153,7 @@ def write_manifest(
             layers=layers,
         ),
         golden=golden,
+        sizes=sizes,
         files=file_entries(folder),
     )
     write_contract(folder / MANIFEST_NAME, manifest)

@@ -16,7 +16,10 @@ COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 
 
 class Backend(Protocol):
-    """The three components of a bundle as functions on arrays. Components are loaded at first use."""
+    """The three components of a bundle as functions on arrays. Components are loaded at first use.
+
+    Where a bundle draws several picture sizes, the latents' shape chooses the program.
+    """
 
     def load(self, component: str) -> None:
         """Load one of :data:`COMPONENTS` now."""

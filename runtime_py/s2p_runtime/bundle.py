@@ -5,12 +5,13 @@ A bundle is read with :func:`open_bundle`, which checks every file against its S
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
@@ -22,6 +23,8 @@ BUNDLE_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 
 Target = Literal["coreml", "executorch"]
+DEFAULT_METHOD: dict[Target, str] = {"coreml": "main", "executorch": "forward"}
+"""Method (or ML Program function) of a component that has but one."""
 
 
 class TensorSpec(Contract):
@@ -114,8 +117,31 @@ class GoldenRun(Contract):
     path: str
 
 
+class PictureSize(Contract):
+    """A size of pictures that a bundle draws. U-Net and VAE decoder have a method for each; the weights exist once.
+
+    ``check`` is a safetensors file with calls at this size, null where golden runs are of this size.
+    """
+
+    width: int = Field(ge=1, description="of the picture, in pixels")
+    height: int = Field(ge=1, description="of the picture, in pixels")
+    latent_width: int = Field(ge=1)
+    latent_height: int = Field(ge=1)
+    method: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="ExecuTorch method, or function of the ML Program")
+    check: str | None = None
+
+    @property
+    def title(self) -> str:
+        """``WxH``"""
+        return f"{self.width}x{self.height}"
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape, [..., H, W], is of this size's latents."""
+        return shape[-2:] == (self.latent_height, self.latent_width)
+
+
 class BundleManifest(Contract):
-    """``manifest.json`` of a bundle."""
+    """``manifest.json`` of a bundle. ``sizes`` is empty, and absent in JSON, where there is but one."""
 
     format: Literal["s2p-bundle"] = "s2p-bundle"
     version: int = BUNDLE_VERSION
@@ -131,6 +157,7 @@ class BundleManifest(Contract):
     tokenizer: TokenizerSpec
     quantization: QuantizationSummary
     golden: tuple[GoldenRun, ...]
+    sizes: tuple[PictureSize, ...] = Field((), description="sizes of pictures, that of ``latents`` first")
     files: dict[str, FileEntry] = Field(description="every file of the bundle but the manifest, by relative path")
 
     @model_validator(mode="after")
@@ -141,7 +168,81 @@ class BundleManifest(Contract):
         for path in (self.tokenizer.vocab, self.tokenizer.merges, *(run.path for run in self.golden)):
             if path not in self.files:
                 raise ValueError(f"file {path} is not listed")
+        self._check_sizes()
         return self
+
+    def _check_sizes(self) -> None:
+        if not self.sizes:
+            return
+        if not self.sizes[0].fits(self.latents.shape) or self.sizes[0].method != DEFAULT_METHOD[self.target]:
+            raise ValueError("sizes: the first is not that of the latents")
+        for key in ("title", "method"):
+            if len({getattr(size, key) for size in self.sizes}) != len(self.sizes):
+                raise ValueError(f"sizes: two have the same {'size' if key == 'title' else key}")
+        for size in self.sizes[1:]:
+            if size.check is None or size.check not in self.files:
+                raise ValueError(f"sizes: file {size.check} of {size.title} is not listed")
+
+    @model_serializer(mode="wrap")
+    def _without_empty_sizes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Readers of the first release refuse fields that they do not know.
+        document: dict[str, Any] = handler(self)
+        if not self.sizes:
+            document.pop("sizes", None)
+        return document
+
+    @property
+    def picture_sizes(self) -> tuple[PictureSize, ...]:
+        """Sizes that the bundle draws, its own first; also where ``sizes`` is absent."""
+        if self.sizes:
+            return self.sizes
+        height, width = self.components["vae_decoder"].outputs[0].shape[-2:]
+        return (
+            PictureSize(
+                width=width,
+                height=height,
+                latent_width=self.latents.width,
+                latent_height=self.latents.height,
+                method=DEFAULT_METHOD[self.target],
+            ),
+        )
+
+    def size_of(self, shape: tuple[int, ...]) -> PictureSize:
+        """The size whose latents have the shape [..., H, W].
+
+        Raises:
+            S2PError: the bundle has no such size.
+        """
+        for size in self.picture_sizes:
+            if size.fits(shape):
+                return size
+        known = " or ".join(f"{size.latent_height}x{size.latent_width}" for size in self.picture_sizes)
+        raise S2PError(f"{self.name} takes latents [..., H, W] of {known}, not {list(shape)}; use the shapes of the manifest")
+
+    def size_named(self, title: str) -> PictureSize:
+        """The size called ``WIDTHxHEIGHT``.
+
+        Raises:
+            S2PError: no size, or the bundle does not draw it.
+        """
+        wanted = parse_size(title)
+        for size in self.picture_sizes:
+            if (size.width, size.height) == wanted:
+                return size
+        known = ", ".join(size.title for size in self.picture_sizes)
+        raise S2PError(f"the bundle draws {known}, not {title}; choose one of these, or convert again with --size {title}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``512x768`` -> (512, 768): width and height in pixels.
+
+    Raises:
+        S2PError: anything else.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if match is None:
+        raise S2PError(f"{text!r} is no picture size; give width and height in pixels, like 512x768")
+    return int(match[1]), int(match[2])
 
 
 class Bundle:

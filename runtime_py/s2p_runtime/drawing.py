@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32, Backend
-from s2p_runtime.bundle import Bundle
+from s2p_runtime.bundle import Bundle, PictureSize
 from s2p_runtime.pictures import to_picture
 from s2p_runtime.plan import denoise, guide, initial_latents
 from s2p_runtime.tokenizer import ClipTokenizer
@@ -74,13 +74,20 @@ def decode_latents(bundle: Bundle, backend: Backend, latents: Array32) -> Array3
 
 
 def draw(
-    bundle: Bundle, backend: Backend, prompt: str, seed: int, on_call: Callable[[int, Array32], None] | None = None
+    bundle: Bundle,
+    backend: Backend,
+    prompt: str,
+    seed: int,
+    on_call: Callable[[int, Array32], None] | None = None,
+    size: PictureSize | None = None,
 ) -> Drawing:
-    """Draw a prompt from Philox noise of ``seed``."""
+    """Draw a prompt from Philox noise of ``seed``, in one of the manifest's sizes (None: the bundle's own)."""
     manifest = bundle.manifest
+    chosen = size or manifest.picture_sizes[0]
     tokenizer = bundle_tokenizer(bundle)
     embeddings = encode_prompt(bundle, backend, tokenizer, prompt)
-    start = initial_latents(manifest.plan, seed, manifest.latents.shape)
+    shape = (1, manifest.latents.channels, chosen.latent_height, chosen.latent_width)
+    start = initial_latents(manifest.plan, seed, shape)
     latents = draw_latents(bundle, backend, embeddings, start, seed, on_call)
     picture = to_picture(decode_latents(bundle, backend, latents))
     return Drawing(picture, latents, tokenizer.tokens_dropped(prompt))

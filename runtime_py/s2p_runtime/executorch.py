@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.bundle import Bundle, TensorSpec
+from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, PictureSize, TensorSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
 
-METHOD = "forward"
 Array32 = NDArray[np.float32]
 
 
@@ -54,7 +53,7 @@ def check_version(built_with: str, installed: str, bundle: str) -> None:
 
 
 class ExecuTorchBackend:
-    """Runs the .pte components of a bundle. Programs are loaded at first use."""
+    """Runs the .pte components of a bundle. Programs are loaded at first use, and of several picture sizes only those in use."""
 
     def __init__(self, bundle: Bundle) -> None:
         """
@@ -70,16 +69,21 @@ class ExecuTorchBackend:
         for component in manifest.components.values():
             check_version(component.backend, installed, bundle.folder.name)
         self.bundle = bundle
-        self._programs: dict[str, tuple[Any, Any]] = {}
+        self._programs: dict[str, Any] = {}
+        self._methods: dict[tuple[str, str], Any] = {}
 
     def load(self, component: str) -> None:
-        """Load a component now instead of at its first use.
+        """Load a component now instead of at its first use, at the bundle's own picture size.
 
         Raises:
             S2PError: the file was altered or truncated since the bundle was opened, or is no program for this runtime.
         """
-        if component in self._programs:
-            return
+        self._method(component, DEFAULT_METHOD["executorch"])
+
+    def _method(self, component: str, name: str) -> Any:
+        """A loaded method of a component."""
+        if (component, name) in self._methods:
+            return self._methods[component, name]
         spec, path = self.bundle.component(component)
         if sha256_file(path) != self.bundle.manifest.files[spec.path].sha256:
             raise S2PError(f"{spec.path} in {self.bundle.folder.name} was altered (sha256 differs); get the folder again")
@@ -87,13 +91,17 @@ class ExecuTorchBackend:
             with quiet_import():
                 from executorch.runtime import Runtime
 
-                program = Runtime.get().load_program(path)
-                method = program.load_method(METHOD)
+                # A method points into the program's memory without keeping it alive.
+                if component not in self._programs:
+                    self._programs[component] = Runtime.get().load_program(path)
+                method = self._programs[component].load_method(name)
+            if method is None:
+                raise ValueError(f"it has no method {name}")
         except (RuntimeError, ValueError, KeyError, ImportError) as error:
             reason = str(error).splitlines()[0]
             raise S2PError(f"executorch cannot load {spec.path} ({reason}); convert the checkpoint again") from error
-        # The method points into the program's memory without keeping it alive.
-        self._programs[component] = (program, method)
+        self._methods[component, name] = method
+        return method
 
     def describe(self, component: str) -> str:
         """See :class:`s2p_runtime.backends.Backend`."""
@@ -115,16 +123,18 @@ class ExecuTorchBackend:
         if ask is None or ask() != threads:
             raise S2PError(f"this executorch cannot be told to use {threads} threads; leave --threads out")
 
-    def _run(self, component: str, inputs: Sequence[NDArray[Any]]) -> Array32:
+    def _run(self, component: str, inputs: Sequence[NDArray[Any]], size: PictureSize | None = None) -> Array32:
+        """One call; ``size`` is that of the first input where there may be several."""
         spec, _ = self.bundle.component(component)
-        for given, wanted in zip(inputs, spec.inputs, strict=True):
+        first = spec.inputs[0] if size is None else resized(spec.inputs[0], size)
+        for given, wanted in zip(inputs, (first, *spec.inputs[1:]), strict=True):
             check_input(given, wanted, component)
-        self.load(component)
+        method = self._method(component, DEFAULT_METHOD["executorch"] if size is None else size.method)
         import torch
 
         try:
             with quiet_import():
-                outputs = self._programs[component][1].execute([torch.from_numpy(np.ascontiguousarray(x)) for x in inputs])
+                outputs = method.execute([torch.from_numpy(np.ascontiguousarray(x)) for x in inputs])
         except RuntimeError as error:
             raise S2PError(f"{component} failed to run ({str(error).splitlines()[0]}); convert the checkpoint again") from error
         # The runtime reuses its output buffer in the next call.
@@ -144,11 +154,16 @@ class ExecuTorchBackend:
         calls = len(self.bundle.manifest.plan.calls)
         if not 0 <= step < calls:
             raise S2PError(f"step {step} is outside of the plan's {calls} calls; give 0 to {calls - 1}")
-        return self._run("unet", [sample, np.array([step], np.int64), embeddings])
+        return self._run("unet", [sample, np.array([step], np.int64), embeddings], self.bundle.manifest.size_of(sample.shape))
 
     def decode(self, latents: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
-        return self._run("vae_decoder", [latents])
+        return self._run("vae_decoder", [latents], self.bundle.manifest.size_of(latents.shape))
+
+
+def resized(spec: TensorSpec, size: PictureSize) -> TensorSpec:
+    """The manifest's entry of latents [..., H, W], at another picture size."""
+    return spec.model_copy(update={"shape": (*spec.shape[:-2], size.latent_height, size.latent_width)})
 
 
 def check_input(given: NDArray[Any], wanted: TensorSpec, component: str) -> None:

@@ -6,9 +6,10 @@ So each constant's sum and a position-weighted sum, taken when the bundle was ma
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from s2p_runtime.bundle import Bundle, BundleManifest
 from s2p_runtime.errors import S2PError
 from s2p_runtime.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from s2p_runtime.mil import Weight
 
 FINGERPRINT_FILE = "golden/constants.safetensors"
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
@@ -29,7 +33,8 @@ def moments(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def constant_moments(folder: Path, manifest_components: dict[str, str]) -> dict[str, NDArray[np.float64]]:
-    """Moments of every tensor constant of .mlpackage components, by ``component/constant``.
+    """Moments of every tensor constant of .mlpackage components, by ``component/constant``; of functions other than ``main`` by
+    ``component@function/constant``.
 
     Args:
         manifest_components: component -> path of its package below ``folder``.
@@ -38,11 +43,28 @@ def constant_moments(folder: Path, manifest_components: dict[str, str]) -> dict[
 
     result = {}
     for component, path in manifest_components.items():
-        for weight in load_program(folder / path).weights():
-            dense = weight.dense(exact=True)
-            if dense.dtype.kind in "fiu" and dense.size:
-                result[f"{component}/{weight.name}"] = moments(dense)
+        program = load_program(folder / path)
+        # Functions share most of their weights; summing is slow, hashing is not.
+        known: dict[bytes, NDArray[np.float64]] = {}
+        for function in program.functions:
+            prefix = component if function == "main" else f"{component}@{function}"
+            for weight in program.weights(function):
+                digest = _digest(weight)
+                if digest not in known:
+                    dense = weight.dense(exact=True)
+                    known[digest] = moments(dense) if dense.dtype.kind in "fiu" and dense.size else np.zeros(0)
+                if known[digest].size:
+                    result[f"{prefix}/{weight.name}"] = known[digest]
     return result
+
+
+def _digest(weight: Weight) -> bytes:
+    """Of everything that a weight's dense value depends on."""
+    digest = hashlib.sha256(f"{weight.form} {weight.type}".encode())
+    for name, part in sorted(weight.stored().items()):
+        digest.update(f"{name} {part.dtype} {part.shape}".encode())
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.digest()
 
 
 def write_fingerprint(folder: Path, components: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32, Compute
-from s2p_runtime.bundle import Bundle
+from s2p_runtime.bundle import DEFAULT_METHOD, Bundle
 from s2p_runtime.errors import S2PError
 from s2p_runtime.feeds import decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.mil import Program, load_program
@@ -47,9 +47,11 @@ class InterpreterBackend:
         if threads is not None:
             torch.set_num_threads(threads)
 
-    def _run(self, component: str, feeds: dict[str, NDArray[Any]], output: str) -> Array32:
+    def _run(
+        self, component: str, feeds: dict[str, NDArray[Any]], output: str, function: str = DEFAULT_METHOD["coreml"]
+    ) -> Array32:
         self.load(component)
-        results = self._programs[component].run(feeds, compute=self.compute)
+        results = self._programs[component].run(feeds, compute=self.compute, function=function)
         if output not in results:
             raise S2PError(f"a component of {self.bundle.folder.name} has no output {output}; convert the checkpoint again")
         return results[output].astype(np.float32)
@@ -62,9 +64,9 @@ class InterpreterBackend:
     def predict(self, sample: Array32, step: int, embeddings: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
         feeds = unet_feeds(self.bundle.component("unet")[0], self.bundle.manifest.plan, sample, step, embeddings)
-        return self._run("unet", feeds, "noise_pred")
+        return self._run("unet", feeds, "noise_pred", self.bundle.manifest.size_of(sample.shape).method)
 
     def decode(self, latents: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
         feeds = decoder_feeds(self.bundle.component("vae_decoder")[0], latents)
-        return self._run("vae_decoder", feeds, "image")
+        return self._run("vae_decoder", feeds, "image", self.bundle.manifest.size_of(latents.shape).method)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32, Backend, open_backend
-from s2p_runtime.bundle import Bundle, GoldenRun
+from s2p_runtime.bundle import Bundle, GoldenRun, PictureSize
 from s2p_runtime.contract import Contract
 from s2p_runtime.drawing import decode_latents, draw_latents
 from s2p_runtime.errors import S2PError
@@ -103,7 +103,8 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
     """Run the text encoder, the whole denoising loop and the VAE decoder of every golden run.
 
     Every U-Net call is checked at its recorded input, then the loop runs freely and its end gives a PSNR. Core ML programs are
-    checked in float64 and run freely in their declared precision, so that the PSNR shows what fp16 arithmetic leaves.
+    checked in float64 and run freely in their declared precision, so that the PSNR shows what fp16 arithmetic leaves. Picture
+    sizes beside the bundle's own are checked at their recorded calls.
 
     Raises:
         S2PError: a golden run is unreadable, or a component cannot run.
@@ -124,6 +125,11 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
             final = draw_latents(bundle, declared, embeddings, start, run.seed, lambda *_: advance())
         psnr = psnr_db(final, tensors["quantized_latents"])
         golden.append(GoldenCheck(id=run.id, latent_psnr_db=_finite(psnr), ok=psnr is None or psnr >= MINIMUM_LATENT_PSNR_DB))
+    for size in bundle.manifest.picture_sizes[1:]:
+        with listener.stage(f"size {size.title}", 1) as advance:
+            for name, error in size_errors(bundle, exact, size).items():
+                worst.update(name, error)
+            advance()
     components = {
         name: ComponentCheck(max_relative_error=_finite(error), tolerance=tolerances[name], ok=error <= tolerances[name])
         for name, error in worst.errors.items()
@@ -131,6 +137,28 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
     altered = check_fingerprint(bundle) if FINGERPRINT_FILE in bundle.manifest.files else []
     ok = bool(golden) and not altered and all(c.ok for c in components.values()) and all(g.ok for g in golden)
     return Verification(ok=ok, components=components, golden=tuple(golden), altered_constants=tuple(altered))
+
+
+_SIZE_TENSORS = ("text_embeddings", "sample", "noise_pred_calls", "noise_pred", "latents", "image")
+
+
+def size_errors(bundle: Bundle, backend: Backend, size: PictureSize) -> dict[str, float]:
+    """Largest relative errors of ``unet`` and ``vae_decoder`` over the recorded calls of a size beside the bundle's own.
+
+    Raises:
+        S2PError: the recorded calls are unreadable, or a component cannot run.
+    """
+    assert size.check is not None
+    tensors = read_tensors(bundle.path(size.check))
+    for name in _SIZE_TENSORS:
+        if name not in tensors:
+            raise S2PError(f"{size.check} of {bundle.folder.name} lacks {name}; convert the checkpoint again")
+    errors = [
+        relative_error(backend.predict(tensors["sample"], int(call), tensors["text_embeddings"]), expected)
+        for call, expected in zip(tensors["noise_pred_calls"], tensors["noise_pred"], strict=True)
+    ]
+    image = backend.decode(tensors["latents"])
+    return {"unet": max(errors), "vae_decoder": relative_error(image, tensors["image"])}
 
 
 def _finite(value: float | None) -> float | None:

@@ -25,31 +25,48 @@ DEFAULT_STEPS = 25
 
 
 def draw_source(
-    source: str, prompt: str, seed: int, progress: Progress, *, scheduler: str | None, steps: int | None, guidance: float | None
+    source: str,
+    prompt: str,
+    seed: int,
+    progress: Progress,
+    *,
+    scheduler: str | None,
+    steps: int | None,
+    guidance: float | None,
+    size: str | None = None,
 ) -> Drawing:
     """Draw with whatever ``source`` is.
 
+    Args:
+        size: ``WIDTHxHEIGHT`` in pixels, one of a bundle's.
+
     Raises:
-        S2PError: ``source`` is none of the three, or a checkpoint or bundle is asked for another sampler than its own.
+        S2PError: ``source`` is none of the three, a checkpoint or bundle is asked for another sampler than its own, or a size is
+            asked of anything but a bundle that draws it.
     """
     folder = Path(source)
     if source != DEMO_NAME and not folder.exists():
         raise S2PError(f"{source} does not exist; give 'demo', a model folder, a checkpoint or a bundle")
     is_bundle = (folder / MANIFEST_NAME).is_file()
+    if size is not None and not is_bundle:
+        raise S2PError("--size chooses among the sizes of a bundle; leave it out, or give a bundle converted with --size")
     if source != DEMO_NAME and (is_bundle or is_checkpoint(folder)):
         if not (scheduler is None and steps is None and guidance is None):
             raise S2PError(f"{source} was made for one sampling plan; leave --scheduler, --steps and --guidance out")
-        return _draw_bundle(folder, prompt, seed, progress) if is_bundle else _draw_checkpoint(folder, prompt, seed, progress)
+        if is_bundle:
+            return _draw_bundle(folder, prompt, seed, progress, size)
+        return _draw_checkpoint(folder, prompt, seed, progress)
     model = open_model(source)
     plan = plan_for(model.folder / "scheduler", scheduler, steps or DEFAULT_STEPS)
     chosen = model.guidance if guidance is None else guidance
     return _draw(model, float_unet(model, plan), plan, chosen, prompt, seed, progress)
 
 
-def _draw_bundle(folder: Path, prompt: str, seed: int, progress: Progress) -> Drawing:
+def _draw_bundle(folder: Path, prompt: str, seed: int, progress: Progress, size: str | None) -> Drawing:
     bundle = open_bundle(folder)
+    chosen = None if size is None else bundle.manifest.size_named(size)
     with progress.stage("drawing", len(bundle.manifest.plan.calls)) as advance:
-        return draw(bundle, open_backend(bundle), prompt, seed, lambda *_: advance())
+        return draw(bundle, open_backend(bundle), prompt, seed, lambda *_: advance(), chosen)
 
 
 def _draw_checkpoint(folder: Path, prompt: str, seed: int, progress: Progress) -> Drawing:

@@ -115,6 +115,28 @@ GoldenRun read_golden(Fields fields) {
   return run;
 }
 
+PictureSize read_size(Fields fields) {
+  PictureSize size;
+  size.width = fields.integer("width", 1);
+  size.height = fields.integer("height", 1);
+  size.latent_width = fields.integer("latent_width", 1, kMaxLatentDimension);
+  size.latent_height = fields.integer("latent_height", 1, kMaxLatentDimension);
+  size.method = fields.text("method");
+  const Json* check = fields.optional("check");
+  if (check != nullptr && !check->is_null()) size.check = fields.text("check");
+  fields.finish();
+  return size;
+}
+
+void check_sizes(const Manifest& manifest) {
+  for (std::size_t i = 0; i < manifest.sizes.size(); ++i) {
+    const PictureSize& size = manifest.sizes[i];
+    const bool own = size.latent_width == manifest.latents.width && size.latent_height == manifest.latents.height;
+    if (i == 0 && !own) invalid("sizes", "the first is not that of the latents");
+    if (i > 0 && (!size.check || manifest.files.count(*size.check) == 0)) invalid("sizes", size.method + " has no listed file");
+  }
+}
+
 void check_format(const Json& document, const std::string& source) {
   const bool known = document.is_object() && document.contains("format") && document["format"] == kFormat;
   if (!known) {
@@ -171,6 +193,12 @@ Manifest read_manifest(const Json& document) {
   for (std::size_t i = 0; i < golden.size(); ++i) {
     manifest.golden.push_back(read_golden(Fields(golden[i], "golden." + std::to_string(i))));
   }
+  if (const Json* sizes = fields.optional("sizes")) {
+    if (!sizes->is_array()) invalid("sizes", "not a list");
+    for (std::size_t i = 0; i < sizes->size(); ++i) {
+      manifest.sizes.push_back(read_size(Fields((*sizes)[i], "sizes." + std::to_string(i))));
+    }
+  }
   const Json& files = fields.required("files");
   if (!files.is_object()) invalid("files", "not an object");
   for (const auto& [name, value] : files.items()) {
@@ -180,6 +208,7 @@ Manifest read_manifest(const Json& document) {
   }
   fields.finish();
   check_references(manifest);
+  check_sizes(manifest);
   return manifest;
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +13,17 @@ from torch import Tensor
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.coreml.apple import FloatIdsTextEncoder, TimestepUNet, unet_inputs
 from s2p_converters.coreml.emission import EmittedWeight, WeightTable, constant_name, emitted_weight
+from s2p_converters.coreml.functions import merge_functions
 from s2p_converters.coreml.layers import CoreMLOperators, check_float16_range
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.coreml.package import Port, convert_module
 from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import Constants, exact, load_floats, table_columns, to_float16, to_float32
 from s2p_converters.unet import StepTables, StepUNet
-from s2p_runtime.bundle import Component, LayerSummary
+from s2p_runtime.bundle import DEFAULT_METHOD, Component, LayerSummary
+
+LatentShapes = Mapping[str, tuple[int, int]]
+"""Latent height and width by function, the checkpoint's own first."""
 
 
 def program_constants(options: CoreMLOptions) -> Constants:
@@ -34,19 +40,35 @@ def program_constants(options: CoreMLOptions) -> Constants:
     return Constants(stored, weight, options.quantizes_activations)
 
 
-def unet_ports(checkpoint: Checkpoint, options: CoreMLOptions) -> tuple[list[Port], Port]:
-    """Inputs and output of the U-Net in the chosen layout."""
+def _own_shape(checkpoint: Checkpoint) -> LatentShapes:
     latents = checkpoint.manifest.latents
+    return {DEFAULT_METHOD["coreml"]: (latents.height, latents.width)}
+
+
+def unet_ports(checkpoint: Checkpoint, options: CoreMLOptions, size: tuple[int, int]) -> tuple[list[Port], Port]:
+    """Inputs and output of the U-Net in the chosen layout, for latents of a height and width."""
     batch = 2 if checkpoint.manifest.guidance > 1 else 1
-    shape = (batch, latents.channels, latents.height, latents.width)
+    shape = (batch, checkpoint.manifest.latents.channels, *size)
     tokens = checkpoint.manifest.tokenizer.max_length
     inputs = [
         Port("sample", shape),
         Port("step", (1,), "int32"),
         Port("encoder_hidden_states", (batch, tokens, checkpoint.structure.context_dim)),
     ]
-    output = Port("noise_pred", (batch, checkpoint.structure.out_channels, latents.height, latents.width))
+    output = Port("noise_pred", (batch, checkpoint.structure.out_channels, *size))
     return unet_inputs(inputs) if options.layout == "apple" else inputs, output
+
+
+def _write_functions(sizes: LatentShapes, path: Path, write: Callable[[tuple[int, int], Path], None]) -> None:
+    """One program by ``write`` for a single size; for several a function each, sharing their weights."""
+    if len(sizes) == 1:
+        write(next(iter(sizes.values())), path)
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        packages = {function: Path(scratch) / f"{function}.mlpackage" for function in sizes}
+        for function, size in sizes.items():
+            write(size, packages[function])
+        merge_functions(packages, path)
 
 
 @dataclass(frozen=True)
@@ -57,8 +79,10 @@ class ConvertedUNet:
     layers: tuple[LayerSummary, ...]
 
 
-def convert_unet(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> ConvertedUNet:
-    """Write the quantized U-Net into a bundle's folder.
+def convert_unet(
+    checkpoint: Checkpoint, options: CoreMLOptions, folder: Path, sizes: LatentShapes | None = None
+) -> ConvertedUNet:
+    """Write the quantized U-Net into a bundle's folder, a function for each size (None: the checkpoint's).
 
     Raises:
         S2PError: a layer can overflow float16, or the conversion fails.
@@ -74,10 +98,15 @@ def convert_unet(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -
         unet = StepUNet(checkpoint.structure, tables, operators)
     load_floats(unet, checkpoint, exact, skip={f"{name}.weight" for name in checkpoint.layers})
     emitted = {name: emitted_weight(layer, options) for name, layer in checkpoint.layers.items()}
-    table = WeightTable({constant_name(name): weight for name, weight in emitted.items()})
-    inputs, output = unet_ports(checkpoint, options)
-    path = folder / options.packages["unet"]
-    convert_module(unet, inputs, output, path, minimum_os=options.minimum_os, half=options.half, weights=table)
+    sizes = sizes or _own_shape(checkpoint)
+
+    def write(size: tuple[int, int], path: Path) -> None:
+        table = WeightTable({constant_name(name): weight for name, weight in emitted.items()})
+        ports = unet_ports(checkpoint, options, size)
+        convert_module(unet, *ports, path, minimum_os=options.minimum_os, half=options.half, weights=table)
+
+    _write_functions(sizes, folder / options.packages["unet"], write)
+    inputs, output = unet_ports(checkpoint, options, next(iter(sizes.values())))
     component = _component(options.packages["unet"], inputs, output, options.minimum_os, options.half)
     return ConvertedUNet(component, _summaries(checkpoint, emitted, options))
 
@@ -114,18 +143,25 @@ def convert_text_encoder(checkpoint: Checkpoint, options: CoreMLOptions, folder:
     return _component(options.packages["text_encoder"], [source], output, options.minimum_os, options.half)
 
 
-def convert_vae_decoder(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
-    """Write the VAE decoder into a bundle's folder."""
-    latents = checkpoint.manifest.latents
+def convert_vae_decoder(
+    checkpoint: Checkpoint, options: CoreMLOptions, folder: Path, sizes: LatentShapes | None = None
+) -> Component:
+    """Write the VAE decoder into a bundle's folder, a function for each size (None: the checkpoint's)."""
+    sizes = sizes or _own_shape(checkpoint)
     name = "z" if options.layout == "apple" else "latents"
-    source = Port(name, (1, latents.channels, latents.height, latents.width))
-    module = decoder_module(checkpoint)
-    with torch.no_grad():
-        shape = tuple(module(source.example()).shape)
-    output = Port("image", shape)
-    half = options.vae_precision == "fp16"
-    path = folder / options.packages["vae_decoder"]
-    convert_module(module, [source], output, path, minimum_os=options.minimum_os, half=half)
+    module, half = decoder_module(checkpoint), options.vae_precision == "fp16"
+
+    def ports(size: tuple[int, int]) -> tuple[Port, Port]:
+        source = Port(name, (1, checkpoint.manifest.latents.channels, *size))
+        with torch.no_grad():
+            return source, Port("image", tuple(module(source.example()).shape))
+
+    def write(size: tuple[int, int], path: Path) -> None:
+        source, output = ports(size)
+        convert_module(module, [source], output, path, minimum_os=options.minimum_os, half=half)
+
+    _write_functions(sizes, folder / options.packages["vae_decoder"], write)
+    source, output = ports(next(iter(sizes.values())))
     return _component(options.packages["vae_decoder"], [source], output, options.minimum_os, half)
 
 

@@ -46,6 +46,7 @@ class CoreMLOptions:
         vae_precision: of the VAE decoder; fp16 makes some VAEs overflow to black pictures.
         layout: names and shapes at the programs' interface and their places: ``s2p``, or ``apple`` as the Swift pipeline of
             apple/ml-stable-diffusion calls them.
+        sizes: (width, height) in pixels of pictures beside the checkpoint's own; the programs get a function for each (iOS18).
     """
 
     minimum_os: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"
@@ -55,6 +56,7 @@ class CoreMLOptions:
     precision: Literal["fp16", "fp32"] = "fp16"
     vae_precision: Literal["fp16", "fp32"] = "fp32"
     layout: Literal["s2p", "apple"] = "s2p"
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         _choose("minimum OS", self.minimum_os, MINIMUM_OS)
@@ -66,6 +68,12 @@ class CoreMLOptions:
         _choose("layout", self.layout, LAYOUTS)
         if self.palette == "per-channel" and self.minimum_os != "iOS18":
             raise S2PError(f"--palette per-channel needs iOS18, not {self.minimum_os}; pass --minimum-os iOS18")
+        if self.sizes and self.minimum_os != "iOS18":
+            raise S2PError(
+                f"--size needs programs of several functions, which {self.minimum_os} lacks; pass --minimum-os iOS18"
+            )
+        if self.sizes and self.layout == "apple":
+            raise S2PError("Apple's pipeline draws one size; convert with --layout s2p, or leave --size out")
 
     @property
     def quantizes_activations(self) -> bool:

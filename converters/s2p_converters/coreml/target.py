@@ -18,12 +18,14 @@ from s2p_converters.coreml.components import convert_text_encoder, convert_unet,
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import reference_unet
+from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
 from s2p_converters.unet import StepUNet
-from s2p_runtime.bundle import BundleManifest, Component
+from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, BundleManifest, Component
 from s2p_runtime.errors import CheckFailed
 from s2p_runtime.feeds import decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.fingerprint import write_fingerprint
 from s2p_runtime.mil import Program, load_program
+from s2p_runtime.mil_backend import InterpreterBackend
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
 from s2p_runtime.progress import Progress
@@ -48,14 +50,17 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
     """
     if options.layout == "apple":
         pipeline_settings(checkpoint)
+    sizes = picture_sizes(checkpoint, options.sizes, "coreml")
+    shapes = latent_shapes(checkpoint, sizes, "coreml")
+    functions = {shape: function for function, shape in shapes.items()}
     with progress.stage("text encoder", 1) as advance:
         text = convert_text_encoder(checkpoint, options, folder)
         advance()
     with progress.stage("VAE decoder", 1) as advance:
-        vae = convert_vae_decoder(checkpoint, options, folder)
+        vae = convert_vae_decoder(checkpoint, options, folder, shapes)
         advance()
     with progress.stage("U-Net", 1) as advance:
-        unet = convert_unet(checkpoint, options, folder)
+        unet = convert_unet(checkpoint, options, folder, shapes)
         advance()
     components = {"unet": unet.component, "text_encoder": text, "vae_decoder": vae}
     programs = {name: load_program(folder / component.path) for name, component in components.items()}
@@ -67,22 +72,28 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
         advance()
         _check_text_encoder(checkpoint, text, programs["text_encoder"], options)
         advance()
-        _check_decoder(checkpoint, vae, programs["vae_decoder"], options)
+        for shape, function in functions.items():
+            _check_decoder(checkpoint, vae, programs["vae_decoder"], options, shape, function)
         advance()
     outcome = Outcome(
         encode_text=lambda ids: _run(programs["text_encoder"], text_feeds(text, ids)),
         reference=reference,
-        decode=lambda latents: _run(programs["vae_decoder"], decoder_feeds(vae, latents)),
+        decode=lambda latents: _run(programs["vae_decoder"], decoder_feeds(vae, latents), functions[latents.shape[-2:]]),
     )
     tokenizer = copy_tokenizer(checkpoint, folder, options.tokenizer_folder)
     golden = write_golden(checkpoint, outcome, folder, progress)
+    write_size_calls(checkpoint, outcome, sizes, folder, progress)
     write_fingerprint(folder, {name: component.path for name, component in components.items()})
     download = folder_bytes(folder / unet.component.path)
-    return write_manifest(checkpoint, folder, "coreml", components, unet.layers, golden, download, tokenizer)
+    manifest = write_manifest(checkpoint, folder, "coreml", components, unet.layers, golden, download, tokenizer, sizes)
+    if sizes:
+        bundle = Bundle(folder, manifest)
+        check_sizes(bundle, InterpreterBackend(bundle, "float64"))
+    return manifest
 
 
-def _run(program: Program, feeds: dict[str, NDArray[Any]]) -> Array32:
-    return next(iter(program.run(feeds, compute="float64").values())).astype(np.float32)
+def _run(program: Program, feeds: dict[str, NDArray[Any]], function: str = DEFAULT_METHOD["coreml"]) -> Array32:
+    return next(iter(program.run(feeds, compute="float64", function=function).values())).astype(np.float32)
 
 
 def _demand(component: str, error: float, tolerance: float) -> None:
@@ -119,9 +130,16 @@ def _check_text_encoder(checkpoint: Checkpoint, component: Component, program: P
     _demand("text encoder", error, FLOAT_TOLERANCE[options.precision])
 
 
-def _check_decoder(checkpoint: Checkpoint, component: Component, program: Program, options: CoreMLOptions) -> None:
+def _check_decoder(
+    checkpoint: Checkpoint,
+    component: Component,
+    program: Program,
+    options: CoreMLOptions,
+    shape: tuple[int, int],
+    function: str,
+) -> None:
     latents = checkpoint.manifest.latents
-    value = latents.decoder_input(gaussian(_SELF_CHECK_SEED, latents.shape))
-    found = _run(program, decoder_feeds(component, value))
+    value = latents.decoder_input(gaussian(_SELF_CHECK_SEED, (1, latents.channels, *shape)))
+    found = _run(program, decoder_feeds(component, value), function)
     error = relative_error(found, _torch_output(decoder_module(checkpoint), value))
     _demand("VAE decoder", error, FLOAT_TOLERANCE[options.vae_precision])

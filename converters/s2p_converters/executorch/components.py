@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +19,18 @@ from s2p_converters.executorch.check import self_check
 from s2p_converters.executorch.inspection import LayerNode, ProgramSummary, check_integers, read_program
 from s2p_converters.executorch.operators import uses_four_bits
 from s2p_converters.executorch.options import ExecuTorchOptions
-from s2p_converters.executorch.partitioned import lower
+from s2p_converters.executorch.partitioned import lower, lower_methods
 from s2p_converters.executorch.program import build_program
+from s2p_converters.executorch.subgraph import NamedDataStore
 from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgraph
 from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet
-from s2p_runtime.bundle import Component, LayerSummary, TensorSpec
+from s2p_runtime.bundle import DEFAULT_METHOD, Component, LayerSummary, TensorSpec
 from s2p_runtime.errors import CheckFailed
 
-METHOD = "forward"
+METHOD = DEFAULT_METHOD["executorch"]
+LatentShapes = Mapping[str, tuple[int, int]]
+"""Latent height and width by method, :data:`METHOD` first."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,10 @@ def unet_shapes(checkpoint: Checkpoint) -> tuple[tuple[int, int, int, int], tupl
     return (batch, latents.channels, latents.height, latents.width), (batch, tokens, checkpoint.structure.context_dim)
 
 
-def convert_unet(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
-    """Write the quantized U-Net as ``path`` (.pte) and check the written file.
+def convert_unet(
+    checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions, sizes: LatentShapes | None = None
+) -> ComponentInfo:
+    """Write the quantized U-Net as ``path`` (.pte), a method for each size (None: the checkpoint's), and check the written file.
 
     Raises:
         S2PError: the recipe needs something that the backend cannot do.
@@ -78,8 +83,15 @@ def convert_unet(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions)
     scales = output_scales(checkpoint) if options.scheme == "static" else None
     floats = {name: np.asarray(value, np.float32) for name, value in checkpoint.floats.items()}
     columns = unet_columns(checkpoint.time_tables, checkpoint.layers, options.scheme)
-    graph = unet_subgraph(checkpoint.structure, checkpoint.layers, floats, columns, sample, context, options.scheme, scales)
-    data = build_program({METHOD: (UNetProgram(columns, graph), inputs)})
+    store = NamedDataStore()
+    methods = {}
+    for method, (height, width) in (sizes or {METHOD: sample[2:]}).items():
+        shape = (*sample[:2], height, width)
+        graph = unet_subgraph(
+            checkpoint.structure, checkpoint.layers, floats, columns, shape, context, options.scheme, scales, store
+        )
+        methods[method] = (UNetProgram(columns, graph), (torch.zeros(shape), *inputs[1:]))
+    data = build_program(methods)
     info = _write(path, data, options, _unet_specs(sample, context))
     summary = read_program(data)
     names = [spec.name for spec in checkpoint.specs]
@@ -118,7 +130,7 @@ def _layers(
 ) -> tuple[LayerSummary, ...]:
     stored: dict[str, list[LayerNode]] = {}
     for node in summary.layers:
-        if node.place:
+        if node.place and node.method == METHOD:
             stored.setdefault(names[node.place - 1], []).append(node)
     rows = []
     for spec in checkpoint.specs:
@@ -163,8 +175,10 @@ def convert_text_encoder(checkpoint: Checkpoint, path: Path, options: ExecuTorch
     return _write(path, lower(text_encoder_module(checkpoint), (ids,), options.backend), options, specs)
 
 
-def convert_vae_decoder(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
-    """Write the VAE decoder in float32: latents [1, C, H, W] -> image [1, 3, 8H, 8W]."""
+def convert_vae_decoder(
+    checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions, sizes: LatentShapes | None = None
+) -> ComponentInfo:
+    """Write the VAE decoder in float32, a method for each size: latents [1, C, H, W] -> image [1, 3, 8H, 8W]."""
     spec = checkpoint.manifest.latents
     latents = torch.zeros(1, spec.channels, spec.height, spec.width)
     module = decoder_module(checkpoint)
@@ -174,7 +188,9 @@ def convert_vae_decoder(checkpoint: Checkpoint, path: Path, options: ExecuTorchO
         (TensorSpec(name="latents", dtype="float32", shape=tuple(latents.shape)),),
         (TensorSpec(name="image", dtype="float32", shape=image),),
     )
-    return _write(path, lower(module, (latents,), options.backend), options, specs)
+    shapes = sizes or {METHOD: (spec.height, spec.width)}
+    methods = {method: (torch.zeros(1, spec.channels, *shape),) for method, shape in shapes.items()}
+    return _write(path, lower_methods(module, methods, options.backend), options, specs)
 
 
 def eager_component(module: nn.Module) -> Callable[[NDArray[Any]], NDArray[np.float32]]:

@@ -34,6 +34,7 @@ class LayerNode:
     """A convolution or fully connected node as it stands in the file.
 
     Attributes:
+        method: that it belongs to.
         place: position of the layer among the network's layers, from 1; 0 for arithmetic that is no layer.
         datatypes: of input, filter and output, e.g. ``("qdint8", "qcint8", "fp32")``.
         filter_bytes: stored weights.
@@ -41,6 +42,7 @@ class LayerNode:
         scale: float32 [O], None for float weights.
     """
 
+    method: str
     place: int
     kind: str
     datatypes: tuple[str, str, str]
@@ -57,7 +59,7 @@ class ProgramSummary:
         delegates: backend of each delegate, in order; subgraphs of all methods.
         operators: portable operators that run outside of delegates.
         nodes: how many XNNPACK nodes there are of each kind.
-        layers: convolution and fully connected nodes, in the order in which they run.
+        layers: convolution and fully connected nodes of all methods, in the order in which they run.
     """
 
     methods: tuple[str, ...]
@@ -94,7 +96,7 @@ def read_program(data: bytes) -> ProgramSummary:
                 blob = bytes(program.backend_delegate_data[part.processed.index].data)
                 graph = _read_subgraph(blob)
                 nodes.update(node["xnode_union_type"] for node in graph["xnodes"])
-                layers.extend(_layer_nodes(graph, constants))
+                layers.extend(_layer_nodes(plan.name, graph, constants))
     methods = tuple(plan.name for plan in program.execution_plan)
     return ProgramSummary(methods, tuple(delegates), tuple(sorted(operators)), dict(nodes), tuple(layers))
 
@@ -115,7 +117,7 @@ def _read_subgraph(blob: bytes) -> dict[str, Any]:
     return graph
 
 
-def _layer_nodes(graph: dict[str, Any], constants: Mapping[str, bytes]) -> Iterator[LayerNode]:
+def _layer_nodes(method: str, graph: dict[str, Any], constants: Mapping[str, bytes]) -> Iterator[LayerNode]:
     values: dict[int, tuple[dict[str, Any], dict[str, Any] | None]] = {}
     for entry in graph["xvalues"]:
         held = entry["xvalue_union"]
@@ -139,6 +141,7 @@ def _layer_nodes(graph: dict[str, Any], constants: Mapping[str, bytes]) -> Itera
         if quantization is not None:
             scale = np.frombuffer(constant(quantization["scale_buffer_idx"]), np.float32)
         yield LayerNode(
+            method=method,
             place=node["debug_handle"],
             kind=kind,
             datatypes=(datatype(body["input1_id"]), datatype(body["filter_id"]), datatype(body["output_id"])),
@@ -165,7 +168,7 @@ def expected_datatypes(layer: QuantizedLayer, scheme: Scheme) -> tuple[str, str,
 
 
 def check_integers(summary: ProgramSummary, names: Sequence[str], layers: Mapping[str, QuantizedLayer], scheme: Scheme) -> None:
-    """Compare every integer layer of a written program with the checkpoint, bit for bit.
+    """Compare every integer layer of each method of a written program with the checkpoint, bit for bit.
 
     Args:
         names: every layer of the network in order, as given when the program was written.
@@ -174,8 +177,15 @@ def check_integers(summary: ProgramSummary, names: Sequence[str], layers: Mappin
     Raises:
         CheckFailed: a layer is missing, runs in other datatypes, or holds other integers or scales.
     """
+    for method in summary.methods:
+        _check_method([node for node in summary.layers if node.method == method], names, layers, scheme)
+
+
+def _check_method(
+    nodes_of_method: Sequence[LayerNode], names: Sequence[str], layers: Mapping[str, QuantizedLayer], scheme: Scheme
+) -> None:
     found: dict[str, list[LayerNode]] = {}
-    for node in summary.layers:
+    for node in nodes_of_method:
         if node.place:
             found.setdefault(names[node.place - 1], []).append(node)
     for name, layer in layers.items():

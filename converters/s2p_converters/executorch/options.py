@@ -19,14 +19,18 @@ class ExecuTorchOptions:
         backend: what runs the programs. Only ``xnnpack`` computes with integers; the others get the weights multiplied out.
         scheme: how activations become int8, see :data:`s2p_converters.executorch.operators.Scheme`.
         self_check: run every integer layer alone against plain arithmetic.
+        sizes: (width, height) in pixels of pictures beside the checkpoint's own; the programs get a method for each.
     """
 
     backend: str = "xnnpack"
     scheme: Scheme = "pinned"
     self_check: bool = True
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise S2PError(f"unknown backend {self.backend!r}; choose from {', '.join(BACKENDS)}")
         if self.scheme not in SCHEMES:
             raise S2PError(f"unknown activation scheme {self.scheme!r}; choose from {', '.join(SCHEMES)}")
+        if self.sizes and self.backend != "xnnpack":
+            raise S2PError(f"--size needs --backend xnnpack; {self.backend} keeps the weights of every size apart")

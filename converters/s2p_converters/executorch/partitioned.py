@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,14 +68,25 @@ def lower(module: nn.Module, inputs: tuple[Any, ...], backend: str) -> bytes:
     Raises:
         S2PError: the backend is missing or cannot be lowered to on this machine.
     """
+    return lower_methods(module, {"forward": inputs}, backend)
+
+
+def lower_methods(module: nn.Module, methods: Mapping[str, tuple[Any, ...]], backend: str) -> bytes:
+    """A .pte with a method for each tuple of example inputs; their constants exist once.
+
+    Raises:
+        S2PError: the backend is missing or cannot be lowered to on this machine.
+    """
     chosen = partitioner(backend)
     try:
         with quiet_import(), torch.no_grad():
             from executorch.exir import to_edge_transform_and_lower
 
-            exported = torch.export.export(module.eval(), inputs)
             attention = torch.ops.aten.scaled_dot_product_attention.default
-            exported = exported.run_decompositions({attention: _plain_attention})
+            exported = {
+                name: torch.export.export(module.eval(), inputs).run_decompositions({attention: _plain_attention})
+                for name, inputs in methods.items()
+            }
             return bytes(to_edge_transform_and_lower(exported, partitioner=[chosen]).to_executorch().buffer)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

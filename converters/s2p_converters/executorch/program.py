@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def delegate(subgraph: Subgraph) -> nn.Module:
     return module
 
 
-def build_program(methods: dict[str, tuple[nn.Module, tuple[Any, ...]]]) -> bytes:
+def build_program(methods: Mapping[str, tuple[nn.Module, tuple[Any, ...]]]) -> bytes:
     """A .pte with one method per (module, example inputs); constants that methods share are stored once."""
     with quiet_import():
         exported = {name: torch.export.export(module, inputs) for name, (module, inputs) in methods.items()}

@@ -32,7 +32,7 @@ with quiet_import():
     from executorch.exir._serialize._named_data_store import NamedDataStore
 
 DataType = schema.XNNDatatype
-__all__ = ["Array32", "DataType", "Subgraph", "Value", "Weights", "XNNHeader", "pack_qcint4"]
+__all__ = ["Array32", "DataType", "NamedDataStore", "Subgraph", "Value", "Weights", "XNNHeader", "pack_qcint4"]
 Array32 = NDArray[np.float32]
 
 _ALIGNMENT = 16
@@ -77,10 +77,11 @@ def pack_qcint4(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
 class Subgraph:
     """A subgraph under construction. Methods append a node and return its output."""
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str] = (), store: NamedDataStore | None = None) -> None:
         """
         Args:
             names: layers of the network in a fixed order; a layer's node carries its place in it, from 1, as debug handle.
+            store: where constants are kept; subgraphs of one program that share it hold equal constants in memory once.
         """
         self._handles = {name: index + 1 for index, name in enumerate(names)}
         self._values: list[Any] = []
@@ -90,7 +91,7 @@ class Subgraph:
         self._buffers: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...]], Value] = {}
         self._data: list[Any] = [schema.ConstantDataOffset(0, 0)]
-        self._store = NamedDataStore()
+        self._store = NamedDataStore() if store is None else store
 
     # Values
 

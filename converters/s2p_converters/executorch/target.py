@@ -24,8 +24,10 @@ from s2p_converters.executorch.components import (
 from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import reference_unet
-from s2p_runtime.bundle import BundleManifest
+from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
+from s2p_runtime.bundle import Bundle, BundleManifest
 from s2p_runtime.errors import CheckFailed
+from s2p_runtime.executorch import ExecuTorchBackend
 from s2p_runtime.pictures import relative_error
 from s2p_runtime.progress import Progress
 from s2p_runtime.quiet import quiet_import
@@ -42,11 +44,17 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
         S2PError: a component cannot be lowered.
         CheckFailed: an emitted program does not hold or compute what it should.
     """
-    steps = {"text_encoder": convert_text_encoder, "vae_decoder": convert_vae_decoder, "unet": convert_unet}
+    sizes = picture_sizes(checkpoint, options.sizes, "executorch")
+    shapes = latent_shapes(checkpoint, sizes, "executorch")
+    steps: dict[str, Callable[[Path], ComponentInfo]] = {
+        "text_encoder": lambda path: convert_text_encoder(checkpoint, path, options),
+        "vae_decoder": lambda path: convert_vae_decoder(checkpoint, path, options, shapes),
+        "unet": lambda path: convert_unet(checkpoint, path, options, shapes),
+    }
     converted: dict[str, ComponentInfo] = {}
     for name, convert in steps.items():
         with progress.stage(name.replace("_", " "), 1) as advance:
-            converted[name] = convert(checkpoint, folder / f"{name}.pte", options)
+            converted[name] = convert(folder / f"{name}.pte")
             advance()
     outcome = Outcome(
         encode_text=eager_component(text_encoder_module(checkpoint)),
@@ -57,10 +65,15 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
         _check_floats(checkpoint, outcome, folder)
     tokenizer = copy_tokenizer(checkpoint, folder)
     golden = write_golden(checkpoint, outcome, folder, progress)
+    write_size_calls(checkpoint, outcome, sizes, folder, progress)
     components = {name: info.component for name, info in converted.items()}
     layers = converted["unet"].layers
     download = packed_bytes((folder / "unet.pte").read_bytes(), layers)
-    return write_manifest(checkpoint, folder, "executorch", components, layers, golden, download, tokenizer)
+    manifest = write_manifest(checkpoint, folder, "executorch", components, layers, golden, download, tokenizer, sizes)
+    if sizes:
+        bundle = Bundle(folder, manifest)
+        check_sizes(bundle, ExecuTorchBackend(bundle))
+    return manifest
 
 
 def _check_floats(checkpoint: Checkpoint, outcome: Outcome, folder: Path) -> None:

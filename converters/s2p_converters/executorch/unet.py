@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.executorch.operators import Scheme, XnnpackOperators, activation_columns
 from s2p_converters.executorch.program import delegate
-from s2p_converters.executorch.subgraph import Subgraph
+from s2p_converters.executorch.subgraph import NamedDataStore, Subgraph
 from s2p_converters.executorch.symbols import Symbol, image_input, image_output
 from s2p_converters.unet import StepUNet, UNetStructure, layer_specs
 
@@ -71,9 +71,10 @@ def unet_subgraph(
     context: tuple[int, int, int],
     scheme: Scheme,
     output_scales: Mapping[str, float] | None = None,
+    store: NamedDataStore | None = None,
 ) -> Subgraph:
     """The U-Net with inputs sample [B, C, H, W], encoder_hidden_states [B, N, D] and row [1, sum of columns]."""
-    graph = Subgraph([spec.name for spec in layer_specs(structure)])
+    graph = Subgraph([spec.name for spec in layer_specs(structure)], store)
     operators = XnnpackOperators(graph, layers, floats, scheme, output_scales)
     widths = {name: column.shape[1] for name, column in columns.items()}
     unet = StepUNet(structure, _SymbolTables(widths), operators)

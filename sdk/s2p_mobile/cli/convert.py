@@ -108,6 +108,12 @@ def convert(
         typer.Option(help="Core ML: s2p (default), or apple for apps on apple/ml-stable-diffusion's Swift pipeline."),
     ] = None,
     backend: Annotated[str | None, typer.Option(help="ExecuTorch: xnnpack (default), coreml or vulkan.")] = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size", metavar="WxH", help="Also draw pictures of this size in pixels; may be repeated. Weights are shared."
+        ),
+    ] = None,
     archive: Annotated[
         Path | None, typer.Option(metavar="FILE", help="ExecuTorch: also write the download form, one .s2pmobile.zip.")
     ] = None,
@@ -115,6 +121,7 @@ def convert(
     json: JsonOption = None,
 ) -> None:
     """Convert an S2P checkpoint into an app-ready bundle, checked against its golden runs."""
+    from s2p_runtime.bundle import parse_size
     from s2p_runtime.errors import S2PError
     from s2p_runtime.files import atomic_folder, refuse_existing
 
@@ -129,7 +136,10 @@ def convert(
         "layout": layout,
         "backend": backend,
     }
-    chosen = _choose(target, {name: value for name, value in given.items() if value is not None})
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if sizes:
+        options["sizes"] = tuple(parse_size(text) for text in sizes)
+    chosen = _choose(target, options)
     if archive is not None and target != "executorch":
         raise S2PError("--archive is an option of the ExecuTorch target; Core ML packages are small as they are, leave it out")
     destination = out or Path(f"{checkpoint.resolve().name if checkpoint else 'demo'}-{target}.s2pmobile")
@@ -156,13 +166,13 @@ def convert(
     _report(manifest, source, target, destination, time.monotonic() - start, settings, json)
 
 
-def _choose(target: str, given: dict[str, str]) -> _Target:
+def _choose(target: str, given: dict[str, Any]) -> _Target:
     from s2p_runtime.errors import S2PError
 
     if target not in TARGETS:
         raise S2PError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
     for name in given:
-        if _OPTIONS_OF[name] != target:
+        if _OPTIONS_OF.get(name, target) != target:
             option = name.replace("_", "-")
             raise S2PError(f"--{option} is an option of the target {_OPTIONS_OF[name]}; leave it out for {target}")
     return TARGETS[target](given)
@@ -180,6 +190,8 @@ def _report(
     summary = manifest.quantization
     ratio = summary.unet_fp32_bytes / summary.unet_bytes
     say(f"bundle: {destination} ({seconds:.0f} s)", json)
+    if manifest.sizes:
+        say(f"sizes: {', '.join(each.title for each in manifest.sizes)}", json)
     say(
         f"U-Net: {size(summary.unet_fp32_bytes // 2)} in fp16, {size(summary.unet_bytes)} quantized "
         f"({ratio / 2:.1f}x smaller than fp16, {ratio:.1f}x than fp32), {summary.average_weight_bits:.2f} bits a weight",

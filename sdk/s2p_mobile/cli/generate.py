@@ -26,6 +26,10 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option(min=0, max=100, help="Guidance of a model; the family's when left out.")
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="Size in pixels, of a bundle converted with --size; its own when left out."),
+    ] = None,
 ) -> None:
     """Draw a picture."""
     from s2p_mobile.artist import draw_source
@@ -36,7 +40,9 @@ def generate(
         raise S2PError(f"{out} is no .png file; pictures are written as PNG")
     if not out.parent.is_dir():
         raise S2PError(f"folder {out.parent} does not exist; make it first or choose another --out")
-    drawing = draw_source(source, prompt, seed, TerminalProgress(), scheduler=scheduler, steps=steps, guidance=guidance)
+    drawing = draw_source(
+        source, prompt, seed, TerminalProgress(), scheduler=scheduler, steps=steps, guidance=guidance, size=size
+    )
     save_picture(out, drawing.picture)
     if drawing.tokens_dropped:
         typer.echo(f"note: the prompt is too long; its last {drawing.tokens_dropped} tokens were left out", err=True)

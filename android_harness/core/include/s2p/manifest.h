@@ -81,6 +81,16 @@ struct GoldenRun {
   std::string path;
 };
 
+/// A size of pictures that a bundle draws: U-Net and VAE decoder have a method for each, their weights exist once.
+struct PictureSize {
+  std::int64_t width;
+  std::int64_t height;
+  std::int64_t latent_width;
+  std::int64_t latent_height;
+  std::string method;
+  std::optional<std::string> check;
+};
+
 /// manifest.json of a bundle, field for field s2p_runtime.bundle.BundleManifest.
 struct Manifest {
   std::string name;
@@ -95,6 +105,8 @@ struct Manifest {
   TokenizerSpec tokenizer;
   QuantizationSummary quantization;
   std::vector<GoldenRun> golden;
+  /// Empty where there is but one. The first is that of `latents`, and its method is the one that components have anyway.
+  std::vector<PictureSize> sizes;
   std::map<std::string, FileEntry> files;
 
   /// Batch of the U-Net: 2 with classifier-free guidance, else 1.

@@ -125,6 +125,25 @@ public struct GoldenRunSpec: Codable, Equatable, Sendable {
     public let path: String
 }
 
+/// A size of pictures that a bundle draws: U-Net and VAE decoder have a function for each, their weights exist once.
+public struct PictureSize: Codable, Equatable, Sendable {
+    public let width: Int
+    public let height: Int
+    public let latentWidth: Int
+    public let latentHeight: Int
+    /// Name of the function; the first size's is the default one.
+    public let method: String
+    /// A safetensors file with calls at this size; nil where golden runs are of it.
+    @Nullable public var check: String?
+
+    enum CodingKeys: String, CodingKey {
+        case width, height
+        case latentWidth = "latent_width"
+        case latentHeight = "latent_height"
+        case method, check
+    }
+}
+
 /// `manifest.json` of a bundle. The Python model `s2p_runtime.bundle.BundleManifest` is the schema.
 public struct BundleManifest: Contract {
     public static let formatName = "s2p-bundle"
@@ -145,6 +164,8 @@ public struct BundleManifest: Contract {
     public let tokenizer: TokenizerSpec
     public let quantization: QuantizationSummary
     public let golden: [GoldenRunSpec]
+    /// Absent where there is but one; else that of `latents` is the first.
+    public let sizes: [PictureSize]?
     /// Every file of the bundle but the manifest, by relative path.
     public let files: [String: FileEntry]
 
@@ -154,7 +175,7 @@ public struct BundleManifest: Contract {
     enum CodingKeys: String, CodingKey {
         case format, version, name, family, target, producer
         case checkpointSHA256 = "checkpoint_sha256"
-        case components, plan, guidance, latents, tokenizer, quantization, golden, files
+        case components, plan, guidance, latents, tokenizer, quantization, golden, sizes, files
     }
 
     public func validate() throws(ContractViolation) {
@@ -181,6 +202,20 @@ public struct BundleManifest: Contract {
         }
         for path in [tokenizer.vocab, tokenizer.merges] + golden.map(\.path) {
             try require(files[path] != nil, "files", "file \(path) is not listed")
+        }
+        try validateSizes()
+    }
+
+    private func validateSizes() throws(ContractViolation) {
+        for (index, size) in (sizes ?? []).enumerated() {
+            let positive = [size.width, size.height, size.latentWidth, size.latentHeight].allSatisfy { $0 >= 1 }
+            try require(positive, "sizes.\(index)", "must be at least 1")
+            if index == 0 {
+                let own = size.latentWidth == latents.width && size.latentHeight == latents.height
+                try require(own, "sizes", "the first is not that of the latents")
+            } else {
+                try require(size.check.map { files[$0] != nil } ?? false, "sizes.\(index).check", "is not listed")
+            }
         }
     }
 
