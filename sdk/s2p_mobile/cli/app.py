@@ -15,6 +15,8 @@ from s2p_runtime.errors import S2PError
 
 INTERRUPTED = 3
 BAD_INPUT = 2
+_TYPER_INTERRUPTED = 130
+"""What Typer makes of Ctrl-C inside a command."""
 
 app = typer.Typer(
     name="s2p-mobile",
@@ -47,20 +49,20 @@ for module in (models, quantize, convert, verify, bench, report, generate, evalu
     module.register(app)
 
 
-def main() -> None:
-    """Run the command line. Exit status: 0 done, 1 a check failed, 2 bad input or usage, 3 interrupted."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit status; errors become one line on stderr."""
+    """Run one command and return its exit status: 0 done, 1 a check failed, 2 bad input or usage, 3 interrupted.
+
+    Errors become one line on stderr.
+    """
     try:
         result = app(args=arguments, prog_name="s2p-mobile", standalone_mode=False)
+        if result == _TYPER_INTERRUPTED:
+            return _interrupted()
         return result if isinstance(result, int) else 0
     except typer.Exit as error:
         return int(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted; run the command again", INTERRUPTED)
+        return _interrupted()
     except S2PError as error:
         return _fail(str(error), error.exit_status)
     except BrokenPipeError:
@@ -73,10 +75,23 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         return _fail("out of memory; close other programs or use a smaller model", BAD_INPUT)
     except Exception as error:
+        if _was_interrupted(error):
+            return _interrupted()
         if hasattr(error, "format_message"):
             return _usage(error)
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         return _fail(f"unexpected {reason}; run s2p-mobile --debug ... and report it", BAD_INPUT)
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; run the command again", INTERRUPTED)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C lies behind an error: native modules turn it into an ImportError of their own while they are loaded."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _usage(error: Any) -> int:
