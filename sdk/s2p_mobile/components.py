@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from s2p_mobile.loading.modules import load_module, read_json
 from s2p_runtime.bundle import LatentSpec, TokenizerSpec
-from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 from s2p_runtime.tokenizer import ClipTokenizer
 
 COMPONENT_FOLDERS = ("text_encoder", "vae", "tokenizer", "scheduler")
+"""Of every family; SDXL has a second text encoder and tokenizer too."""
 
 
 class Components:
@@ -40,6 +38,28 @@ class Components:
         return load_module(CLIPTextModel, self.folder / "text_encoder")
 
     @cached_property
+    def text_encoder_2(self) -> Any | None:
+        """SDXL's second text encoder, transformers CLIPTextModelWithProjection, float32; None in other families."""
+        if not (self.folder / "text_encoder_2").is_dir():
+            return None
+        with quiet_import():
+            from transformers import CLIPTextModelWithProjection
+        return load_module(CLIPTextModelWithProjection, self.folder / "text_encoder_2")
+
+    @cached_property
+    def _second_padding(self) -> int:
+        """Padding id of the second tokenizer, which is otherwise the first."""
+        folder = self.folder / "tokenizer_2"
+        token = read_json(folder / "tokenizer_config.json").get("pad_token", "!")
+        return int(read_json(folder / "vocab.json")[token["content"] if isinstance(token, dict) else token])
+
+    def second_token_ids(self, token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The same texts for the second text encoder: what follows the first end of text is its own padding; int32 [B, N]."""
+        ended = np.cumsum(token_ids == self.tokenizer_spec.eos_id, axis=1)
+        ended = np.concatenate([np.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1)
+        return np.where(ended > 0, np.int32(self._second_padding), token_ids).astype(np.int32)
+
+    @cached_property
     def vae(self) -> Any:
         """diffusers AutoencoderKL, float32."""
         with quiet_import():
@@ -58,9 +78,28 @@ class Components:
 
     @torch.no_grad()
     def embed(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Text embedding: int32 [B, N] -> float32 [B, N, D]."""
+        """Text embedding: int32 [B, N] -> float32 [B, N, D]; SDXL's is :meth:`embed_and_pool` without the pooled text."""
+        if self.text_encoder_2 is not None:
+            return self.embed_and_pool(token_ids)[0]
         hidden: NDArray[np.float32] = self.text_encoder(torch.from_numpy(token_ids).long())[0].numpy()
         return hidden
+
+    @torch.no_grad()
+    def embed_and_pool(self, token_ids: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """SDXL's text conditions, as ``encode_prompt`` of diffusers' StableDiffusionXLPipeline makes them for a given text.
+
+        Args:
+            token_ids: of the first tokenizer, int32 [B, N].
+
+        Returns:
+            Penultimate hidden states of both encoders side by side, float32 [B, N, D1 + D2]; the second's projected end-of-text
+            state, float32 [B, P].
+        """
+        assert self.text_encoder_2 is not None
+        first = self.text_encoder(torch.from_numpy(token_ids).long(), output_hidden_states=True)
+        second = self.text_encoder_2(torch.from_numpy(self.second_token_ids(token_ids)).long(), output_hidden_states=True)
+        hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=2)
+        return hidden.numpy(), second.text_embeds.numpy()
 
     @torch.no_grad()
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -68,25 +107,3 @@ class Components:
         scaled = self.latents.decoder_input(latents)
         image: NDArray[np.float32] = self.vae.decode(torch.from_numpy(scaled)).sample.numpy()
         return image
-
-
-def load_module(kind: Any, folder: Path) -> Any:
-    """Load a diffusers or transformers module offline in float32."""
-    try:
-        # Progress bars write to the stream object, which need not be descriptor 2.
-        with quiet_import(), contextlib.redirect_stderr(io.StringIO()):
-            module = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    except Exception as error:
-        reason = str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
-        raise S2PError(f"{folder} cannot be loaded ({reason}); export the model again with diffusers") from error
-    return module.eval().requires_grad_(False)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise S2PError(f"{path} is not readable JSON ({error}); export the model again with diffusers") from error
-    if not isinstance(value, dict):
-        raise S2PError(f"{path} is not a JSON object; export the model again with diffusers")
-    return value

@@ -3,78 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from s2p_converters.unet import UNetStructure
-from s2p_mobile.components import COMPONENT_FOLDERS, Components, load_module, read_json
+from s2p_mobile.components import Components
 from s2p_mobile.demo import DEMO_MODEL
+from s2p_mobile.families import FAMILIES, LCM_GUIDANCE, LCM_STEPS, Family, recognise, refuse_folder, refuse_pipeline
+from s2p_mobile.loading.modules import check_weights, load_module, read_json
+from s2p_mobile.picture_size import PictureSize, latent_size, vae_factor
 from s2p_runtime.bundle import LatentSpec, TokenizerSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
 
+__all__ = ["DEMO_NAME", "FAMILIES", "Family", "Model", "open_model", "tokenizer_spec"]
+
 DEMO_NAME = "demo"
-_FOLDERS = ("unet", *COMPONENT_FOLDERS)
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
-
-
-@dataclass(frozen=True)
-class Family:
-    """A kind of Stable Diffusion.
-
-    Attributes:
-        needs: what a model folder of this family holds.
-        guidance: default classifier-free guidance.
-        matches: decides from (unet config, text encoder config).
-    """
-
-    name: str
-    title: str
-    needs: str
-    guidance: float
-    matches: Callable[[dict[str, Any], dict[str, Any]], bool]
-
-
-_NEEDS = "diffusers folder with unet, text_encoder, vae, tokenizer and scheduler, weights as .safetensors"
-FAMILIES = (
-    Family(
-        "sd1",
-        "Stable Diffusion 1.x and its relatives (CLIP-L text encoder)",
-        _NEEDS,
-        7.5,
-        lambda unet, text: text.get("hidden_act") == "quick_gelu",
-    ),
-    Family(
-        "sd2",
-        "Stable Diffusion 2.x (OpenCLIP-H text encoder, linear projections)",
-        _NEEDS,
-        7.5,
-        lambda unet, text: text.get("hidden_act") == "gelu",
-    ),
-)
-
-
-def _check_weights(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
-        raise S2PError(
-            f"{folder} has pickled weights only, which are never read; save the model with safe_serialization=True first"
-        )
-    raise S2PError(f"{folder} has no .safetensors file; export the model again with diffusers")
 
 
 class Model(Components):
     """An FP Stable Diffusion model. Weights are loaded at first use, in float32."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: PictureSize | None = None, name: str | None = None) -> None:
         """
+        Args:
+            folder: in diffusers layout.
+            size: of the pictures; the configuration's when None.
+            name: the model's; the folder's when None.
+
         Raises:
-            S2PError: folder missing or empty, no diffusers pipeline, another kind of pipeline, pickled weights, unknown family.
+            S2PError: folder missing or empty, no diffusers pipeline, another kind of pipeline, pickled weights, unknown family,
+                a size that the U-Net cannot draw.
         """
         if not folder.exists():
             raise S2PError(
@@ -84,46 +45,98 @@ class Model(Components):
             what = "is empty" if folder.is_dir() else "is not a folder"
             raise S2PError(f"model folder {folder} {what}; give a diffusers folder, or leave MODEL out for the demo model")
         if not (folder / "model_index.json").is_file():
-            raise S2PError(
-                f"{folder} has no model_index.json, so it is no diffusers model; give the folder that holds model_index.json"
-            )
-        index = read_json(folder / "model_index.json")
-        kind = index.get("_class_name")
-        if kind != "StableDiffusionPipeline":
-            raise S2PError(f"{folder} holds a {kind}; supported is StableDiffusionPipeline")
-        for name in _FOLDERS:
-            if not (folder / name).is_dir():
-                raise S2PError(f"{folder} lacks {name}/; export the model again with diffusers")
-        for name in ("unet", "text_encoder", "vae"):
-            _check_weights(folder / name)
-        self.name = DEMO_NAME if folder == DEMO_MODEL else folder.resolve().name
+            raise refuse_folder(folder, read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
+        self.index = read_json(folder / "model_index.json")
+        refuse_pipeline(folder, self.index)
+        for part in ("unet", "text_encoder", "vae"):
+            if not (folder / part).is_dir():
+                raise S2PError(f"{folder} lacks {part}/; export the model again with diffusers")
+        self.name = name or (DEMO_NAME if folder == DEMO_MODEL else folder.resolve().name)
         self.unet_config = read_json(folder / "unet" / "config.json")
         self.vae_config = read_json(folder / "vae" / "config.json")
         text_config = read_json(folder / "text_encoder" / "config.json")
         self.structure = UNetStructure.from_config(self.unet_config)
-        self.family = next((f for f in FAMILIES if f.matches(self.unet_config, text_config)), None) or _unknown(folder)
-        height, width = self.structure.sample_size
+        self.family = recognise(str(folder), self.unet_config, text_config)
+        if self.index["_class_name"] not in self.family.pipelines:
+            raise S2PError(
+                f"{folder} says {self.index['_class_name']} but its U-Net is one of {self.family.name}; "
+                "correct model_index.json or get the model again"
+            )
+        for part in self.family.folders:
+            if not (folder / part).is_dir():
+                raise S2PError(f"{folder} lacks {part}/; export the model again with diffusers")
+        for part in ("unet", "vae", *self.family.text_encoders):
+            check_weights(folder / part)
+        self._refuse_other_inputs(folder)
+        height, width = latent_size(self.structure, self.vae_config, size)
+        self.unet_config["sample_size"] = [height, width] if height != width else height
         latents = LatentSpec(
             channels=self.structure.in_channels,
             height=height,
             width=width,
-            scaling_factor=self.vae_config.get("scaling_factor", 0.18215),
+            scaling_factor=self.vae_config.get("scaling_factor", self.family.scaling_factor),
             shift_factor=self.vae_config.get("shift_factor") or 0.0,
         )
+        self.embedded_guidance = None if self.structure.guidance_dim is None else LCM_GUIDANCE
         spec = tokenizer_spec(folder / "tokenizer", text_config.get("max_position_embeddings", 77))
         super().__init__(folder, spec, latents)
 
+    def _refuse_other_inputs(self, folder: Path) -> None:
+        latent = self.vae_config.get("latent_channels", 4)
+        found = self.structure.in_channels
+        if found == 9 and latent == 4:
+            raise S2PError(
+                f"{folder} has an inpainting U-Net (9 input channels: latents, mask, masked picture); "
+                "give a text-to-image model, whose U-Net takes the 4 of the latents"
+            )
+        if found != latent or self.structure.out_channels != latent:
+            raise S2PError(
+                f"the U-Net of {folder} takes {found} channels and gives {self.structure.out_channels} but the VAE has {latent}; "
+                "give a text-to-image model"
+            )
+
     @property
     def guidance(self) -> float:
-        """Default guidance: the family's, 4 for the demo model."""
+        """Default classifier-free guidance: the family's, 4 for the demo model, 1 (none) where it is embedded (LCM)."""
+        if self.embedded_guidance is not None:
+            return 1.0
         return 4.0 if self.folder == DEMO_MODEL else self.family.guidance
+
+    def choose_guidance(self, guidance: float | None) -> float:
+        """Take a user's guidance; gives the classifier-free guidance of the sampling loop.
+
+        A latent consistency model takes it into its time path, before the U-Net is loaded, and runs without the unconditional
+        branch.
+        """
+        if self.embedded_guidance is None:
+            return self.guidance if guidance is None else guidance
+        if guidance is not None:
+            assert "unet" not in self.__dict__, "the U-Net was loaded with another guidance"
+            self.embedded_guidance = guidance
+        return 1.0
+
+    @property
+    def steps(self) -> int:
+        """Default denoising steps."""
+        return self.family.steps if self.embedded_guidance is None else LCM_STEPS
+
+    @property
+    def picture_size(self) -> PictureSize:
+        """Of the pictures that the model draws."""
+        factor = vae_factor(self.vae_config)
+        return PictureSize(width=self.latents.width * factor, height=self.latents.height * factor)
 
     @cached_property
     def unet(self) -> Any:
-        """diffusers UNet2DConditionModel, float32."""
+        """diffusers UNet2DConditionModel, float32; the guidance of a latent consistency model is built in."""
         with quiet_import():
             from diffusers import UNet2DConditionModel
-        return load_module(UNet2DConditionModel, self.folder / "unet")
+
+            from s2p_mobile.time_tables import fold_guidance
+        unet = load_module(UNet2DConditionModel, self.folder / "unet")
+        if self.embedded_guidance is not None:
+            fold_guidance(unet, self.embedded_guidance)
+        return unet
 
     def load(self) -> None:
         """Load every component now, so that damage is found before anything is written.
@@ -132,6 +145,7 @@ class Model(Components):
             S2PError: a component's weights are damaged or do not belong to its configuration.
         """
         assert self.text_encoder and self.vae and self.unet
+        assert self.text_encoder_2 is None or self.family.name == "sdxl"
 
     @property
     def unet_sha256(self) -> str:
@@ -145,10 +159,6 @@ class Model(Components):
     def unet_fp32_bytes(self) -> int:
         """Parameters of the U-Net, time path included, at four bytes each."""
         return sum(p.numel() for p in self.unet.parameters()) * 4
-
-
-def _unknown(folder: Path) -> Family:
-    raise S2PError(f"the text encoder of {folder} belongs to no known family; known are {', '.join(f.name for f in FAMILIES)}")
 
 
 def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:
@@ -182,6 +192,6 @@ def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:
     )
 
 
-def open_model(source: str | Path | None) -> Model:
+def open_model(source: str | Path | None, size: PictureSize | None = None) -> Model:
     """Open a model folder; None or ``demo`` is the built-in demo model."""
-    return Model(DEMO_MODEL if source is None or str(source) == DEMO_NAME else Path(source))
+    return Model(DEMO_MODEL if source is None or str(source) == DEMO_NAME else Path(source), size)

@@ -1,0 +1,1 @@
+"""Reading source models: weights of a component, single-file checkpoints, LoRA files."""

@@ -1,0 +1,103 @@
+"""Small random models of each family in diffusers layout; shapes after diffusers' own tests of the pipelines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from s2p_mobile.demo import DEMO_MODEL
+
+MakeModel = Callable[..., Path]
+
+UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 64,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+}
+FAMILY_UNET: dict[str, dict[str, Any]] = {
+    "sd1": {},
+    "sd2": {"use_linear_projection": True, "attention_head_dim": (1, 2), "block_out_channels": (64, 128)},
+    "sdxl": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2),
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 24,
+    },
+}
+PIPELINE = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+
+
+def text_config(act: str, width: int, **changes: Any) -> CLIPTextConfig:
+    settings = {
+        "vocab_size": 1026,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": width // 16,
+        "max_position_embeddings": 16,
+        "hidden_act": act,
+        "bos_token_id": 1024,
+        "eos_token_id": 1025,
+        "pad_token_id": 1025,
+    }
+    return CLIPTextConfig(**{**settings, **changes})
+
+
+def build_model(folder: Path, family: str, scheduler: dict[str, Any], **unet: Any) -> Path:
+    torch.manual_seed(5)
+    UNet2DConditionModel(**{**UNET, **FAMILY_UNET[family], **unet}).save_pretrained(folder / "unet")
+    AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        sample_size=16,
+        scaling_factor=0.13025 if family == "sdxl" else 0.18215,
+    ).save_pretrained(folder / "vae")
+    act = "gelu" if family == "sd2" else "quick_gelu"
+    CLIPTextModel(text_config(act, 32 if family == "sdxl" else 64)).save_pretrained(folder / "text_encoder")
+    shutil.copytree(DEMO_MODEL / "tokenizer", folder / "tokenizer")
+    if family == "sdxl":
+        CLIPTextModelWithProjection(text_config("gelu", 32, projection_dim=24)).save_pretrained(folder / "text_encoder_2")
+        shutil.copytree(DEMO_MODEL / "tokenizer", folder / "tokenizer_2")
+        settings = json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_2" / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "!"}))
+    (folder / "scheduler").mkdir()
+    config = json.loads((DEMO_MODEL / "scheduler" / "scheduler_config.json").read_text())
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, **scheduler}))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": PIPELINE[family], "_diffusers_version": "0.42.1"}))
+    return folder
+
+
+@pytest.fixture()
+def make_model(tmp_path: Path) -> MakeModel:
+    """``make_model("sd1", scheduler={...}, **unet settings)`` -> folder."""
+
+    def make(family: str, scheduler: dict[str, Any] | None = None, **unet: Any) -> Path:
+        return build_model(tmp_path / f"random-{family}", family, scheduler or {}, **unet)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def family_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One model of each family, not to be changed."""
+    folder = tmp_path_factory.mktemp("families")
+    return {family: build_model(folder / family, family, {}) for family in FAMILY_UNET}
