@@ -79,13 +79,14 @@ def layer_entry(spec: LayerSpec, layer: QuantizedLayer | GeneralLayer | None) ->
     """A layer's line in the manifest; None: left in float."""
     if layer is None:
         return LayerEntry(name=spec.name, kind=spec.kind)
-    bits = {"weight_bits": layer.weight_bits, "activation_bits": layer.activation_bits}
     if isinstance(layer, QuantizedLayer):
-        return LayerEntry(name=spec.name, kind=spec.kind, **bits)
+        widths = (layer.weight_bits, layer.activation_bits)
+        return LayerEntry(name=spec.name, kind=spec.kind, weight_bits=widths[0], activation_bits=widths[1])
     return LayerEntry(
         name=spec.name,
         kind=spec.kind,
-        **bits,
+        weight_bits=layer.weight_bits,
+        activation_bits=layer.activation_bits,
         grid="palette" if layer.is_palette else "affine",
         split=layer.parts[0].channels if len(layer.parts) == 2 else None,
         quantizes_output=layer.output is not None,

@@ -123,6 +123,9 @@ def rounded_to_grid(spec: LayerSpec, x: Tensor, grid: Tensor) -> Tensor:
 class GeneralReferenceLayer(nn.Module):
     """A layer with general grids: each part of the input and of the weights on its own grid."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, layer: GeneralLayer, constants: Constants) -> None:
         super().__init__()
         self.spec = layer.spec

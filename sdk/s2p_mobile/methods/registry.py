@@ -84,9 +84,9 @@ def register(name: str) -> Callable[[Method], Method]:
 
 
 def _load() -> dict[str, Method]:
-    from s2p_mobile.methods import gptq, rtn, s2p
+    from s2p_mobile.methods import gptq, palettize, pcr, ptq4dm, q_diffusion, rtn, s2p
 
-    assert gptq and rtn and s2p
+    assert gptq and palettize and pcr and ptq4dm and q_diffusion and rtn and s2p
     return _METHODS
 
 

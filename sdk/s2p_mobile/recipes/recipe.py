@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from s2p_mobile.recipes.rivals import RivalRule
 from s2p_mobile.recipes.training import TrainingRule
 from s2p_runtime.contract import Contract
 
@@ -109,6 +110,7 @@ class Recipe(Contract):
         default="table", description="table: precalculated by the FP time path; quantized: by one on the recipe's grids"
     )
     training: TrainingRule = TrainingRule()
+    rivals: RivalRule = RivalRule()
 
     def keeps(self, layer: str) -> bool:
         """Whether the recipe leaves this layer in float."""

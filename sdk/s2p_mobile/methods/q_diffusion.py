@@ -1,0 +1,68 @@
+"""Q-Diffusion (Li et al., ICCV 2023): calls strided over FP trajectories, split shortcuts, block-wise AdaRound, learned activation
+scales; one scale for all calls (docs/method-rivals.md)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
+from s2p_mobile.reconstruction.affine import NORM
+from s2p_mobile.reconstruction.calls import CalibrationCalls, read_calls, strided_pairs
+from s2p_mobile.reconstruction.observers import RunningRanges, observing
+from s2p_mobile.reconstruction.rival import Rival, build_rival, rival_latents
+from s2p_mobile.reconstruction.rounding import RoundingRule, ScaleRule, reconstruct_scales, reconstruct_weights
+from s2p_mobile.reconstruction.walk import run_calls
+from s2p_runtime.progress import Progress
+
+PROMPTS, STRIDE = 128, 2
+WEIGHT_ITERATIONS, WEIGHT_RATE = 20_000, 1e-3
+SCALE_ITERATIONS, SCALE_RATE = 5_000, 4e-4
+BATCH = 8
+SEARCH_SAMPLES, MOMENTUM = 16, 0.95
+
+
+@register("q-diffusion")
+def q_diffusion(job: QuantizationJob) -> QuantizedUNet:
+    """Quantize as Q-Diffusion does.
+
+    Raises:
+        S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
+    """
+    rule = job.recipe.rivals
+    own = rule.operators == "own"
+    with rival_latents(job) as (latents, device):
+        rng = np.random.default_rng([job.seed, 11])
+        pairs = strided_pairs(latents, PROMPTS, STRIDE, rule.samples, rng)
+        calls = read_calls(latents, *pairs, device)
+        rival = build_rival(job, device, search="clip", split_skips=True, edges=own, attention=own)
+        rounding = RoundingRule(
+            iterations=rule.iterations(WEIGHT_ITERATIONS),
+            batch=BATCH,
+            learning_rate=rule.rounding_rate(WEIGHT_RATE),
+            quantized_inputs=True,
+            warmup=0.2,
+        )
+        reconstruct_weights(rival, calls, rounding, WEIGHT_ITERATIONS, job.seed, job.progress)
+        if rival.activation_bits is not None:
+            rival.add_input_grids()
+            search_ranges(rival, calls, job.progress)
+            iterations = rule.iterations(SCALE_ITERATIONS)
+            scales = ScaleRule(iterations, BATCH, rule.rounding_rate(SCALE_RATE), NORM)
+            reconstruct_scales(rival, calls, scales, SCALE_ITERATIONS, job.seed + 1, job.progress)
+        return rival.export()
+
+
+def search_ranges(rival: Rival, calls: CalibrationCalls, progress: Progress) -> None:
+    """First grids by a search on 16 samples, then running ranges over all of them."""
+    ranges = RunningRanges(MOMENTUM)
+    first = CalibrationCalls(*(values[:SEARCH_SAMPLES] for values in (calls.samples, calls.calls, calls.texts)))
+    with progress.stage("searching activation ranges", calls.count) as advance:
+        with observing(rival, ranges.start):
+            for _ in run_calls(rival.student, first, SEARCH_SAMPLES):
+                pass
+        with observing(rival, ranges.update):
+            done = 0
+            for now in run_calls(rival.student, calls, SEARCH_SAMPLES):
+                for _ in range(now - done):
+                    advance()
+                done = now
