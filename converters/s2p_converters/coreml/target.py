@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from s2p_converters.assemble import Array32, Outcome, copy_tokenizer, folder_bytes, reference_call, write_golden, write_manifest
-from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.checkpoint import Checkpoint, require_symmetric
 from s2p_converters.coreml.apple import as_the_pipeline_calls
 from s2p_converters.coreml.apple_pipeline import pipeline_settings
 from s2p_converters.coreml.components import convert_text_encoder, convert_unet, convert_vae_decoder, program_constants
@@ -45,11 +45,13 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
     other components must equal the source model within their precision.
 
     Raises:
-        S2PError: a layer can overflow float16, a conversion fails, or Apple's pipeline cannot draw with this model.
+        S2PError: grids that programs do not compute, a layer can overflow float16, a conversion fails, or Apple's pipeline cannot
+            draw with this model.
         CheckFailed: an emitted program does not compute what it should.
     """
     if options.layout == "apple":
         pipeline_settings(checkpoint)
+    require_symmetric(checkpoint)
     sizes = picture_sizes(checkpoint, options.sizes, "coreml")
     shapes = latent_shapes(checkpoint, sizes, "coreml")
     functions = {shape: function for function, shape in shapes.items()}

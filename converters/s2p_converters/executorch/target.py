@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from s2p_converters.assemble import Outcome, copy_tokenizer, write_golden, write_manifest
-from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.checkpoint import Checkpoint, require_symmetric
 from s2p_converters.executorch.archive import packed_bytes
 from s2p_converters.executorch.components import (
     ComponentInfo,
@@ -41,9 +41,10 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
     """Write a bundle into an empty folder.
 
     Raises:
-        S2PError: a component cannot be lowered.
+        S2PError: grids that programs do not compute; a component cannot be lowered.
         CheckFailed: an emitted program does not hold or compute what it should.
     """
+    require_symmetric(checkpoint)
     sizes = picture_sizes(checkpoint, options.sizes, "executorch")
     shapes = latent_shapes(checkpoint, sizes, "executorch")
     steps: dict[str, Callable[[Path], ComponentInfo]] = {
