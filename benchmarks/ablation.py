@@ -42,7 +42,7 @@ BASE: dict[str, Any] = {
     "description": "4-bit weights, the 5% most sensitive layers at 8 bits, 8-bit activations",
     "weights": {"bits": 4},
     "mixed": {"top": "5%", "bits": 8, "ranking": "fisher"},
-    "training": {"batch": 8},
+    "training": {"batch": 8, "prompts": 512},
 }
 
 
@@ -126,7 +126,7 @@ class Study:
     def job(self, row: Row, iterations: int, folder: Path | None) -> QuantizationJob:
         """The row's job on the shared latent set."""
         plan = plan_for(self.model.folder / "scheduler", None, row.steps)
-        prompts = tuple(calibration_captions())
+        prompts = tuple(calibration_captions()[: BASE["training"]["prompts"]])
         latents = self.work / f"latents-{row.steps}"
         wanted = LatentJob(self.model, plan, prompts, self.model.guidance, 0)
         if row.method != "rtn":

@@ -20,7 +20,7 @@ HELD_OUT_PROMPTS: Path = Path(__file__).parent / "prompts" / "held_out.txt"
 """Prompt file: every held-out caption, one a line."""
 
 CALIBRATION_PROMPTS: Path = Path(__file__).parent / "prompts" / "calibration.txt"
-"""Prompt file: 64 training captions, backgrounds balanced, objects distinct."""
+"""Prompt file: the training captions, the first 64 with distinct objects and balanced backgrounds."""
 
 __all__ = [
     "CALIBRATION_PROMPTS",

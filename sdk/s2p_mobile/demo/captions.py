@@ -81,7 +81,8 @@ def held_out_captions() -> list[str]:
 
 
 def calibration_captions() -> list[str]:
-    """64 training captions of 64 different objects; each background 9 or 10 times, both sizes alternating.
+    """Every caption the model was trained on. The first 64 have 64 different objects, each background 9 or 10 times, both sizes
+    alternating, so that a few already are a fair sample; the others follow in the mixed order.
 
     Calibration must not see what evaluation draws, so these come from the training half.
     """
@@ -94,4 +95,5 @@ def calibration_captions() -> list[str]:
         caption = next(c for c in pool if c.background == background and c.small == bool(turn % 2) and c.item.name not in used)
         chosen.append(caption)
         used.add(caption.item.name)
-    return [caption.text for caption in chosen]
+    first = [caption.text for caption in chosen]
+    return first + [text for text in training_captions() if text not in set(first)]

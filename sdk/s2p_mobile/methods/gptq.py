@@ -10,6 +10,9 @@ from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
 from s2p_mobile.training.student import build_student, quantized_unet
 from s2p_mobile.workers import Workers
 
+TRAJECTORIES = 64
+"""FP trajectories at most: the second moments of a few hundred calls do not need more."""
+
 
 @register("gptq")
 def compensated_rounding(job: QuantizationJob) -> QuantizedUNet:
@@ -20,5 +23,5 @@ def compensated_rounding(job: QuantizationJob) -> QuantizedUNet:
     """
     workers = Workers(job.device)
     with tempfile.TemporaryDirectory(prefix="s2p-mobile-") as folder:
-        latents = job_latents(job, Path(folder), workers)
+        latents = job_latents(job, Path(folder), workers, most=TRAJECTORIES)
         return quantized_unet(build_student(job, prepare(job, latents, workers.device)))

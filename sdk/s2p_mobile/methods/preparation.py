@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +28,25 @@ from s2p_mobile.workers import Workers
 _CALLS_AT_A_TIME = 8
 
 
-def job_latents(job: QuantizationJob, folder: Path, workers: Workers) -> LatentDataset:
-    """The job's FP trajectories: the set it names, or its own."""
+def job_latents(job: QuantizationJob, folder: Path, workers: Workers, most: int | None = None) -> LatentDataset:
+    """The job's FP trajectories: ``training.prompts`` of its own, or those of the set it names.
+
+    A named set may hold any number of them. ``most`` limits what is drawn.
+
+    Raises:
+        S2PError: the named set is of another model, plan, guidance, seed or prompts.
+    """
     rule = job.recipe.training
+    given = None if job.latents is None else open_latents(job.latents)
+    drawn = rule.prompts if most is None else min(rule.prompts, most)
+    count = drawn if given is None else given.prompts
     wanted = LatentJob(
-        job.model, job.plan, job.prompts, job.guidance, job.seed,
+        job.model, job.plan, tuple(islice(cycle(job.prompts), count)), job.guidance, job.seed,
         features=rule.store_features and rule.distillation.weight > 0,
     )  # fmt: skip
-    if job.latents is not None:
-        latents = open_latents(job.latents)
-        latents.require(wanted)
-        return latents
+    if given is not None:
+        given.require(wanted)
+        return given
     return write_latents(wanted, folder / "latents", resume=True, progress=job.progress, workers=workers)
 
 

@@ -68,6 +68,11 @@ class TrainingRule(Contract):
     """How a trained method learns."""
 
     pipeline: Literal["s2p", "serial", "parallel"] = "s2p"
+    prompts: int = Field(
+        default=512,
+        ge=1,
+        description="FP trajectories to learn from; prompts are used again with other seeds when there are fewer",
+    )
     iterations: int = Field(default=2000, ge=1, description="optimizer steps")
     batch: int = Field(default=8, ge=1, description="(prompt, call) pairs of a micro-batch; guidance doubles the samples")
     accumulate: int = Field(default=1, ge=1, description="micro-batches of one optimizer step")
