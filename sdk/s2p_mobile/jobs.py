@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from s2p_mobile.demo import calibration_captions
 from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.models import Model, open_model
+from s2p_mobile.picture_size import PictureSize
 from s2p_mobile.plan import plan_for
-from s2p_mobile.prompts import read_prompts
+from s2p_mobile.prompts import read_prompts, subset
 from s2p_mobile.recipes import load_recipe
 from s2p_mobile.workers import DEVICES
 from s2p_runtime.errors import S2PError
@@ -36,19 +38,20 @@ DEFAULT_PROMPTS = (
 """Calibration prompts of models other than the demo model, used where ``--prompts`` is left out."""
 
 
-def job_prompts(model: Model, path: Path | None) -> tuple[str, ...]:
-    """Calibration prompts: of a file, or the built-in ones."""
+def job_prompts(model: Model, path: Path | None, count: int | None = None, subset_seed: int | None = None) -> tuple[str, ...]:
+    """Calibration prompts: of a file, or the built-in ones; ``count`` of them by the rule of :mod:`s2p_mobile.prompts`."""
     if path is not None:
-        return tuple(read_prompts(path))
-    return tuple(calibration_captions()) if model.name == "demo" else DEFAULT_PROMPTS
+        return tuple(read_prompts(path, count, subset_seed))
+    built_in = tuple(calibration_captions()) if model.name == "demo" else DEFAULT_PROMPTS
+    return built_in if count is None else tuple(subset(built_in, count, subset_seed))
 
 
 def make_job(
     source: str | None,
     *,
-    recipe_name: str,
+    recipe_name: str | None,
     scheduler: str | None,
-    steps: int,
+    steps: int | None,
     guidance: float | None,
     prompts: Path | None,
     seed: int,
@@ -58,29 +61,47 @@ def make_job(
     work: Path | None = None,
     resume: bool = False,
     latents: Path | None = None,
+    size: str | None = None,
+    loras: Sequence[str] = (),
+    count: int | None = None,
+    subset_seed: int | None = None,
 ) -> QuantizationJob:
     """Check everything that is cheap to check and make the job.
 
+    Args:
+        recipe_name, steps, guidance: the model's own when None.
+        size: ``WIDTHxHEIGHT`` of the pictures; the model's own when None.
+        loras: ``FILE[:scale]`` each, fused into the weights in their order.
+        count, subset_seed: how many prompts, and the seed that picks them.
+
     Raises:
-        S2PError: unknown recipe, scheduler, pipeline or device, bad model folder, bad prompt file, guidance out of range.
+        S2PError: unknown recipe, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of range, a size
+            that the model cannot draw.
     """
-    recipe = load_recipe(recipe_name)
+    chosen_size = None if size is None else PictureSize.parse(size)
+    named_recipe = None if recipe_name is None else load_recipe(recipe_name)
     if device not in DEVICES:
         raise S2PError(f"unknown device {device!r}; devices are {', '.join(DEVICES)}")
+    if pipeline is not None and pipeline not in PIPELINES:
+        raise S2PError(f"unknown pipeline {pipeline!r}; pipelines are {', '.join(PIPELINES)}")
+    model = open_model(source, chosen_size, loras)
+    recipe = named_recipe or load_recipe(model.family.recipe)
     if pipeline is not None:
-        if pipeline not in PIPELINES:
-            raise S2PError(f"unknown pipeline {pipeline!r}; pipelines are {', '.join(PIPELINES)}")
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pipeline": pipeline})})
-    model = open_model(source)
     if guidance is not None and not 0 <= guidance <= 100:
         raise S2PError(f"guidance {guidance} is not between 0 and 100; leave --guidance out for the model's own")
-    plan = plan_for(model.folder / "scheduler", scheduler, steps)
+    if model.structure.text_time is not None:
+        raise S2PError(
+            f"{model.name} is an SDXL model, whose time table belongs to the prompt; "
+            "its text conditions and tables are there, quantize takes sd1 and sd2 so far"
+        )
+    plan = plan_for(model.folder / "scheduler", scheduler, steps or model.steps)
     return QuantizationJob(
         model=model,
         plan=plan,
         recipe=recipe,
-        prompts=job_prompts(model, prompts),
-        guidance=model.guidance if guidance is None else guidance,
+        prompts=job_prompts(model, prompts, count, subset_seed),
+        guidance=model.choose_guidance(guidance),
         seed=seed,
         progress=progress,
         device=device,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from s2p_converters.unet import UNetStructure
 from s2p_mobile.components import Components
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.families import FAMILIES, LCM_GUIDANCE, LCM_STEPS, Family, recognise, refuse_folder, refuse_pipeline
+from s2p_mobile.loading.lora import COMPONENTS, fuse, parse_lora
 from s2p_mobile.loading.modules import check_weights, load_module, read_json
+from s2p_mobile.loading.resources import load_bytes, parameter_count, require_disk, require_memory
+from s2p_mobile.loading.single_file import unpack
 from s2p_mobile.picture_size import PictureSize, latent_size, vae_factor
 from s2p_runtime.bundle import LatentSpec, TokenizerSpec
 from s2p_runtime.errors import S2PError
@@ -69,6 +75,7 @@ class Model(Components):
             check_weights(folder / part)
         self._refuse_other_inputs(folder)
         height, width = latent_size(self.structure, self.vae_config, size)
+        self.structure = replace(self.structure, sample_size=(height, width))
         self.unet_config["sample_size"] = [height, width] if height != width else height
         latents = LatentSpec(
             channels=self.structure.in_channels,
@@ -79,6 +86,8 @@ class Model(Components):
         )
         self.embedded_guidance = None if self.structure.guidance_dim is None else LCM_GUIDANCE
         spec = tokenizer_spec(folder / "tokenizer", text_config.get("max_position_embeddings", 77))
+        self.scratch: TemporaryDirectory[str] | None = None
+        """Keeps the folder of a model that was unpacked or fused; removed with the model."""
         super().__init__(folder, spec, latents)
 
     def _refuse_other_inputs(self, folder: Path) -> None:
@@ -142,8 +151,11 @@ class Model(Components):
         """Load every component now, so that damage is found before anything is written.
 
         Raises:
-            S2PError: a component's weights are damaged or do not belong to its configuration.
+            S2PError: a component's weights are damaged, do not belong to its configuration or have an infinity or NaN; too little
+            memory for all of them.
         """
+        parts = ("unet", "vae", *self.family.text_encoders)
+        require_memory(load_bytes(self.folder, parts), f"{self.name} in float32")
         assert self.text_encoder and self.vae and self.unet
         assert self.text_encoder_2 is None or self.family.name == "sdxl"
 
@@ -192,6 +204,47 @@ def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:
     )
 
 
-def open_model(source: str | Path | None, size: PictureSize | None = None) -> Model:
-    """Open a model folder; None or ``demo`` is the built-in demo model."""
-    return Model(DEMO_MODEL if source is None or str(source) == DEMO_NAME else Path(source), size)
+def open_model(source: str | Path | None, size: PictureSize | None = None, loras: Sequence[str] = ()) -> Model:
+    """Open a model: a diffusers folder, or a single ``.safetensors`` file; None or ``demo`` is the built-in demo model.
+
+    A single file, and a model with LoRA, is written as a diffusers folder in the system's temporary folder (``TMPDIR``) and
+    removed with the model.
+
+    Args:
+        size: of the pictures; the model's own when None.
+        loras: ``FILE[:scale]`` each, fused in their order.
+
+    Raises:
+        S2PError: as :class:`Model`; a bad file; too little disk.
+    """
+    path = DEMO_MODEL if source is None or str(source) == DEMO_NAME else Path(source)
+    parsed = [parse_lora(text) for text in loras]
+    single = path.is_file() and path.suffix == ".safetensors"
+    if not single and not parsed:
+        return Model(path, size)
+    name = path.stem if single else Model(path, size).name
+    scratch = TemporaryDirectory(prefix="s2p-mobile-")
+    try:
+        if single:
+            where, remedy = Path(scratch.name), "set TMPDIR to a folder on a larger disk"
+            require_disk(where, path.stat().st_size, f"unpacking {path.name}", remedy)
+            path = _stage(scratch, "model")
+            unpack(Path(str(source)), path)
+        for index, (file, scale) in enumerate(parsed):
+            fused = _stage(scratch, f"lora-{index}")
+            needed = 4 * sum(parameter_count(path / part) for part in COMPONENTS)
+            require_disk(fused, needed, f"fusing {file.name}", "set TMPDIR to a folder on a larger disk")
+            fuse(path, fused, file, scale)
+            path, name = fused, f"{name}+{file.stem}"
+        model = Model(path, size, name)
+    except BaseException:
+        scratch.cleanup()
+        raise
+    model.scratch = scratch
+    return model
+
+
+def _stage(scratch: TemporaryDirectory[str], name: str) -> Path:
+    folder = Path(scratch.name) / name
+    folder.mkdir()
+    return folder

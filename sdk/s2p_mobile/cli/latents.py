@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from s2p_mobile.cli.console import TerminalProgress, say
-from s2p_mobile.cli.options import ForceOption, SeedOption
+from s2p_mobile.cli.options import (
+    CountOption,
+    ForceOption,
+    LoraOption,
+    PromptsOption,
+    SeedOption,
+    SizeOption,
+    SubsetSeedOption,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,11 +27,13 @@ def register(app: typer.Typer) -> None:
 def latents(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the data set.")],
     model: Annotated[str | None, typer.Argument(help="Diffusers folder; the demo model when left out.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; built-in ones when left out.")
-    ] = None,
+    size: SizeOption = None,
+    lora: LoraOption = None,
+    prompts: PromptsOption = None,
+    count: CountOption = None,
+    subset_seed: SubsetSeedOption = None,
     scheduler: Annotated[str | None, typer.Option(help="Sampler; the model's own when left out.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; 25, or the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, max=100, help="Guidance; the family's when left out.")] = None,
     features: Annotated[bool, typer.Option("--features", help="Store the block outputs too; several times larger.")] = False,
     seed: SeedOption = 0,
@@ -34,16 +44,17 @@ def latents(
     from s2p_mobile.jobs import job_prompts
     from s2p_mobile.latents import LatentJob, write_latents
     from s2p_mobile.models import open_model
+    from s2p_mobile.picture_size import PictureSize
     from s2p_mobile.plan import plan_for
     from s2p_mobile.prompts import long_prompts
 
-    source = open_model(model)
-    texts = job_prompts(source, prompts)
+    source = open_model(model, None if size is None else PictureSize.parse(size), lora or ())
+    texts = job_prompts(source, prompts, count, subset_seed)
     if prompts is not None:
         for warning in long_prompts(texts, source.tokenizer):
             say(f"note: {warning}", "-")
-    plan = plan_for(source.folder / "scheduler", scheduler, steps)
-    job = LatentJob(source, plan, texts, source.guidance if guidance is None else guidance, seed, features)
+    plan = plan_for(source.folder / "scheduler", scheduler, steps or source.steps)
+    job = LatentJob(source, plan, texts, source.choose_guidance(guidance), seed, features)
     write_latents(job, out, resume=resume, force=force, progress=TerminalProgress())
     say(f"latents: {out} ({len(texts)} prompts, {len(plan.calls)} calls each)")
     say(f"next: s2p-mobile quantize {model or ''} --latents {out} --out checkpoint".replace("  ", " "))

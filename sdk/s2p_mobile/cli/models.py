@@ -20,6 +20,7 @@ def models() -> None:
     typer.echo("demo  built-in text-to-emoji Stable Diffusion, 64x64 pixels; used wherever MODEL is left out")
     for family in FAMILIES:
         typer.echo(f"{family.name:<5} {family.title}\n      needs: {family.needs}")
+        typer.echo(f"      defaults: guidance {family.guidance:g}, {family.steps} steps, recipe {family.recipe}")
     typer.echo("\nrecipes:")
     for name in recipe_names():
         typer.echo(f"  {name:<12} {load_recipe(name).description}")

@@ -13,3 +13,17 @@ JsonOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise.")]
 OutFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder.")]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", metavar="WxH", help="Width and height of the pictures, e.g. 512x768; the model's own.")
+]
+LoraOption = Annotated[
+    list[str] | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA to fuse into the weights; may be repeated.")
+]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option("--prompts", metavar="FILE", help="Prompts: one a line, COCO captions .json, .csv, .parquet; built-in ones."),
+]
+CountOption = Annotated[int | None, typer.Option("--count", min=1, help="Only so many of the prompts; the first ones.")]
+SubsetSeedOption = Annotated[
+    int | None, typer.Option("--subset-seed", min=0, help="Pick the --count prompts at random with this seed.")
+]

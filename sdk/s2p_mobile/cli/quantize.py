@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from s2p_mobile.cli.console import TerminalProgress, emit_json, say
-from s2p_mobile.cli.options import ForceOption, JsonOption, SeedOption
+from s2p_mobile.cli.options import (
+    CountOption,
+    ForceOption,
+    JsonOption,
+    LoraOption,
+    PromptsOption,
+    SeedOption,
+    SizeOption,
+    SubsetSeedOption,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,16 +29,20 @@ def register(app: typer.Typer) -> None:
 
 def quantize(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoint folder to write.")],
-    model: Annotated[str | None, typer.Argument(help="Diffusers folder; the demo model when left out.")] = None,
-    recipe: Annotated[str, typer.Option(help="Built-in recipe or a .yaml file.")] = "w4a8-mixed",
+    model: Annotated[str | None, typer.Argument(help="Diffusers folder or .safetensors file; the demo model.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Built-in recipe or a .yaml file; w4a8-mixed when left out.")] = None,
     method: Annotated[str, typer.Option(help="Quantization method, see s2p-mobile models.")] = "s2p",
     pipeline: Annotated[
         str | None, typer.Option(help="Training pipeline: s2p, serial or parallel; the recipe's when left out.")
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Sampler; the model's own when left out.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; 25, or the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; the family's when left out.")] = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="Calibration prompts, one a line.")] = None,
+    size: SizeOption = None,
+    lora: LoraOption = None,
+    prompts: PromptsOption = None,
+    count: CountOption = None,
+    subset_seed: SubsetSeedOption = None,
     seed: SeedOption = 0,
     latents: Annotated[Path | None, typer.Option(metavar="DIR", help="Latent data set of s2p-mobile latents.")] = None,
     device: Annotated[str, typer.Option(help="Where training runs: auto, cpu, cuda or mps.")] = "auto",
@@ -67,6 +80,10 @@ def quantize(
         work=work,
         resume=resume,
         latents=latents,
+        size=size,
+        loras=lora or (),
+        count=count,
+        subset_seed=subset_seed,
     )
     if prompts is not None:
         for warning in long_prompts(job.prompts, job.model.tokenizer):

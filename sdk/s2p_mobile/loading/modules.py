@@ -58,16 +58,20 @@ def load_module(kind: Any, folder: Path) -> Any:
     try:
         # Progress bars write to the stream object, which need not be descriptor 2.
         with quiet_import(), contextlib.redirect_stderr(io.StringIO()):
-            module = kind.from_pretrained(
+            module, report = kind.from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
                 variant=weights_variant(folder),
+                output_loading_info=True,
             )
     except Exception as error:
         reason = str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
         raise S2PError(f"{folder} cannot be loaded ({reason}); export the model again with diffusers") from error
+    # transformers fills what a file lacks with random numbers and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise S2PError(f"{folder} lacks the weight {missing[0]}; export the model again with diffusers")
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             what = "NaN" if torch.isnan(tensor).any() else "an infinity"

@@ -1,0 +1,135 @@
+"""Single-file checkpoints against the model that they were made from."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from s2p_mobile.models import Model, open_model
+from s2p_mobile.picture_size import PictureSize
+from s2p_mobile.plan import plan_for
+from s2p_runtime.errors import S2PError
+
+MakeModel = Callable[..., Path]
+V_PREDICTION = {"modelspec.prediction_type": "v"}
+
+
+def load_layout() -> ModuleType:
+    """The neighbouring file; test folders are no packages."""
+    path = Path(__file__).with_name("ldm_layout.py")
+    spec = importlib.util.spec_from_file_location("ldm_layout", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+to_ldm = load_layout().to_ldm
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_is_the_model_it_was_made_from(family_models: dict[str, Path], tmp_path: Path, family: str) -> None:
+    original = Model(family_models[family])
+    path = tmp_path / "painter.safetensors"
+    save_file(to_ldm(original), path, metadata=V_PREDICTION)
+    model = open_model(path, PictureSize(16, 16))
+    assert (model.name, model.family.name) == ("painter", family)
+    assert model.structure == original.structure and model.latents == original.latents
+    for part in ("unet", "vae", "text_encoder"):
+        ours, theirs = getattr(model, part).state_dict(), getattr(original, part).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
+    assert model.text_encoder.config.hidden_act == original.text_encoder.config.hidden_act
+    plan = plan_for(model.folder / "scheduler", None, 4)
+    assert plan.prediction_type == ("v_prediction" if family == "sd2" else "epsilon")
+    folder = model.folder
+    model.scratch.cleanup()  # type: ignore[union-attr]
+    assert not folder.exists()
+
+
+def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = make_model(
+        "sd1",
+        layers_per_block=2,
+        block_out_channels=(32, 32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    original = Model(folder)
+    save_file({k: v.half() for k, v in to_ldm(original).items()}, tmp_path / "half.safetensors")
+    model = open_model(tmp_path / "half.safetensors", PictureSize(16, 16))
+    assert model.structure == original.structure
+    ours = model.unet.state_dict()
+    assert all(torch.equal(ours[name], value.half().float()) for name, value in original.unet.state_dict().items())
+
+
+def test_tokenizer_gives_clips_published_ids(family_models: dict[str, Path], tmp_path: Path) -> None:
+    save_file(to_ldm(Model(family_models["sd1"])), tmp_path / "a.safetensors")
+    ids = open_model(tmp_path / "a.safetensors", PictureSize(16, 16)).token_ids("a photo of a cat")[0].tolist()
+    # The example of CLIP's documentation in transformers.
+    assert ids == [49406, 320, 1125, 539, 320, 2368] + [49407] * 10
+
+
+@pytest.mark.parametrize(("line", "expected"), [("parameterization: v", "v_prediction"), ("x: y", "epsilon")])
+def test_sd2_says_what_it_predicts(family_models: dict[str, Path], tmp_path: Path, line: str, expected: str) -> None:
+    path = tmp_path / "two.safetensors"
+    save_file(to_ldm(Model(family_models["sd2"])), path)
+    with pytest.raises(S2PError, match=r"noise or v; put its original configuration beside it as two\.yaml"):
+        open_model(path)
+    (tmp_path / "two.yaml").write_text(f"model:\n  params:\n    {line}\n")
+    model = open_model(path, PictureSize(16, 16))
+    assert plan_for(model.folder / "scheduler", None, 2).prediction_type == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["model.diffusion_model.joint_blocks.0.x"], "Stable Diffusion 3"),
+        (["double_blocks.0.img_attn.proj.weight"], "Flux"),
+        (["conditioner.embedders.0.x", "model.diffusion_model.x"], "SDXL"),
+        (["control_model.x"], "ControlNet"),
+        (["lora_unet_down_blocks_0_x.lora_up.weight"], "LoRA file, which goes with --lora"),
+        (["encoder.down.0.x", "decoder.conv_in.weight"], "VAE alone"),
+        (["model.diffusion_model.x", "first_stage_model.x"], "has no text encoder"),
+        (["words"], "no checkpoint known"),
+        (["model.diffusion_model.x", "first_stage_model.x", "cond_stage_model.transformer.x"], "is incomplete"),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, keys: list[str], words: str) -> None:
+    save_file({key: torch.zeros(1) for key in keys}, tmp_path / "a.safetensors")
+    with pytest.raises(S2PError, match=words) as caught:
+        open_model(tmp_path / "a.safetensors")
+    assert "\n" not in str(caught.value) and "; " in str(caught.value)
+
+
+def test_damaged_file_and_full_disk(tmp_path: Path, family_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{broken")
+    with pytest.raises(S2PError, match="cannot be read as safetensors"):
+        open_model(path)
+
+    class Full:
+        free = 10
+
+    save_file(to_ldm(Model(family_models["sd1"])), path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Full)
+    with pytest.raises(S2PError, match=r"of disk and 0\.0 GiB are free.*set TMPDIR"):
+        open_model(path)
+
+
+def test_too_little_memory_is_foreseen(family_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(family_models["sd1"])
+    parts: list[Any] = [model.unet, model.unet, model.vae, model.text_encoder]
+    needed = 4 * sum(p.numel() for part in parts for p in part.state_dict().values() if p.is_floating_point())
+    monkeypatch.setattr("s2p_mobile.loading.resources.available_memory", lambda: needed)
+    Model(family_models["sd1"]).load()
+    monkeypatch.setattr("s2p_mobile.loading.resources.available_memory", lambda: needed - 1)
+    with pytest.raises(S2PError, match=r"in float32 needs about .* of memory"):
+        Model(family_models["sd1"]).load()
