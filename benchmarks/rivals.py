@@ -1,0 +1,300 @@
+"""S2P and its rivals in one table: same model, plan, prompts, quantized operators and average weight bits.
+
+    python benchmarks/rivals.py --work DIR [--settings W4A8 ...] [--methods s2p pcr ...] [--steps 25] [--count 256] [--seeds 3]
+                                [--iterations 300] [--factor 20] [--samples 1024] [--out docs/results-rivals.md]
+
+A row is one method at one setting, number of steps and seed: quantized with that seed from the calibration captions
+(``DIR/checkpoints``), then held-out caption k mod 148 is drawn from seed ``1000 seed + k``. Finished rows lie in
+``DIR/rows.json``, so the command may be stopped and repeated, also with other options; the table holds all rows of the same
+count, iterations, factor and samples. Rivals' published iteration counts are divided by ``--factor``; S2P makes ``--iterations``
+steps. All methods of a seed share one set of FP trajectories, whose time is not in their minutes. The plot beside ``--out``
+shows FID-to-FP against minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from s2p_converters.checkpoint import Checkpoint, open_checkpoint
+from s2p_converters.grids import general_size_bytes
+from s2p_mobile.checkpointing import write_checkpoint
+from s2p_mobile.demo import calibration_captions, held_out_captions
+from s2p_mobile.evaluation import evaluate, open_source
+from s2p_mobile.latents import LatentJob, write_latents
+from s2p_mobile.methods import QuantizationJob, run_method
+from s2p_mobile.models import Model, open_model
+from s2p_mobile.plan import plan_for
+from s2p_mobile.recipes import Recipe
+from s2p_runtime.contract import Contract
+from s2p_runtime.files import atomic_file, atomic_folder
+from s2p_runtime.progress import Silent
+
+SETTINGS: Mapping[str, tuple[int, int]] = {"W8A8": (8, 8), "W4A8": (4, 8), "W3A8": (3, 8), "W4A6": (4, 6)}
+"""Weight and activation bits; below 8 weight bits the 5% most sensitive layers have 8."""
+
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "rtn": ("rtn", {}),
+    "gptq": ("gptq", {}),
+    "ptq4dm": ("ptq4dm", {}),
+    "q-diffusion": ("q-diffusion", {}),
+    "pcr": ("pcr", {"relaxing": True}),
+    "pcr without relaxing": ("pcr", {"relaxing": False}),
+    "palettes, float activations": ("palettize", {}),
+    "6-bit palettes, float activations": ("palettize", {"palettes": {"average_bits": 6}}),
+    "s2p": ("s2p", {}),
+}
+"""Row name -> method, and what its recipe says about rivals."""
+
+COLUMNS = {
+    "fid_to_fp": "FID-to-FP",
+    "sfid_to_fp": "sFID",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "psnr": "PSNR",
+    "clip_score": "CLIP",
+}
+DIGITS = {"ssim": 3, "lpips": 4, "clip_score": 2}
+
+
+class Budget(Contract):
+    """What rows must share to stand in one table."""
+
+    count: int
+    iterations: int
+    factor: float
+    samples: int
+
+
+class Row(Contract):
+    """A finished row."""
+
+    method: str
+    setting: str
+    steps: int
+    seed: int
+    budget: Budget
+    metrics: dict[str, float | None]
+    bits: float
+    size_bytes: int
+    minutes: float
+    cpu_minutes: float
+
+
+ROWS = TypeAdapter(list[Row])
+
+
+def recipe_of(method: str, setting: str, budget: Budget) -> Recipe:
+    """The recipe of a row."""
+    weights, activations = SETTINGS[setting]
+    document: dict[str, Any] = {
+        "name": f"{setting} {method}",
+        "description": "row of the comparison",
+        "weights": {"bits": weights},
+        "activations": {"bits": activations},
+        "training": {"iterations": budget.iterations, "batch": 8},
+        "rivals": {"factor": budget.factor, "samples": budget.samples, **METHODS[method][1]},
+    }
+    if weights < 8:
+        document["mixed"] = {"top": "5%", "bits": 8, "ranking": "fisher"}
+    return Recipe.model_validate(document)
+
+
+def weight_bytes(checkpoint: Checkpoint) -> int:
+    """Download size of a U-Net: integers at their own width, scales, zero points and palettes as stored, all else as float16."""
+    quantized = sum(
+        (layer.integers.size * layer.weight_bits + 7) // 8 + 2 * layer.scale.size for layer in checkpoint.layers.values()
+    )
+    general = sum(general_size_bytes(layer) for layer in checkpoint.general.values())
+    layers = [*checkpoint.layers.values(), *checkpoint.general.values()]
+    biases = sum(layer.bias.size for layer in layers if layer.bias is not None)
+    floats = sum(value.size for value in (*checkpoint.floats.values(), *checkpoint.time_tables.values()))
+    return int(quantized + general + 2 * (biases + floats))
+
+
+def make_row(work: Path, model: Model, method: str, setting: str, steps: int, seed: int, budget: Budget) -> Row:
+    """Quantize, draw and judge."""
+    plan = plan_for(model.folder / "scheduler", None, steps)
+    prompts = tuple(calibration_captions())
+    latents = work / f"latents-{steps}-{seed}"
+    write_latents(LatentJob(model, plan, prompts, model.guidance, seed), latents, resume=True, progress=Silent())
+    job = QuantizationJob(
+        model, plan, recipe_of(method, setting, budget), prompts, model.guidance, seed=seed, device="cpu", latents=latents
+    )
+    wall, cpu = time.monotonic(), time.process_time()
+    unet = run_method(METHODS[method][0], job)
+    minutes = (time.monotonic() - wall) / 60, (time.process_time() - cpu) / 60
+    slug = "".join(c if c.isalnum() else "-" for c in f"{setting}-{method}-{steps}-{seed}")
+    folder = work / "checkpoints" / slug
+    with atomic_folder(folder, force=True) as scratch:
+        write_checkpoint(job, METHODS[method][0], unet, scratch)
+    captions = held_out_captions()
+    drawn = [captions[k % len(captions)] for k in range(budget.count)]
+    result = evaluate(open_source(folder), drawn, seed=1000 * seed, cache=work / "fp")
+    checkpoint = open_checkpoint(folder)
+    return Row(
+        method=method,
+        setting=setting,
+        steps=steps,
+        seed=seed,
+        budget=budget,
+        metrics={name: result.metrics[name].value for name in COLUMNS},
+        bits=checkpoint.manifest.average_weight_bits,
+        size_bytes=weight_bytes(checkpoint),
+        minutes=minutes[0],
+        cpu_minutes=minutes[1],
+    )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows finished so far."""
+    return ROWS.validate_json(path.read_bytes()) if path.exists() else []
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Replace the file of rows, whole or not at all."""
+    with atomic_file(path) as scratch:
+        scratch.write_bytes(ROWS.dump_json(list(rows), indent=1) + b"\n")
+
+
+def mean_and_spread(values: Sequence[float | None], digits: int) -> str:
+    """Mean, and the standard deviation when there are several."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}"
+
+
+def groups_of(rows: Sequence[Row]) -> dict[tuple[str, int, str], list[Row]]:
+    """(setting, steps, method) -> its rows of all seeds, in the order of the tables above."""
+    order = sorted(rows, key=lambda r: (list(SETTINGS).index(r.setting), r.steps, list(METHODS).index(r.method), r.seed))
+    groups: dict[tuple[str, int, str], list[Row]] = {}
+    for row in order:
+        groups.setdefault((row.setting, row.steps, row.method), []).append(row)
+    return groups
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown table; spreads are standard deviations over the seeds."""
+    heads = [
+        "setting",
+        "steps",
+        "method",
+        *COLUMNS.values(),
+        "pictures",
+        "seeds",
+        "bits a weight",
+        "U-Net MB",
+        "minutes",
+        "CPU minutes",
+    ]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for (setting, steps, method), group in groups_of(rows).items():
+        cells = [setting, str(steps), method]
+        cells += [mean_and_spread([row.metrics[name] for row in group], DIGITS.get(name, 1)) for name in COLUMNS]
+        cells += [str(group[0].budget.count), str(len(group)), f"{statistics.mean(row.bits for row in group):.2f}"]
+        cells.append(f"{statistics.mean(row.size_bytes for row in group) / 1e6:.2f}")
+        cells += [mean_and_spread([getattr(row, name) for row in group], 1) for name in ("minutes", "cpu_minutes")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """FID-to-FP against minutes: one panel for each setting and number of steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels: dict[tuple[str, int], dict[str, list[Row]]] = {}
+    for (setting, steps, method), group in groups_of(rows).items():
+        panels.setdefault((setting, steps), {})[method] = group
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), squeeze=False, layout="constrained")
+    for axis, ((setting, steps), methods) in zip(axes[0], panels.items(), strict=True):
+        for method, group in methods.items():
+            values = [row.metrics["fid_to_fp"] for row in group]
+            known = [value for value in values if value is not None]
+            if known:
+                axis.scatter(statistics.mean(row.minutes for row in group), statistics.mean(known), label=method)
+        axis.set(title=f"{setting}, {steps} steps", xlabel="minutes", ylabel="FID-to-FP", xscale="symlog", yscale="log")
+    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def page(rows: Sequence[Row], budget: Budget, command: str, picture: str) -> str:
+    """The page of results."""
+    return f"""# S2P and its rivals on the demo model
+
+`{command}`
+
+Same quantized operators (all but conv_in and conv_out), average bits, plan (the model's DDIM), prompts, seeds and guidance for
+every method; palettes leave activations in float. Published iteration counts of the rivals are divided by {budget.factor:g}, calibration has at
+most {budget.samples} U-Net calls, S2P makes {budget.iterations} steps ([method-rivals.md](method-rivals.md)). Minutes are those of
+quantizing without the FP trajectories that all share. Machine: {platform.machine()}, {os.cpu_count()} cores, one thread, other
+load beside: CPU minutes are the fair figure. FID of {budget.count} pictures is biased upwards alike in every row: compare rows, not papers.
+
+{table(rows)}
+
+![FID-to-FP against minutes]({picture})
+"""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for trajectories, checkpoints, pictures and rows")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["W4A8"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--steps", nargs="+", type=int, default=[25])
+    parser.add_argument("--count", type=int, default=256, help="pictures a row")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--iterations", type=int, default=300, help="of S2P")
+    parser.add_argument("--factor", type=float, default=20.0, help="published iteration counts are divided by this")
+    parser.add_argument("--samples", type=int, default=1024, help="U-Net calls rivals are calibrated on, at most")
+    parser.add_argument("--out", type=Path, help="Markdown page to write; the plot lies beside it")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    budget = Budget(count=options.count, iterations=options.iterations, factor=options.factor, samples=options.samples)
+    print(f"published iteration counts divided by {budget.factor:g}; S2P: {budget.iterations} iterations", flush=True)
+    path, model = options.work / "rows.json", open_model(None)
+    wanted = [
+        (method, setting, steps, seed)
+        for seed in range(options.seeds)
+        for steps in options.steps
+        for setting in options.settings
+        for method in options.methods
+    ]
+    for key in wanted:
+        rows = read_rows(path)
+        if any((row.method, row.setting, row.steps, row.seed) == key and row.budget == budget for row in rows):
+            continue
+        row = make_row(options.work, model, *key, budget)
+        write_rows(path, [*rows, row])
+        print(table([row]).splitlines()[-1], flush=True)
+    rows = [row for row in read_rows(path) if row.budget == budget]
+    print(table(rows))
+    if options.out:
+        picture = options.out.with_suffix(".png")
+        plot(rows, picture)
+        command = (
+            f"python benchmarks/rivals.py --settings {' '.join(options.settings)} --steps {' '.join(map(str, options.steps))} "
+        )
+        command += f"--count {budget.count} --seeds {options.seeds} --iterations {budget.iterations} --factor {budget.factor:g}"
+        options.out.write_text(page(rows, budget, f"{command} --samples {budget.samples}", picture.name), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
