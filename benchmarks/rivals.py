@@ -1,14 +1,14 @@
 """S2P and its rivals in one table: same model, plan, prompts, quantized operators and average weight bits.
 
     python benchmarks/rivals.py --work DIR [--settings W4A8 ...] [--methods s2p pcr ...] [--steps 25] [--count 256] [--seeds 3]
-                                [--iterations 300] [--factor 20] [--samples 1024] [--out docs/results-rivals.md]
+                                [--prompts 200] [--iterations 300] [--factor 20] [--samples 1024] [--out docs/results-rivals.md]
 
 A row is one method at one setting, number of steps and seed: quantized with that seed from the calibration captions
 (``DIR/checkpoints``), then held-out caption k mod 148 is drawn from seed ``1000 seed + k``. Finished rows lie in
 ``DIR/rows.json``, so the command may be stopped and repeated, also with other options; the table holds all rows of the same
-count, iterations, factor and samples. Rivals' published iteration counts are divided by ``--factor``; S2P makes ``--iterations``
-steps. All methods of a seed share one set of FP trajectories, whose time is not in their minutes. The plot beside ``--out``
-shows FID-to-FP against minutes.
+count, prompts, iterations, factor and samples. Rivals' published iteration counts are divided by ``--factor``; S2P makes
+``--iterations`` steps. All methods of a seed share one set of FP trajectories, whose time is not in their minutes. The plot
+beside ``--out`` shows FID-to-FP against minutes.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Budget(Contract):
     """What rows must share to stand in one table."""
 
     count: int
+    prompts: int
     iterations: int
     factor: float
     samples: int
@@ -124,7 +125,7 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
 def make_row(work: Path, model: Model, method: str, setting: str, steps: int, seed: int, budget: Budget) -> Row:
     """Quantize, draw and judge."""
     plan = plan_for(model.folder / "scheduler", None, steps)
-    prompts = tuple(calibration_captions())
+    prompts = tuple(calibration_captions()[: budget.prompts])
     latents = work / f"latents-{steps}-{seed}"
     write_latents(LatentJob(model, plan, prompts, model.guidance, seed), latents, resume=True, progress=Silent())
     job = QuantizationJob(
@@ -235,15 +236,18 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 def page(rows: Sequence[Row], budget: Budget, command: str, picture: str) -> str:
     """The page of results."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return f"""# S2P and its rivals on the demo model
 
 `{command}`
 
 Same quantized operators (all but conv_in and conv_out), average bits, plan (the model's DDIM), prompts, seeds and guidance for
-every method; palettes leave activations in float. Published iteration counts of the rivals are divided by {budget.factor:g}, calibration has at
-most {budget.samples} U-Net calls, S2P makes {budget.iterations} steps ([method-rivals.md](method-rivals.md)). Minutes are those of
-quantizing without the FP trajectories that all share. Machine: {platform.machine()}, {os.cpu_count()} cores, one thread, other
-load beside: CPU minutes are the fair figure. FID of {budget.count} pictures is biased upwards alike in every row: compare rows, not papers.
+every method; palettes leave activations in float. Published iteration counts of the rivals are divided by
+{budget.factor:g}, their calibration has at most {budget.samples} U-Net calls, S2P makes {budget.iterations} steps, all have the
+same {budget.prompts} calibration prompts
+([method-rivals.md](method-rivals.md)). Minutes are those of quantizing without the FP trajectories that all share. Machine:
+{machine}, one thread, other load beside: CPU minutes are the fair figure. FID of {budget.count} pictures is biased
+upwards alike in every row: compare rows, not papers.
 
 {table(rows)}
 
@@ -260,6 +264,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[25])
     parser.add_argument("--count", type=int, default=256, help="pictures a row")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=200, help="calibration prompts; as many as there are when fewer")
     parser.add_argument("--iterations", type=int, default=300, help="of S2P")
     parser.add_argument("--factor", type=float, default=20.0, help="published iteration counts are divided by this")
     parser.add_argument("--samples", type=int, default=1024, help="U-Net calls rivals are calibrated on, at most")
@@ -267,7 +272,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
-    budget = Budget(count=options.count, iterations=options.iterations, factor=options.factor, samples=options.samples)
+    budget = Budget(
+        count=options.count,
+        prompts=min(options.prompts, len(calibration_captions())),
+        iterations=options.iterations,
+        factor=options.factor,
+        samples=options.samples,
+    )
     print(f"published iteration counts divided by {budget.factor:g}; S2P: {budget.iterations} iterations", flush=True)
     path, model = options.work / "rows.json", open_model(None)
     wanted = [
@@ -292,7 +303,8 @@ def main() -> None:
         command = (
             f"python benchmarks/rivals.py --settings {' '.join(options.settings)} --steps {' '.join(map(str, options.steps))} "
         )
-        command += f"--count {budget.count} --seeds {options.seeds} --iterations {budget.iterations} --factor {budget.factor:g}"
+        command += f"--count {budget.count} --prompts {budget.prompts} --seeds {options.seeds} "
+        command += f"--iterations {budget.iterations} --factor {budget.factor:g}"
         options.out.write_text(page(rows, budget, f"{command} --samples {budget.samples}", picture.name), "utf-8")
 
 

@@ -33,7 +33,9 @@ def fake_affine(x: Tensor, scale: Tensor, zero: Tensor, largest: Tensor | float)
     grid ``dx̂/ds`` is the rounding error in steps, outside the clamped integer less the zero point."""
     ratio = x / scale
     rounded = ratio + (ratio.round() - ratio).detach()
-    integers = torch.minimum((rounded + zero).clamp(min=0.0), torch.as_tensor(largest, dtype=x.dtype, device=x.device))
+    top = torch.as_tensor(largest, dtype=x.dtype, device=x.device)
+    # Not torch.minimum: at the last grid point, which is inside, it would halve the gradient.
+    integers = torch.clamp(rounded + zero, torch.zeros_like(top), top)
     return (integers - zero) * scale
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from s2p_converters.grids import Palette
 
 MAX_ITERATIONS = 300
+MAX_MOVES = 200
 Floats = NDArray[np.float64]
 
 
@@ -40,16 +41,64 @@ class SortedValues:
 
 
 def kmeans(values: Floats, count: int) -> Floats:
-    """Centres of k-means (Lloyd) on numbers, ascending, float64 [count].
+    """Centres of k-means on numbers, ascending, float64 [count].
 
-    Two starts, evenly over the quantiles and evenly over the range, are run until nothing changes; the better result is kept.
+    Lloyd's rounds from three starts: evenly over the quantiles, evenly over the range, and with the density that is best for many
+    centres, the cube root of the values' (Panter and Dite, 1951). Each result is improved by moves: two neighbours become one where
+    that costs least, and a cluster is halved where that gains most, as long as the error falls. The best is kept.
     """
     ordered = SortedValues(values)
     middles = (np.arange(count) + 0.5) / count
     low, high = float(ordered.values[0]), float(ordered.values[-1])
-    starts = (np.quantile(ordered.values, middles), low + (high - low) * middles)
-    results = [_lloyd(ordered, start) for start in starts]
-    return min(results, key=ordered.error)
+    if low == high:
+        return np.full(count, low)
+    counts, edges = np.histogram(ordered.values, bins=4 * count)
+    mass = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
+    starts = (
+        np.quantile(ordered.values, middles),
+        low + (high - low) * middles,
+        np.interp(middles * mass[-1], mass, edges),
+    )
+    return min((_improved(ordered, start) for start in starts), key=ordered.error)
+
+
+def _improved(ordered: SortedValues, start: Floats) -> Floats:
+    best = _lloyd(ordered, start)
+    error = ordered.error(best)
+    for _ in range(MAX_MOVES):
+        moved = _moved(ordered, best)
+        if moved is None:
+            break
+        moved = _lloyd(ordered, moved)
+        if not ordered.error(moved) < error * (1 - 1e-9):
+            break
+        best, error = moved, ordered.error(moved)
+    return best
+
+
+def _moved(ordered: SortedValues, centres: Floats) -> Floats | None:
+    """Centres after the best move; None when no move gains anything at once."""
+    borders = ordered.borders(centres)
+    counts = np.diff(borders).astype(np.float64)
+    pairs = counts[:-1] + counts[1:]
+    costs = counts[:-1] * counts[1:] / np.maximum(pairs, 1) * np.diff(centres) ** 2
+    # Halved at its mean: the error falls by the spread between the halves.
+    middle = np.clip(np.searchsorted(ordered.values, centres), borders[:-1], borders[1:])
+    halves = np.append(np.stack([borders[:-1], middle], axis=1).ravel(), borders[-1])
+    lower, upper = ordered.means(halves, np.repeat(centres, 2)).reshape(-1, 2).T
+    left = (middle - borders[:-1]).astype(np.float64)
+    gains = left * (counts - left) / np.maximum(counts, 1) * (upper - lower) ** 2
+    for merged in np.argsort(costs)[:4]:
+        allowed = gains.copy()
+        allowed[merged : merged + 2] = -1
+        split = int(allowed.argmax())
+        if allowed[split] > costs[merged]:
+            joint = (counts[merged] * centres[merged] + counts[merged + 1] * centres[merged + 1]) / max(pairs[merged], 1)
+            if pairs[merged] == 0:
+                joint = centres[merged]
+            kept = np.delete(centres, [merged, merged + 1, split])
+            return np.sort(np.concatenate([kept, [joint, lower[split], upper[split]]]))
+    return None
 
 
 def _lloyd(ordered: SortedValues, centres: Floats) -> Floats:
