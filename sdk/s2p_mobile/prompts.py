@@ -8,6 +8,7 @@ the order in which it picks them. CPython fixed that sequence for integer seeds.
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import random
@@ -101,7 +102,7 @@ def _from_csv(path: Path) -> list[str]:
 
 def _from_parquet(path: Path) -> list[str]:
     try:
-        import pyarrow.parquet as parquet
+        parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise S2PError(f"reading {path} needs pyarrow; run pip install pyarrow, or save the file as CSV") from error
     try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from s2p_converters.unet import TimeNetwork
+from s2p_mobile.picture_size import PictureSize
 from s2p_runtime.quiet import quiet_import
 
 with quiet_import():
@@ -52,6 +53,12 @@ def time_tables(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> dict[
             table = torch.nn.functional.linear(activated, projection.weight.double(), projection.bias.double())
             tables[f"{name}.time"] = table.float()
     return tables
+
+
+def size_ids(size: PictureSize) -> Tensor:
+    """SDXL's micro-conditioning of an uncropped picture of this size, float32 [1, 6]: original height and width, top and left of
+    the crop (0), target height and width, as diffusers' StableDiffusionXLPipeline fills them in by default."""
+    return torch.tensor([[size.height, size.width, 0, 0, size.height, size.width]], dtype=torch.float32)
 
 
 @torch.no_grad()

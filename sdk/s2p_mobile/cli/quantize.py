@@ -53,6 +53,7 @@ def quantize(
     """Quantize a model into an S2P checkpoint. Training keeps its log, loss plot and state in OUT.training."""
     from s2p_mobile.checkpointing import write_checkpoint
     from s2p_mobile.jobs import make_job
+    from s2p_mobile.loading.resources import checkpoint_bytes, require_disk
     from s2p_mobile.methods import run_method
     from s2p_mobile.methods.registry import check_method
     from s2p_mobile.prompts import long_prompts
@@ -85,6 +86,8 @@ def quantize(
         count=count,
         subset_seed=subset_seed,
     )
+    space = checkpoint_bytes(job.model.folder, job.model.family.folders)
+    require_disk(out, space, "the checkpoint", "free some, or give another --out")
     if prompts is not None:
         for warning in long_prompts(job.prompts, job.model.tokenizer):
             say(f"note: {warning}", "-")

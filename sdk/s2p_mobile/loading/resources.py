@@ -33,6 +33,12 @@ def load_bytes(folder: Path, components: tuple[str, ...]) -> int:
     return _FLOAT32 * (sum(counts.values()) + counts.get("unet", 0))
 
 
+def checkpoint_bytes(folder: Path, copied: tuple[str, ...]) -> int:
+    """Disk that a checkpoint takes at most: the copied components, and a byte for each weight of the U-Net."""
+    files = [path for name in copied for path in (folder / name).rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files) + parameter_count(folder / "unet")
+
+
 def available_memory() -> int | None:
     """Bytes that a process can take without swapping; None where the system does not say."""
     try:

@@ -23,13 +23,17 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from s2p_converters.checkpoint import open_checkpoint
+from s2p_converters.unet import Operators, PromptTables, StepUNet
+from s2p_mobile.cli.app import run
 from s2p_mobile.models import Model
 from s2p_mobile.picture_size import PictureSize
 from s2p_mobile.plan import plan_for
+from s2p_mobile.time_tables import size_ids, time_network
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
-from s2p_runtime.plan import initial_latents
+from s2p_runtime.plan import denoise, guide, initial_latents
 
 MakeModel = Callable[..., Path]
 TEXT = "a red apple on a blue background"
@@ -92,6 +96,41 @@ def test_sdxl_text_conditions_are_those_of_diffusers(family_models: dict[str, Pa
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-6)
     np.testing.assert_allclose(ours_pooled, pooled.numpy(), atol=1e-6)
     assert ours.shape == (1, 16, 64) and ours_pooled.shape == (1, 24)
+
+
+@torch.no_grad()
+def test_sdxl_draws_what_diffusers_draws(family_models: dict[str, Path]) -> None:
+    """Both text encoders, zeros for the empty prompt, time ids, the prompt's time table, guidance and rows together."""
+    folder = family_models["sdxl"]
+    model = Model(folder, PictureSize(16, 24))
+    plan = plan_for(folder / "scheduler", "ddim", 3)
+    network = time_network(model.unet, plan.timesteps)
+    graph = StepUNet(model.structure, PromptTables(network.names, network.widths, {}), Operators())
+    graph.load_state_dict(model.unet.state_dict(), strict=False)
+    embeddings, pooled = (torch.from_numpy(array) for array in model.embed_and_pool(model.token_ids(TEXT)))
+    embeddings = torch.cat([torch.zeros_like(embeddings), embeddings])
+    pooled = torch.cat([torch.zeros_like(pooled), pooled])
+    table = network(pooled.double(), size_ids(model.picture_size).expand(2, -1)).float()
+
+    def predict(sample: np.ndarray, call: int) -> np.ndarray:
+        batch = torch.from_numpy(np.repeat(sample, 2, axis=0))
+        return guide(graph(batch, torch.tensor([call]), embeddings, table).numpy(), model.guidance)
+
+    start = initial_latents(plan, 3, model.latent_shape)
+    ours = denoise(plan, predict, start, 3)
+    pipe = StableDiffusionXLPipeline(**pipeline_parts(folder, model), unet=model.unet, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        TEXT,
+        latents=torch.from_numpy(start),
+        num_inference_steps=3,
+        guidance_scale=5.0,
+        output_type="latent",
+        height=24,
+        width=16,
+    ).images.numpy()
+    assert ours.shape == (1, 4, 12, 8)
+    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
 
 
 def test_latent_consistency_model_draws_what_diffusers_draws(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +258,46 @@ def test_weights_under_the_fp16_variant_alone_are_found(make_model: MakeModel) -
     model.half().save_pretrained(folder / "unet", variant="fp16")
     loaded = Model(folder).unet.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_quantize_command_with_size_prompt_set_and_lora(make_model: MakeModel, tmp_path: Path, family: str) -> None:
+    folder = make_model(family, mid_block_type=None)
+    width = Model(folder).structure.channels[0]
+    save_file(
+        {"unet.conv_in.lora_A.weight": torch.ones(1, 4, 3, 3), "unet.conv_in.lora_B.weight": torch.ones(width, 1, 1, 1)},
+        tmp_path / "style.safetensors",
+    )
+    (tmp_path / "captions.json").write_text(json.dumps([f"picture {i}" for i in range(9)]))
+    words = ["--size", "24x16", "--lora", f"{tmp_path / 'style.safetensors'}:0.1", "--prompts", str(tmp_path / "captions.json")]
+    words += [
+        "--count",
+        "2",
+        "--subset-seed",
+        "1",
+        "--method",
+        "rtn",
+        "--recipe",
+        "w8a8",
+        "--scheduler",
+        "ddim",
+        "--steps",
+        "2",
+    ]
+    assert run(["quantize", str(folder), "--out", str(tmp_path / "checkpoint"), *words]) == 0
+    checkpoint = open_checkpoint(tmp_path / "checkpoint")
+    manifest = checkpoint.manifest
+    assert (manifest.family, manifest.source.name, manifest.guidance) == (family, f"random-{family}+style", 7.5)
+    assert manifest.latents.shape == (1, 4, 8, 12) and checkpoint.structure.sample_size == (8, 12)
+    # The recipe leaves the first layer in float: the fused weight stands there, W + 0.1 * 1 * 1.
+    expected = Model(folder).unet.conv_in.weight.numpy() + np.float32(0.1)
+    np.testing.assert_allclose(checkpoint.floats["conv_in.weight"], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_sdxl_is_refused_by_quantize_in_one_line(
+    family_models: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["quantize", str(family_models["sdxl"]), "--out", str(tmp_path / "checkpoint")]) == 2
+    error = capfd.readouterr().err.strip()
+    assert error.startswith("error: sdxl is an SDXL model") and "\n" not in error
+    assert not (tmp_path / "checkpoint").exists()
