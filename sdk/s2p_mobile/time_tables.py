@@ -10,6 +10,7 @@ from torch import Tensor
 
 from s2p_converters.unet import TimeNetwork
 from s2p_mobile.picture_size import PictureSize
+from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
 with quiet_import():
@@ -41,7 +42,12 @@ def time_tables(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> dict[
 
     Returns:
         ``<resnet>.time`` -> float32 [T, C_out].
+
+    Raises:
+        S2PError: the time embedding depends on the prompt as well (SDXL): :func:`time_network` is for those.
     """
+    if unet.config.addition_embed_type is not None:
+        raise S2PError("an SDXL model's time table belongs to the prompt; this command takes sd1 and sd2 models so far")
     embedding = time_embeddings(unet, timesteps)
     if unet.time_embed_act is not None:
         embedding = unet.time_embed_act(embedding)

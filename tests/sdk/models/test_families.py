@@ -301,3 +301,5 @@ def test_sdxl_is_refused_by_quantize_in_one_line(
     error = capfd.readouterr().err.strip()
     assert error.startswith("error: sdxl is an SDXL model") and "\n" not in error
     assert not (tmp_path / "checkpoint").exists()
+    assert run(["generate", str(family_models["sdxl"]), TEXT, "--out", str(tmp_path / "a.png")]) == 2
+    assert capfd.readouterr().err.startswith("error: an SDXL model's time table belongs to the prompt; ")
