@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s2p_converters.checkpoint import Checkpoint, is_checkpoint, open_checkpoint
+from s2p_converters.grids import weight_tensors
 from s2p_converters.packing import packs
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, LayerSummary, open_bundle
 from s2p_runtime.errors import S2PError
@@ -72,7 +73,14 @@ def _describe_checkpoint(checkpoint: Checkpoint) -> Description:
         bits = entries[spec.name].weight_bits
         stored = 4 * spec.weights if bits is None else (spec.weights + 1) // 2 if packs(bits) else spec.weights
         scales = 0 if bits is None else 2 * spec.out_channels
-        scheme = "float32" if bits is None else f"symmetric per-channel, {'two' if packs(bits) else 'one'} to a byte"
+        grid = "symmetric per-channel"
+        if spec.name in checkpoint.general:
+            layer = checkpoint.general[spec.name]
+            sizes = {name: tensor.nbytes for name, tensor in weight_tensors(layer).items() if not name.endswith(".bias")}
+            stored, scales = sum(sizes.values()), 0
+            grid = "palette" if layer.is_palette else "asymmetric per-channel"
+            grid += ", split input" if len(layer.parts) == 2 else ""
+        scheme = "float32" if bits is None else f"{grid}, {'two' if packs(bits) else 'one'} to a byte"
         rows.append(
             LayerSummary(
                 name=spec.name,

@@ -17,7 +17,7 @@ from s2p_mobile.reconstruction.rounding import RoundingRule, reconstruct_weights
 from s2p_mobile.trajectory import encode_prompt
 
 PROMPTS = 200
-ITERATIONS, RATE, BATCH = 2_000, 1e-3, 32
+ROUNDING = RoundingRule(iterations=2_000, batch=32, learning_rate=1e-3, quantized_inputs=False, warmup=0.0)
 RELAXED_BITS = 10
 MOMENTUM = 0.9
 PROMPTS_AT_A_TIME = 8
@@ -35,14 +35,7 @@ def pcr(job: QuantizationJob) -> QuantizedUNet:
         pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
         calls = read_calls(latents, *pairs, device)
         rival = build_rival(job, device, search="minmax", split_skips=False, edges=False, attention=False)
-        rounding = RoundingRule(
-            iterations=rule.iterations(ITERATIONS),
-            batch=BATCH,
-            learning_rate=rule.rounding_rate(RATE),
-            quantized_inputs=False,
-            warmup=0.0,
-        )
-        reconstruct_weights(rival, calls, rounding, ITERATIONS, job.seed, job.progress)
+        reconstruct_weights(job, rival, calls, ROUNDING)
         if rival.activation_bits is not None:
             rival.add_input_grids()
             relaxed = relaxed_calls(len(job.plan.calls), rule.relaxed) if rule.relaxing else frozenset[int]()

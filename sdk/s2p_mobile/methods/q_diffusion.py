@@ -15,9 +15,8 @@ from s2p_mobile.reconstruction.walk import run_calls
 from s2p_runtime.progress import Progress
 
 PROMPTS, STRIDE = 128, 2
-WEIGHT_ITERATIONS, WEIGHT_RATE = 20_000, 1e-3
-SCALE_ITERATIONS, SCALE_RATE = 5_000, 4e-4
-BATCH = 8
+ROUNDING = RoundingRule(iterations=20_000, batch=8, learning_rate=1e-3, quantized_inputs=True, warmup=0.2)
+SCALES = ScaleRule(iterations=5_000, batch=8, learning_rate=4e-4, power=NORM)
 SEARCH_SAMPLES, MOMENTUM = 16, 0.95
 
 
@@ -35,20 +34,11 @@ def q_diffusion(job: QuantizationJob) -> QuantizedUNet:
         pairs = strided_pairs(latents, PROMPTS, STRIDE, rule.samples, rng)
         calls = read_calls(latents, *pairs, device)
         rival = build_rival(job, device, search="clip", split_skips=True, edges=own, attention=own)
-        rounding = RoundingRule(
-            iterations=rule.iterations(WEIGHT_ITERATIONS),
-            batch=BATCH,
-            learning_rate=rule.rounding_rate(WEIGHT_RATE),
-            quantized_inputs=True,
-            warmup=0.2,
-        )
-        reconstruct_weights(rival, calls, rounding, WEIGHT_ITERATIONS, job.seed, job.progress)
+        reconstruct_weights(job, rival, calls, ROUNDING)
         if rival.activation_bits is not None:
             rival.add_input_grids()
             search_ranges(rival, calls, job.progress)
-            iterations = rule.iterations(SCALE_ITERATIONS)
-            scales = ScaleRule(iterations, BATCH, rule.rounding_rate(SCALE_RATE), NORM)
-            reconstruct_scales(rival, calls, scales, SCALE_ITERATIONS, job.seed + 1, job.progress)
+            reconstruct_scales(job, rival, calls, SCALES)
         return rival.export()
 
 

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from s2p_runtime.contract import Contract
 
+LARGEST_RATE = 0.02
+"""Scaled learning rates stop here."""
+
 
 class PaletteRule(Contract):
     """Weight palettes of different widths."""
@@ -46,4 +49,4 @@ class RivalRule(Contract):
 
     def rounding_rate(self, published: float) -> float:
         """Learning rate of AdaRound's variables."""
-        return min(0.02, published * self.factor) if self.learning_rate is None else self.learning_rate
+        return min(LARGEST_RATE, published * self.factor) if self.learning_rate is None else self.learning_rate

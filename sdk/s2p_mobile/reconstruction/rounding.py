@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.recipes.rivals import LARGEST_RATE
 from s2p_mobile.reconstruction.calls import CalibrationCalls
 from s2p_mobile.reconstruction.layers import InputGrid, RivalLayer
 from s2p_mobile.reconstruction.rival import Rival
@@ -176,24 +178,27 @@ def reconstruct(
             advance()
 
 
-def reconstruct_weights(
-    rival: Rival, calls: CalibrationCalls, rule: RoundingRule, published: int, seed: int, progress: Progress
-) -> None:
-    """AdaRound on every unit.
+def reconstruct_weights(job: QuantizationJob, rival: Rival, calls: CalibrationCalls, published: RoundingRule) -> None:
+    """AdaRound on every unit, with the published rule's iterations and rate scaled as the recipe says."""
+    scaling = job.recipe.rivals
+    rule = replace(
+        published,
+        iterations=scaling.iterations(published.iterations),
+        learning_rate=scaling.rounding_rate(published.learning_rate),
+    )
+    learn = partial(learn_rounding, rule=rule, generator=torch.Generator().manual_seed(job.seed))
+    title = f"rounding weights, {rule.iterations} iterations a unit ({published.iterations} published), {calls.count} samples"
+    reconstruct(rival, calls, learn, rule.quantized_inputs, job.progress, title)
 
-    Args:
-        published: the method's own iteration count, for the message.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    learn = partial(learn_rounding, rule=rule, generator=generator)
-    title = f"rounding weights, {rule.iterations} iterations a unit ({published} published), {calls.count} samples"
-    reconstruct(rival, calls, learn, rule.quantized_inputs, progress, title)
 
-
-def reconstruct_scales(
-    rival: Rival, calls: CalibrationCalls, rule: ScaleRule, published: int, seed: int, progress: Progress
-) -> None:
-    """LSQ on the activation scales of every unit, FP inputs."""
-    learn = partial(learn_scales, rule=rule, generator=torch.Generator().manual_seed(seed))
-    title = f"learning activation scales, {rule.iterations} iterations a unit ({published} published)"
-    reconstruct(rival, calls, learn, False, progress, title)
+def reconstruct_scales(job: QuantizationJob, rival: Rival, calls: CalibrationCalls, published: ScaleRule) -> None:
+    """LSQ on the activation scales of every unit, FP inputs; scaled like :func:`reconstruct_weights`."""
+    scaling = job.recipe.rivals
+    rule = replace(
+        published,
+        iterations=scaling.iterations(published.iterations),
+        learning_rate=min(LARGEST_RATE, published.learning_rate * scaling.factor),
+    )
+    learn = partial(learn_scales, rule=rule, generator=torch.Generator().manual_seed(job.seed + 1))
+    title = f"learning activation scales, {rule.iterations} iterations a unit ({published.iterations} published)"
+    reconstruct(rival, calls, learn, False, job.progress, title)

@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from s2p_converters.checkpoint import Checkpoint
 from s2p_converters.reference import reference_unet
+from s2p_mobile.components import Components
 from s2p_mobile.evaluation import evaluate, open_source
+from s2p_mobile.inspection import describe
 from s2p_mobile.methods import QuantizationJob, run_method
 from s2p_mobile.models import Model
 from s2p_mobile.trajectory import draw_latents, encode_prompt
 from s2p_runtime.errors import S2PError
 
 MakeCheckpoint = Callable[..., Checkpoint]
+PROMPTS = ("a cat on a red background", "a fox on a blue background")
 
 
 def test_ptq4dm_has_one_symmetric_scale_for_all_calls(rival_checkpoint: MakeCheckpoint) -> None:
@@ -62,8 +66,6 @@ def test_pcr_calibrates_a_call_on_states_of_the_quantized_calls_before(rival_che
     checkpoint = rival_checkpoint("pcr")
     manifest, folder = checkpoint.manifest, checkpoint.folder
     name = "down_blocks.0.resnets.0.conv1"
-    from s2p_mobile.components import Components
-
     components = Components(folder, manifest.tokenizer, manifest.latents)
     shape = (1, manifest.latents.channels, manifest.latents.height, manifest.latents.width)
     unet = reference_unet(checkpoint).float()
@@ -87,9 +89,6 @@ def test_pcr_calibrates_a_call_on_states_of_the_quantized_calls_before(rival_che
         assert float(grid.scale[call]) == pytest.approx(expected, rel=1e-3), call
 
 
-PROMPTS = ("a cat on a red background", "a fox on a blue background")
-
-
 def test_without_relaxing_all_calls_have_the_same_bits(rival_job: Callable[..., QuantizationJob]) -> None:
     unet = run_method("pcr", rival_job({"relaxing": False, "samples": 4, "factor": 2000}))
     grids = [part.activation for layer in unet.general.values() for part in layer.parts]
@@ -109,6 +108,18 @@ def test_convert_refuses_them_with_a_reason(
 ) -> None:
     line = fails("convert", rival_checkpoint("pcr").folder, "--target", "coreml", "--out", "out.s2pmobile")
     assert "pcr" in line and "has zero points" in line
+
+
+def test_inspect_names_their_grids(rival_checkpoint: MakeCheckpoint) -> None:
+    for method, word in (("q-diffusion", "asymmetric per-channel, split input"), ("palettize", "palette")):
+        folder = rival_checkpoint(method, "own" if method == "q-diffusion" else "same").folder
+        described = describe(folder)
+        assert any(layer.scheme.startswith(word) for layer in described.layers)
+        tensors = load_file(folder / "unet.safetensors")
+        for layer in described.layers:
+            if layer.scheme != "float32":
+                parts = [v.nbytes for k, v in tensors.items() if k.startswith(f"{layer.name}.") and not k.endswith(".bias")]
+                assert layer.bytes == sum(parts)
 
 
 def test_narrow_average_is_refused(rival_job: Callable[..., QuantizationJob]) -> None:
