@@ -145,6 +145,8 @@ def test_functions_of_the_ml_program_share_their_weights(mil_bundle: Bundle, com
     program = load_program(path)
     assert program.functions == ("main", "size_48x32")
     stored = {name: {w.name: w.stored_bytes for w in program.weights(name)} for name in program.functions}
+    compressed = [{w.name for w in program.weights(name) if w.form != "const"} for name in program.functions]
+    assert compressed[0] == compressed[1]
     file = path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
     # Records and data are aligned to 64 bytes each. Were the weights there twice, the file would be about twice its share.
     overhead = 128 * len(stored["main"])
