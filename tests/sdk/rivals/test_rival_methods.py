@@ -11,6 +11,10 @@ import torch
 from safetensors.numpy import load_file
 
 from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.coreml import target as coreml
+from s2p_converters.coreml.options import CoreMLOptions
+from s2p_converters.executorch import target as executorch
+from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.reference import reference_unet
 from s2p_mobile.components import Components
 from s2p_mobile.evaluation import evaluate, open_source
@@ -19,6 +23,7 @@ from s2p_mobile.methods import QuantizationJob, run_method
 from s2p_mobile.models import Model
 from s2p_mobile.trajectory import draw_latents, encode_prompt
 from s2p_runtime.errors import S2PError
+from s2p_runtime.progress import Silent
 
 MakeCheckpoint = Callable[..., Checkpoint]
 PROMPTS = ("a cat on a red background", "a fox on a blue background")
@@ -103,11 +108,14 @@ def test_evaluate_takes_them(rival_checkpoint: MakeCheckpoint, tiny_model: Model
     assert value is not None and 10 < value < 60
 
 
-def test_convert_refuses_them_with_a_reason(
-    rival_checkpoint: MakeCheckpoint, fails: Callable[..., str], tmp_path: Path
-) -> None:
-    line = fails("convert", rival_checkpoint("pcr").folder, "--target", "coreml", "--out", "out.s2pmobile")
-    assert "pcr" in line and "has zero points" in line
+@pytest.mark.parametrize(("method", "reason"), [("pcr", "has zero points"), ("palettize", "has a palette of its own")])
+def test_targets_refuse_them_with_a_reason(rival_checkpoint: MakeCheckpoint, tmp_path: Path, method: str, reason: str) -> None:
+    checkpoint = rival_checkpoint(method)
+    with pytest.raises(S2PError, match=rf"\({method}\) cannot be converted exactly: layer \S+ {reason}"):
+        coreml.convert_checkpoint(checkpoint, CoreMLOptions(), tmp_path, Silent())
+    with pytest.raises(S2PError, match=reason):
+        executorch.convert_checkpoint(checkpoint, ExecuTorchOptions(), tmp_path, Silent())
+    assert not list(tmp_path.iterdir())
 
 
 def test_inspect_names_their_grids(rival_checkpoint: MakeCheckpoint) -> None:
