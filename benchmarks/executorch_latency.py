@@ -11,6 +11,7 @@ of its own per program.
 from __future__ import annotations
 
 import argparse
+import gc
 import platform
 import statistics
 import subprocess
@@ -128,6 +129,9 @@ def report(paths: Mapping[str, Path], eager: Call, sample: np.ndarray, context: 
     calls: dict[str, Call] = {name: loaded(path) for name, path in paths.items()}
     calls["eager torch fp32"] = eager
     times, processor = interleaved(calls, sample, context, rounds)
+    # Two programs of gigabytes in memory leave no room for taking one apart.
+    calls.clear()
+    gc.collect()
     base, base_cpu = (statistics.median(values["fp32"]) for values in (times, processor))
     peaks = {name: peak_bytes(path, sample.shape, context.shape) for name, path in paths.items()}
     print(f"machine: {platform.processor() or platform.machine()}, {rounds} rounds, one thread")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from s2p_converters.unet import UNetStructure
+from s2p_runtime.bundle import parse_size
 from s2p_runtime.errors import S2PError
-
-_PATTERN = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,7 @@ class PictureSize:
         Raises:
             S2PError: anything else.
         """
-        match = _PATTERN.fullmatch(text.strip())
-        if match is None:
-            raise S2PError(f"size {text!r} is not WIDTHxHEIGHT in pixels; write for example 512x768")
-        return cls(int(match[1]), int(match[2]))
+        return cls(*parse_size(text))
 
 
 def vae_factor(vae_config: Mapping[str, Any]) -> int:

@@ -182,8 +182,8 @@ def test_size_changes_the_latents_and_nothing_else(make_model: MakeModel) -> Non
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [("26x32", "width 26 of size 26x32 is not a multiple of 4.*use 24"), ("24x30", "height 30"), ("24", "not WIDTHxHEIGHT"),
-     ("0x8", "not WIDTHxHEIGHT"), ("24*32", "not WIDTHxHEIGHT")],
+    [("26x32", "width 26 of size 26x32 is not a multiple of 4.*use 24"), ("24x30", "height 30"), ("24", "no picture size"),
+     ("0x8", "no picture size"), ("24*32", "no picture size")],
 )  # fmt: skip
 def test_sizes_that_cannot_be_drawn(family_models: dict[str, Path], size: str, message: str) -> None:
     with pytest.raises(S2PError, match=message):
