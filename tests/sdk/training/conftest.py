@@ -38,7 +38,13 @@ def recipe_document() -> dict[str, Any]:
         "weights": {"bits": 3},
         "mixed": {"top": 0.01, "bits": 8, "ranking": "sqnr"},
         "calibration": {"prompts": 1},
-        "training": {"prompts": 4, "iterations": 6, "batch": 4, "warmup": 1, "freezing": {"every": 2, "start": 0.03, "end": 0.01}},
+        "training": {
+            "prompts": 4,
+            "iterations": 6,
+            "batch": 4,
+            "warmup": 1,
+            "freezing": {"every": 2, "start": 0.03, "end": 0.01},
+        },
     }
 
 
