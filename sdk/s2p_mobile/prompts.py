@@ -13,6 +13,7 @@ import io
 import json
 import random
 from collections.abc import Iterable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,8 @@ def long_prompts(prompts: Iterable[str], tokenizer: ClipTokenizer) -> list[str]:
         for prompt, count in dropped
         if count
     ]
+
+
+def repeated(prompts: Sequence[str], count: int) -> tuple[str, ...]:
+    """``count`` prompts: the first ones, or all of them again and again when there are fewer (prompt k has a seed of its own)."""
+    return tuple(islice(cycle(prompts), count))

@@ -40,16 +40,19 @@ def latents(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished set.")] = False,
     force: ForceOption = False,
 ) -> None:
-    """Draw prompts with the floating-point model and store the trajectories for training."""
+    """Draw prompts with the floating-point model and store the trajectories for training; 512 of them without --prompts."""
     from s2p_mobile.jobs import job_prompts
     from s2p_mobile.latents import LatentJob, write_latents
     from s2p_mobile.models import open_model
     from s2p_mobile.picture_size import PictureSize
     from s2p_mobile.plan import plan_for
-    from s2p_mobile.prompts import long_prompts
+    from s2p_mobile.prompts import long_prompts, repeated
+    from s2p_mobile.recipes.training import TrainingRule
 
     source = open_model(model, None if size is None else PictureSize.parse(size), lora or ())
     texts = job_prompts(source, prompts, count, subset_seed)
+    if prompts is None and count is None:
+        texts = repeated(texts, TrainingRule().prompts)
     if prompts is not None:
         for warning in long_prompts(texts, source.tokenizer):
             say(f"note: {warning}", "-")

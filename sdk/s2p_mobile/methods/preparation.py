@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.latents import LatentDataset, LatentJob, open_latents, write_latents
 from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.methods.starting_point import starting_point
+from s2p_mobile.prompts import repeated
 from s2p_mobile.quantization.gptq import compensated
 from s2p_mobile.quantization.grid import weight_scale
 from s2p_mobile.quantization.moments import WeightedCalls, input_moments
@@ -41,7 +41,7 @@ def job_latents(job: QuantizationJob, folder: Path, workers: Workers, most: int 
     drawn = rule.prompts if most is None else min(rule.prompts, most)
     count = drawn if given is None else given.prompts
     wanted = LatentJob(
-        job.model, job.plan, tuple(islice(cycle(job.prompts), count)), job.guidance, job.seed,
+        job.model, job.plan, repeated(job.prompts, count), job.guidance, job.seed,
         features=rule.store_features and rule.distillation.weight > 0,
     )  # fmt: skip
     if given is not None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from s2p_converters.packing import integer_range
 from s2p_converters.unet import StepUNet, layer_specs
 from s2p_mobile.latents import LatentDataset, LatentJob, write_latents
-from s2p_mobile.methods.preparation import prepare
+from s2p_mobile.methods.preparation import job_latents, prepare
 from s2p_mobile.methods.registry import QuantizationJob, run_method
 from s2p_mobile.models import Model
 from s2p_mobile.quantization import moments as moments_module
@@ -26,9 +26,12 @@ from s2p_mobile.quantization.grid import quantize_weight, weight_scale
 from s2p_mobile.quantization.moments import WeightedCalls, block_columns, input_moments
 from s2p_mobile.training.influence import call_influence, call_weights
 from s2p_mobile.trajectory import float_unet
+from s2p_mobile.workers import Workers
 from s2p_runtime.plan import SamplingPlan, denoise
 
 MakeJob = Callable[..., QuantizationJob]
+PROMPTS = tuple(f"a {thing} on a {colour} background" for thing in ("cat", "fox") for colour in ("red", "blue"))
+"""Those of ``make_job``."""
 
 
 def obq_integers(
@@ -198,3 +201,14 @@ def test_method_gptq_is_nearer_to_fp_than_nearest_rounding(make_job: MakeJob, la
         better += error(layers[name]) < error(nearest[name])
     # Other calls than those GPTQ saw (and the layer at 8 bits may go either way): nearly all layers gain.
     assert better >= 0.9 * len(layers)
+
+
+def test_prompts_are_used_again_with_other_seeds(make_job: MakeJob, latents: LatentDataset, tmp_path: Path) -> None:
+    drawn = job_latents(make_job({"prompts": 6}), tmp_path, Workers("cpu"))
+    request = drawn.manifest.request
+    assert request.prompts == PROMPTS + PROMPTS[:2]
+    # The same prompts and seeds in a set of their own are the same trajectories; the repeated ones start from other noise.
+    np.testing.assert_array_equal(drawn.states([0, 3], [0, 4]), latents.states([0, 3], [0, 4]))
+    assert not np.array_equal(drawn.states([0], [0]), drawn.states([4], [0]))
+    assert job_latents(make_job({"prompts": 6}, latents=latents.folder), tmp_path, Workers("cpu")).prompts == 4
+    assert job_latents(make_job({"prompts": 6}), tmp_path / "few", Workers("cpu"), most=2).prompts == 2
