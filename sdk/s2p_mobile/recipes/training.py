@@ -12,7 +12,7 @@ from s2p_runtime.contract import Contract
 class LearningRates(Contract):
     """Peak learning rates of Adam, each in the natural unit of its parameter, so that one value suits every layer."""
 
-    weights: float = Field(default=0.005, ge=0, description="in steps of the weight's initial grid")
+    weights: float = Field(default=0.004, ge=0, description="in steps of the weight's initial grid")
     weight_scales: float = Field(default=1e-3, ge=0, description="relative: of the logarithm of a scale")
     activation_scales: float = Field(default=2e-3, ge=0, description="relative: of the logarithm of a scale")
     biases: float = Field(default=2e-4, ge=0, description="in units of the bias")
