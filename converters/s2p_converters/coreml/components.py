@@ -71,6 +71,25 @@ def _write_functions(sizes: LatentShapes, path: Path, write: Callable[[tuple[int
         merge_functions(packages, path)
 
 
+def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
+    """The U-Net as it is exported.
+
+    Raises:
+        S2PError: a layer can overflow float16.
+    """
+    if options.half:
+        for layer in checkpoint.layers.values():
+            check_float16_range(layer, options)
+    columns = {name: table.float() for name, table in table_columns(checkpoint, exact, options.quantizes_activations).items()}
+    tables, operators = StepTables(columns), CoreMLOperators(checkpoint.layers, options)
+    if options.layout == "apple":
+        unet: StepUNet = TimestepUNet(checkpoint.structure, tables, operators, checkpoint.manifest.plan.timesteps)
+    else:
+        unet = StepUNet(checkpoint.structure, tables, operators)
+    load_floats(unet, checkpoint, exact, skip={f"{name}.weight" for name in checkpoint.layers})
+    return unet
+
+
 @dataclass(frozen=True)
 class ConvertedUNet:
     """The written U-Net: its manifest entry and how each layer rests."""
@@ -87,16 +106,7 @@ def convert_unet(
     Raises:
         S2PError: a layer can overflow float16, or the conversion fails.
     """
-    if options.half:
-        for layer in checkpoint.layers.values():
-            check_float16_range(layer, options)
-    columns = {name: table.float() for name, table in table_columns(checkpoint, exact, options.quantizes_activations).items()}
-    tables, operators = StepTables(columns), CoreMLOperators(checkpoint.layers, options)
-    if options.layout == "apple":
-        unet: StepUNet = TimestepUNet(checkpoint.structure, tables, operators, checkpoint.manifest.plan.timesteps)
-    else:
-        unet = StepUNet(checkpoint.structure, tables, operators)
-    load_floats(unet, checkpoint, exact, skip={f"{name}.weight" for name in checkpoint.layers})
+    unet = unet_module(checkpoint, options)
     emitted = {name: emitted_weight(layer, options) for name, layer in checkpoint.layers.items()}
     sizes = sizes or _own_shape(checkpoint)
 
@@ -108,10 +118,13 @@ def convert_unet(
     _write_functions(sizes, folder / options.packages["unet"], write)
     inputs, output = unet_ports(checkpoint, options, next(iter(sizes.values())))
     component = _component(options.packages["unet"], inputs, output, options.minimum_os, options.half)
-    return ConvertedUNet(component, _summaries(checkpoint, emitted, options))
+    return ConvertedUNet(component, layer_summaries(checkpoint, emitted, options))
 
 
-def _summaries(checkpoint: Checkpoint, emitted: dict[str, EmittedWeight], options: CoreMLOptions) -> tuple[LayerSummary, ...]:
+def layer_summaries(
+    checkpoint: Checkpoint, emitted: dict[str, EmittedWeight], options: CoreMLOptions
+) -> tuple[LayerSummary, ...]:
+    """How each layer of the U-Net rests, in the order in which they run."""
     width = 16 if options.half else 32
     rows = []
     for spec in checkpoint.specs:

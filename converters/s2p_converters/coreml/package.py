@@ -61,7 +61,7 @@ class Port:
 def convert_module(
     module: nn.Module,
     inputs: Sequence[Port],
-    output: Port,
+    outputs: Port | Sequence[Port],
     path: Path,
     *,
     minimum_os: str,
@@ -71,7 +71,8 @@ def convert_module(
     """Export a module and write it as an ML Program.
 
     Args:
-        module: its forward takes the inputs in order and returns one tensor.
+        module: its forward takes the inputs in order and returns one tensor, or a tuple of several.
+        outputs: what it returns; a port's dtype decides that of the program's interface.
         path: the .mlpackage folder to create.
         minimum_os: ``iOS16``, ``iOS17`` or ``iOS18``.
         half: compute in float16; inputs and outputs stay float32 at the interface.
@@ -80,6 +81,7 @@ def convert_module(
     Raises:
         S2PError: torch or coremltools cannot convert the module, or a weight's constant is not in the program.
     """
+    results = [outputs] if isinstance(outputs, Port) else list(outputs)
     pipeline = ct.PassPipeline.DEFAULT
     pipeline.remove_passes(_FOLDING_PASSES)
     if weights is not None:
@@ -91,7 +93,7 @@ def convert_module(
             model = ct.convert(
                 program.run_decompositions({}),
                 inputs=[ct.TensorType(name=port.name, shape=port.shape, dtype=_numpy_type(port)) for port in inputs],
-                outputs=[ct.TensorType(name=output.name, dtype=_numpy_type(output))],
+                outputs=[ct.TensorType(name=port.name, dtype=_numpy_type(port)) for port in results],
                 minimum_deployment_target=getattr(ct.target, minimum_os),
                 compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
                 pass_pipeline=pipeline,
