@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,7 +117,7 @@ def convert_unet(
 
     _write_functions(sizes, folder / options.packages["unet"], write)
     inputs, output = unet_ports(checkpoint, options, next(iter(sizes.values())))
-    component = _component(options.packages["unet"], inputs, output, options.minimum_os, options.half)
+    component = component_entry(options.packages["unet"], inputs, [output], options.minimum_os, options.half)
     return ConvertedUNet(component, layer_summaries(checkpoint, emitted, options))
 
 
@@ -153,7 +153,7 @@ def convert_text_encoder(checkpoint: Checkpoint, options: CoreMLOptions, folder:
     module = FloatIdsTextEncoder(encoder) if apple else encoder
     path = folder / options.packages["text_encoder"]
     convert_module(module, [source], output, path, minimum_os=options.minimum_os, half=options.half)
-    return _component(options.packages["text_encoder"], [source], output, options.minimum_os, options.half)
+    return component_entry(options.packages["text_encoder"], [source], [output], options.minimum_os, options.half)
 
 
 def convert_vae_decoder(
@@ -175,14 +175,15 @@ def convert_vae_decoder(
 
     _write_functions(sizes, folder / options.packages["vae_decoder"], write)
     source, output = ports(next(iter(sizes.values())))
-    return _component(options.packages["vae_decoder"], [source], output, options.minimum_os, half)
+    return component_entry(options.packages["vae_decoder"], [source], [output], options.minimum_os, half)
 
 
-def _component(path: str, inputs: list[Port], output: Port, minimum_os: str, half: bool) -> Component:
+def component_entry(path: str, inputs: list[Port], outputs: Sequence[Port], minimum_os: str, half: bool) -> Component:
+    """A program for the manifest."""
     return Component(
         path=path,
         precision="float16" if half else "float32",
         inputs=tuple(port.spec for port in inputs),
-        outputs=(output.spec,),
+        outputs=tuple(port.spec for port in outputs),
         backend=f"mlprogram {minimum_os}",
     )

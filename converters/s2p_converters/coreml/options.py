@@ -46,6 +46,7 @@ class CoreMLOptions:
         vae_precision: of the VAE decoder; fp16 makes some VAEs overflow to black pictures.
         layout: names and shapes at the programs' interface and their places: ``s2p``, or ``apple`` as the Swift pipeline of
             apple/ml-stable-diffusion calls them.
+        chunks: into how many programs the U-Net is split, for devices that cannot hold the whole.
         sizes: (width, height) in pixels of pictures beside the checkpoint's own; the programs get a function for each (iOS18).
     """
 
@@ -56,6 +57,7 @@ class CoreMLOptions:
     precision: Literal["fp16", "fp32"] = "fp16"
     vae_precision: Literal["fp16", "fp32"] = "fp32"
     layout: Literal["s2p", "apple"] = "s2p"
+    chunks: int = 1
     sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -74,6 +76,10 @@ class CoreMLOptions:
             )
         if self.sizes and self.layout == "apple":
             raise S2PError("Apple's pipeline draws one size; convert with --layout s2p, or leave --size out")
+        if self.chunks != 1 and self.sizes:
+            raise S2PError("--chunks splits the U-Net for one size; leave --size or --chunks out")
+        if self.chunks > 2 and self.layout == "apple":
+            raise S2PError(f"Apple's pipeline runs the U-Net whole or in two; pass --chunks 2 in place of {self.chunks}")
 
     @property
     def quantizes_activations(self) -> bool:
@@ -89,6 +95,10 @@ class CoreMLOptions:
     def packages(self) -> dict[str, str]:
         """Place of each component's .mlpackage in the bundle."""
         return dict(_PACKAGES[self.layout])
+
+    def chunk_package(self, number: int) -> str:
+        """Place of the U-Net's program ``number``, counted from 1, where there are several."""
+        return f"unet_{number}.mlpackage" if self.layout == "s2p" else f"{RESOURCES}/UnetChunk{number}.mlpackage"
 
     @property
     def tokenizer_folder(self) -> str:

@@ -1,9 +1,12 @@
 """The U-Net graph. Parameter names are those of diffusers' UNet2DConditionModel, without the time path.
 
-Each block is called with an explicit list of skip tensors, so that a program can end between any two blocks.
+Each block is called with an explicit list of skip tensors, so that a program can end between any two of its :class:`Unit` s.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +154,24 @@ class _Resample(nn.Module):
         return self.conv(x, row)
 
 
+@dataclass(frozen=True)
+class Unit:
+    """The smallest stretch of the graph that a program can begin or end with.
+
+    Attributes:
+        modules: what it runs, by name below the U-Net.
+        run: called with (x, skips, context, row), returns x; ``skips`` grows on the way down and shrinks on the way up.
+        uses_context: whether it looks at the text.
+    """
+
+    modules: Mapping[str, nn.Module]
+    run: Callable[[Tensor, list[Tensor], Tensor, StepRow], Tensor]
+    uses_context: bool
+
+    def __call__(self, x: Tensor, skips: list[Tensor], context: Tensor, row: StepRow) -> Tensor:
+        return self.run(x, skips, context, row)
+
+
 class _Block(nn.Module):
     """A down, mid or up block; ``kind`` decides what happens to the skip list."""
 
@@ -159,7 +180,7 @@ class _Block(nn.Module):
 
     def __init__(self, block: BlockStructure, structure: UNetStructure, ops: Operators) -> None:
         super().__init__()
-        self.kind = block.name.split("_")[0]
+        self.name, self.kind = block.name, block.name.split("_")[0]
         specs = {spec.name: spec for spec in block_specs(block, structure)}
         self.resnets = nn.ModuleList(
             _Resnet(f"{block.name}.resnets.{j}", specs, structure, ops) for j in range(len(block.resnets))
@@ -175,20 +196,44 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, skips: list[Tensor], context: Tensor, row: StepRow) -> Tensor:
         """``skips`` grows in a down block and shrinks in an up block, in place."""
-        for j, resnet in enumerate(self.resnets):
+        for unit in self.units():
+            x = unit(x, skips, context, row)
+        return x
+
+    def units(self) -> list[Unit]:
+        """Its resnets, each with its attention, and its resampler."""
+        return [self._resnet_unit(j) for j in range(len(self.resnets))] + self._resample_units()
+
+    def _resnet_unit(self, j: int) -> Unit:
+        modules = {f"{self.name}.resnets.{j}": self.resnets[j]}
+        if j < len(self.attentions):
+            modules[f"{self.name}.attentions.{j}"] = self.attentions[j]
+
+        def run(x: Tensor, skips: list[Tensor], context: Tensor, row: StepRow) -> Tensor:
             if self.kind == "up":
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = resnet(x, row)
+            x = self.resnets[j](x, row)
             if j < len(self.attentions):
                 x = self.attentions[j](x, context, row)
             if self.kind == "down":
                 skips.append(x)
-        if hasattr(self, "downsamplers"):
-            x = self.downsamplers[0](x, row)
-            skips.append(x)
-        elif hasattr(self, "upsamplers"):
-            x = self.upsamplers[0](x, row)
-        return x
+            return x
+
+        return Unit(modules, run, uses_context=j < len(self.attentions))
+
+    def _resample_units(self) -> list[Unit]:
+        name = "downsamplers" if self.kind == "down" else "upsamplers"
+        if not hasattr(self, name):
+            return []
+        resample = getattr(self, name)[0]
+
+        def run(x: Tensor, skips: list[Tensor], context: Tensor, row: StepRow) -> Tensor:
+            x = resample(x, row)
+            if self.kind == "down":
+                skips.append(x)
+            return x
+
+        return [Unit({f"{self.name}.{name}.0": resample}, run, uses_context=False)]
 
 
 class StepUNet(nn.Module):
@@ -198,7 +243,7 @@ class StepUNet(nn.Module):
         """
         Args:
             structure: from :meth:`UNetStructure.from_config`.
-            tables: called with the step [S] (and the prompt's time table, SDXL), gives a :data:`StepRow`.
+            tables: called with the step [S] (and, SDXL, what the prompt brings), gives a :data:`StepRow`.
             ops: makes the layers and the other operators.
         """
         super().__init__()
@@ -216,32 +261,52 @@ class StepUNet(nn.Module):
         """Where the parameters lie."""
         return self.conv_norm_out.weight.device
 
-    def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, time_table: Tensor | None = None) -> Tensor:
+    def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, of_prompt: Tensor | None = None) -> Tensor:
         """
         Args:
             sample: scaled state, float [B, C, H, W].
             step: call index, integer [1] or [B].
             encoder_hidden_states: text embedding, float [B, N, D].
-            time_table: the prompt's, float [B, T, K], where the structure has ``text_time``; otherwise None.
+            of_prompt: what the tables of a structure with ``text_time`` take: the prompt's time table [B, T, K]
+                (:class:`PromptTables`) or its pooled text [B, P] (:class:`PooledTables`); otherwise None.
 
         Returns:
             Model output, float [B, C, H, W].
         """
-        return self.with_features(sample, step, encoder_hidden_states, time_table)[0]
+        return self.with_features(sample, step, encoder_hidden_states, of_prompt)[0]
 
     def with_features(
-        self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, time_table: Tensor | None = None
+        self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, of_prompt: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As :meth:`forward`, and the output of every down, mid and up block by name."""
-        row = self.tables(step) if time_table is None else self.tables(step, time_table)
+        row = self.tables(step) if of_prompt is None else self.tables(step, of_prompt)
         x = self.conv_in(sample, row)
         skips = [x]
         features: dict[str, Tensor] = {}
         for name, block in self.named_blocks():
             x = block(x, skips, encoder_hidden_states, row)
             features[name] = x
-        x = self.ops.silu(self.ops.group_norm(x, self.conv_norm_out))
-        return self.conv_out(x, row), features
+        return self._out(x, row), features
+
+    def units(self) -> list[Unit]:
+        """The whole graph as stretches between two possible cuts, in the order in which they run."""
+
+        def begin(x: Tensor, skips: list[Tensor], context: Tensor, row: StepRow) -> Tensor:
+            x = self.conv_in(x, row)
+            skips.append(x)
+            return x
+
+        def end(x: Tensor, skips: list[Tensor], context: Tensor, row: StepRow) -> Tensor:
+            return self._out(x, row)
+
+        inner = [unit for _, block in self.named_blocks() for unit in block.units()]  # type: ignore[operator]
+        first = Unit({"conv_in": self.conv_in}, begin, uses_context=False)
+        last = Unit({"conv_norm_out": self.conv_norm_out, "conv_out": self.conv_out}, end, uses_context=False)
+        return [first, *inner, last]
+
+    def _out(self, x: Tensor, row: StepRow) -> Tensor:
+        out: Tensor = self.conv_out(self.ops.silu(self.ops.group_norm(x, self.conv_norm_out)), row)
+        return out
 
     def named_blocks(self) -> list[tuple[str, nn.Module]]:
         """Blocks in the order in which they run."""

@@ -1,0 +1,65 @@
+"""The U-Net as several ML Programs that run one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.coreml.apple import TimestepChunk, TimestepUNet
+from s2p_converters.coreml.components import component_entry, layer_summaries, unet_module, unet_ports
+from s2p_converters.coreml.emission import WeightTable, constant_name, emitted_weight
+from s2p_converters.coreml.options import CoreMLOptions
+from s2p_converters.coreml.package import Port, convert_module
+from s2p_converters.unet import StepUNet
+from s2p_converters.unet.chunks import Chunk, UNetChunk, chunk_inputs, chunk_tables, plan_chunks
+from s2p_runtime.bundle import Component, LayerSummary
+
+
+@dataclass(frozen=True)
+class ConvertedChunks:
+    """The written programs: their manifest entries by name, in the order in which they run, and how each layer rests."""
+
+    components: dict[str, Component]
+    layers: tuple[LayerSummary, ...]
+
+
+def convert_chunks(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> ConvertedChunks:
+    """Write the quantized U-Net into a bundle's folder as ``options.chunks`` programs.
+
+    Tensors between programs have the programs' own precision, so that nothing is rounded that the whole would not round.
+
+    Raises:
+        S2PError: a layer can overflow float16, a conversion fails, or the U-Net has fewer units than that.
+    """
+    unet = unet_module(checkpoint, options)
+    emitted = {name: emitted_weight(layer, options) for name, layer in checkpoint.layers.items()}
+    layers = layer_summaries(checkpoint, emitted, options)
+    latents = checkpoint.manifest.latents
+    ports, output = unet_ports(checkpoint, options, (latents.height, latents.width))
+    sample = ports[0].shape
+    context = (sample[0], checkpoint.manifest.tokenizer.max_length, checkpoint.structure.context_dim)
+    plan = plan_chunks(checkpoint.structure, options.chunks, {layer.name: layer.bytes for layer in layers}, sample, context)
+    between = "float16" if options.half else "float32"
+    by_name = {name: Port(name, shape, between) for name, shape in plan[0].shapes.items()}
+    by_name |= {port.name: port for port in (*ports, output)}
+    components = {}
+    for number, chunk in enumerate(plan, 1):
+        module = _module(unet, chunk)
+        inputs, outputs = [by_name[name] for name in module.inputs], [by_name[name] for name in chunk.outputs]
+        path = options.chunk_package(number)
+        weights = {constant_name(name): weight for name, weight in emitted.items() if chunk.holds(name)}
+        convert_module(
+            module, inputs, outputs, folder / path,
+            minimum_os=options.minimum_os, half=options.half, weights=WeightTable(weights),
+        )  # fmt: skip
+        components[f"unet_{number}"] = component_entry(path, inputs, outputs, options.minimum_os, options.half)
+    return ConvertedChunks(components, layers)
+
+
+def _module(unet: StepUNet, chunk: Chunk) -> UNetChunk:
+    tables = chunk_tables(unet.tables, chunk)
+    inputs = chunk_inputs(chunk, tables)
+    return (
+        TimestepChunk(unet, chunk, inputs, tables) if isinstance(unet, TimestepUNet) else UNetChunk(unet, chunk, inputs, tables)
+    )
