@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from s2p_converters.coreml.package import Port
 from s2p_converters.unet import Operators, StepTables, StepUNet, UNetStructure
-from s2p_converters.unet.chunks import CONTEXT, Chunk, UNetChunk
 from s2p_runtime.errors import S2PError
 from s2p_runtime.feeds import told_timestep
 
@@ -80,39 +79,18 @@ class TimestepUNet(StepUNet):
         Returns:
             Model output, float [B, C, H, W].
         """
-        return super().forward(sample, _step(timestep, self.thresholds), _tokens(encoder_hidden_states))
+        return super().forward(sample, call_at(timestep, self.thresholds), text_tokens(encoder_hidden_states))
 
 
-def _step(timestep: Tensor, thresholds: Tensor) -> Tensor:
+def call_at(timestep: Tensor, thresholds: Tensor) -> Tensor:
     """The call that a timestep names, int32 [1]. Compared as integers: exact whatever the program's precision."""
     below = timestep.to(torch.int32)[:1] < thresholds
     return below.to(torch.int32).sum(dim=0, keepdim=True, dtype=torch.int32)
 
 
-def _tokens(encoder_hidden_states: Tensor) -> Tensor:
+def text_tokens(encoder_hidden_states: Tensor) -> Tensor:
     """Apple's text layout [B, D, 1, N] -> [B, N, D]."""
     return encoder_hidden_states.squeeze(2).transpose(1, 2)
-
-
-class TimestepChunk(UNetChunk):
-    """:class:`UNetChunk` of a :class:`TimestepUNet`. Apple's pipeline gives each program the U-Net's own inputs and the outputs of
-    the one before, which suits two programs."""
-
-    thresholds: Tensor
-
-    def __init__(self, unet: TimestepUNet, chunk: Chunk, inputs: Sequence[str], tables: nn.Module | None) -> None:
-        """See :class:`UNetChunk`."""
-        super().__init__(unet, chunk, ["timestep" if name == "step" else name for name in inputs], tables)
-        self.register_buffer("thresholds", unet.thresholds)
-
-    def own_names(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See :class:`UNetChunk`."""
-        translated = dict(values)
-        if "timestep" in values:
-            translated["step"] = _step(translated.pop("timestep"), self.thresholds)
-        if CONTEXT in values:
-            translated[CONTEXT] = _tokens(values[CONTEXT])
-        return translated
 
 
 class FloatIdsTextEncoder(nn.Module):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.apple import TimestepChunk, TimestepUNet
+from s2p_converters.coreml.apple import TimestepUNet, call_at, text_tokens
 from s2p_converters.coreml.components import component_entry, layer_summaries, unet_module, unet_ports
 from s2p_converters.coreml.emission import WeightTable, constant_name, emitted_weight
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.coreml.package import Port, convert_module
 from s2p_converters.unet import StepUNet
-from s2p_converters.unet.chunks import Chunk, UNetChunk, chunk_inputs, chunk_tables, plan_chunks
+from s2p_converters.unet.chunks import CONTEXT, STEP, Chunk, UNetChunk, chunk_inputs, chunk_tables, plan_chunks
 from s2p_runtime.bundle import Component, LayerSummary
 
 
@@ -57,9 +61,34 @@ def convert_chunks(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path)
     return ConvertedChunks(components, layers)
 
 
+class _Chunk(UNetChunk):
+    """A chunk as it is exported: what comes from other programs arrives in the program's own precision."""
+
+    def own_names(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.float() if value.dtype == torch.float16 else value for name, value in values.items()}
+
+
+class _TimestepChunk(_Chunk):
+    """A chunk of a :class:`TimestepUNet`. Apple's pipeline gives the second program the U-Net's inputs and the first one's outputs."""
+
+    thresholds: Tensor
+
+    def __init__(self, unet: TimestepUNet, chunk: Chunk, inputs: Sequence[str], tables: nn.Module | None) -> None:
+        super().__init__(unet, chunk, ["timestep" if name == STEP else name for name in inputs], tables)
+        self.register_buffer("thresholds", unet.thresholds)
+
+    def own_names(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        known = super().own_names(values)
+        if "timestep" in known:
+            known[STEP] = call_at(known.pop("timestep"), self.thresholds)
+        if CONTEXT in known:
+            known[CONTEXT] = text_tokens(known[CONTEXT])
+        return known
+
+
 def _module(unet: StepUNet, chunk: Chunk) -> UNetChunk:
     tables = chunk_tables(unet.tables, chunk)
     inputs = chunk_inputs(chunk, tables)
     return (
-        TimestepChunk(unet, chunk, inputs, tables) if isinstance(unet, TimestepUNet) else UNetChunk(unet, chunk, inputs, tables)
+        _TimestepChunk(unet, chunk, inputs, tables) if isinstance(unet, TimestepUNet) else _Chunk(unet, chunk, inputs, tables)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.executorch.calibration import output_scales
 from s2p_converters.executorch.check import self_check
-from s2p_converters.executorch.inspection import LayerNode, ProgramSummary, check_integers, read_program
+from s2p_converters.executorch.inspection import LayerNode, check_integers, read_program
 from s2p_converters.executorch.operators import uses_four_bits
 from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.executorch.partitioned import lower, lower_methods
@@ -62,6 +62,11 @@ def unet_shapes(checkpoint: Checkpoint) -> tuple[tuple[int, int, int, int], tupl
     return (batch, latents.channels, latents.height, latents.width), (batch, tokens, checkpoint.structure.context_dim)
 
 
+def integer_layers(checkpoint: Checkpoint) -> dict[str, QuantizedLayer]:
+    """Layers that must run on integer kernels: those whose activations are quantized too."""
+    return {name: layer for name, layer in checkpoint.layers.items() if layer.activation_bits is not None}
+
+
 def convert_unet(
     checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions, sizes: LatentShapes | None = None
 ) -> ComponentInfo:
@@ -75,9 +80,9 @@ def convert_unet(
     inputs = (torch.zeros(sample), torch.zeros(1, dtype=torch.int64), torch.zeros(context))
     if options.backend != "xnnpack":
         unet = reference_unet(checkpoint, program_constants(options)).float()
-        info = _write(path, lower(unet, inputs, options.backend), options, _unet_specs(sample, context))
+        info = write_program(path, lower(unet, inputs, options.backend), options, _unet_specs(sample, context))
         return ComponentInfo(info.component, info.delegates, info.operators, _float_layers(checkpoint))
-    integer = {name: layer for name, layer in checkpoint.layers.items() if layer.activation_bits is not None}
+    integer = integer_layers(checkpoint)
     if options.self_check and options.scheme == "pinned":
         self_check(integer, len(checkpoint.manifest.plan.calls))
     scales = output_scales(checkpoint) if options.scheme == "static" else None
@@ -92,11 +97,13 @@ def convert_unet(
         )
         methods[method] = (UNetProgram(columns, graph), (torch.zeros(shape), *inputs[1:]))
     data = build_program(methods)
-    info = _write(path, data, options, _unet_specs(sample, context))
+    info = write_program(path, data, options, _unet_specs(sample, context))
     summary = read_program(data)
     names = [spec.name for spec in checkpoint.specs]
     check_integers(summary, names, integer, options.scheme)
-    return ComponentInfo(info.component, info.delegates, info.operators, _layers(checkpoint, summary, names, options))
+    return ComponentInfo(
+        info.component, info.delegates, info.operators, layer_summaries(checkpoint, summary.layers, names, options)
+    )
 
 
 def _unet_specs(sample: tuple[int, ...], context: tuple[int, ...]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -108,9 +115,14 @@ def _unet_specs(sample: tuple[int, ...], context: tuple[int, ...]) -> tuple[tupl
     return inputs, (TensorSpec(name="noise_pred", dtype="float32", shape=sample),)
 
 
-def _write(
+def write_program(
     path: Path, data: bytes, options: ExecuTorchOptions, specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 ) -> ComponentInfo:
+    """Write a .pte whose inputs and outputs are ``specs``.
+
+    Raises:
+        CheckFailed: the backend took nothing of it.
+    """
     path.write_bytes(data)
     summary = read_program(data)
     if not summary.delegates:
@@ -125,11 +137,12 @@ def _write(
     return ComponentInfo(component, len(summary.delegates), summary.operators)
 
 
-def _layers(
-    checkpoint: Checkpoint, summary: ProgramSummary, names: list[str], options: ExecuTorchOptions
+def layer_summaries(
+    checkpoint: Checkpoint, found: Sequence[LayerNode], names: list[str], options: ExecuTorchOptions
 ) -> tuple[LayerSummary, ...]:
+    """How each layer of the U-Net rests, from the nodes that stand in its file or files."""
     stored: dict[str, list[LayerNode]] = {}
-    for node in summary.layers:
+    for node in found:
         if node.place and node.method == METHOD:
             stored.setdefault(names[node.place - 1], []).append(node)
     rows = []
@@ -172,7 +185,7 @@ def convert_text_encoder(checkpoint: Checkpoint, path: Path, options: ExecuTorch
         (TensorSpec(name="input_ids", dtype="int32", shape=(1, tokens)),),
         (TensorSpec(name="last_hidden_state", dtype="float32", shape=(1, tokens, checkpoint.structure.context_dim)),),
     )
-    return _write(path, lower(text_encoder_module(checkpoint), (ids,), options.backend), options, specs)
+    return write_program(path, lower(text_encoder_module(checkpoint), (ids,), options.backend), options, specs)
 
 
 def convert_vae_decoder(
@@ -190,7 +203,7 @@ def convert_vae_decoder(
     )
     shapes = sizes or {METHOD: (spec.height, spec.width)}
     methods = {method: (torch.zeros(1, spec.channels, *shape),) for method, shape in shapes.items()}
-    return _write(path, lower_methods(module, methods, options.backend), options, specs)
+    return write_program(path, lower_methods(module, methods, options.backend), options, specs)
 
 
 def eager_component(module: nn.Module) -> Callable[[NDArray[Any]], NDArray[np.float32]]:

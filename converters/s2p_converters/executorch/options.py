@@ -19,12 +19,14 @@ class ExecuTorchOptions:
         backend: what runs the programs. Only ``xnnpack`` computes with integers; the others get the weights multiplied out.
         scheme: how activations become int8, see :data:`s2p_converters.executorch.operators.Scheme`.
         self_check: run every integer layer alone against plain arithmetic.
+        chunks: into how many programs the U-Net is split, for devices that cannot hold the whole.
         sizes: (width, height) in pixels of pictures beside the checkpoint's own; the programs get a method for each.
     """
 
     backend: str = "xnnpack"
     scheme: Scheme = "pinned"
     self_check: bool = True
+    chunks: int = 1
     sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -34,3 +36,7 @@ class ExecuTorchOptions:
             raise S2PError(f"unknown activation scheme {self.scheme!r}; choose from {', '.join(SCHEMES)}")
         if self.sizes and self.backend != "xnnpack":
             raise S2PError(f"--size needs --backend xnnpack; {self.backend} keeps the weights of every size apart")
+        if self.chunks != 1 and self.sizes:
+            raise S2PError("--chunks splits the U-Net for one size; leave --size or --chunks out")
+        if self.chunks != 1 and self.backend != "xnnpack":
+            raise S2PError(f"--chunks needs --backend xnnpack; {self.backend} takes the U-Net whole")

@@ -41,7 +41,7 @@ class StepRowSymbols(Mapping[str, Symbol]):
         return len(self._widths)
 
 
-class _SymbolTables(nn.Module):
+class SymbolTables(nn.Module):
     """Takes the row itself where a float graph takes the step: the lookup happens outside the subgraph."""
 
     def __init__(self, widths: Mapping[str, int]) -> None:
@@ -62,6 +62,15 @@ def unet_columns(
     return columns
 
 
+def symbol_unet(structure: UNetStructure, tables: nn.Module, operators: XnnpackOperators) -> StepUNet:
+    """The graph that writes itself into the operators' subgraph when it runs on symbols."""
+    unet = StepUNet(structure, tables, operators)
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            parameter.copy_(torch.from_numpy(np.asarray(operators.floats[name], np.float32)))
+    return unet
+
+
 def unet_subgraph(
     structure: UNetStructure,
     layers: Mapping[str, QuantizedLayer],
@@ -75,12 +84,8 @@ def unet_subgraph(
 ) -> Subgraph:
     """The U-Net with inputs sample [B, C, H, W], encoder_hidden_states [B, N, D] and row [1, sum of columns]."""
     graph = Subgraph([spec.name for spec in layer_specs(structure)], store)
-    operators = XnnpackOperators(graph, layers, floats, scheme, output_scales)
     widths = {name: column.shape[1] for name, column in columns.items()}
-    unet = StepUNet(structure, _SymbolTables(widths), operators)
-    with torch.no_grad():
-        for name, parameter in unet.named_parameters():
-            parameter.copy_(torch.from_numpy(np.asarray(floats[name], np.float32)))
+    unet = symbol_unet(structure, SymbolTables(widths), XnnpackOperators(graph, layers, floats, scheme, output_scales))
     x = image_input(graph, sample)
     tokens = Symbol(graph, graph.input(context), False)
     row = Symbol(graph, graph.input((1, sum(widths.values()))), False)

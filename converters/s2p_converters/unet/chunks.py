@@ -21,7 +21,7 @@ from s2p_converters.unet.structure import UNetStructure, resnet_names
 from s2p_converters.unet.tables import PromptTables, StepTables
 from s2p_runtime.errors import S2PError
 
-SAMPLE, CONTEXT, OUTPUT = "sample", "encoder_hidden_states", "noise_pred"
+SAMPLE, STEP, CONTEXT, TIME_TABLE, OUTPUT = "sample", "step", "encoder_hidden_states", "time_table", "noise_pred"
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,9 @@ def chunk_inputs(chunk: Chunk, tables: nn.Module | None) -> tuple[str, ...]:
     """Names of what a chunk takes: of the U-Net's own inputs, then of the tensors of earlier programs."""
     own = {
         SAMPLE: chunk.start == 0,
-        "step": tables is not None,
+        STEP: tables is not None,
         CONTEXT: chunk.uses_context,
-        "time_table": isinstance(tables, PromptTables),
+        TIME_TABLE: isinstance(tables, PromptTables),
     }
     return (*(name for name, needed in own.items() if needed), *chunk.crossing_inputs)
 
@@ -189,7 +189,7 @@ class UNetChunk(nn.Module):
     def _row(self, values: Mapping[str, Tensor]) -> StepRow:
         if self.tables is None:
             return {}
-        row: StepRow = self.tables(*(values[name] for name in ("step", "time_table") if name in values))
+        row: StepRow = self.tables(*(values[name] for name in (STEP, TIME_TABLE) if name in values))
         return row
 
     def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
