@@ -2,7 +2,7 @@
 
 The folder holds ``s2p.json`` (:class:`CheckpointManifest`), ``unet.safetensors``, ``activations.safetensors``,
 ``time_table.safetensors``, ``golden/*.safetensors`` and the untouched ``text_encoder``, ``vae``, ``tokenizer`` and
-``scheduler`` folders of the source model.
+``scheduler`` folders of the source model; with SDXL also ``time_network.safetensors``, ``text_encoder_2`` and ``tokenizer_2``.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ from s2p_converters.packing import pack_nibbles, packs
 from s2p_converters.tensor_reader import GridReader, TensorReader, time_tables
 from s2p_converters.unet.operators import LayerSpec
 from s2p_converters.unet.structure import UNetStructure, layer_specs, resnet_names
-from s2p_runtime.bundle import FileEntry, GoldenRun, LatentSpec, TokenizerSpec, check_files
+from s2p_converters.unet.time_network import time_network_shapes
+from s2p_runtime.bundle import Conditioning, FileEntry, GoldenRun, LatentSpec, TokenizerSpec, check_files
 from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import read_tensors, write_tensors
 
 CHECKPOINT_FORMAT = "s2p-checkpoint"
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
+"""Written for families whose time table belongs to the prompt (SDXL)."""
+GENERAL_VERSION = 2
+"""Written when there are other grids than symmetric ones."""
 SYMMETRIC_VERSION = 1
 """Written when all grids are symmetric, so that older readers open these checkpoints too."""
 MANIFEST_NAME = "s2p.json"
 UNET_FILE = "unet.safetensors"
 ACTIVATIONS_FILE = "activations.safetensors"
 TIME_TABLE_FILE = "time_table.safetensors"
+TIME_NETWORK_FILE = "time_network.safetensors"
 
 Array = NDArray[Any]
 
@@ -105,7 +110,7 @@ class CheckpointManifest(Contract):
     """``s2p.json``."""
 
     format: Literal["s2p-checkpoint"] = "s2p-checkpoint"
-    version: int = CHECKPOINT_VERSION
+    version: int = GENERAL_VERSION
     producer: str
     family: str
     source: Source
@@ -126,15 +131,19 @@ class CheckpointManifest(Contract):
         default=None, ge=2, le=MAX_ACTIVATION_BITS, description="version 2: attention weights rounded to k / (2^bits - 1)"
     )
 
+    conditioning: Conditioning | None = Field(default=None, description="version 3: families with two text encoders")
+
     @model_validator(mode="after")
     def _features_of_the_version(self) -> CheckpointManifest:
+        if self.version < 3 and self.conditioning is not None:
+            raise ValueError("versions 1 and 2 have no conditioning")
         if self.version < 2 and self.needs_general_grids:
             raise ValueError("version 1 has symmetric grids only")
         return self
 
     @model_serializer(mode="wrap")
     def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(self, handler(self), ("softmax_bits",))
+        return _without_defaults(self, handler(self), ("softmax_bits", "conditioning"))
 
     @property
     def needs_general_grids(self) -> bool:
@@ -174,6 +183,7 @@ class Checkpoint:
         floats: every other tensor of the U-Net by its diffusers name.
         time_tables: ``<resnet>.time`` -> float32 [T, C_out].
         general: quantized layers with other grids, by name.
+        time_network: tensors of the :class:`TimeNetwork` but its ``rows``, which are the time tables (SDXL); else empty.
     """
 
     folder: Path
@@ -183,6 +193,7 @@ class Checkpoint:
     floats: dict[str, Array]
     time_tables: dict[str, NDArray[np.float32]]
     general: dict[str, GeneralLayer] = field(default_factory=dict)
+    time_network: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def specs(self) -> list[LayerSpec]:
@@ -196,8 +207,9 @@ def write_checkpoint_tensors(
     floats: Mapping[str, Array],
     time_tables: Mapping[str, Array],
     general: Mapping[str, GeneralLayer] | None = None,
+    time_network: Mapping[str, Array] | None = None,
 ) -> None:
-    """Write the three tensor files of a checkpoint into ``folder``."""
+    """Write the tensor files of a checkpoint into ``folder``."""
     unet: dict[str, Array] = dict(floats)
     others: dict[str, Array] = {}
     for other in (general or {}).values():
@@ -214,6 +226,8 @@ def write_checkpoint_tensors(
     scales = np.stack(columns, axis=1) if columns else np.zeros((steps, 0), np.float32)
     write_tensors(folder / ACTIVATIONS_FILE, {"scales": scales.astype(np.float32), **others})
     write_tensors(folder / TIME_TABLE_FILE, dict(time_tables))
+    if time_network:
+        write_tensors(folder / TIME_NETWORK_FILE, dict(time_network))
 
 
 def require_symmetric(checkpoint: Checkpoint) -> None:
@@ -258,7 +272,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not is_checkpoint(folder):
         raise S2PError(f"{folder} has no {MANIFEST_NAME}; give a checkpoint made by s2p-mobile quantize")
     manifest = read_contract(folder / MANIFEST_NAME, CheckpointManifest, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
-    for name in (UNET_FILE, ACTIVATIONS_FILE, TIME_TABLE_FILE):
+    own = () if manifest.conditioning is None else (TIME_NETWORK_FILE,)
+    for name in (UNET_FILE, ACTIVATIONS_FILE, TIME_TABLE_FILE, *own):
         if name not in manifest.files:
             raise S2PError(f"{folder} lists no {name}; make the checkpoint again with s2p-mobile quantize")
     check_files(folder, manifest.files)
@@ -291,4 +306,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         if entry.weight_bits is None:
             reader.expect(f"{name}.weight", specs[name].weight_shape)
     time = time_tables(reader, read_tensors(folder / TIME_TABLE_FILE), resnet_names(structure), steps)
-    return Checkpoint(folder, manifest, structure, layers, reader.rest(), time, general)
+    if (structure.text_time is None) != (manifest.conditioning is None):
+        raise reader.error("has a time path that does not fit its U-Net")
+    network = {} if manifest.conditioning is None else _time_network(folder, manifest, structure)
+    return Checkpoint(folder, manifest, structure, layers, reader.rest(), time, general, network)
+
+
+def _time_network(folder: Path, manifest: CheckpointManifest, structure: UNetStructure) -> dict[str, NDArray[np.float32]]:
+    reader = TensorReader(folder.name, read_tensors(folder / TIME_NETWORK_FILE))
+    shapes = time_network_shapes(structure, manifest.unet_config, len(manifest.plan.calls))
+    return {name: reader.expect(name, shape).astype(np.float32) for name, shape in shapes.items()}

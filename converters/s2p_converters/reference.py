@@ -17,7 +17,18 @@ from torch import Tensor, nn
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.grids import GeneralLayer
 from s2p_converters.packing import integer_range
-from s2p_converters.unet import LayerSpec, Operators, StepRow, StepTables, StepUNet
+from s2p_converters.unet import (
+    LayerSpec,
+    Operators,
+    PooledTables,
+    PromptTables,
+    StepRow,
+    StepTables,
+    StepUNet,
+    TimeNetwork,
+    empty_network,
+    resnet_names,
+)
 from s2p_converters.unet.operators import FloatLayer
 from s2p_runtime.errors import S2PError
 
@@ -179,8 +190,10 @@ class _ReferenceOperators(Operators):
 
 
 def table_columns(checkpoint: Checkpoint, stored: Rounding, activations: bool = True) -> dict[str, Tensor]:
-    """All columns of a checkpoint's step tables, float64 [T, C]: time of every resnet, then scales of every layer."""
-    columns = {name: stored(torch.from_numpy(table).double()) for name, table in checkpoint.time_tables.items()}
+    """All columns of a checkpoint's step tables, float64 [T, C]: time of every resnet (not SDXL's, which the prompt brings), then
+    scales of every layer."""
+    time = checkpoint.time_tables if checkpoint.manifest.conditioning is None else {}
+    columns = {name: stored(torch.from_numpy(table).double()) for name, table in time.items()}
     if activations:
         for layer in checkpoint.layers.values():
             columns.update(step_columns(layer, stored))
@@ -205,9 +218,40 @@ def load_floats(module: nn.Module, checkpoint: Checkpoint, stored: Rounding, ski
             parameter.copy_(state[name])
 
 
+def time_network(checkpoint: Checkpoint) -> TimeNetwork:
+    """What makes an SDXL prompt's time table, in float64: (pooled text, time ids) -> time table."""
+    calls = len(checkpoint.manifest.plan.calls)
+    network = empty_network(checkpoint.structure, checkpoint.manifest.unet_config, calls)
+    rows = np.concatenate([checkpoint.time_tables[name] for name in network.names], axis=1)
+    state = {name: torch.from_numpy(value) for name, value in {**checkpoint.time_network, "rows": rows}.items()}
+    network.load_state_dict(state)
+    return network.double().eval().requires_grad_(False)
+
+
+def step_tables(columns: Mapping[str, Tensor], checkpoint: Checkpoint) -> StepTables | PromptTables:
+    """The tables of a checkpoint's graph: the columns alone, or behind the time table that an SDXL prompt brings."""
+    if checkpoint.manifest.conditioning is None:
+        return StepTables(columns)
+    widths = resnet_names(checkpoint.structure)
+    return PromptTables([f"{name}.time" for name in widths], list(widths.values()), columns)
+
+
+def checkpoint_unet(checkpoint: Checkpoint) -> StepUNet:
+    """:func:`reference_unet` for drawing many prompts: an SDXL checkpoint's takes the pooled text instead of the time table."""
+    unet = reference_unet(checkpoint)
+    conditioning = checkpoint.manifest.conditioning
+    if conditioning is not None and isinstance(unet.tables, PromptTables):
+        ids = torch.tensor([conditioning.time_ids], dtype=torch.float64)
+        unet.tables = PooledTables(time_network(checkpoint), ids, unet.tables.common)
+    return unet.eval().requires_grad_(False)
+
+
 def reference_unet(checkpoint: Checkpoint, constants: Constants = CHECKPOINT_CONSTANTS) -> StepUNet:
-    """The checkpoint's U-Net in float64 torch, with the constants as a target stores them."""
-    tables = StepTables(table_columns(checkpoint, constants.stored, constants.activations))
+    """The checkpoint's U-Net in float64 torch, with the constants as a target stores them.
+
+    An SDXL checkpoint's takes the prompt's time table as its fourth input.
+    """
+    tables = step_tables(table_columns(checkpoint, constants.stored, constants.activations), checkpoint)
     unet = StepUNet(checkpoint.structure, tables, _ReferenceOperators(checkpoint, constants)).double()
     load_floats(unet, checkpoint, constants.stored)
     return unet.eval().requires_grad_(False)

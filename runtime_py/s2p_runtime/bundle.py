@@ -19,7 +19,9 @@ from s2p_runtime.files import inside, list_files, sha256_file
 from s2p_runtime.plan import SamplingPlan
 
 BUNDLE_FORMAT = "s2p-bundle"
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
+PLAIN_VERSION = 1
+"""Written where nothing of version 2 is used, so that older readers open these bundles too."""
 MANIFEST_NAME = "manifest.json"
 
 Target = Literal["coreml", "executorch"]
@@ -84,6 +86,29 @@ class TokenizerSpec(Contract):
     pad_id: int = Field(ge=0)
 
 
+class Conditioning(Contract):
+    """What a family with two text encoders (SDXL) adds to a prompt: the second encoder's padding, and what makes the time table."""
+
+    second_pad_id: int = Field(
+        ge=0, description="padding of the second text encoder's token ids, which are otherwise the first's"
+    )
+    zero_unconditional: bool = Field(description="the unconditional branch gets zeros in place of the encoded empty text")
+    time_ids: tuple[float, float, float, float, float, float] = Field(
+        description="original height and width, top and left of the crop, target height and width, of the bundle's own size"
+    )
+
+    def second_token_ids(self, token_ids: NDArray[np.int32], eos_id: int) -> NDArray[np.int32]:
+        """Token ids of the same texts for the second text encoder: behind the first end of text its own padding; int32 [B, N]."""
+        ended = np.cumsum(token_ids == eos_id, axis=1)
+        behind = np.concatenate([np.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1) > 0
+        return np.where(behind, np.int32(self.second_pad_id), token_ids).astype(np.int32)
+
+
+def size_ids(width: int, height: int) -> tuple[float, float, float, float, float, float]:
+    """SDXL's time ids of an uncropped picture, as diffusers' StableDiffusionXLPipeline fills them in by default."""
+    return (float(height), float(width), 0.0, 0.0, float(height), float(width))
+
+
 class LayerSummary(Contract):
     """How one layer of the U-Net is stored. ``weight_bits`` 16 or 32 means that the layer was left in float."""
 
@@ -141,10 +166,10 @@ class PictureSize(Contract):
 
 
 class BundleManifest(Contract):
-    """``manifest.json`` of a bundle. ``sizes`` is empty, and absent in JSON, where there is but one."""
+    """``manifest.json`` of a bundle. ``sizes`` is empty, and absent in JSON, where there is but one; ``conditioning`` likewise."""
 
     format: Literal["s2p-bundle"] = "s2p-bundle"
-    version: int = BUNDLE_VERSION
+    version: int = PLAIN_VERSION
     name: str
     family: str
     target: Target
@@ -158,6 +183,7 @@ class BundleManifest(Contract):
     quantization: QuantizationSummary
     golden: tuple[GoldenRun, ...]
     sizes: tuple[PictureSize, ...] = Field((), description="sizes of pictures, that of ``latents`` first")
+    conditioning: Conditioning | None = Field(default=None, description="version 2: families with two text encoders")
     files: dict[str, FileEntry] = Field(description="every file of the bundle but the manifest, by relative path")
 
     @model_validator(mode="after")
@@ -168,6 +194,10 @@ class BundleManifest(Contract):
         for path in (self.tokenizer.vocab, self.tokenizer.merges, *(run.path for run in self.golden)):
             if path not in self.files:
                 raise ValueError(f"file {path} is not listed")
+        if (self.conditioning is not None) != ("time_table" in self.components):
+            raise ValueError("conditioning and the component time_table go together")
+        if self.version < BUNDLE_VERSION and self.conditioning is not None:
+            raise ValueError("version 1 has no conditioning")
         self._check_sizes()
         return self
 
@@ -189,7 +219,16 @@ class BundleManifest(Contract):
         document: dict[str, Any] = handler(self)
         if not self.sizes:
             document.pop("sizes", None)
+        if self.conditioning is None:
+            document.pop("conditioning", None)
         return document
+
+    def time_ids(self, size: PictureSize | None = None) -> NDArray[np.float32]:
+        """SDXL's time ids for every branch, float32 [B, 6]; None: the bundle's own size."""
+        assert self.conditioning is not None
+        own = size is None or size.title == self.picture_sizes[0].title
+        ids = self.conditioning.time_ids if own or size is None else size_ids(size.width, size.height)
+        return np.tile(np.array([ids], np.float32), (2 if self.guidance > 1 else 1, 1))
 
     @property
     def picture_sizes(self) -> tuple[PictureSize, ...]:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bundle import Bundle, PictureSize
+from s2p_runtime.conditions import Conditions, bundle_tokenizer, encode_prompt
 from s2p_runtime.pictures import to_picture
 from s2p_runtime.plan import denoise, guide, initial_latents
-from s2p_runtime.tokenizer import ClipTokenizer
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,10 @@ class Drawing:
     tokens_dropped: int
 
 
-def bundle_tokenizer(bundle: Bundle) -> ClipTokenizer:
-    """The bundle's tokenizer."""
-    spec = bundle.manifest.tokenizer
-    return ClipTokenizer.load(bundle.path(spec.vocab), bundle.path(spec.merges), spec)
-
-
-def encode_prompt(bundle: Bundle, backend: Backend, tokenizer: ClipTokenizer, prompt: str) -> Array32:
-    """Text embeddings of a prompt, [B, N, D]: the empty text first where the bundle guides."""
-    texts = ["", prompt] if bundle.manifest.guidance > 1 else [prompt]
-    return np.concatenate([backend.encode_text(np.array([tokenizer.encode(text)], np.int32)) for text in texts])
-
-
 def draw_latents(
     bundle: Bundle,
     backend: Backend,
-    embeddings: Array32,
+    conditions: Conditions,
     latents: Array32,
     seed: int,
     on_call: Callable[[int, Array32], None] | None = None,
@@ -53,14 +41,14 @@ def draw_latents(
     """The whole denoising loop.
 
     Args:
-        embeddings: float32 [B, N, D], unconditional first.
+        conditions: of the prompt.
         latents: x_0, float32 [1, C, H, W].
         on_call: called with (index, raw U-Net output [B, C, H, W]).
     """
     manifest = bundle.manifest
 
     def predict(sample: Array32, call: int) -> Array32:
-        output = backend.predict(np.repeat(sample, embeddings.shape[0], axis=0), call, embeddings)
+        output = backend.predict(np.repeat(sample, conditions.branches, axis=0), call, *conditions.inputs)
         if on_call is not None:
             on_call(call, output)
         return guide(output, manifest.guidance)
@@ -85,9 +73,9 @@ def draw(
     manifest = bundle.manifest
     chosen = size or manifest.picture_sizes[0]
     tokenizer = bundle_tokenizer(bundle)
-    embeddings = encode_prompt(bundle, backend, tokenizer, prompt)
+    conditions = encode_prompt(bundle, backend, tokenizer, prompt, chosen)
     shape = (1, manifest.latents.channels, chosen.latent_height, chosen.latent_width)
     start = initial_latents(manifest.plan, seed, shape)
-    latents = draw_latents(bundle, backend, embeddings, start, seed, on_call)
+    latents = draw_latents(bundle, backend, conditions, start, seed, on_call)
     picture = to_picture(decode_latents(bundle, backend, latents))
     return Drawing(picture, latents, tokenizer.tokens_dropped(prompt))

@@ -124,6 +124,10 @@ class ExecuTorchBackend:
             raise S2PError(f"this executorch cannot be told to use {threads} threads; leave --threads out")
 
     def _run(self, component: str, inputs: Sequence[NDArray[Any]], size: PictureSize | None = None) -> Array32:
+        """The first output of one call."""
+        return self._outputs(component, inputs, size)[0]
+
+    def _outputs(self, component: str, inputs: Sequence[NDArray[Any]], size: PictureSize | None = None) -> list[Array32]:
         """One call; ``size`` is that of the first input where there may be several."""
         spec, _ = self.bundle.component(component)
         first = spec.inputs[0] if size is None else resized(spec.inputs[0], size)
@@ -138,14 +142,22 @@ class ExecuTorchBackend:
         except RuntimeError as error:
             raise S2PError(f"{component} failed to run ({str(error).splitlines()[0]}); convert the checkpoint again") from error
         # The runtime reuses its output buffer in the next call.
-        result: Array32 = outputs[0].numpy().astype(np.float32, copy=True)
-        return result
+        return [output.numpy().astype(np.float32, copy=True) for output in outputs]
 
     def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
         return self._run("text_encoder", [input_ids])
 
-    def predict(self, sample: Array32, step: int, embeddings: Array32) -> Array32:
+    def encode_pooled(self, input_ids: NDArray[np.int32], second_input_ids: NDArray[np.int32]) -> tuple[Array32, Array32]:
+        """See :class:`s2p_runtime.backends.Backend`."""
+        hidden, pooled = self._outputs("text_encoder", [input_ids, second_input_ids])
+        return hidden, pooled
+
+    def time_table(self, pooled: Array32, time_ids: Array32) -> Array32:
+        """See :class:`s2p_runtime.backends.Backend`."""
+        return self._run("time_table", [pooled, time_ids])
+
+    def predict(self, sample: Array32, step: int, embeddings: Array32, time_table: Array32 | None = None) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`.
 
         Raises:
@@ -154,7 +166,8 @@ class ExecuTorchBackend:
         calls = len(self.bundle.manifest.plan.calls)
         if not 0 <= step < calls:
             raise S2PError(f"step {step} is outside of the plan's {calls} calls; give 0 to {calls - 1}")
-        return self._run("unet", [sample, np.array([step], np.int64), embeddings], self.bundle.manifest.size_of(sample.shape))
+        inputs = [sample, np.array([step], np.int64), embeddings] + ([] if time_table is None else [time_table])
+        return self._run("unet", inputs, self.bundle.manifest.size_of(sample.shape))
 
     def decode(self, latents: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""

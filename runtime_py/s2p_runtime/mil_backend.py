@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from s2p_runtime.backends import Array32, Compute
 from s2p_runtime.bundle import DEFAULT_METHOD, Bundle
 from s2p_runtime.errors import S2PError
-from s2p_runtime.feeds import decoder_feeds, text_feeds, unet_feeds
+from s2p_runtime.feeds import Feeds, decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.mil import Program, load_program
 
 
 class InterpreterBackend:
-    """Runs the three .mlpackage components of a Core ML bundle. Programs are read at first use."""
+    """Runs the .mlpackage components of a Core ML bundle. Programs are read at first use."""
 
     def __init__(self, bundle: Bundle, compute: Compute) -> None:
         """
@@ -50,20 +50,41 @@ class InterpreterBackend:
     def _run(
         self, component: str, feeds: dict[str, NDArray[Any]], output: str, function: str = DEFAULT_METHOD["coreml"]
     ) -> Array32:
+        return self._outputs(component, feeds, (output,), function)[0]
+
+    def _outputs(
+        self,
+        component: str,
+        feeds: dict[str, NDArray[Any]],
+        outputs: tuple[str, ...],
+        function: str = DEFAULT_METHOD["coreml"],
+    ) -> list[Array32]:
         self.load(component)
         results = self._programs[component].run(feeds, compute=self.compute, function=function)
-        if output not in results:
-            raise S2PError(f"a component of {self.bundle.folder.name} has no output {output}; convert the checkpoint again")
-        return results[output].astype(np.float32)
+        for output in outputs:
+            if output not in results:
+                raise S2PError(f"a component of {self.bundle.folder.name} has no output {output}; convert the checkpoint again")
+        return [results[output].astype(np.float32) for output in outputs]
 
     def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
         feeds = text_feeds(self.bundle.component("text_encoder")[0], input_ids)
         return self._run("text_encoder", feeds, "last_hidden_state")
 
-    def predict(self, sample: Array32, step: int, embeddings: Array32) -> Array32:
+    def encode_pooled(self, input_ids: NDArray[np.int32], second_input_ids: NDArray[np.int32]) -> tuple[Array32, Array32]:
+        """See :class:`s2p_runtime.backends.Backend`."""
+        feeds: Feeds = {"input_ids": input_ids, "second_input_ids": second_input_ids}
+        hidden, pooled = self._outputs("text_encoder", feeds, ("hidden_states", "pooled_text"))
+        return hidden, pooled
+
+    def time_table(self, pooled: Array32, time_ids: Array32) -> Array32:
+        """See :class:`s2p_runtime.backends.Backend`."""
+        return self._run("time_table", {"pooled_text": pooled, "time_ids": time_ids}, "time_table")
+
+    def predict(self, sample: Array32, step: int, embeddings: Array32, time_table: Array32 | None = None) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
         feeds = unet_feeds(self.bundle.component("unet")[0], self.bundle.manifest.plan, sample, step, embeddings)
+        feeds |= {} if time_table is None else {"time_table": time_table}
         return self._run("unet", feeds, "noise_pred", self.bundle.manifest.size_of(sample.shape).method)
 
     def decode(self, latents: Array32) -> Array32:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.backends import Array32, Backend, open_backend
+from s2p_runtime.backends import Array32, Backend, components_of, open_backend
 from s2p_runtime.bundle import Bundle, GoldenRun, PictureSize
+from s2p_runtime.conditions import Conditions, encode_ids
 from s2p_runtime.contract import Contract
 from s2p_runtime.drawing import decode_latents, draw_latents
 from s2p_runtime.errors import S2PError
@@ -22,8 +23,8 @@ from s2p_runtime.tensors import read_tensors
 Array = NDArray[Any]
 
 TOLERANCE = {
-    "coreml": {"text_encoder": 1e-6, "unet": 1e-6, "vae_decoder": 1e-6},
-    "executorch": {"text_encoder": 1e-4, "unet": 5e-2, "vae_decoder": 1e-4},
+    "coreml": {"text_encoder": 1e-6, "time_table": 1e-6, "unet": 1e-6, "vae_decoder": 1e-6},
+    "executorch": {"text_encoder": 1e-4, "time_table": 1e-4, "unet": 5e-2, "vae_decoder": 1e-4},
 }
 """Largest relative error of a component at equal inputs. Core ML programs are evaluated in float64, where they agree with the
 reference to about 1e-12, so what is left is the rounding of the golden tensors to float32 (6e-8) with some room. ExecuTorch
@@ -84,6 +85,8 @@ _GOLDEN_TENSORS = (
     "fp_latents",
     "image",
 )
+_PROMPT_TENSORS = ("pooled_text", "time_ids", "time_table")
+"""Of families whose time table belongs to the prompt."""
 
 
 def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:
@@ -93,7 +96,7 @@ def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:
         S2PError: unreadable file or a tensor missing.
     """
     tensors = read_tensors(bundle.path(run.path))
-    for name in _GOLDEN_TENSORS:
+    for name in (*_GOLDEN_TENSORS, *(() if bundle.manifest.conditioning is None else _PROMPT_TENSORS)):
         if name not in tensors:
             raise S2PError(f"golden run {run.id} of {bundle.folder.name} lacks {name}; convert the checkpoint again")
     return tensors
@@ -112,7 +115,7 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
     target = bundle.manifest.target
     exact = open_backend(bundle, "float64")
     declared = open_backend(bundle, "declared") if target == "coreml" else exact
-    tolerances = {**TOLERANCE[target], "sampler": SAMPLER_TOLERANCE}
+    tolerances = {name: TOLERANCE[target][name] for name in components_of(bundle)} | {"sampler": SAMPLER_TOLERANCE}
     worst = _Worst(dict.fromkeys(tolerances, 0.0))
     listener = progress or Silent()
     golden = []
@@ -121,8 +124,8 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
         tensors = read_golden(bundle, run)
         with listener.stage(f"golden run {run.id}", 2 * calls) as advance:
             _check_run(bundle, exact, run, tensors, worst, advance)
-            embeddings, start = tensors["text_embeddings"], tensors["initial_latents"]
-            final = draw_latents(bundle, declared, embeddings, start, run.seed, lambda *_: advance())
+            start = tensors["initial_latents"]
+            final = draw_latents(bundle, declared, recorded(tensors), start, run.seed, lambda *_: advance())
         psnr = psnr_db(final, tensors["quantized_latents"])
         golden.append(GoldenCheck(id=run.id, latent_psnr_db=_finite(psnr), ok=psnr is None or psnr >= MINIMUM_LATENT_PSNR_DB))
     for size in bundle.manifest.picture_sizes[1:]:
@@ -139,6 +142,11 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
     return Verification(ok=ok, components=components, golden=tuple(golden), altered_constants=tuple(altered))
 
 
+def recorded(tensors: dict[str, Array]) -> Conditions:
+    """Conditions as a golden run or the calls of a size hold them."""
+    return Conditions(tensors["text_embeddings"], tensors.get("time_table"))
+
+
 _SIZE_TENSORS = ("text_embeddings", "sample", "noise_pred_calls", "noise_pred", "latents", "image")
 
 
@@ -150,11 +158,11 @@ def size_errors(bundle: Bundle, backend: Backend, size: PictureSize) -> dict[str
     """
     assert size.check is not None
     tensors = read_tensors(bundle.path(size.check))
-    for name in _SIZE_TENSORS:
+    for name in (*_SIZE_TENSORS, *(() if bundle.manifest.conditioning is None else ("time_table",))):
         if name not in tensors:
             raise S2PError(f"{size.check} of {bundle.folder.name} lacks {name}; convert the checkpoint again")
     errors = [
-        relative_error(backend.predict(tensors["sample"], int(call), tensors["text_embeddings"]), expected)
+        relative_error(backend.predict(tensors["sample"], int(call), *recorded(tensors).inputs), expected)
         for call, expected in zip(tensors["noise_pred_calls"], tensors["noise_pred"], strict=True)
     ]
     image = backend.decode(tensors["latents"])
@@ -169,8 +177,17 @@ def _check_run(
     bundle: Bundle, backend: Backend, run: GoldenRun, tensors: dict[str, Array], worst: _Worst, advance: Advance
 ) -> None:
     """Update ``worst`` with one golden run."""
-    for row, ids in enumerate(tensors["token_ids"]):
-        worst.update("text_encoder", relative_error(backend.encode_text(ids[None]), tensors["text_embeddings"][row : row + 1]))
+    if bundle.manifest.conditioning is None:
+        for row, ids in enumerate(tensors["token_ids"]):
+            worst.update(
+                "text_encoder", relative_error(backend.encode_text(ids[None]), tensors["text_embeddings"][row : row + 1])
+            )
+    else:
+        hidden, pooled = encode_ids(bundle, backend, tensors["token_ids"])
+        worst.update("text_encoder", relative_error(hidden, tensors["text_embeddings"]))
+        worst.update("text_encoder", relative_error(pooled, tensors["pooled_text"]))
+        table = backend.time_table(tensors["pooled_text"], tensors["time_ids"])
+        worst.update("time_table", relative_error(table, tensors["time_table"]))
     expected = {int(call): tensors["noise_pred"][k] for k, call in enumerate(tensors["noise_pred_calls"])}
     if len(expected) == len(bundle.manifest.plan.calls):
         _check_calls(bundle, backend, run, tensors, expected, worst, advance)
@@ -190,10 +207,10 @@ def _check_calls(
     advance: Advance,
 ) -> None:
     """Every U-Net call at its recorded input. The rows over the recorded outputs give those inputs and the recorded end."""
-    manifest, embeddings = bundle.manifest, tensors["text_embeddings"]
+    manifest, conditions = bundle.manifest, recorded(tensors)
 
     def predict(sample: Array32, call: int) -> Array32:
-        output = backend.predict(np.repeat(sample, embeddings.shape[0], axis=0), call, embeddings)
+        output = backend.predict(np.repeat(sample, conditions.branches, axis=0), call, *conditions.inputs)
         worst.update("unet", relative_error(output, expected[call]))
         advance()
         return guide(expected[call], manifest.guidance)
@@ -218,5 +235,5 @@ def _check_loop(
             worst.update("unet", relative_error(output, expected[call]))
         advance()
 
-    final = draw_latents(bundle, backend, tensors["text_embeddings"], tensors["initial_latents"], run.seed, compare)
+    final = draw_latents(bundle, backend, recorded(tensors), tensors["initial_latents"], run.seed, compare)
     worst.update("unet", relative_error(final, tensors["quantized_latents"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from s2p_converters.checkpoint import is_checkpoint, open_checkpoint
-from s2p_converters.reference import reference_unet
+from s2p_converters.reference import checkpoint_unet
 from s2p_converters.unet import StepUNet
 from s2p_mobile.components import Components
 from s2p_mobile.models import DEMO_NAME, open_model
@@ -72,8 +72,8 @@ def _draw_bundle(folder: Path, prompt: str, seed: int, progress: Progress, size:
 def _draw_checkpoint(folder: Path, prompt: str, seed: int, progress: Progress) -> Drawing:
     checkpoint = open_checkpoint(folder)
     manifest = checkpoint.manifest
-    components = Components(folder, manifest.tokenizer, manifest.latents)
-    return _draw(components, reference_unet(checkpoint).float(), manifest.plan, manifest.guidance, prompt, seed, progress)
+    components = Components(folder, manifest.tokenizer, manifest.latents, manifest.conditioning)
+    return _draw(components, checkpoint_unet(checkpoint).float(), manifest.plan, manifest.guidance, prompt, seed, progress)
 
 
 def _draw(

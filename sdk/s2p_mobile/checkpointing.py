@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from s2p_converters.checkpoint import (
     CHECKPOINT_VERSION,
+    GENERAL_VERSION,
     MANIFEST_NAME,
     SYMMETRIC_VERSION,
     CheckpointManifest,
@@ -18,9 +20,10 @@ from s2p_converters.checkpoint import (
 )
 from s2p_converters.grids import GeneralLayer, QuantizedLayer
 from s2p_converters.unet import layer_specs
-from s2p_mobile.components import COMPONENT_FOLDERS
+from s2p_mobile.components import COMPONENT_FOLDERS, SECOND_FOLDERS
 from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
 from s2p_mobile.models import Model
+from s2p_mobile.time_tables import prompt_rows
 from s2p_mobile.training.time_path import job_time_tables
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime import __version__
@@ -50,13 +53,14 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         if name not in in_layers and not _is_time_path(name)
     }
     tables = {name: table.numpy() for name, table in job_time_tables(job).items()}
-    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables | dict(unet.time_tables), unet.general)
-    for name in COMPONENT_FOLDERS:
+    tables |= dict(unet.time_tables)
+    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(job))
+    for name in COMPONENT_FOLDERS if model.conditioning is None else (*COMPONENT_FOLDERS, *SECOND_FOLDERS):
         shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
     golden = _write_golden(job, folder)
     general = bool(unet.general) or unet.softmax_bits is not None
     manifest = CheckpointManifest(
-        version=CHECKPOINT_VERSION if general else SYMMETRIC_VERSION,
+        version=CHECKPOINT_VERSION if model.conditioning else GENERAL_VERSION if general else SYMMETRIC_VERSION,
         producer=f"s2p-mobile {__version__}",
         family=model.family.name,
         source=Source(name=model.name, unet_sha256=model.unet_sha256, unet_fp32_bytes=model.unet_fp32_bytes),
@@ -72,13 +76,21 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         golden=golden,
         files=file_entries(folder, MANIFEST_NAME),
         softmax_bits=unet.softmax_bits,
+        conditioning=model.conditioning,
     )
     write_contract(folder / MANIFEST_NAME, manifest)
     return manifest
 
 
 def _is_time_path(name: str) -> bool:
-    return name.startswith(("time_embedding.", "time_proj.")) or ".time_emb_proj." in name
+    return name.startswith(("time_embedding.", "time_proj.", "add_embedding.")) or ".time_emb_proj." in name
+
+
+def _time_network(job: QuantizationJob) -> dict[str, NDArray[np.float32]]:
+    """What makes an SDXL prompt's table, but the rows that all prompts share; empty in other families."""
+    rows = prompt_rows(job.model, job.plan.timesteps)
+    state = {} if rows is None else rows.network.state_dict()
+    return {name: value.numpy() for name, value in state.items() if name != "rows"}
 
 
 def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
@@ -99,7 +111,8 @@ def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
                     "initial_latents": initial_latents(job.plan, prompt.seed, job.latent_shape),
                     "fp_latents": latents,
                     "fp_image": job.model.decode(latents),
-                },
+                }
+                | ({} if prompt.pooled is None else {"pooled_text": prompt.pooled}),
             )
             runs.append(GoldenRun(id=str(index + 1), prompt=text, seed=prompt.seed, path=path))
             advance()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from s2p_mobile.loading.modules import load_module, read_json
-from s2p_runtime.bundle import LatentSpec, TokenizerSpec
+from s2p_mobile.loading.modules import load_module
+from s2p_runtime.bundle import Conditioning, LatentSpec, TokenizerSpec
 from s2p_runtime.quiet import quiet_import
 from s2p_runtime.tokenizer import ClipTokenizer
 
 COMPONENT_FOLDERS = ("text_encoder", "vae", "tokenizer", "scheduler")
 """Of every family; SDXL has a second text encoder and tokenizer too."""
+SECOND_FOLDERS = ("text_encoder_2", "tokenizer_2")
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Encoded texts.
+
+    Attributes:
+        token_ids: of the first tokenizer, int32 [B, N].
+        embeddings: float32 [B, N, D].
+        pooled: pooled text, float32 [B, P], where the time table belongs to the prompt (SDXL); else None.
+    """
+
+    token_ids: NDArray[np.int32]
+    embeddings: NDArray[np.float32]
+    pooled: NDArray[np.float32] | None = None
 
 
 class Components:
-    """Text encoder, VAE and tokenizer of a folder in diffusers layout. Weights are loaded at first use, in float32."""
+    """Text encoders, VAE and tokenizer of a folder in diffusers layout. Weights are loaded at first use, in float32.
 
-    def __init__(self, folder: Path, tokenizer_spec: TokenizerSpec, latents: LatentSpec) -> None:
-        self.folder, self.tokenizer_spec, self.latents = folder, tokenizer_spec, latents
+    Attributes:
+        conditioning: SDXL's; None in other families.
+    """
+
+    def __init__(
+        self, folder: Path, tokenizer_spec: TokenizerSpec, latents: LatentSpec, conditioning: Conditioning | None = None
+    ) -> None:
+        self.folder, self.tokenizer_spec, self.latents, self.conditioning = folder, tokenizer_spec, latents, conditioning
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -47,19 +70,6 @@ class Components:
         return load_module(CLIPTextModelWithProjection, self.folder / "text_encoder_2")
 
     @cached_property
-    def _second_padding(self) -> int:
-        """Padding id of the second tokenizer, which is otherwise the first."""
-        folder = self.folder / "tokenizer_2"
-        token = read_json(folder / "tokenizer_config.json").get("pad_token", "!")
-        return int(read_json(folder / "vocab.json")[token["content"] if isinstance(token, dict) else token])
-
-    def second_token_ids(self, token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The same texts for the second text encoder: what follows the first end of text is its own padding; int32 [B, N]."""
-        ended = np.cumsum(token_ids == self.tokenizer_spec.eos_id, axis=1)
-        ended = np.concatenate([np.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1)
-        return np.where(ended > 0, np.int32(self._second_padding), token_ids).astype(np.int32)
-
-    @cached_property
     def vae(self) -> Any:
         """diffusers AutoencoderKL, float32."""
         with quiet_import():
@@ -79,7 +89,7 @@ class Components:
     @torch.no_grad()
     def embed(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """Text embedding: int32 [B, N] -> float32 [B, N, D]; SDXL's is :meth:`embed_and_pool` without the pooled text."""
-        if self.text_encoder_2 is not None:
+        if self.conditioning is not None:
             return self.embed_and_pool(token_ids)[0]
         hidden: NDArray[np.float32] = self.text_encoder(torch.from_numpy(token_ids).long())[0].numpy()
         return hidden
@@ -95,11 +105,22 @@ class Components:
             Penultimate hidden states of both encoders side by side, float32 [B, N, D1 + D2]; the second's projected end-of-text
             state, float32 [B, P].
         """
-        assert self.text_encoder_2 is not None
+        assert self.text_encoder_2 is not None and self.conditioning is not None
+        second_ids = self.conditioning.second_token_ids(token_ids, self.tokenizer_spec.eos_id)
         first = self.text_encoder(torch.from_numpy(token_ids).long(), output_hidden_states=True)
-        second = self.text_encoder_2(torch.from_numpy(self.second_token_ids(token_ids)).long(), output_hidden_states=True)
+        second = self.text_encoder_2(torch.from_numpy(second_ids).long(), output_hidden_states=True)
         hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=2)
         return hidden.numpy(), second.text_embeds.numpy()
+
+    def encode(self, text: str, guided: bool) -> Texts:
+        """What the U-Net is told about a text; with ``guided`` about the empty text first, the unconditional branch."""
+        token_ids = np.concatenate([self.token_ids(t) for t in (["", text] if guided else [text])])
+        if self.conditioning is None:
+            return Texts(token_ids, self.embed(token_ids))
+        embeddings, pooled = self.embed_and_pool(token_ids)
+        if guided and self.conditioning.zero_unconditional:
+            embeddings[0], pooled[0] = 0, 0
+        return Texts(token_ids, embeddings, pooled)
 
     @torch.no_grad()
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -90,11 +90,6 @@ def make_job(
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pipeline": pipeline})})
     if guidance is not None and not 0 <= guidance <= 100:
         raise S2PError(f"guidance {guidance} is not between 0 and 100; leave --guidance out for the model's own")
-    if model.structure.text_time is not None:
-        raise S2PError(
-            f"{model.name} is an SDXL model, whose time table belongs to the prompt; "
-            "its text conditions and tables are there, quantize takes sd1 and sd2 so far"
-        )
     plan = plan_for(model.folder / "scheduler", scheduler, steps or model.steps)
     return QuantizationJob(
         model=model,

@@ -19,7 +19,7 @@ from s2p_mobile.loading.modules import check_weights, load_module, read_json
 from s2p_mobile.loading.resources import load_bytes, parameter_count, require_disk, require_memory
 from s2p_mobile.loading.single_file import unpack
 from s2p_mobile.picture_size import PictureSize, latent_size, vae_factor
-from s2p_runtime.bundle import LatentSpec, TokenizerSpec
+from s2p_runtime.bundle import Conditioning, LatentSpec, TokenizerSpec, size_ids
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
@@ -88,7 +88,30 @@ class Model(Components):
         spec = tokenizer_spec(folder / "tokenizer", text_config.get("max_position_embeddings", 77))
         self.scratch: TemporaryDirectory[str] | None = None
         """Keeps the folder of a model that was unpacked or fused; removed with the model."""
-        super().__init__(folder, spec, latents)
+        super().__init__(folder, spec, latents, self._conditioning(folder, spec, latents))
+
+    def _conditioning(self, folder: Path, spec: TokenizerSpec, latents: LatentSpec) -> Conditioning | None:
+        """SDXL's settings.
+
+        Raises:
+            S2PError: the second tokenizer differs in more than its padding.
+        """
+        if self.structure.text_time is None:
+            return None
+        other = tokenizer_spec(folder / "tokenizer_2", spec.max_length)
+        own = {name: (folder / "tokenizer" / name).read_bytes() for name in ("vocab.json", "merges.txt")}
+        same_files = all((folder / "tokenizer_2" / name).read_bytes() == content for name, content in own.items())
+        if not same_files or other.model_copy(update={"pad_id": spec.pad_id}) != spec:
+            raise S2PError(
+                f"the tokenizers of {folder} differ in more than their padding; give a model whose tokenizer_2 has the vocabulary, "
+                "the length and the special tokens of tokenizer"
+            )
+        factor = vae_factor(self.vae_config)
+        return Conditioning(
+            second_pad_id=other.pad_id,
+            zero_unconditional=bool(self.index.get("force_zeros_for_empty_prompt", True)),
+            time_ids=size_ids(latents.width * factor, latents.height * factor),
+        )
 
     def _refuse_other_inputs(self, folder: Path) -> None:
         latent = self.vae_config.get("latent_channels", 4)

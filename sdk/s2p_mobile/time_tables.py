@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from s2p_converters.unet import TimeNetwork
-from s2p_mobile.picture_size import PictureSize
+from s2p_converters.unet import PooledTables, StepTables, TimeNetwork, UNetStructure, empty_network
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
+
+if TYPE_CHECKING:
+    from s2p_mobile.models import Model
 
 with quiet_import():
     from diffusers import UNet2DConditionModel
@@ -47,7 +50,7 @@ def time_tables(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> dict[
         S2PError: the time embedding depends on the prompt as well (SDXL): :func:`time_network` is for those.
     """
     if unet.config.addition_embed_type is not None:
-        raise S2PError("an SDXL model's time table belongs to the prompt; this command takes sd1 and sd2 models so far")
+        raise S2PError("an SDXL model's time table belongs to the prompt and is made by a network; take that instead")
     embedding = time_embeddings(unet, timesteps)
     if unet.time_embed_act is not None:
         embedding = unet.time_embed_act(embedding)
@@ -61,12 +64,6 @@ def time_tables(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> dict[
     return tables
 
 
-def size_ids(size: PictureSize) -> Tensor:
-    """SDXL's micro-conditioning of an uncropped picture of this size, float32 [1, 6]: original height and width, top and left of
-    the crop (0), target height and width, as diffusers' StableDiffusionXLPipeline fills them in by default."""
-    return torch.tensor([[size.height, size.width, 0, 0, size.height, size.width]], dtype=torch.float32)
-
-
 @torch.no_grad()
 def time_network(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> TimeNetwork:
     """SDXL's time path with the timesteps built in, float64: (pooled text, time ids) -> time table of a prompt.
@@ -75,24 +72,26 @@ def time_network(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> Time
         unet: a U-Net with ``addition_embed_type = text_time``; it is not changed.
         timesteps: one per call, T of them.
     """
-    resnets = {name: module for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D)}
-    projections = [module.time_emb_proj for module in resnets.values()]
-    network = TimeNetwork(
-        names=[f"{name}.time" for name in resnets],
-        widths=[projection.out_features for projection in projections],
-        calls=len(timesteps),
-        embedding_dim=unet.add_embedding.linear_2.out_features,
-        input_dim=unet.add_embedding.linear_1.in_features,
-        id_dim=unet.config.addition_time_embed_dim,
-        flip_sin_to_cos=unet.config.flip_sin_to_cos,
-        freq_shift=unet.config.freq_shift,
-    )
+    network = empty_network(UNetStructure.from_config(unet.config), unet.config, len(timesteps))
+    projections = [unet.get_submodule(name.removesuffix(".time")).time_emb_proj for name in network.names]
     network.double().embeddings.copy_(time_embeddings(unet, timesteps))
     network.add_embedding.load_state_dict(unet.add_embedding.state_dict())
     network.projection.weight.copy_(torch.cat([projection.weight for projection in projections]))
-    network.projection.bias.copy_(torch.cat([projection.bias for projection in projections]))
+    network.rows.copy_(torch.cat([projection.bias for projection in projections]))
     # The frequencies stay float32 numbers, as in diffusers; the angles are rounded to float32 there and not here.
     return network.eval().requires_grad_(False)
+
+
+def prompt_rows(model: Model, timesteps: Sequence[float]) -> PooledTables | None:
+    """The time network of an SDXL model at its own picture size, float32; None in families with one table for all prompts."""
+    if model.conditioning is None:
+        return None
+    return PooledTables(time_network(model.unet, timesteps).float(), torch.tensor([model.conditioning.time_ids]))
+
+
+def model_tables(model: Model, timesteps: Sequence[float]) -> nn.Module:
+    """Step tables of the FP model: called with the step, and with the pooled text where the family is SDXL."""
+    return prompt_rows(model, timesteps) or StepTables(time_tables(model.unet, timesteps))
 
 
 def fold_guidance(unet: UNet2DConditionModel, guidance: float) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from s2p_converters.unet import Operators, StepTables, StepUNet
+from s2p_converters.unet import Operators, StepUNet
 from s2p_mobile.components import Components
 from s2p_mobile.models import Model
-from s2p_mobile.time_tables import time_tables
+from s2p_mobile.time_tables import model_tables
 from s2p_runtime.plan import SamplingPlan, denoise, guide, initial_latents
 
 Array32 = NDArray[np.float32]
@@ -21,8 +22,11 @@ Observer = Callable[[int, Array32, Array32], None]
 
 
 def float_unet(model: Model, plan: SamplingPlan) -> StepUNet:
-    """The FP U-Net as a step graph: original weights, time tables of the plan, float32."""
-    unet = StepUNet(model.structure, StepTables(time_tables(model.unet, plan.timesteps)), Operators())
+    """The FP U-Net as a step graph: original weights, time tables of the plan, float32.
+
+    An SDXL model's takes the pooled text as its fourth input.
+    """
+    unet = StepUNet(model.structure, model_tables(model, plan.timesteps), Operators())
     unet.load_state_dict(model.unet.state_dict(), strict=False)
     return unet.eval().requires_grad_(False)
 
@@ -34,27 +38,35 @@ class Prompt:
     Attributes:
         token_ids: int32 [B, N], unconditional first when guidance is on (B = 2).
         embeddings: float32 [B, N, D].
+        pooled: pooled text, float32 [B, P] (SDXL), else None.
     """
 
     text: str
     seed: int
     token_ids: NDArray[np.int32]
     embeddings: Array32
+    pooled: Array32 | None = None
 
 
 def encode_prompt(model: Components, text: str, seed: int, guidance: float) -> Prompt:
     """Token ids and text embeddings of a prompt; with guidance above 1 the empty prompt goes first."""
-    texts = ["", text] if guidance > 1 else [text]
-    token_ids = np.concatenate([model.token_ids(t) for t in texts])
-    return Prompt(text, seed, token_ids, model.embed(token_ids))
+    encoded = model.encode(text, guidance > 1)
+    return Prompt(text, seed, encoded.token_ids, encoded.embeddings, encoded.pooled)
+
+
+def stacked_pooled(prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> Tensor | None:
+    """Pooled text of several prompts, float32 [K, B, P]; None where the family has none."""
+    pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
+    return torch.from_numpy(np.stack(pooled)).to(device) if pooled else None
 
 
 @torch.no_grad()
-def run_unet(unet: StepUNet, sample: Array32, call: int, embeddings: Array32) -> Array32:
-    """One raw U-Net call on a scaled state [1, C, H, W], repeated for each embedding, in the U-Net's own precision."""
+def run_unet(unet: StepUNet, sample: Array32, call: int, prompt: Prompt) -> Array32:
+    """One raw U-Net call on a scaled state [1, C, H, W], repeated for each branch, in the U-Net's own precision."""
     dtype = unet.conv_norm_out.weight.dtype
-    batch = torch.from_numpy(np.repeat(sample, embeddings.shape[0], axis=0)).to(dtype)
-    output = unet(batch, torch.tensor([call]), torch.from_numpy(embeddings).to(dtype))
+    batch = torch.from_numpy(np.repeat(sample, prompt.embeddings.shape[0], axis=0)).to(dtype)
+    pooled = None if prompt.pooled is None else torch.from_numpy(prompt.pooled).to(dtype)
+    output = unet(batch, torch.tensor([call]), torch.from_numpy(prompt.embeddings).to(dtype), pooled)
     return output.to(torch.float32).numpy()
 
 
@@ -64,7 +76,7 @@ def draw_latents(
     """Final state of a run from the prompt's seed, float32 [1, C, H, W]."""
 
     def predict(sample: Array32, call: int) -> Array32:
-        output = run_unet(unet, sample, call, prompt.embeddings)
+        output = run_unet(unet, sample, call, prompt)
         if observe is not None:
             observe(call, sample, output)
         return guide(output, guidance)

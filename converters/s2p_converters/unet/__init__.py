@@ -3,18 +3,20 @@
 from s2p_converters.unet.graph import StepUNet
 from s2p_converters.unet.operators import LayerSpec, Operators, StepRow
 from s2p_converters.unet.structure import UNetStructure, layer_specs, resnet_names
-from s2p_converters.unet.tables import PromptTables, StepTables
-from s2p_converters.unet.time_network import TimeNetwork
+from s2p_converters.unet.tables import PooledTables, PromptTables, StepTables
+from s2p_converters.unet.time_network import TimeNetwork, empty_network
 
 __all__ = [
     "LayerSpec",
     "Operators",
+    "PooledTables",
     "PromptTables",
     "StepRow",
     "StepTables",
     "StepUNet",
     "TimeNetwork",
     "UNetStructure",
+    "empty_network",
     "layer_specs",
     "resnet_names",
 ]

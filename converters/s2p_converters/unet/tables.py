@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from s2p_converters.unet.time_network import TimeNetwork
+
 
 class StepTables(nn.Module):
     """Named columns of one [T, N] matrix; ``forward(step)`` gathers the rows and splits them by name.
@@ -65,4 +67,38 @@ class PromptTables(nn.Module):
         else:
             rows = time_table[torch.arange(time_table.shape[0], device=step.device), step]
         row = dict(zip(self.names, torch.split(rows, self.widths, dim=1), strict=True))
+        return row if self.common is None else row | self.common(step)
+
+
+class PooledTables(nn.Module):
+    """Rows of a :class:`TimeNetwork` made from the pooled text at hand: what runs many prompts, and never needs a whole table."""
+
+    time_ids: Tensor
+
+    def __init__(self, network: TimeNetwork, time_ids: Tensor, common: StepTables | None = None) -> None:
+        """
+        Args:
+            time_ids: of the pictures, float [1, 6].
+            common: columns that are the same for every prompt.
+        """
+        super().__init__()
+        self.network, self.common = network, common
+        self.register_buffer("time_ids", time_ids)
+
+    def prompt_part(self, step: Tensor, pooled: Tensor) -> Tensor:
+        """See :meth:`TimeNetwork.prompt_rows`; in the network's own precision, whatever the rest runs in."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.network.prompt_rows(step, pooled.to(self.network.embeddings.dtype), self.time_ids)
+
+    def forward(self, step: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            step: call indices, integer [1] or [B].
+            pooled: pooled text, float [B, P].
+
+        Returns:
+            name -> [B, C] of the time columns, [S, C] of the others.
+        """
+        rows = self.prompt_part(step, pooled) + self.network.rows.index_select(0, step)
+        row = dict(zip(self.network.names, torch.split(rows, self.network.widths, dim=1), strict=True))
         return row if self.common is None else row | self.common(step)

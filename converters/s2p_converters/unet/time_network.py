@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from s2p_converters.unet.structure import TIME_IDS, UNetStructure, resnet_names
 
 
 class _AddEmbedding(nn.Module):
@@ -23,15 +26,45 @@ class _AddEmbedding(nn.Module):
         return hidden
 
 
-class TimeNetwork(nn.Module):
-    """``W silu(temb(t_i) + add_embedding([pooled text, sinusoids of the time ids])) + b`` for all calls i and all resnets.
+def empty_network(structure: UNetStructure, config: Mapping[str, Any], calls: int) -> TimeNetwork:
+    """A network of a U-Net's shape without its weights.
 
-    The time MLP is gone: its output at the plan's timesteps is a constant. Source of the formula: ``get_aug_embed`` of
-    diffusers' UNet2DConditionModel, and Podell et al. 2023 (arXiv 2307.01952), section 2.2.
+    Args:
+        config: the U-Net's diffusers configuration.
+        calls: of the plan, T.
+    """
+    assert structure.text_time is not None
+    columns = resnet_names(structure)
+    return TimeNetwork(
+        names=[f"{name}.time" for name in columns],
+        widths=list(columns.values()),
+        calls=calls,
+        embedding_dim=config.get("time_embedding_dim") or 4 * structure.channels[0],
+        input_dim=structure.text_time.pooled_dim + TIME_IDS * structure.text_time.id_dim,
+        id_dim=structure.text_time.id_dim,
+        flip_sin_to_cos=config.get("flip_sin_to_cos", True),
+        freq_shift=config.get("freq_shift", 0),
+    )
+
+
+def time_network_shapes(structure: UNetStructure, config: Mapping[str, Any], calls: int) -> dict[str, tuple[int, ...]]:
+    """Tensors of such a network but ``rows``: name -> shape."""
+    with torch.device("meta"):
+        state = empty_network(structure, config, calls).state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if name != "rows"}
+
+
+class TimeNetwork(nn.Module):
+    """``W silu(temb(t_i) + add_embedding([pooled text, sinusoids of the time ids])) + b_i`` for all calls i and all resnets.
+
+    The time MLP is gone: its output at the plan's timesteps is a constant. ``b_i`` is what does not depend on the prompt: the
+    projections' biases, or rows that were learned from them. Source of the formula: ``get_aug_embed`` of diffusers'
+    UNet2DConditionModel, and Podell et al. 2023 (arXiv 2307.01952), section 2.2.
     """
 
     embeddings: Tensor
     frequencies: Tensor
+    rows: Tensor
 
     def __init__(
         self,
@@ -62,7 +95,16 @@ class TimeNetwork(nn.Module):
         self.register_buffer("frequencies", torch.exp(exponent))
         self.register_buffer("embeddings", torch.zeros(calls, embedding_dim))
         self.add_embedding = _AddEmbedding(input_dim, embedding_dim)
-        self.projection = nn.Linear(embedding_dim, sum(widths))
+        self.projection = nn.Linear(embedding_dim, sum(widths), bias=False)
+        self.register_buffer("rows", torch.zeros(calls, sum(widths)))
+
+    def _added(self, pooled: Tensor, time_ids: Tensor) -> Tensor:
+        """What the prompt adds to the time embedding, [B, E]."""
+        angles = time_ids[:, :, None] * self.frequencies
+        pair = (torch.cos(angles), torch.sin(angles)) if self.flip else (torch.sin(angles), torch.cos(angles))
+        sinusoids = torch.cat(pair, dim=2).reshape(time_ids.shape[0], -1)
+        added: Tensor = self.add_embedding(torch.cat([pooled, sinusoids.to(pooled.dtype)], dim=1))
+        return added
 
     def forward(self, pooled: Tensor, time_ids: Tensor) -> Tensor:
         """
@@ -73,9 +115,19 @@ class TimeNetwork(nn.Module):
         Returns:
             Time table, [B, T, sum of widths].
         """
-        angles = time_ids[:, :, None] * self.frequencies
-        pair = (torch.cos(angles), torch.sin(angles)) if self.flip else (torch.sin(angles), torch.cos(angles))
-        sinusoids = torch.cat(pair, dim=2).reshape(time_ids.shape[0], -1)
-        added = self.add_embedding(torch.cat([pooled, sinusoids.to(pooled.dtype)], dim=1))
-        table: Tensor = self.projection(F.silu(self.embeddings + added[:, None, :]))
+        hidden = F.silu(self.embeddings + self._added(pooled, time_ids)[:, None, :])
+        table: Tensor = self.projection(hidden) + self.rows
         return table
+
+    def prompt_rows(self, step: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
+        """The part of one row of each table that the prompt decides, without ``rows``: [B, sum of widths].
+
+        Args:
+            step: call indices, integer [1] or [B].
+            pooled: float [B, P].
+            time_ids: float [1, 6] or [B, 6].
+        """
+        ids = time_ids.expand(pooled.shape[0], -1)
+        hidden = F.silu(self.embeddings.index_select(0, step) + self._added(pooled, ids))
+        rows: Tensor = self.projection(hidden)
+        return rows

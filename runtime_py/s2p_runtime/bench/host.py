@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime import __version__
-from s2p_runtime.backends import COMPONENTS, Array32, Backend, open_backend
+from s2p_runtime.backends import Array32, Backend, components_of, open_backend
 from s2p_runtime.bench.cores import on_cores
 from s2p_runtime.bench.memory_pass import memory_of_a_picture
 from s2p_runtime.bench.missing import missing_reasons
@@ -21,7 +21,8 @@ from s2p_runtime.bench.periodic import Periodic
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.bench.statistics import summarize
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, GoldenRun
-from s2p_runtime.drawing import bundle_tokenizer, decode_latents, encode_prompt
+from s2p_runtime.conditions import bundle_tokenizer, encode_prompt
+from s2p_runtime.drawing import decode_latents
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.pictures import psnr_db, to_picture
@@ -131,13 +132,13 @@ class _Artist:
         bundle, backend, manifest = self._bundle, self._backend, self._bundle.manifest
         calls: list[float] = []
         whole, part = _Clock(), _Clock()
-        embeddings = encode_prompt(bundle, backend, self._tokenizer, run.prompt)
+        conditions = encode_prompt(bundle, backend, self._tokenizer, run.prompt)
         text = part.lap()
 
         def predict(sample: Array32, call: int) -> Array32:
-            batch = np.repeat(sample, embeddings.shape[0], axis=0)
+            batch = np.repeat(sample, conditions.branches, axis=0)
             clock = _Clock()
-            output = backend.predict(batch, call, embeddings)
+            output = backend.predict(batch, call, *conditions.inputs)
             calls.append(clock.lap())
             on_call()
             return guide(output, manifest.guidance)
@@ -188,7 +189,7 @@ def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_pict
     backend.start(settings.threads)
     unplugged = probes.unplugged()
     state = probes.thermal(0).state
-    load = _load(backend, progress)
+    load = _load(bundle, backend, progress)
     artist = _Artist(bundle, backend)
     first, *others = manifest.golden
     _draw_many(artist, first, settings.warmup, 0.0, "warm-up", len(manifest.plan.calls), progress)
@@ -233,7 +234,7 @@ def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_pict
         bundle_name=manifest.name,
         bundle_sha256=sha256_file(bundle.folder / MANIFEST_NAME),
         target=manifest.target,
-        backend={name: backend.describe(name) for name in COMPONENTS},
+        backend={name: backend.describe(name) for name in components_of(bundle)},
         protocol=Protocol(
             warmup_runs=settings.warmup,
             runs=settings.runs,
@@ -258,10 +259,11 @@ def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_pict
     return report.model_copy(update={"missing": missing_reasons(report, no_memory)})
 
 
-def _load(backend: Backend, progress: Progress) -> dict[str, float]:
+def _load(bundle: Bundle, backend: Backend, progress: Progress) -> dict[str, float]:
     milliseconds = {}
-    with progress.stage("loading", len(COMPONENTS)) as advance:
-        for component in COMPONENTS:
+    components = components_of(bundle)
+    with progress.stage("loading", len(components)) as advance:
+        for component in components:
             clock = _Clock()
             backend.load(component)
             milliseconds[component] = clock.lap()

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from s2p_runtime.backends import COMPONENTS, Backend, open_backend
+from s2p_runtime.backends import Backend, components_of, open_backend
 from s2p_runtime.bench.periodic import Periodic
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.bundle import Bundle, open_bundle
@@ -47,7 +47,7 @@ def measure_memory(bundle: Bundle, backend: Backend, threads: int | None, probes
 
     golden = bundle.manifest.golden[0]
     with Periodic(_INTERVAL, sample):
-        for component in COMPONENTS:
+        for component in components_of(bundle):
             backend.load(component)
         draw(bundle, backend, golden.prompt, golden.seed)
     peak = probes.peak_bytes()

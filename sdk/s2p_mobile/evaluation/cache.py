@@ -65,12 +65,14 @@ class PictureCache:
         identity = {
             "version": _VERSION,
             "unet": model.unet_sha256,
-            "others": {name: _weights(model.folder / name) for name in ("text_encoder", "vae")},
+            "others": {name: _weights(model.folder / name) for name in sorted(("vae", *model.family.text_encoders))},
             "plan": plan.model_dump(mode="json"),
             "guidance": guidance,
             "torch": str(torch.__version__),
             "device": device,
         }
+        if model.conditioning is not None:
+            identity["conditioning"] = model.conditioning.model_dump(mode="json")
         self.folder = folder / _digest(identity)
 
     def get(self, prompts: Sequence[str], seeds: Sequence[int], draw: Callable[[], Drawings]) -> Drawings:

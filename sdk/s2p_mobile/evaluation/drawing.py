@@ -56,12 +56,11 @@ def _trajectory(maker: PictureMaker, prompts: Sequence[str], seeds: Sequence[int
     """States of some prompts, [N, T, C, h, w], as :class:`Drawings` orders them."""
     guided = maker.guidance > 1
     count = len(prompts)
-    conditional = maker.embed(prompts)
-    embeddings = np.concatenate([np.repeat(maker.embed([""]), count, axis=0), conditional]) if guided else conditional
+    conditions = maker.conditions(prompts)
     seen: list[Array32] = []
 
     def predict(sample: Array32, call: int) -> Array32:
-        output = maker.predict(np.concatenate([sample, sample]) if guided else sample, call, embeddings)
+        output = maker.predict(np.concatenate([sample, sample]) if guided else sample, call, *conditions)
         if not np.isfinite(output).all():
             worst = prompts[int(np.argwhere(~np.isfinite(output))[0][0]) % count]
             raise S2PError(f"{maker.name} gives a NaN or infinity at call {call} of {worst!r}; make it again")

@@ -12,10 +12,12 @@ from s2p_converters.unet import StepUNet
 from s2p_mobile.models import Model
 from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bundle import Bundle
-from s2p_runtime.drawing import bundle_tokenizer, decode_latents
+from s2p_runtime.conditions import bundle_tokenizer, encode_prompt
+from s2p_runtime.drawing import decode_latents
 from s2p_runtime.plan import SamplingPlan
 
 TORCH_BATCH = 8
+Inputs = tuple[Array32, ...]
 
 
 class PictureMaker(Protocol):
@@ -34,12 +36,12 @@ class PictureMaker(Protocol):
     latent_shape: tuple[int, int, int, int]
     batch: int
 
-    def embed(self, texts: Sequence[str]) -> Array32:
-        """N texts -> embeddings [N, S, D]."""
+    def conditions(self, prompts: Sequence[str]) -> Inputs:
+        """What the U-Net is told about N prompts, N B samples: with guidance N times the empty text, then each prompt."""
         ...
 
-    def predict(self, sample: Array32, call: int, embeddings: Array32) -> Array32:
-        """Raw U-Net output for scaled states [B, C, H, W] and embeddings [B, S, D]."""
+    def predict(self, sample: Array32, call: int, *conditions: Array32) -> Array32:
+        """Raw U-Net output for scaled states [N B, C, H, W] under :meth:`conditions`."""
         ...
 
     def decode(self, states: Array32) -> Array32:
@@ -63,14 +65,17 @@ class TorchMaker:
         self.latent_shape = (1, latents.channels, latents.height, latents.width)
         self._model, self._unet, self._device = model, unet.float().to(device).eval(), device
 
-    def embed(self, texts: Sequence[str]) -> Array32:
-        """See :class:`PictureMaker`."""
-        return self._model.embed(np.concatenate([self._model.token_ids(text) for text in texts]))
+    def conditions(self, prompts: Sequence[str]) -> Inputs:
+        """Embeddings [N B, S, D] and, with SDXL, pooled texts [N B, P]; see :class:`PictureMaker`."""
+        texts = [self._model.encode(prompt, self.guidance > 1) for prompt in prompts]
+        pooled = [text.pooled for text in texts if text.pooled is not None]
+        stacks = [np.stack([text.embeddings for text in texts], axis=1)] + ([np.stack(pooled, axis=1)] if pooled else [])
+        return tuple(np.ascontiguousarray(stack.reshape(-1, *stack.shape[2:])) for stack in stacks)
 
     @torch.no_grad()
-    def predict(self, sample: Array32, call: int, embeddings: Array32) -> Array32:
+    def predict(self, sample: Array32, call: int, *conditions: Array32) -> Array32:
         """See :class:`PictureMaker`."""
-        inputs = (torch.from_numpy(sample), torch.tensor([call]), torch.from_numpy(embeddings))
+        inputs = (torch.from_numpy(sample), torch.tensor([call]), *map(torch.from_numpy, conditions))
         output: Array32 = self._unet(*(tensor.to(self._device) for tensor in inputs)).cpu().numpy()
         return output
 
@@ -89,14 +94,14 @@ class BackendMaker:
         self.latent_shape = (1, latents.channels, latents.height, latents.width)
         self._bundle, self._backend, self._tokenizer = bundle, backend, bundle_tokenizer(bundle)
 
-    def embed(self, texts: Sequence[str]) -> Array32:
-        """See :class:`PictureMaker`."""
-        ids = [np.array([self._tokenizer.encode(text)], np.int32) for text in texts]
-        return np.concatenate([self._backend.encode_text(row) for row in ids])
+    def conditions(self, prompts: Sequence[str]) -> Inputs:
+        """Embeddings [B, S, D] and, with SDXL, the time table [B, T, K] of the only prompt; see :class:`PictureMaker`."""
+        (prompt,) = prompts
+        return encode_prompt(self._bundle, self._backend, self._tokenizer, prompt).inputs
 
-    def predict(self, sample: Array32, call: int, embeddings: Array32) -> Array32:
+    def predict(self, sample: Array32, call: int, *conditions: Array32) -> Array32:
         """See :class:`PictureMaker`."""
-        return self._backend.predict(sample, call, embeddings)
+        return self._backend.predict(sample, call, *conditions)
 
     def decode(self, states: Array32) -> Array32:
         """See :class:`PictureMaker`."""

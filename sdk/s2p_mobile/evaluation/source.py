@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s2p_converters.checkpoint import is_checkpoint, open_checkpoint
-from s2p_converters.reference import reference_unet
+from s2p_converters.reference import checkpoint_unet
 from s2p_mobile.evaluation.drawing import draw
 from s2p_mobile.evaluation.makers import BackendMaker, PictureMaker, TorchMaker
 from s2p_mobile.models import DEMO_NAME, Model, open_model
@@ -103,7 +103,7 @@ def _checkpoint_source(folder: Path, model: Model | None, device: str) -> Evalua
             f"{folder} was made from another U-Net than that of {model.name} (sha256 differs); "
             f"give the folder of {manifest.source.name} with --model"
         )
-    unet = reference_unet(checkpoint)
+    unet = checkpoint_unet(checkpoint)
     maker = TorchMaker(str(folder), model, unet, manifest.plan, manifest.guidance, device)
     return EvaluationSource(str(folder), maker, _reference(model, manifest.plan, manifest.guidance, device), model, device)
 

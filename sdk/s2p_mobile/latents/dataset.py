@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from s2p_mobile.latents.manifest import (
     LATENTS_FORMAT,
@@ -46,9 +48,9 @@ class LatentDataset:
         self.calls = len(manifest.request.plan.calls)
         self.branches = manifest.request.branches
         self._handles: OrderedDict[int, Any] = OrderedDict()
-        self._empty_text: Array32 | None = None
+        self._empty: dict[str, Array32] = {}
         if manifest.unconditional is not None:
-            self._empty_text = read_tensors(folder / TEXTS_FILE)["embeddings"][0]
+            self._empty = {name: value[0] for name, value in read_tensors(folder / TEXTS_FILE).items()}
 
     @property
     def block_names(self) -> list[str]:
@@ -80,10 +82,20 @@ class LatentDataset:
 
     def texts(self, prompts: Sequence[int]) -> Array32:
         """Text embeddings of every branch, float32 [n, B, N, D]."""
-        own = np.stack([self._slice(p, "embeddings")[p % SHARD_PROMPTS] for p in prompts])[:, None]
-        if self._empty_text is None:
+        return self._branches("embeddings", prompts)
+
+    def pooled(self, prompts: Sequence[int]) -> Tensor | None:
+        """Pooled text of every branch, float32 [n, B, P]; None where the family has none."""
+        if self.manifest.request.conditioning is None:
+            return None
+        return torch.from_numpy(self._branches("pooled", prompts))
+
+    def _branches(self, name: str, prompts: Sequence[int]) -> Array32:
+        """What texts are encoded to: the empty one's where there is guidance, then the prompt's."""
+        own = np.stack([self._slice(p, name)[p % SHARD_PROMPTS] for p in prompts])[:, None]
+        if name not in self._empty:
             return own
-        empty = np.broadcast_to(self._empty_text, own.shape)
+        empty = np.broadcast_to(self._empty[name], own.shape)
         return np.concatenate([empty, own], axis=1)
 
     def _pairs(self, name: str, prompts: Sequence[int], calls: Sequence[int]) -> NDArray[Any]:
@@ -102,6 +114,11 @@ class LatentDataset:
             if len(self._handles) > _OPEN_SHARDS:
                 self._handles.popitem(last=False)
         return self._handles[index].get_slice(name)
+
+
+def flat_pooled(pooled: Tensor | None, device: torch.device) -> Tensor | None:
+    """Pooled texts of pairs, [n, B, P], as a U-Net batch takes them, [n B, P] on the device; None stays None."""
+    return None if pooled is None else pooled.flatten(0, 1).to(device)
 
 
 def open_latents(folder: Path) -> LatentDataset:

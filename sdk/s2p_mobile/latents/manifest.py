@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from s2p_mobile.models import Model
 from s2p_runtime import __version__
-from s2p_runtime.bundle import FileEntry, LatentSpec
+from s2p_runtime.bundle import Conditioning, FileEntry, LatentSpec
 from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
 LATENTS_FORMAT = "s2p-latents"
-LATENTS_VERSION = 1
+LATENTS_VERSION = 2
+PLAIN_VERSION = 1
+"""Written for families with one text encoder, so that older readers open these sets too."""
 MANIFEST_NAME = "latents.json"
 TEXTS_FILE = "unconditional.safetensors"
 SHARD_PROMPTS = 8
@@ -37,6 +39,14 @@ class LatentRequest(Contract):
     latents: LatentSpec
     prompts: tuple[str, ...] = Field(min_length=1)
     features: bool = Field(description="the outputs of the down, mid and up blocks are stored as well")
+    conditioning: Conditioning | None = Field(default=None, description="version 2: families with two text encoders")
+
+    @model_serializer(mode="wrap")
+    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = handler(self)
+        if self.conditioning is None:
+            document.pop("conditioning", None)
+        return document
 
     @property
     def branches(self) -> int:
@@ -57,6 +67,8 @@ class LatentRequest(Contract):
             return f"another sampling plan ({ours.scheduler} {ours.steps} steps, not {theirs.scheduler} {theirs.steps} steps)"
         if self.latents != wanted.latents:
             return f"another latent size ({self.latents.height}x{self.latents.width})"
+        if self.conditioning != wanted.conditioning:
+            return "other time ids or another unconditional text"
         if self.guidance != wanted.guidance:
             return f"another guidance ({self.guidance:g}, not {wanted.guidance:g})"
         if self.seed != wanted.seed:
@@ -84,7 +96,7 @@ class LatentManifest(Contract):
     """``latents.json``."""
 
     format: Literal["s2p-latents"] = "s2p-latents"
-    version: int = LATENTS_VERSION
+    version: int = PLAIN_VERSION
     producer: str = f"s2p-mobile {__version__}"
     request: LatentRequest
     unconditional: FileEntry | None = Field(description="of unconditional.safetensors; null without guidance")
@@ -134,6 +146,7 @@ class LatentJob:
             latents=self.model.latents,
             prompts=self.prompts,
             features=self.features,
+            conditioning=self.model.conditioning,
         )
 
 

@@ -16,7 +16,9 @@ from s2p_converters.unet import StepUNet
 from s2p_mobile.interruption import Interrupted, stop_on_interrupt
 from s2p_mobile.latents.dataset import LatentDataset, open_latents
 from s2p_mobile.latents.manifest import (
+    LATENTS_VERSION,
     MANIFEST_NAME,
+    PLAIN_VERSION,
     SHARD_PROMPTS,
     TEXTS_FILE,
     LatentJob,
@@ -26,7 +28,7 @@ from s2p_mobile.latents.manifest import (
     shard_name,
 )
 from s2p_mobile.latents.walk import Walk, guide_pairs
-from s2p_mobile.trajectory import encode_prompt, float_unet
+from s2p_mobile.trajectory import encode_prompt, float_unet, stacked_pooled
 from s2p_mobile.workers import Workers
 from s2p_runtime.bundle import FileEntry
 from s2p_runtime.contract import write_contract
@@ -125,9 +127,10 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
     missing = [index for index in mine if not (scratch / shard_name(index)).is_file()]
     prompts = {index: request.prompts[index * SHARD_PROMPTS : (index + 1) * SHARD_PROMPTS] for index in mine}
     if workers.main and request.branches == 2 and not (scratch / TEXTS_FILE).is_file():
-        token_ids = job.model.token_ids("")
+        empty = job.model.encode("", guided=True)
+        tensors = {"token_ids": empty.token_ids[:1], "embeddings": empty.embeddings[:1]}
         with atomic_file(scratch / TEXTS_FILE) as path:
-            write_tensors(path, {"token_ids": token_ids, "embeddings": job.model.embed(token_ids)})
+            write_tensors(path, tensors | ({} if empty.pooled is None else {"pooled": empty.pooled[:1]}))
     unet = float_unet(job.model, job.plan).to(workers.device) if missing else None
     with stop_on_interrupt() as stop, progress.stage("drawing FP trajectories", sum(map(len, prompts.values()))) as advance:
         for index in mine:
@@ -150,11 +153,12 @@ def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str], devi
     spec = job.model.latents
     walk = Walk(job.plan, [prompt.seed for prompt in prompts], (1, spec.channels, spec.height, spec.width))
     embeddings = torch.from_numpy(np.stack([prompt.embeddings for prompt in prompts])).to(device)
+    pooled = stacked_pooled(prompts, device)
     states, outputs = [], []
     features: dict[str, list[NDArray[np.float16]]] = {}
     for call in range(len(job.plan.calls)):
         sample = walk.scaled
-        output, blocks = run_pairs(unet, torch.from_numpy(sample).to(device), call, embeddings, job.features)
+        output, blocks = run_pairs(unet, torch.from_numpy(sample).to(device), call, embeddings, job.features, pooled)
         states.append(sample)
         outputs.append(output.cpu().numpy())
         for name, value in blocks.items():
@@ -169,14 +173,21 @@ def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str], devi
         "text_index": np.array(
             [[0, first + k + 1] if job.request.branches == 2 else [first + k + 1] for k in range(len(texts))], np.int32
         ),
+        **({} if pooled is None else {"pooled": pooled[:, -1].cpu().numpy()}),
         **{f"feature.{name}": np.stack(values, axis=1) for name, values in features.items()},
     }
 
 
 def run_pairs(
-    unet: StepUNet, samples: torch.Tensor, call: int, embeddings: torch.Tensor, features: bool
+    unet: StepUNet,
+    samples: torch.Tensor,
+    call: int,
+    embeddings: torch.Tensor,
+    features: bool,
+    pooled: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """One call for K runs: samples [K, C, H, W], embeddings [K, B, N, D] -> outputs [K, B, C, H, W], block outputs [K, B, ...].
+    """One call for K runs: samples [K, C, H, W], embeddings [K, B, N, D], pooled text [K, B, P] or None -> outputs [K, B, C, H, W],
+    block outputs [K, B, ...].
 
     The runs are taken a few at a time, so that a shard's memory does not depend on the size of the model's activations.
     """
@@ -187,7 +198,8 @@ def run_pairs(
     for begin in range(0, samples.shape[0], group):
         text = embeddings[begin : begin + group]
         batch = samples[begin : begin + group].repeat_interleave(branches, dim=0)
-        output, named = unet.with_features(batch, step, text.flatten(0, 1))
+        of_prompt = None if pooled is None else pooled[begin : begin + group].flatten(0, 1)
+        output, named = unet.with_features(batch, step, text.flatten(0, 1), of_prompt)
         outputs.append(output.unflatten(0, (-1, branches)))
         if features:
             blocks.append({name: value.unflatten(0, (-1, branches)) for name, value in named.items()})
@@ -207,7 +219,10 @@ def _finish(request: LatentRequest, out: Path, scratch: Path, force: bool) -> No
         for name in map(shard_name, range(request.shards))
     ]
     manifest = LatentManifest(
-        request=request, unconditional=entry(TEXTS_FILE) if request.branches == 2 else None, shards=tuple(shards)
+        version=PLAIN_VERSION if request.conditioning is None else LATENTS_VERSION,
+        request=request,
+        unconditional=entry(TEXTS_FILE) if request.branches == 2 else None,
+        shards=tuple(shards),
     )
     with atomic_file(scratch / MANIFEST_NAME) as path:
         write_contract(path, manifest)

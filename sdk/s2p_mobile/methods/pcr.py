@@ -14,7 +14,7 @@ from s2p_mobile.reconstruction.calls import random_pairs, read_calls
 from s2p_mobile.reconstruction.observers import RunningRanges, observing
 from s2p_mobile.reconstruction.rival import Rival, build_rival, rival_latents
 from s2p_mobile.reconstruction.rounding import RoundingRule, reconstruct_weights
-from s2p_mobile.trajectory import encode_prompt
+from s2p_mobile.trajectory import encode_prompt, stacked_pooled
 
 PROMPTS = 200
 ROUNDING = RoundingRule(iterations=2_000, batch=32, learning_rate=1e-3, quantized_inputs=False, warmup=0.0)
@@ -60,10 +60,12 @@ def calibrate_progressively(job: QuantizationJob, rival: Rival, relaxed: frozens
     groups = [prompts[k : k + PROMPTS_AT_A_TIME] for k in range(0, len(prompts), PROMPTS_AT_A_TIME)]
     walks = [Walk(job.plan, [prompt.seed for prompt in group], job.latent_shape) for group in groups]
     embeddings = [torch.from_numpy(np.stack([prompt.embeddings for prompt in group])).to(student.device) for group in groups]
+    pooled = [stacked_pooled(group, student.device) for group in groups]
 
     def outputs(index: int, call: int) -> NDArray[np.float32]:
         sample = torch.from_numpy(walks[index].scaled).to(student.device)
-        found: NDArray[np.float32] = run_pairs(student, sample, call, embeddings[index], features=False)[0].cpu().numpy()
+        output, _ = run_pairs(student, sample, call, embeddings[index], features=False, pooled=pooled[index])
+        found: NDArray[np.float32] = output.cpu().numpy()
         return guide_pairs(found, job.guidance)
 
     with torch.no_grad(), job.progress.stage(f"calibrating on {len(prompts)} quantized trajectories", rival.calls) as advance:

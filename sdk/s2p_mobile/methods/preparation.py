@@ -13,7 +13,7 @@ from torch import Tensor
 
 from s2p_converters.unet import LayerSpec, StepUNet
 from s2p_converters.unet.operators import FloatLayer
-from s2p_mobile.latents import LatentDataset, LatentJob, open_latents, write_latents
+from s2p_mobile.latents import LatentDataset, LatentJob, flat_pooled, open_latents, write_latents
 from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.methods.starting_point import starting_point
 from s2p_mobile.prompts import repeated
@@ -107,4 +107,5 @@ def _calls(job: QuantizationJob, spec: StudentSpec, latents: LatentDataset, devi
             calls=indices.to(device),
             texts=torch.from_numpy(latents.texts(who)).flatten(0, 1).to(device),
             weights=weights[indices].to(device),
+            pooled=flat_pooled(latents.pooled(who), device),
         )

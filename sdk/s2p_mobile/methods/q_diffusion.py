@@ -45,7 +45,7 @@ def q_diffusion(job: QuantizationJob) -> QuantizedUNet:
 def search_ranges(rival: Rival, calls: CalibrationCalls, progress: Progress) -> None:
     """First grids by a search on 16 samples, then running ranges over all of them."""
     ranges = RunningRanges(MOMENTUM)
-    first = CalibrationCalls(*(values[:SEARCH_SAMPLES] for values in (calls.samples, calls.calls, calls.texts)))
+    first = calls.part(slice(0, SEARCH_SAMPLES))
     with progress.stage("searching activation ranges", calls.count) as advance:
         with observing(rival, ranges.start):
             for _ in run_calls(rival.student, first, SEARCH_SAMPLES):

@@ -11,6 +11,8 @@ from s2p_converters.packing import integer_range
 
 CLIP_RATIOS = torch.linspace(1.0, 0.30, 71)
 _SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)
+_BLOCK = 1 << 18
+"""Weights whose scales are searched at a time: two buffers of them stay in a processor's cache while 71 candidates are tried."""
 
 
 def round_to_grid(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -40,15 +42,25 @@ def weight_scale(weight: Tensor, bits: int, search: str = "mse") -> Tensor:
     """
     if search not in ("mse", "absmax"):
         raise ValueError(f"unknown search {search!r}")
-    weight = weight.float()
-    largest = weight.abs().flatten(1).amax(dim=1)
-    base = largest / integer_range(bits)[1]
+    ratios = CLIP_RATIOS if search == "mse" else CLIP_RATIOS[:1]
+    channels = weight.float().flatten(1).split(max(1, _BLOCK // max(1, weight[0].numel())))
+    return torch.cat([_channel_scales(part, bits, ratios) for part in channels])
+
+
+def _channel_scales(weight: Tensor, bits: int, ratios: Tensor) -> Tensor:
+    """:func:`weight_scale` of a few channels, float32 [C, n]."""
+    low, high = integer_range(bits)
+    largest = weight.abs().amax(dim=1)
+    base = largest / high
     best = torch.full_like(base, torch.inf)
     chosen = torch.ones_like(base)
-    for ratio in CLIP_RATIOS if search == "mse" else CLIP_RATIOS[:1]:
+    work = torch.empty_like(weight)
+    for ratio in ratios:
         scale = (base * ratio).half().float().clamp(min=_SMALLEST_SCALE)
-        column = _column(scale, weight)
-        error = (round_to_grid(weight, column, bits) * column - weight).square().flatten(1).sum(dim=1)
+        column = scale[:, None]
+        # The square of round_to_grid(weight, column, bits) * column - weight, without new memory for every operation.
+        torch.div(weight, column, out=work).round_().clamp_(low, high).mul_(column).sub_(weight).square_()
+        error = work.sum(dim=1)
         better = error < best
         best = torch.where(better, error, best)
         chosen = torch.where(better, scale, chosen)

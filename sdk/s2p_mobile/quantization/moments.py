@@ -28,12 +28,14 @@ class WeightedCalls:
         calls: call indices, int64 [n].
         texts: embeddings, float32 [n, N, D].
         weights: float32 [n].
+        pooled: pooled texts, float32 [n, P] (SDXL), else None.
     """
 
     samples: Tensor
     calls: Tensor
     texts: Tensor
     weights: Tensor
+    pooled: Tensor | None = None
 
 
 def block_columns(spec: LayerSpec) -> int:
@@ -70,7 +72,7 @@ def input_moments(
         try:
             for batch in batches():
                 sums.weights = batch.weights
-                unet(batch.samples, batch.calls, batch.texts)
+                unet(batch.samples, batch.calls, batch.texts, batch.pooled)
         finally:
             sums.close()
         for spec in group:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s2p_mobile.latents import LatentDataset
+from s2p_mobile.latents import LatentDataset, flat_pooled
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class CalibrationCalls:
         samples: scaled states, float32 [n, C, H, W].
         calls: call indices, int64 [n].
         texts: embeddings, float32 [n, N, D].
+        pooled: pooled texts, float32 [n, P] (SDXL), else None.
     """
 
     samples: Tensor
     calls: Tensor
     texts: Tensor
+    pooled: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -34,8 +36,12 @@ class CalibrationCalls:
 
     def batches(self, size: int) -> Iterator[CalibrationCalls]:
         """The same samples in pieces of at most ``size``."""
-        pieces = zip(self.samples.split(size), self.calls.split(size), self.texts.split(size), strict=True)
-        return (CalibrationCalls(*piece) for piece in pieces)
+        return (self.part(slice(begin, begin + size)) for begin in range(0, self.count, size))
+
+    def part(self, chosen: slice) -> CalibrationCalls:
+        """Some of the samples."""
+        pooled = None if self.pooled is None else self.pooled[chosen]
+        return CalibrationCalls(self.samples[chosen], self.calls[chosen], self.texts[chosen], pooled)
 
 
 def read_calls(latents: LatentDataset, prompts: Sequence[int], calls: Sequence[int], device: torch.device) -> CalibrationCalls:
@@ -45,6 +51,7 @@ def read_calls(latents: LatentDataset, prompts: Sequence[int], calls: Sequence[i
         torch.from_numpy(latents.states(prompts, calls)).repeat_interleave(branches, dim=0).to(device),
         torch.tensor(list(calls)).repeat_interleave(branches).to(device),
         torch.from_numpy(latents.texts(prompts)).flatten(0, 1).to(device),
+        flat_pooled(latents.pooled(prompts), device),
     )
 
 

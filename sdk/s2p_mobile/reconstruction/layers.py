@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from s2p_converters.grids import AffineWeight, GeneralLayer, LayerPart, StepGrid
 from s2p_converters.reference import attention_with_rounded_weights
-from s2p_converters.unet import LayerSpec, Operators, StepRow, StepTables
+from s2p_converters.unet import LayerSpec, Operators, StepRow
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.reconstruction.affine import AffineGrid, fake_affine, weight_grid
 
@@ -21,12 +21,22 @@ GAMMA, ZETA = -0.1, 1.1
 """Ends of the stretched sigmoid (Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", ICML 2020)."""
 
 
-class IndexedTables(StepTables):
+class IndexedTables(nn.Module):
     """Step tables whose rows also hold the step itself."""
 
-    def forward(self, step: Tensor) -> dict[str, Tensor]:
-        """See :class:`StepTables`."""
-        return {**super().forward(step), STEP: step}
+    def __init__(self, tables: nn.Module) -> None:
+        super().__init__()
+        self.tables = tables
+
+    def forward(self, step: Tensor, *of_prompt: Tensor) -> dict[str, Tensor]:
+        """As the tables it is made of."""
+        return {**self.tables(step, *of_prompt), STEP: step}
+
+
+def table_rows(tables: nn.Module, step: Tensor, pooled: Tensor | None) -> StepRow:
+    """Rows of step tables, which take the pooled text too where there is one."""
+    row: StepRow = tables(step) if pooled is None else tables(step, pooled)
+    return row
 
 
 class RoundedWeight(nn.Module):

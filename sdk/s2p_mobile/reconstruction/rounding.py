@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.recipes.rivals import LARGEST_RATE
 from s2p_mobile.reconstruction.calls import CalibrationCalls
-from s2p_mobile.reconstruction.layers import InputGrid, RivalLayer
+from s2p_mobile.reconstruction.layers import InputGrid, RivalLayer, table_rows
 from s2p_mobile.reconstruction.rival import Rival
 from s2p_mobile.reconstruction.walk import Walk, reconstruction_units
 from s2p_runtime.progress import Progress
@@ -54,11 +54,13 @@ class UnitData:
         inputs: tensor arguments, each [n, ...].
         calls: int64 [n].
         targets: FP outputs, [n, ...].
+        pooled: pooled texts, [n, P] (SDXL), else None.
     """
 
     inputs: Sequence[Tensor]
     calls: Tensor
     targets: Tensor
+    pooled: Tensor | None = None
 
 
 def output_error(found: Tensor, target: Tensor, power: float) -> Tensor:
@@ -145,7 +147,8 @@ def _descend(
     for iteration in range(iterations):
         chosen = torch.randperm(count, generator=generator)[:batch].to(data.targets.device)
         optimizer.zero_grad(set_to_none=True)
-        found = unit(*(value[chosen] for value in data.inputs), tables(data.calls[chosen]))
+        pooled = None if data.pooled is None else data.pooled[chosen]
+        found = unit(*(value[chosen] for value in data.inputs), table_rows(tables, data.calls[chosen], pooled))
         loss(found, data.targets[chosen], iteration).backward()
         optimizer.step()
         if after is not None:
@@ -174,7 +177,7 @@ def reconstruct(
             assert targets is not None
             if own is not None:
                 inputs, _ = own.capture(name, output=False)
-            learn(rival.student.get_submodule(name), rival.student.tables, UnitData(inputs, calls.calls, targets))
+            learn(rival.student.get_submodule(name), rival.student.tables, UnitData(inputs, calls.calls, targets, calls.pooled))
             advance()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from s2p_converters.unet import LayerSpec, StepUNet
 from s2p_mobile.reconstruction.calls import CalibrationCalls
+from s2p_mobile.reconstruction.layers import table_rows
 
 _BATCH = 16
 
@@ -44,7 +45,7 @@ class Walk:
     def __init__(self, unet: StepUNet, calls: CalibrationCalls) -> None:
         self.unet = unet
         self._batches = list(calls.batches(_BATCH))
-        self._rows = [unet.tables(batch.calls) for batch in self._batches]
+        self._rows = [table_rows(unet.tables, batch.calls, batch.pooled) for batch in self._batches]
         self._parts: list[tuple[str, nn.Module | None]] = [("conv_in", None), *unet.named_blocks(), ("conv_out", None)]
         self._position = 0
         self._states: list[tuple[Tensor, list[Tensor]]] = [(batch.samples, []) for batch in self._batches]
@@ -105,6 +106,6 @@ def run_calls(unet: StepUNet, calls: CalibrationCalls, size: int) -> Iterator[in
     done = 0
     for batch in calls.batches(size):
         with torch.no_grad():
-            unet(batch.samples, batch.calls, batch.texts)
+            unet(batch.samples, batch.calls, batch.texts, batch.pooled)
         done += batch.count
         yield done

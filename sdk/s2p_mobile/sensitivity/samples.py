@@ -23,17 +23,20 @@ class CallSample:
         sample: scaled state, float32 [B, C, H, W]; with guidance B is 2 and both entries are equal.
         embedding: text embedding, float32 [B, N, D], unconditional first.
         guidance: classifier-free guidance.
+        pooled: pooled text, float32 [B, P] (SDXL), else None.
     """
 
     call: int
     sample: Tensor
     embedding: Tensor
     guidance: float
+    pooled: Tensor | None = None
 
     def observe(self, unet: nn.Module) -> Tensor:
         """The guided output ``u + guidance * (c - u)`` of a U-Net on this call, [1, C, H, W]: what the sampler uses."""
         device = next(unet.parameters()).device
-        output: Tensor = unet(self.sample.to(device), torch.tensor([self.call], device=device), self.embedding.to(device))
+        inputs = (self.sample.to(device), torch.tensor([self.call], device=device), self.embedding.to(device))
+        output: Tensor = unet(*inputs) if self.pooled is None else unet(*inputs, self.pooled.to(device))
         if output.shape[0] == 1:
             return output
         unconditional, conditional = output.chunk(2)
@@ -64,11 +67,19 @@ def collect_samples(
     for position, prompt in enumerate(used):
         wanted = set(spread_calls(len(plan.calls), each, (position + 0.5) / len(used)))
         embedding = torch.from_numpy(prompt.embeddings)
+        pooled = None if prompt.pooled is None else torch.from_numpy(prompt.pooled)
 
-        def keep(call: int, sample: Array32, _: Array32, wanted: set[int] = wanted, embedding: Tensor = embedding) -> None:
+        def keep(
+            call: int,
+            sample: Array32,
+            _: Array32,
+            wanted: set[int] = wanted,
+            embedding: Tensor = embedding,
+            pooled: Tensor | None = pooled,
+        ) -> None:
             if call in wanted:
                 batch = torch.from_numpy(np.repeat(sample, embedding.shape[0], axis=0))
-                samples.append(CallSample(call, batch, embedding, guidance))
+                samples.append(CallSample(call, batch, embedding, guidance, pooled))
 
         draw_latents(unet, plan, prompt, guidance, shape, keep)
     return samples

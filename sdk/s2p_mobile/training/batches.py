@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2p_converters.unet import StepUNet
-from s2p_mobile.latents import LatentDataset
+from s2p_mobile.latents import LatentDataset, flat_pooled
 from s2p_mobile.latents.walk import Walk, guide_pairs
 from s2p_mobile.plan.registry import CONFIG_NAME, make_scheduler
 from s2p_mobile.recipes.training import TrainingRule
@@ -35,6 +35,7 @@ class Batch:
         importance: factor on each pair's loss, float32 [n].
         outputs: FP outputs, float32 [n, B, C, H, W]; None when the teacher has to compute them.
         features: FP block outputs by name, float [n, B, ...]; None as well.
+        pooled: pooled texts, float32 [n, B, P] (SDXL), else None.
     """
 
     samples: Tensor
@@ -43,6 +44,7 @@ class Batch:
     importance: Tensor
     outputs: Tensor | None = None
     features: dict[str, Tensor] | None = None
+    pooled: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -53,6 +55,7 @@ class Batch:
             self.importance.to(device),
             None if self.outputs is None else self.outputs.to(device),
             None if self.features is None else {name: value.to(device) for name, value in self.features.items()},
+            None if self.pooled is None else self.pooled.to(device),
         )
 
 
@@ -148,6 +151,7 @@ class S2PBatches:
             importance=self.sampler.importance_of(drawn),
             outputs=torch.from_numpy(self.latents.outputs(prompts, calls)),
             features=features or None,
+            pooled=self.latents.pooled(prompts),
         )
 
 
@@ -164,6 +168,7 @@ class SerialBatches:
         self._walk: Walk | None = None
         self._round = -1
         self._texts = torch.zeros(0)
+        self._pooled: Tensor | None = None
 
     def batch(self, index: int, rank: int = 0, count: int = 1) -> Batch:
         number, call = divmod(index, self.latents.calls)
@@ -174,7 +179,7 @@ class SerialBatches:
             self._walk.advance(guide_pairs(self._predict(self._walk).numpy(), self.guidance))
         samples = torch.from_numpy(self._walk.scaled)
         calls = torch.full((len(samples),), call)
-        return Batch(samples, calls, self._texts, self.weights[calls], outputs=self._predict(self._walk))
+        return Batch(samples, calls, self._texts, self.weights[calls], self._predict(self._walk), pooled=self._pooled)
 
     def _begin(self, number: int, rank: int, count: int) -> None:
         items = _part(self.order.take(number * self.rule.batch, self.rule.batch), rank, count)
@@ -183,6 +188,7 @@ class SerialBatches:
         spec = self.latents.manifest.request.latents
         self._walk = Walk(self.latents.manifest.request.plan, seeds, (1, spec.channels, spec.height, spec.width))
         self._texts = torch.from_numpy(self.latents.texts(items.tolist()))
+        self._pooled = self.latents.pooled(items.tolist())
         self._round, self._answer = number, (-1, torch.zeros(0))
 
     @torch.no_grad()
@@ -193,7 +199,7 @@ class SerialBatches:
             branches = self._texts.shape[1]
             sample = torch.from_numpy(walk.scaled).repeat_interleave(branches, dim=0).to(device)
             step = torch.tensor([walk.call], device=device)
-            output = self.teacher(sample, step, self._texts.flatten(0, 1).to(device))
+            output = self.teacher(sample, step, self._texts.flatten(0, 1).to(device), flat_pooled(self._pooled, device))
             self._answer = (walk.call, output.unflatten(0, (-1, branches)).cpu())
         return self._answer[1]
 
@@ -233,6 +239,7 @@ class ParallelBatches:
             calls=torch.from_numpy(calls),
             texts=torch.from_numpy(self.latents.texts(prompts.tolist())),
             importance=self.sampler.importance_of(calls),
+            pooled=self.latents.pooled(prompts.tolist()),
         )
 
 

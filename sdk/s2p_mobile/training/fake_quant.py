@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from s2p_converters.packing import integer_range
-from s2p_converters.unet import LayerSpec, Operators, StepRow
+from s2p_converters.unet import LayerSpec, Operators, PooledTables, StepRow
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.quantization.grid import snap_activation_scale
 
@@ -171,11 +171,19 @@ class TrainedTables(nn.Module):
         learns_time: whether the time rows are learned.
         log_scales: logarithm of scale over initial scale, [T, L], [1, L] with one for all calls; None with float activations.
         base: initial scales, float32 [T, L].
+        of_prompt: SDXL's time network, which stays as it is; what is learned is the part of the rows that all prompts share.
     """
 
     base: Tensor | None
 
-    def __init__(self, time_tables: Mapping[str, Tensor], names: list[str], scales: Tensor | None, per_step: bool) -> None:
+    def __init__(
+        self,
+        time_tables: Mapping[str, Tensor],
+        names: list[str],
+        scales: Tensor | None,
+        per_step: bool,
+        of_prompt: PooledTables | None = None,
+    ) -> None:
         """
         Args:
             time_tables: ``<resnet>.time`` -> float32 [T, C].
@@ -184,7 +192,7 @@ class TrainedTables(nn.Module):
             per_step: learn a scale for every call.
         """
         super().__init__()
-        self.names = names
+        self.names, self.of_prompt = names, of_prompt
         self.time_names = list(time_tables)
         self.time_widths = [table.shape[1] for table in time_tables.values()]
         self.time = nn.Parameter(torch.cat(list(time_tables.values()), dim=1))
@@ -206,9 +214,12 @@ class TrainedTables(nn.Module):
         parts = self.time.detach().clone().split(self.time_widths, dim=1)
         return {name: part.contiguous() for name, part in zip(self.time_names, parts, strict=True)}
 
-    def forward(self, step: Tensor) -> dict[str, Tensor]:
-        """Step indices [S] -> name -> [S, C]."""
-        row = dict(zip(self.time_names, self.time.index_select(0, step).split(self.time_widths, dim=1), strict=True))
+    def forward(self, step: Tensor, pooled: Tensor | None = None) -> dict[str, Tensor]:
+        """Step indices [S], with SDXL the pooled texts [B, P] -> name -> [S, C] (time rows of SDXL: [B, C])."""
+        time = self.time.index_select(0, step)
+        if self.of_prompt is not None and pooled is not None:
+            time = time + self.of_prompt.prompt_part(step, pooled)
+        row = dict(zip(self.time_names, time.split(self.time_widths, dim=1), strict=True))
         scales = self.scales
         if scales is not None:
             chosen = scales.index_select(0, step)

@@ -76,18 +76,19 @@ class Culprit:
 
 @torch.no_grad()
 def first_culprit(
-    student: StepUNet, teacher: StepUNet, samples: Tensor, calls: Tensor, texts: Tensor, names: Iterable[str]
+    student: StepUNet, teacher: StepUNet, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], names: Iterable[str]
 ) -> Culprit:
     """The first layer in forward order, and its first call, whose output is not finite; without one, the first whose error is
     beyond ten times its FP output; without one, the layer of the largest relative error.
 
     Args:
-        samples, calls, texts: a batch [n, C, H, W], [n], [n, N, D].
+        inputs: a batch, as :class:`StepUNet` takes it; the calls are [n].
         names: layers to look at.
     """
     names = list(names)
-    reference = _layer_outputs(teacher, samples, calls, texts, names)
-    found = _layer_outputs(student, samples, calls, texts, names)
+    calls = inputs[1]
+    reference = _layer_outputs(teacher, inputs, names)
+    found = _layer_outputs(student, inputs, names)
     order = [name for name in found if name in reference]
     errors = []
     for name in order:
@@ -105,7 +106,7 @@ def first_culprit(
     raise AssertionError("the largest error is one of the errors")
 
 
-def _layer_outputs(unet: StepUNet, samples: Tensor, calls: Tensor, texts: Tensor, names: list[str]) -> dict[str, Tensor]:
+def _layer_outputs(unet: StepUNet, batch: tuple[Tensor, Tensor, Tensor, Tensor | None], names: list[str]) -> dict[str, Tensor]:
     """Outputs of the named layers in the order in which they ran."""
     outputs: dict[str, Tensor] = {}
     modules = dict(unet.named_modules())
@@ -118,7 +119,7 @@ def _layer_outputs(unet: StepUNet, samples: Tensor, calls: Tensor, texts: Tensor
 
     handles = [modules[name].register_forward_hook(keep(name)) for name in names]
     try:
-        unet(samples, calls, texts)
+        unet(*batch)
     finally:
         for handle in handles:
             handle.remove()

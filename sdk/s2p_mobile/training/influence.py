@@ -13,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from s2p_converters.unet import StepUNet
-from s2p_mobile.latents import LatentDataset
+from s2p_mobile.latents import LatentDataset, flat_pooled
 from s2p_mobile.latents.walk import Walk, guide_pairs
 from s2p_runtime.plan import SamplingPlan
+
+_Texts = tuple[NDArray[np.float32], torch.Tensor | None]
+"""Embeddings [K, B, N, D] and, with SDXL, pooled texts [K, B, P]."""
 
 
 @torch.no_grad()
@@ -39,7 +42,7 @@ def call_influence(
     """
     request = latents.manifest.request
     plan, guidance = request.plan, request.guidance
-    texts = latents.texts(prompts)
+    texts = (latents.texts(prompts), latents.pooled(prompts))
     spec = request.latents
     shape = (1, spec.channels, spec.height, spec.width)
     seeds = [request.seed + prompt for prompt in prompts]
@@ -76,18 +79,19 @@ def _walk_to(
     return walk
 
 
-def _finish(walk: Walk, unet: StepUNet, texts: NDArray[np.float32], guidance: float) -> NDArray[np.float32]:
+def _finish(walk: Walk, unet: StepUNet, texts: _Texts, guidance: float) -> NDArray[np.float32]:
     """Go on to the end and return the final states, [K, C, H, W]."""
     while walk.call < len(walk.plan.calls):
         walk.advance(guide_pairs(_predict(unet, walk, texts), guidance))
     return walk.state
 
 
-def _predict(unet: StepUNet, walk: Walk, texts: NDArray[np.float32]) -> NDArray[np.float32]:
+def _predict(unet: StepUNet, walk: Walk, texts: _Texts) -> NDArray[np.float32]:
     """Raw outputs at the walk's call, [K, B, C, H, W]."""
     device = unet.device
-    count, branches = texts.shape[:2]
+    encoded, pooled = texts
+    count, branches = encoded.shape[:2]
     sample = torch.from_numpy(walk.scaled).repeat_interleave(branches, dim=0).to(device)
-    embeddings = torch.from_numpy(texts).flatten(0, 1).to(device)
-    output: NDArray[np.float32] = unet(sample, torch.tensor([walk.call], device=device), embeddings).cpu().numpy()
+    inputs = (torch.tensor([walk.call], device=device), torch.from_numpy(encoded).flatten(0, 1).to(device))
+    output: NDArray[np.float32] = unet(sample, *inputs, flat_pooled(pooled, device)).cpu().numpy()
     return output.reshape(count, branches, *output.shape[1:])

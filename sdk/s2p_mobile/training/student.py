@@ -15,6 +15,7 @@ from s2p_converters.unet import StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantization.grid import weight_scale
+from s2p_mobile.time_tables import prompt_rows
 from s2p_mobile.training.fake_quant import TrainedLayer, TrainedOperators, TrainedTables
 from s2p_mobile.training.time_path import job_time_tables
 
@@ -40,7 +41,13 @@ def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
     """The quantized graph at its starting point."""
     recipe = job.recipe
     operators = TrainedOperators(spec.weight_bits, recipe.activations.bits, recipe.training.freezing is not None)
-    tables = TrainedTables(job_time_tables(job), list(spec.weight_bits), spec.activation_scales, recipe.activations.per_step)
+    tables = TrainedTables(
+        job_time_tables(job),
+        list(spec.weight_bits),
+        spec.activation_scales,
+        recipe.activations.per_step,
+        prompt_rows(job.model, job.plan.timesteps),
+    )
     student = StepUNet(job.model.structure, tables, operators)
     source = dict(job.model.unet.state_dict())
     for name, module in student.named_modules():

@@ -10,7 +10,8 @@ from s2p_converters.packing import integer_range
 from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.quantization.grid import quantize_weight, round_to_grid, snap_activation_scale, weight_scale
 from s2p_mobile.recipes import Recipe
-from s2p_mobile.time_tables import ResnetBlock2D, time_tables
+from s2p_mobile.time_tables import ResnetBlock2D, prompt_rows, time_tables
+from s2p_runtime.errors import S2PError
 
 
 def job_time_tables(job: QuantizationJob) -> dict[str, Tensor]:
@@ -19,10 +20,27 @@ def job_time_tables(job: QuantizationJob) -> dict[str, Tensor]:
     With ``time: quantized`` the layers of the time path are computed as a method without precalculated time information runs
     them: weights rounded to the recipe's grid, inputs rounded with one scale for all calls (from the largest magnitude).
     The result is a table all the same, because the path depends on nothing but the call.
+
+    Of an SDXL model these are the rows that every prompt's table has in common, see :class:`s2p_converters.unet.TimeNetwork`.
+
+    Raises:
+        S2PError: a quantized time path is asked of an SDXL model.
     """
+    if job.model.conditioning is not None:
+        if job.recipe.time != "table":
+            raise S2PError(f"recipe {job.recipe.name} quantizes the time path, which SDXL computes in float; use time: table")
+        return common_rows(job)
     if job.recipe.time == "table":
         return time_tables(job.model.unet, job.plan.timesteps)
     return _quantized_time_tables(job.model.unet, job.plan.timesteps, job.recipe)
+
+
+def common_rows(job: QuantizationJob) -> dict[str, Tensor]:
+    """The rows of an SDXL model's time tables that do not depend on the prompt."""
+    rows = prompt_rows(job.model, job.plan.timesteps)
+    assert rows is not None
+    network = rows.network
+    return dict(zip(network.names, network.rows.split(network.widths, dim=1), strict=True))
 
 
 @torch.no_grad()

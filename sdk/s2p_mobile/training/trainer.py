@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from s2p_converters.unet import StepUNet
 from s2p_mobile.interruption import Interrupted, stop_on_interrupt
-from s2p_mobile.latents import LatentDataset
+from s2p_mobile.latents import LatentDataset, flat_pooled
 from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
 from s2p_mobile.training.batches import Batch, make_batches
 from s2p_mobile.training.fake_quant import TrainedTables
@@ -157,18 +157,18 @@ class Trainer:
 
     def _losses(self, batch: Batch) -> Losses:
         rule = self.rule
-        samples, calls, texts = flatten_pairs(batch)
+        inputs = flatten_pairs(batch)
         targets = None if batch.outputs is None else batch.outputs.flatten(0, 1)
         fp_features = {name: value.flatten(0, 1) for name, value in (batch.features or {}).items()}
         distils = rule.distillation.weight > 0
         if targets is None or (distils and not fp_features):
             # The teacher's own output is a target and stays in full precision; its block outputs alone need not.
             with torch.no_grad(), self._autocast(enabled=targets is not None):
-                output, blocks = self.teacher.with_features(samples, calls, texts)
+                output, blocks = self.teacher.with_features(*inputs)
             targets = output if targets is None else targets
             fp_features = fp_features or blocks
         with self._autocast():
-            output, blocks = self.student.with_features(samples, calls, texts)
+            output, blocks = self.student.with_features(*inputs)
         pairs = len(batch.calls)
         error = output_error(
             output.unflatten(0, (pairs, -1)), targets.unflatten(0, (pairs, -1)), self.job.guidance, rule.loss.guided
@@ -208,9 +208,8 @@ class Trainer:
 
     def _give_up(self, problem: str) -> NoReturn:
         """Find where it began and stop; the state file holds the last good state."""
-        samples, calls, texts = flatten_pairs(self._micro_batch(0))
         names = list(self.layers)
-        mine = first_culprit(self.student, self.teacher, samples, calls, texts, names)
+        mine = first_culprit(self.student, self.teacher, flatten_pairs(self._micro_batch(0)), names)
         steps = len(self.job.plan.calls)
         # The first layer of all processes, and its first call, as one number.
         position, call = divmod(self.workers.smallest(mine.position * steps + mine.call), steps)
@@ -246,11 +245,12 @@ class Trainer:
         self._saved_iteration = self.iteration
 
 
-def flatten_pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """U-Net inputs of a batch: samples [n B, C, H, W], calls [n B], texts [n B, N, D]."""
+def flatten_pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """U-Net inputs of a batch: samples [n B, C, H, W], calls [n B], texts [n B, N, D], pooled texts [n B, P] or None."""
     branches = batch.texts.shape[1]
     samples = batch.samples.repeat_interleave(branches, dim=0)
-    return samples, batch.calls.repeat_interleave(branches), batch.texts.flatten(0, 1)
+    pooled = flat_pooled(batch.pooled, batch.samples.device)
+    return samples, batch.calls.repeat_interleave(branches), batch.texts.flatten(0, 1), pooled
 
 
 def _recompute_in_backward(student: StepUNet) -> None:

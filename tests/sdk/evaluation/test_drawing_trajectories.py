@@ -85,7 +85,7 @@ def test_ancestral_noise_comes_from_each_prompts_seed(model: Model, guidance: fl
 class Broken(TorchMaker):
     """Its third prompt fails in the second call."""
 
-    def predict(self, sample: np.ndarray, call: int, embeddings: np.ndarray) -> np.ndarray:
+    def predict(self, sample: np.ndarray, call: int, *conditions: np.ndarray) -> np.ndarray:
         output = np.zeros_like(sample)
         if call == 1:
             output[len(sample) // 2 + 2] = np.nan

@@ -29,7 +29,7 @@ from s2p_mobile.cli.app import run
 from s2p_mobile.models import Model
 from s2p_mobile.picture_size import PictureSize
 from s2p_mobile.plan import plan_for
-from s2p_mobile.time_tables import size_ids, time_network
+from s2p_mobile.time_tables import time_network
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian

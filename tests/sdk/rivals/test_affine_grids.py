@@ -113,7 +113,7 @@ def layer_data(samples: int = 24) -> tuple[RivalLayer, UnitData, torch.Tensor, I
     inputs = torch.randn(samples, 1, 6, 6, generator=generator) + 0.1 * torch.randn(samples, 6, 6, 6, generator=generator)
     targets = SPEC.apply(inputs, original.weight)
     data = UnitData([inputs], torch.zeros(samples, dtype=torch.int64), targets)
-    return layer, data, original.weight.data, IndexedTables({"unused": torch.zeros(1, 1)})
+    return layer, data, original.weight.data, IndexedTables(StepTables({"unused": torch.zeros(1, 1)}))
 
 
 def test_adaptive_rounding_moves_no_weight_further_than_a_step_and_ends_at_zero_or_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,72 @@
+"""What a prompt tells the U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2p_runtime.backends import Array32, Backend
+from s2p_runtime.bundle import Bundle, PictureSize
+from s2p_runtime.tokenizer import ClipTokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """Inputs of the U-Net that stay the same for all calls of a picture.
+
+    Attributes:
+        embeddings: text embeddings, float32 [B, N, D], unconditional first.
+        time_table: float32 [B, T, K] in families whose time table belongs to the prompt (SDXL), else None.
+    """
+
+    embeddings: Array32
+    time_table: Array32 | None = None
+
+    @property
+    def branches(self) -> int:
+        """B"""
+        return self.embeddings.shape[0]
+
+    @property
+    def inputs(self) -> tuple[Array32, ...]:
+        """What follows sample and call in :meth:`s2p_runtime.backends.Backend.predict`."""
+        return (self.embeddings,) if self.time_table is None else (self.embeddings, self.time_table)
+
+
+def bundle_tokenizer(bundle: Bundle) -> ClipTokenizer:
+    """The bundle's tokenizer."""
+    spec = bundle.manifest.tokenizer
+    return ClipTokenizer.load(bundle.path(spec.vocab), bundle.path(spec.merges), spec)
+
+
+def encode_ids(bundle: Bundle, backend: Backend, token_ids: NDArray[np.int32]) -> tuple[Array32, Array32]:
+    """Both outputs of an SDXL text encoder for every branch: token ids [B, N] -> hidden states [B, N, D], pooled text [B, P].
+
+    The unconditional branch, the first of two, is zeros where the manifest says so.
+    """
+    conditioning = bundle.manifest.conditioning
+    assert conditioning is not None
+    second = conditioning.second_token_ids(token_ids, bundle.manifest.tokenizer.eos_id)
+    pairs = [backend.encode_pooled(first[None], other[None]) for first, other in zip(token_ids, second, strict=True)]
+    if len(pairs) > 1 and conditioning.zero_unconditional:
+        pairs[0] = (np.zeros_like(pairs[0][0]), np.zeros_like(pairs[0][1]))
+    return np.concatenate([hidden for hidden, _ in pairs]), np.concatenate([pooled for _, pooled in pairs])
+
+
+def encode_prompt(
+    bundle: Bundle, backend: Backend, tokenizer: ClipTokenizer, prompt: str, size: PictureSize | None = None
+) -> Conditions:
+    """Conditions of a prompt: the empty text first where the bundle guides.
+
+    Args:
+        size: of the picture (None: the bundle's own), which an SDXL model is told.
+    """
+    texts: Sequence[str] = ["", prompt] if bundle.manifest.guidance > 1 else [prompt]
+    token_ids = np.array([tokenizer.encode(text) for text in texts], np.int32)
+    if bundle.manifest.conditioning is None:
+        return Conditions(np.concatenate([backend.encode_text(row[None]) for row in token_ids]))
+    hidden, pooled = encode_ids(bundle, backend, token_ids)
+    return Conditions(hidden, backend.time_table(pooled, bundle.manifest.time_ids(size)))
