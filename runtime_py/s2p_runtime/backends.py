@@ -64,17 +64,19 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(bundle: Bundle, compute: Compute = "declared") -> Backend:
+def open_backend(bundle: Bundle, compute: Compute = "declared", release_chunks: bool = False) -> Backend:
     """The backend for a bundle's target.
 
     Args:
+        release_chunks: where the U-Net is several programs, load each for every call and let go of it: slower, and of the U-Net
+            no more than the largest program is in memory.
         compute: for Core ML bundles, how the reference interpreter computes; ExecuTorch programs always run as they are.
     """
     if bundle.manifest.target == "coreml":
         from s2p_runtime.mil_backend import InterpreterBackend
 
-        return InterpreterBackend(bundle, compute)
+        return InterpreterBackend(bundle, compute, release_chunks)
     from s2p_runtime.executorch import ExecuTorchBackend
 
-    backend: Backend = ExecuTorchBackend(bundle)
+    backend: Backend = ExecuTorchBackend(bundle, release_chunks)
     return backend

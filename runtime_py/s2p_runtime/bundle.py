@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from s2p_runtime.chunks import check_chunks, whole_unet
 from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside, list_files, sha256_file
@@ -184,6 +185,7 @@ class BundleManifest(Contract):
     golden: tuple[GoldenRun, ...]
     sizes: tuple[PictureSize, ...] = Field((), description="sizes of pictures, that of ``latents`` first")
     conditioning: Conditioning | None = Field(default=None, description="version 2: families with two text encoders")
+    chunks: tuple[str, ...] = Field((), description="version 2: components that are the U-Net together, in order")
     files: dict[str, FileEntry] = Field(description="every file of the bundle but the manifest, by relative path")
 
     @model_validator(mode="after")
@@ -199,6 +201,10 @@ class BundleManifest(Contract):
         if self.version < BUNDLE_VERSION and self.conditioning is not None:
             raise ValueError("version 1 has no conditioning")
         self._check_sizes()
+        if self.chunks:
+            check_chunks(self)
+        if self.chunks and self.version < BUNDLE_VERSION:
+            raise ValueError("version 1 has no chunks")
         return self
 
     def _check_sizes(self) -> None:
@@ -221,6 +227,8 @@ class BundleManifest(Contract):
             document.pop("sizes", None)
         if self.conditioning is None:
             document.pop("conditioning", None)
+        if not self.chunks:
+            document.pop("chunks", None)
         return document
 
     def time_ids(self, size: PictureSize | None = None) -> NDArray[np.float32]:
@@ -229,6 +237,16 @@ class BundleManifest(Contract):
         own = size is None or size.title == self.picture_sizes[0].title
         ids = self.conditioning.time_ids if own or size is None else size_ids(size.width, size.height)
         return np.tile(np.array([ids], np.float32), (2 if self.guidance > 1 else 1, 1))
+
+    @property
+    def unet_programs(self) -> tuple[str, ...]:
+        """Components that are the U-Net, in the order in which they run: ``unet``, or the chunks."""
+        return self.chunks or ("unet",)
+
+    @property
+    def unet(self) -> Component:
+        """The U-Net's interface, whether it is one program or several."""
+        return whole_unet(self)
 
     @property
     def picture_sizes(self) -> tuple[PictureSize, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, PictureSize, TensorSpec
+from s2p_runtime.chunks import run_programs
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
@@ -55,8 +56,11 @@ def check_version(built_with: str, installed: str, bundle: str) -> None:
 class ExecuTorchBackend:
     """Runs the .pte components of a bundle. Programs are loaded at first use, and of several picture sizes only those in use."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, release_chunks: bool = False) -> None:
         """
+        Args:
+            release_chunks: let go of each program of a U-Net in several when it has run.
+
         Raises:
             S2PError: the bundle is for another target or another executorch, or executorch is not installed.
         """
@@ -68,7 +72,8 @@ class ExecuTorchBackend:
         installed = installed_version()
         for component in manifest.components.values():
             check_version(component.backend, installed, bundle.folder.name)
-        self.bundle = bundle
+        self.bundle, self.release_chunks = bundle, release_chunks
+        self._checked: set[str] = set()
         self._programs: dict[str, Any] = {}
         self._methods: dict[tuple[str, str], Any] = {}
 
@@ -78,15 +83,25 @@ class ExecuTorchBackend:
         Raises:
             S2PError: the file was altered or truncated since the bundle was opened, or is no program for this runtime.
         """
-        self._method(component, DEFAULT_METHOD["executorch"])
+        names = self.bundle.manifest.unet_programs if component == "unet" else (component,)
+        for name in names:
+            self._method(name, DEFAULT_METHOD["executorch"])
+            self._let_go(name)
+
+    def _let_go(self, component: str) -> None:
+        if self.release_chunks and component in self.bundle.manifest.chunks:
+            # The method first: it points into the program's memory.
+            self._methods = {key: method for key, method in self._methods.items() if key[0] != component}
+            self._programs.pop(component, None)
 
     def _method(self, component: str, name: str) -> Any:
         """A loaded method of a component."""
         if (component, name) in self._methods:
             return self._methods[component, name]
         spec, path = self.bundle.component(component)
-        if sha256_file(path) != self.bundle.manifest.files[spec.path].sha256:
+        if component not in self._checked and sha256_file(path) != self.bundle.manifest.files[spec.path].sha256:
             raise S2PError(f"{spec.path} in {self.bundle.folder.name} was altered (sha256 differs); get the folder again")
+        self._checked.add(component)
         try:
             with quiet_import():
                 from executorch.runtime import Runtime
@@ -105,7 +120,8 @@ class ExecuTorchBackend:
 
     def describe(self, component: str) -> str:
         """See :class:`s2p_runtime.backends.Backend`."""
-        return self.bundle.component(component)[0].backend
+        manifest = self.bundle.manifest
+        return (manifest.unet if component == "unet" else self.bundle.component(component)[0]).backend
 
     def start(self, threads: int | None = None) -> None:
         """See :class:`s2p_runtime.backends.Backend`. The threads are XNNPACK's, of the whole process."""
@@ -142,7 +158,10 @@ class ExecuTorchBackend:
         except RuntimeError as error:
             raise S2PError(f"{component} failed to run ({str(error).splitlines()[0]}); convert the checkpoint again") from error
         # The runtime reuses its output buffer in the next call.
-        return [output.numpy().astype(np.float32, copy=True) for output in outputs]
+        results = [output.numpy().astype(np.float32, copy=True) for output in outputs]
+        del outputs, method
+        self._let_go(component)
+        return results
 
     def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""
@@ -166,8 +185,16 @@ class ExecuTorchBackend:
         calls = len(self.bundle.manifest.plan.calls)
         if not 0 <= step < calls:
             raise S2PError(f"step {step} is outside of the plan's {calls} calls; give 0 to {calls - 1}")
-        inputs = [sample, np.array([step], np.int64), embeddings] + ([] if time_table is None else [time_table])
-        return self._run("unet", inputs, self.bundle.manifest.size_of(sample.shape))
+        manifest = self.bundle.manifest
+        inputs = {"sample": sample, "step": np.array([step], np.int64), "encoder_hidden_states": embeddings}
+        inputs |= {} if time_table is None else {"time_table": time_table}
+        size = manifest.size_of(sample.shape)
+
+        def run(name: str, given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            outputs = self._outputs(name, list(given.values()), None if manifest.chunks else size)
+            return {port.name: output for port, output in zip(manifest.components[name].outputs, outputs, strict=True)}
+
+        return run_programs(manifest, inputs, run)
 
     def decode(self, latents: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""

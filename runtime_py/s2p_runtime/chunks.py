@@ -1,0 +1,73 @@
+"""A U-Net that is several programs: which they are, and one call of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from s2p_runtime.bundle import BundleManifest, Component, TensorSpec
+
+UNET_INPUTS = ("sample", "step", "timestep", "encoder_hidden_states", "time_table")
+"""What comes from outside of the U-Net; every other input of a chunk is an output of an earlier one."""
+UNET_OUTPUT = "noise_pred"
+
+
+def whole_unet(manifest: BundleManifest) -> Component:
+    """The U-Net's interface: its entry, or the chunks' as one (``path`` and ``precision`` are the first chunk's)."""
+    if not manifest.chunks:
+        return manifest.components["unet"]
+    programs = [manifest.components[name] for name in manifest.chunks]
+    own = {port.name: port for program in programs for port in program.inputs if port.name in UNET_INPUTS}
+    inputs = tuple(own[name] for name in UNET_INPUTS if name in own)
+    return programs[0].model_copy(update={"inputs": inputs, "outputs": programs[-1].outputs})
+
+
+def check_chunks(manifest: BundleManifest) -> None:
+    """Whether every input of a chunk is there when its turn comes, with the same type and shape.
+
+    Raises:
+        ValueError: it is not, or a chunk is missing.
+    """
+    if len(manifest.chunks) < 2 or len(set(manifest.chunks)) != len(manifest.chunks):
+        raise ValueError("chunks: must be several, each once")
+    if "unet" in manifest.components or manifest.sizes:
+        raise ValueError("chunks: such a bundle has no component unet and one picture size")
+    known: dict[str, TensorSpec] = {}
+    for name in manifest.chunks:
+        if name not in manifest.components:
+            raise ValueError(f"chunks: there is no component {name}")
+        for port in manifest.components[name].inputs:
+            if port.name not in known and port.name not in UNET_INPUTS:
+                raise ValueError(f"chunks: {name} needs {port.name}, which no program before it gives")
+            if known.setdefault(port.name, port) != port:
+                raise ValueError(f"chunks: {name} takes {port.name} in another type or shape")
+        for port in manifest.components[name].outputs:
+            if port.name in known:
+                raise ValueError(f"chunks: {name} gives {port.name} again")
+            known[port.name] = port
+    if [port.name for port in manifest.components[manifest.chunks[-1]].outputs] != [UNET_OUTPUT]:
+        raise ValueError(f"chunks: the last does not give {UNET_OUTPUT} alone")
+
+
+def run_programs(
+    manifest: BundleManifest,
+    inputs: Mapping[str, NDArray[Any]],
+    run: Callable[[str, dict[str, NDArray[Any]]], Mapping[str, NDArray[Any]]],
+) -> NDArray[Any]:
+    """One call of a U-Net of one or several programs. A tensor between programs is kept until the last one that takes it has run.
+
+    Args:
+        inputs: of the whole U-Net, by name.
+        run: (component, its inputs in the manifest's order) -> its outputs by name.
+    """
+    known = dict(inputs)
+    programs = manifest.unet_programs
+    last_use = {port.name: index for index, name in enumerate(programs) for port in manifest.components[name].inputs}
+    for index, name in enumerate(programs):
+        feeds = {port.name: known[port.name] for port in manifest.components[name].inputs}
+        known = {key: value for key, value in known.items() if last_use.get(key, index) > index}
+        known |= run(name, feeds)
+    return known[UNET_OUTPUT]
