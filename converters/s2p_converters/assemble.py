@@ -17,7 +17,9 @@ from s2p_converters.checkpoint import Checkpoint
 from s2p_converters.unet import StepUNet
 from s2p_runtime import __version__
 from s2p_runtime.bundle import (
+    BUNDLE_VERSION,
     MANIFEST_NAME,
+    PLAIN_VERSION,
     BundleManifest,
     Component,
     GoldenRun,
@@ -119,6 +121,11 @@ def folder_bytes(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
+def split_names(unet: Mapping[str, Component]) -> tuple[str, ...]:
+    """``chunks`` of the manifest: names of the U-Net's programs in the order in which they run; empty for a whole one."""
+    return tuple(unet) if len(unet) > 1 or "unet" not in unet else ()
+
+
 def write_manifest(
     checkpoint: Checkpoint,
     folder: Path,
@@ -129,10 +136,12 @@ def write_manifest(
     unet_download_bytes: int,
     tokenizer: TokenizerSpec,
     sizes: tuple[PictureSize, ...] = (),
+    chunks: tuple[str, ...] = (),
 ) -> BundleManifest:
     """Write the manifest last: it lists every other file."""
     source = checkpoint.manifest
     manifest = BundleManifest(
+        version=BUNDLE_VERSION if chunks else PLAIN_VERSION,
         name=source.source.name,
         family=source.family,
         target=target,
@@ -147,13 +156,14 @@ def write_manifest(
             method=source.method,
             recipe=str(source.recipe.get("name", "")),
             average_weight_bits=source.average_weight_bits,
-            unet_bytes=folder_bytes(folder / components["unet"].path),
+            unet_bytes=sum(folder_bytes(folder / components[name].path) for name in chunks or ("unet",)),
             unet_download_bytes=unet_download_bytes,
             unet_fp32_bytes=source.source.unet_fp32_bytes,
             layers=layers,
         ),
         golden=golden,
         sizes=sizes,
+        chunks=chunks,
         files=file_entries(folder),
     )
     write_contract(folder / MANIFEST_NAME, manifest)

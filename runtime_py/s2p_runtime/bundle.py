@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from s2p_runtime.chunks import check_chunks, whole_unet
+from s2p_runtime.chunks import check_chunks, unet_interface
 from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside, list_files, sha256_file
@@ -239,14 +239,14 @@ class BundleManifest(Contract):
         return np.tile(np.array([ids], np.float32), (2 if self.guidance > 1 else 1, 1))
 
     @property
-    def unet_programs(self) -> tuple[str, ...]:
+    def unet_programs(self) -> dict[str, Component]:
         """Components that are the U-Net, in the order in which they run: ``unet``, or the chunks."""
-        return self.chunks or ("unet",)
+        return {name: self.components[name] for name in self.chunks or ("unet",)}
 
     @property
     def unet(self) -> Component:
         """The U-Net's interface, whether it is one program or several."""
-        return whole_unet(self)
+        return unet_interface(self.unet_programs)
 
     @property
     def picture_sizes(self) -> tuple[PictureSize, ...]:

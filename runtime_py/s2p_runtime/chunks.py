@@ -15,14 +15,12 @@ UNET_INPUTS = ("sample", "step", "timestep", "encoder_hidden_states", "time_tabl
 UNET_OUTPUT = "noise_pred"
 
 
-def whole_unet(manifest: BundleManifest) -> Component:
-    """The U-Net's interface: its entry, or the chunks' as one (``path`` and ``precision`` are the first chunk's)."""
-    if not manifest.chunks:
-        return manifest.components["unet"]
-    programs = [manifest.components[name] for name in manifest.chunks]
-    own = {port.name: port for program in programs for port in program.inputs if port.name in UNET_INPUTS}
+def unet_interface(programs: Mapping[str, Component]) -> Component:
+    """The U-Net as one entry, whether it is one program or several in order (``path`` and ``precision`` are the first one's)."""
+    parts = list(programs.values())
+    own = {port.name: port for part in parts for port in part.inputs if port.name in UNET_INPUTS}
     inputs = tuple(own[name] for name in UNET_INPUTS if name in own)
-    return programs[0].model_copy(update={"inputs": inputs, "outputs": programs[-1].outputs})
+    return parts[0] if len(parts) == 1 else parts[0].model_copy(update={"inputs": inputs, "outputs": parts[-1].outputs})
 
 
 def check_chunks(manifest: BundleManifest) -> None:
@@ -53,21 +51,21 @@ def check_chunks(manifest: BundleManifest) -> None:
 
 
 def run_programs(
-    manifest: BundleManifest,
+    programs: Mapping[str, Component],
     inputs: Mapping[str, NDArray[Any]],
     run: Callable[[str, dict[str, NDArray[Any]]], Mapping[str, NDArray[Any]]],
 ) -> NDArray[Any]:
     """One call of a U-Net of one or several programs. A tensor between programs is kept until the last one that takes it has run.
 
     Args:
+        programs: the U-Net's components in the order in which they run.
         inputs: of the whole U-Net, by name.
         run: (component, its inputs in the manifest's order) -> its outputs by name.
     """
     known = dict(inputs)
-    programs = manifest.unet_programs
-    last_use = {port.name: index for index, name in enumerate(programs) for port in manifest.components[name].inputs}
-    for index, name in enumerate(programs):
-        feeds = {port.name: known[port.name] for port in manifest.components[name].inputs}
+    last_use = {port.name: index for index, program in enumerate(programs.values()) for port in program.inputs}
+    for index, (name, program) in enumerate(programs.items()):
+        feeds = {port.name: known[port.name] for port in program.inputs}
         known = {key: value for key, value in known.items() if last_use.get(key, index) > index}
         known |= run(name, feeds)
     return known[UNET_OUTPUT]

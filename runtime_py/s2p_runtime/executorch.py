@@ -83,7 +83,7 @@ class ExecuTorchBackend:
         Raises:
             S2PError: the file was altered or truncated since the bundle was opened, or is no program for this runtime.
         """
-        names = self.bundle.manifest.unet_programs if component == "unet" else (component,)
+        names = tuple(self.bundle.manifest.unet_programs) if component == "unet" else (component,)
         for name in names:
             self._method(name, DEFAULT_METHOD["executorch"])
             self._let_go(name)
@@ -194,7 +194,7 @@ class ExecuTorchBackend:
             outputs = self._outputs(name, list(given.values()), None if manifest.chunks else size)
             return {port.name: output for port, output in zip(manifest.components[name].outputs, outputs, strict=True)}
 
-        return run_programs(manifest, inputs, run)
+        return run_programs(manifest.unet_programs, inputs, run)
 
     def decode(self, latents: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""

@@ -114,7 +114,7 @@ class InterpreterBackend:
         def run(name: str, given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             return self._results(name, given, tuple(port.name for port in manifest.components[name].outputs), method)
 
-        return run_programs(manifest, feeds, run).astype(np.float32)
+        return run_programs(manifest.unet_programs, feeds, run).astype(np.float32)
 
     def decode(self, latents: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`."""

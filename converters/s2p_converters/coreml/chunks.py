@@ -69,7 +69,7 @@ class _Chunk(UNetChunk):
 
 
 class _TimestepChunk(_Chunk):
-    """A chunk of a :class:`TimestepUNet`. Apple's pipeline gives the second program the U-Net's inputs and the first one's outputs."""
+    """A chunk of a :class:`TimestepUNet`. Apple's pipeline gives the second program the U-Net inputs and the first one's outputs."""
 
     thresholds: Tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from s2p_converters.assemble import Array32, Outcome, copy_tokenizer, folder_bytes, reference_call, write_golden, write_manifest
+from s2p_converters.assemble import (
+    Array32,
+    Outcome,
+    copy_tokenizer,
+    folder_bytes,
+    reference_call,
+    split_names,
+    write_golden,
+    write_manifest,
+)
 from s2p_converters.checkpoint import Checkpoint, require_symmetric
 from s2p_converters.coreml.apple import as_the_pipeline_calls
 from s2p_converters.coreml.apple_pipeline import pipeline_settings
+from s2p_converters.coreml.chunks import convert_chunks
 from s2p_converters.coreml.components import convert_text_encoder, convert_unet, convert_vae_decoder, program_constants
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.float_components import decoder_module, text_encoder_module
@@ -21,6 +32,7 @@ from s2p_converters.reference import reference_unet
 from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
 from s2p_converters.unet import StepUNet
 from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, BundleManifest, Component
+from s2p_runtime.chunks import run_programs, unet_interface
 from s2p_runtime.errors import CheckFailed
 from s2p_runtime.feeds import decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.fingerprint import write_fingerprint
@@ -62,15 +74,20 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
         vae = convert_vae_decoder(checkpoint, options, folder, shapes)
         advance()
     with progress.stage("U-Net", 1) as advance:
-        unet = convert_unet(checkpoint, options, folder, shapes)
+        if options.chunks == 1:
+            whole = convert_unet(checkpoint, options, folder, shapes)
+            unet, layers = {"unet": whole.component}, whole.layers
+        else:
+            chunks = convert_chunks(checkpoint, options, folder)
+            unet, layers = chunks.components, chunks.layers
         advance()
-    components = {"unet": unet.component, "text_encoder": text, "vae_decoder": vae}
+    components = {**unet, "text_encoder": text, "vae_decoder": vae}
     programs = {name: load_program(folder / component.path) for name, component in components.items()}
     reference = reference_unet(checkpoint, program_constants(options))
     if options.layout == "apple":
         as_the_pipeline_calls(reference, checkpoint.manifest.plan.timesteps)
     with progress.stage("self-check", 3) as advance:
-        _check_unet(checkpoint, unet.component, programs["unet"], reference)
+        _check_unet(checkpoint, unet, programs, reference)
         advance()
         _check_text_encoder(checkpoint, text, programs["text_encoder"], options)
         advance()
@@ -86,8 +103,10 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
     golden = write_golden(checkpoint, outcome, folder, progress)
     write_size_calls(checkpoint, outcome, sizes, folder, progress)
     write_fingerprint(folder, {name: component.path for name, component in components.items()})
-    download = folder_bytes(folder / unet.component.path)
-    manifest = write_manifest(checkpoint, folder, "coreml", components, unet.layers, golden, download, tokenizer, sizes)
+    download = sum(folder_bytes(folder / component.path) for component in unet.values())
+    manifest = write_manifest(
+        checkpoint, folder, "coreml", components, layers, golden, download, tokenizer, sizes, split_names(unet)
+    )
     if sizes:
         bundle = Bundle(folder, manifest)
         check_sizes(bundle, InterpreterBackend(bundle, "float64"))
@@ -106,13 +125,17 @@ def _demand(component: str, error: float, tolerance: float) -> None:
         )
 
 
-def _check_unet(checkpoint: Checkpoint, component: Component, program: Program, reference: StepUNet) -> None:
+def _check_unet(
+    checkpoint: Checkpoint, unet: Mapping[str, Component], programs: Mapping[str, Program], reference: StepUNet
+) -> None:
+    component = unet_interface(unet)
     sample = gaussian(_SELF_CHECK_SEED, component.inputs[0].shape)
     tokens = checkpoint.manifest.tokenizer.max_length
     embeddings = gaussian(_SELF_CHECK_SEED, (sample.shape[0], tokens, checkpoint.structure.context_dim), stream=1)
     call = len(checkpoint.manifest.plan.calls) // 2
     feeds = unet_feeds(component, checkpoint.manifest.plan, sample, call, embeddings)
-    _demand("U-Net", relative_error(_run(program, feeds), reference_call(reference, sample, call, embeddings)), UNET_TOLERANCE)
+    found = run_programs(unet, feeds, lambda name, given: programs[name].run(given, compute="float64")).astype(np.float32)
+    _demand("U-Net", relative_error(found, reference_call(reference, sample, call, embeddings)), UNET_TOLERANCE)
 
 
 @torch.no_grad()

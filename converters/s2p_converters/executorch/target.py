@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from s2p_converters.assemble import Outcome, copy_tokenizer, write_golden, write_manifest
+from s2p_converters.assemble import Outcome, copy_tokenizer, split_names, write_golden, write_manifest
 from s2p_converters.checkpoint import Checkpoint, require_symmetric
 from s2p_converters.executorch.archive import packed_bytes
+from s2p_converters.executorch.chunks import convert_chunks
 from s2p_converters.executorch.components import (
     ComponentInfo,
     convert_text_encoder,
@@ -50,13 +51,20 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
     steps: dict[str, Callable[[Path], ComponentInfo]] = {
         "text_encoder": lambda path: convert_text_encoder(checkpoint, path, options),
         "vae_decoder": lambda path: convert_vae_decoder(checkpoint, path, options, shapes),
-        "unet": lambda path: convert_unet(checkpoint, path, options, shapes),
     }
     converted: dict[str, ComponentInfo] = {}
     for name, convert in steps.items():
         with progress.stage(name.replace("_", " "), 1) as advance:
             converted[name] = convert(folder / f"{name}.pte")
             advance()
+    with progress.stage("unet", 1) as advance:
+        if options.chunks == 1:
+            info = convert_unet(checkpoint, folder / "unet.pte", options, shapes)
+            unet, layers = {"unet": info.component}, info.layers
+        else:
+            chunks = convert_chunks(checkpoint, folder, options)
+            unet, layers = chunks.components, chunks.layers
+        advance()
     outcome = Outcome(
         encode_text=eager_component(text_encoder_module(checkpoint)),
         reference=reference_unet(checkpoint, program_constants(options)),
@@ -67,10 +75,11 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
     tokenizer = copy_tokenizer(checkpoint, folder)
     golden = write_golden(checkpoint, outcome, folder, progress)
     write_size_calls(checkpoint, outcome, sizes, folder, progress)
-    components = {name: info.component for name, info in converted.items()}
-    layers = converted["unet"].layers
-    download = packed_bytes((folder / "unet.pte").read_bytes(), layers)
-    manifest = write_manifest(checkpoint, folder, "executorch", components, layers, golden, download, tokenizer, sizes)
+    components = {name: info.component for name, info in converted.items()} | unet
+    download = sum(packed_bytes((folder / component.path).read_bytes(), layers) for component in unet.values())
+    manifest = write_manifest(
+        checkpoint, folder, "executorch", components, layers, golden, download, tokenizer, sizes, split_names(unet)
+    )
     if sizes:
         bundle = Bundle(folder, manifest)
         check_sizes(bundle, ExecuTorchBackend(bundle))
