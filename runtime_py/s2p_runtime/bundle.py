@@ -325,6 +325,14 @@ class Bundle:
         return component, self.path(component.path)
 
 
+def component_bytes(manifest: BundleManifest) -> dict[str, int]:
+    """Bytes of each component's files."""
+    return {
+        name: sum(e.bytes for file, e in manifest.files.items() if file == part.path or file.startswith(f"{part.path}/"))
+        for name, part in manifest.components.items()
+    }
+
+
 def file_entries(folder: Path, manifest: str = MANIFEST_NAME) -> dict[str, FileEntry]:
     """Checksums of every file below ``folder`` but the manifest, which will hold them."""
     return {

@@ -9,14 +9,14 @@ from pathlib import Path
 from s2p_converters.checkpoint import Checkpoint, is_checkpoint, open_checkpoint
 from s2p_converters.grids import weight_tensors
 from s2p_converters.packing import packs
-from s2p_runtime.bundle import MANIFEST_NAME, Bundle, LayerSummary, open_bundle
+from s2p_runtime.bundle import MANIFEST_NAME, Bundle, LayerSummary, component_bytes, open_bundle
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
 
 @dataclass(frozen=True)
 class UNetProgram:
-    """What the U-Net's .pte holds, read from the file and not from the manifest.
+    """What the U-Net's .pte files hold, read from them and not from the manifest.
 
     Attributes:
         delegates: backend of each delegate, in order.
@@ -117,13 +117,12 @@ def _describe_bundle(bundle: Bundle) -> Description:
     }
     if manifest.target == "coreml":
         del facts["download"]
-    for name, component in manifest.components.items():
-        prefix = component.path + "/"
-        total = sum(e.bytes for f, e in manifest.files.items() if f == component.path or f.startswith(prefix))
+    for name, total in component_bytes(manifest).items():
+        component = manifest.components[name]
         facts[name] = f"{component.path}, {component.precision}, {component.backend}, {total} bytes"
     facts["golden runs"] = ", ".join(f"{run.prompt!r} (seed {run.seed})" for run in manifest.golden)
     program = None
-    if manifest.target == "executorch" and manifest.components["unet"].backend.startswith("xnnpack"):
+    if manifest.target == "executorch" and manifest.unet.backend.startswith("xnnpack"):
         program = read_unet_program(bundle)
         outside = f", outside of them {', '.join(program.operators)}" if program.operators else ""
         facts["delegates"] = f"{len(program.delegates)} ({', '.join(dict.fromkeys(program.delegates))}){outside}"
@@ -142,21 +141,24 @@ def read_unet_program(bundle: Bundle) -> UNetProgram:
         from s2p_converters.executorch.inspection import read_program
     except ImportError as error:
         raise S2PError("looking into a .pte needs executorch; run pip install 's2p-mobile[executorch]'") from error
-    path = bundle.component("unet")[1]
-    summary = read_program(path.read_bytes())
     names = [layer.name for layer in bundle.manifest.quantization.layers]
-    nodes = [node for node in summary.layers if node.place]
-    if any(node.place > len(names) for node in nodes):
-        raise S2PError(f"{path.name} has more layers than the manifest of {bundle.folder.name}; convert the checkpoint again")
+    summaries = []
+    for component in bundle.manifest.unet_programs:
+        path = bundle.component(component)[1]
+        summaries.append(read_program(path.read_bytes()))
+        if any(node.place > len(names) for node in summaries[-1].layers):
+            raise S2PError(f"{path.name} has more layers than the manifest of {bundle.folder.name}; convert the checkpoint again")
+    layers = [node for summary in summaries for node in summary.layers]
+    nodes = [node for node in layers if node.place]
     datatypes = Counter("{} x {} -> {}".format(*node.datatypes) for node in nodes)
     # A layer is integer when all of its nodes are.
     floats = {names[node.place - 1] for node in nodes if node.datatypes[1].startswith("fp")}
     found = {names[node.place - 1] for node in nodes}
     return UNetProgram(
-        delegates=summary.delegates,
-        operators=summary.operators,
+        delegates=tuple(delegate for summary in summaries for delegate in summary.delegates),
+        operators=tuple(sorted({operator for summary in summaries for operator in summary.operators})),
         nodes=dict(datatypes.most_common()),
-        arithmetic=len(summary.layers) - len(nodes),
+        arithmetic=len(layers) - len(nodes),
         integer_layers=tuple(name for name in names if name in found - floats),
         float_layers=tuple(name for name in names if name in floats),
     )

@@ -22,15 +22,23 @@ from s2p_converters.assemble import (
     write_manifest,
 )
 from s2p_converters.checkpoint import Checkpoint, require_symmetric
+from s2p_converters.conditions import EncodeText, PromptPrograms, condition_tensors
 from s2p_converters.coreml.apple import as_the_pipeline_calls
 from s2p_converters.coreml.apple_pipeline import pipeline_settings
 from s2p_converters.coreml.chunks import convert_chunks
-from s2p_converters.coreml.components import convert_text_encoder, convert_unet, convert_vae_decoder, program_constants
+from s2p_converters.coreml.components import (
+    convert_text_encoder,
+    convert_time_table,
+    convert_unet,
+    convert_vae_decoder,
+    program_constants,
+)
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.float_components import decoder_module, text_encoder_module
-from s2p_converters.reference import reference_unet
+from s2p_converters.reference import reference_unet, time_network
 from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
 from s2p_converters.unet import StepUNet
+from s2p_converters.unet.chunks import check_count
 from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, BundleManifest, Component
 from s2p_runtime.chunks import run_programs, unet_interface
 from s2p_runtime.errors import CheckFailed
@@ -41,6 +49,7 @@ from s2p_runtime.mil_backend import InterpreterBackend
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
 from s2p_runtime.progress import Progress
+from s2p_runtime.tensors import read_tensors
 
 _SELF_CHECK_SEED = 2024
 UNET_TOLERANCE = 1e-6
@@ -64,6 +73,7 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
     if options.layout == "apple":
         pipeline_settings(checkpoint)
     require_symmetric(checkpoint)
+    check_count(checkpoint.structure, options.chunks)
     sizes = picture_sizes(checkpoint, options.sizes, "coreml")
     shapes = latent_shapes(checkpoint, sizes, "coreml")
     functions = {shape: function for function, shape in shapes.items()}
@@ -81,7 +91,9 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
             chunks = convert_chunks(checkpoint, options, folder)
             unet, layers = chunks.components, chunks.layers
         advance()
-    components = {**unet, "text_encoder": text, "vae_decoder": vae}
+    components = {"unet": unet.component, "text_encoder": text, "vae_decoder": vae}
+    if checkpoint.manifest.conditioning is not None:
+        components["time_table"] = convert_time_table(checkpoint, options, folder)
     programs = {name: load_program(folder / component.path) for name, component in components.items()}
     reference = reference_unet(checkpoint, program_constants(options))
     if options.layout == "apple":
@@ -89,13 +101,17 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
     with progress.stage("self-check", 3) as advance:
         _check_unet(checkpoint, unet, programs, reference)
         advance()
-        _check_text_encoder(checkpoint, text, programs["text_encoder"], options)
+        prompt = _prompt_programs(programs, text)
+        if isinstance(prompt, PromptPrograms):
+            _check_prompt(checkpoint, prompt, options)
+        else:
+            _check_text_encoder(checkpoint, text, programs["text_encoder"], options)
         advance()
         for shape, function in functions.items():
             _check_decoder(checkpoint, vae, programs["vae_decoder"], options, shape, function)
         advance()
     outcome = Outcome(
-        encode_text=lambda ids: _run(programs["text_encoder"], text_feeds(text, ids)),
+        prompt=prompt,
         reference=reference,
         decode=lambda latents: _run(programs["vae_decoder"], decoder_feeds(vae, latents), functions[latents.shape[-2:]]),
     )
@@ -117,6 +133,34 @@ def _run(program: Program, feeds: dict[str, NDArray[Any]], function: str = DEFAU
     return next(iter(program.run(feeds, compute="float64", function=function).values())).astype(np.float32)
 
 
+def _prompt_programs(programs: Mapping[str, Program], text: Component) -> EncodeText | PromptPrograms:
+    """The programs around the U-Net as functions on arrays."""
+    if "time_table" not in programs:
+        return lambda ids: _run(programs["text_encoder"], text_feeds(text, ids))
+
+    def encode(input_ids: NDArray[np.int32], second_input_ids: NDArray[np.int32]) -> tuple[Array32, Array32]:
+        feeds = {"input_ids": input_ids, "second_input_ids": second_input_ids}
+        found = programs["text_encoder"].run(feeds, compute="float64")
+        return found["hidden_states"].astype(np.float32), found["pooled_text"].astype(np.float32)
+
+    def time_table(pooled: Array32, time_ids: Array32) -> Array32:
+        return _run(programs["time_table"], {"pooled_text": pooled, "time_ids": time_ids})
+
+    return PromptPrograms(encode, time_table)
+
+
+@torch.no_grad()
+def _check_prompt(checkpoint: Checkpoint, prompt: PromptPrograms, options: CoreMLOptions) -> None:
+    """SDXL: the text encoders against what the source model made of a golden prompt, the time table against the float64 network."""
+    fp = read_tensors(checkpoint.folder / checkpoint.manifest.golden[0].path)
+    found = condition_tensors(checkpoint, prompt, fp["token_ids"])
+    for name in ("text_embeddings", "pooled_text"):
+        _demand("text encoder", relative_error(found[name], fp[name]), FLOAT_TOLERANCE[options.precision])
+    inputs = (torch.from_numpy(found[name]).double() for name in ("pooled_text", "time_ids"))
+    expected = time_network(checkpoint)(*inputs).float().numpy()
+    _demand("time table", relative_error(found["time_table"], expected), UNET_TOLERANCE)
+
+
 def _demand(component: str, error: float, tolerance: float) -> None:
     if not error <= tolerance:
         raise CheckFailed(
@@ -134,8 +178,11 @@ def _check_unet(
     embeddings = gaussian(_SELF_CHECK_SEED, (sample.shape[0], tokens, checkpoint.structure.context_dim), stream=1)
     call = len(checkpoint.manifest.plan.calls) // 2
     feeds = unet_feeds(component, checkpoint.manifest.plan, sample, call, embeddings)
+    ports = {port.name: port for port in component.inputs}
+    table = gaussian(_SELF_CHECK_SEED, ports["time_table"].shape, stream=2) if "time_table" in ports else None
+    feeds |= {} if table is None else {"time_table": table}
     found = run_programs(unet, feeds, lambda name, given: programs[name].run(given, compute="float64")).astype(np.float32)
-    _demand("U-Net", relative_error(found, reference_call(reference, sample, call, embeddings)), UNET_TOLERANCE)
+    _demand("U-Net", relative_error(found, reference_call(reference, sample, call, embeddings, table)), UNET_TOLERANCE)
 
 
 @torch.no_grad()

@@ -80,15 +80,15 @@ def write_archive(bundle_folder: Path, path: Path, *, force: bool = False) -> No
         S2PError: no valid bundle, or ``path`` exists and ``force`` is false.
     """
     bundle = open_bundle(bundle_folder)
-    unet = bundle.manifest.components["unet"].path
-    packs = unet.endswith(".pte") and bundle.manifest.components["unet"].backend.startswith("xnnpack")
-    index: dict[str, object] = {"format": ARCHIVE_FORMAT, "version": ARCHIVE_VERSION, "packed": {}}
+    programs = [part.path for part in bundle.manifest.unet_programs.values() if part.backend.startswith("xnnpack")]
+    packed: dict[str, list[list[int]]] = {}
+    index = {"format": ARCHIVE_FORMAT, "version": ARCHIVE_VERSION, "packed": packed}
     members: dict[str, bytes] = {}
     for name in list_files(bundle_folder):
         data = (bundle_folder / name).read_bytes()
-        if packs and name == unet:
+        if name in programs:
             split = split_program(data, bundle.manifest.quantization.layers)
-            index["packed"] = {name: [list(region) for region in split.regions]}
+            packed[name] = [list(region) for region in split.regions]
             members[name + REST_SUFFIX], members[name + NIBBLES_SUFFIX] = split.rest, split.nibbles
         else:
             members[name] = data

@@ -26,6 +26,7 @@ from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.float_components import decoder_module, text_encoder_module
 from s2p_converters.reference import reference_unet
 from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
+from s2p_converters.unet.chunks import check_count
 from s2p_runtime.bundle import Bundle, BundleManifest
 from s2p_runtime.errors import CheckFailed
 from s2p_runtime.executorch import ExecuTorchBackend
@@ -46,6 +47,7 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
         CheckFailed: an emitted program does not hold or compute what it should.
     """
     require_symmetric(checkpoint)
+    check_count(checkpoint.structure, options.chunks)
     sizes = picture_sizes(checkpoint, options.sizes, "executorch")
     shapes = latent_shapes(checkpoint, sizes, "executorch")
     steps: dict[str, Callable[[Path], ComponentInfo]] = {

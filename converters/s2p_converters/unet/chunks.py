@@ -60,9 +60,14 @@ class Chunk:
         return any(name == module or name.startswith(f"{module}.") for module in self.modules)
 
 
-def unit_count(structure: UNetStructure) -> int:
-    """The largest number of programs."""
-    return len(_meta_unet(structure).units())
+def check_count(structure: UNetStructure, count: int) -> None:
+    """
+    Raises:
+        S2PError: fewer than one or more programs than there are units.
+    """
+    most = len(_meta_unet(structure).units())
+    if not 1 <= count <= most:
+        raise S2PError(f"--chunks {count} is out of range; this U-Net splits into 1 to {most} programs")
 
 
 def plan_chunks(
@@ -80,10 +85,8 @@ def plan_chunks(
     Raises:
         S2PError: fewer than one or more programs than there are units.
     """
-    unet = _meta_unet(structure)
-    units = unet.units()
-    if not 1 <= count <= len(units):
-        raise S2PError(f"--chunks {count} is out of range; this U-Net splits into 1 to {len(units)} programs")
+    check_count(structure, count)
+    units = _meta_unet(structure).units()
     alive, shapes = _trace(units, structure, sample, context)
     unit_costs = [sum(cost for name, cost in costs.items() if _within(name, unit)) for unit in units]
     crossing = [sum(math.prod(shapes[name]) for name in {_behind(k), *skips}) for k, skips in enumerate(alive)]

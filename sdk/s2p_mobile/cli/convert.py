@@ -114,6 +114,10 @@ def convert(
             "--size", metavar="WxH", help="Also draw pictures of this size in pixels; may be repeated. Weights are shared."
         ),
     ] = None,
+    chunks: Annotated[
+        int,
+        typer.Option(metavar="N", help="Split the U-Net into so many programs, for phones that cannot hold the whole."),
+    ] = 1,
     archive: Annotated[
         Path | None, typer.Option(metavar="FILE", help="ExecuTorch: also write the download form, one .s2pmobile.zip.")
     ] = None,
@@ -139,6 +143,10 @@ def convert(
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if sizes:
         options["sizes"] = tuple(parse_size(text) for text in sizes)
+    if chunks < 1:
+        raise S2PError(f"--chunks {chunks} is out of range; give 1 or more")
+    if chunks > 1:
+        options["chunks"] = chunks
     chosen = _choose(target, options)
     if archive is not None and target != "executorch":
         raise S2PError("--archive is an option of the ExecuTorch target; Core ML packages are small as they are, leave it out")
@@ -187,11 +195,16 @@ def _report(
     settings: PipelineSettings | None,
     json: str | None,
 ) -> None:
+    from s2p_runtime.bundle import component_bytes
+
     summary = manifest.quantization
     ratio = summary.unet_fp32_bytes / summary.unet_bytes
     say(f"bundle: {destination} ({seconds:.0f} s)", json)
     if manifest.sizes:
         say(f"sizes: {', '.join(each.title for each in manifest.sizes)}", json)
+    if manifest.chunks:
+        parts = component_bytes(manifest)
+        say(f"U-Net in {len(manifest.chunks)} programs: {', '.join(size(parts[name]) for name in manifest.chunks)}", json)
     say(
         f"U-Net: {size(summary.unet_fp32_bytes // 2)} in fp16, {size(summary.unet_bytes)} quantized "
         f"({ratio / 2:.1f}x smaller than fp16, {ratio:.1f}x than fp32), {summary.average_weight_bits:.2f} bits a weight",
@@ -221,6 +234,7 @@ def _report(
                 "download_bytes": summary.unet_download_bytes,
                 "average_weight_bits": summary.average_weight_bits,
                 "layers": source.manifest.layer_counts,
+                "chunks": {name: component_bytes(manifest)[name] for name in manifest.chunks},
             },
         },
     )

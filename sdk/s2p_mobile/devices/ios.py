@@ -109,8 +109,7 @@ def _check_bundle(bundle: Bundle) -> None:
     manifest = bundle.manifest
     if manifest.target != "coreml":
         raise S2PError(f"{bundle.folder.name} is for {manifest.target}; convert with s2p-mobile convert --target coreml")
-    component, _ = bundle.component("unet")
-    if all(port.name != "step" for port in component.inputs):
+    if all(port.name != "step" for port in manifest.unet.inputs):
         raise S2PError(f"{bundle.folder.name} is in Apple's layout; convert without --layout apple to measure it")
 
 
