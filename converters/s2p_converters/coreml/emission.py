@@ -108,7 +108,10 @@ class WeightTable:
 
 @register_pass(namespace="s2p")
 class emit_weights(AbstractGraphPass):
-    """Replaces weight constants by name; the registry derives the pass's name from the class's."""
+    """Replaces weight constants by name; the registry derives the pass's name from the class's.
+
+    In a float16 program it runs ahead of the pass that casts constants, which therefore never sees a dense weight.
+    """
 
     table: WeightTable = WeightTable({})
 
@@ -122,14 +125,20 @@ def _replace(block: Block, table: WeightTable) -> None:
     for op in list(block.operations):
         if op.op_type != "const":
             continue
-        name = op.name.removesuffix("_to_fp16")
-        weight = table.weights.get(name)
+        weight = table.weights.get(op.name)
         if weight is None:
             continue
-        new = _compressed(weight, op.name, op)
-        block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=new, force_replace=True)
+        old = op.outputs[0]
+        if weight.dtype == np.float16:
+            # As wide as the consumer's other inputs until all are cast to float16, when the two casts cancel out.
+            consumer = old.child_ops[0]
+            narrow = _compressed(weight, f"{op.name}_to_fp16", consumer)
+            new = mb.cast(x=narrow, dtype="fp32", before_op=consumer, name=f"{op.name}_wide")
+        else:
+            new = _compressed(weight, op.name, op)
+        block.replace_uses_of_var_after_op(anchor_op=op, old_var=old, new_var=new, force_replace=True)
         block.remove_ops([op])
-        table.placed.add(name)
+        table.placed.add(op.name)
 
 
 def _compressed(weight: EmittedWeight, name: str, before: Any) -> Any:
@@ -156,7 +165,8 @@ def _palette(weight: EmittedWeight, name: str, before: Any) -> Any:
     offset = 1 << (bits - 1)
     grid = np.arange(-offset, offset, dtype=np.float64)
     tables = (weight.scale[:, None] * grid[None, :]).astype(weight.dtype)
-    indices = (weight.layer.integers.astype(np.int16) + offset).astype(np.uint8)
+    # Wraps around as it should: -8 + 8 = 0, and -128 + 128 = 256 - 256.
+    indices = weight.layer.integers.view(np.uint8) + np.uint8(offset)
     shape = weight.layer.spec.weight_shape
     if weight.form == "lut16":
         return mb.constexpr_lut_to_dense(
@@ -172,5 +182,12 @@ def _packed(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     flat = indices.reshape(-1)
     if bits == 8:
         return flat
-    each = np.unpackbits(flat[:, None], axis=1, count=bits, bitorder="little")
-    return np.packbits(each.reshape(-1), bitorder="little")
+    if 8 % bits:
+        each = np.unpackbits(flat[:, None], axis=1, count=bits, bitorder="little")
+        return np.packbits(each.reshape(-1), bitorder="little")
+    per_byte = 8 // bits
+    rows = np.pad(flat, (0, -flat.size % per_byte)).reshape(-1, per_byte)
+    packed = rows[:, 0].copy()
+    for place in range(1, per_byte):
+        packed |= rows[:, place] << np.uint8(bits * place)
+    return packed

@@ -1,6 +1,8 @@
-"""The U-Net's layers as they are exported: weights are stand-ins of the right values whose constants are replaced later."""
+"""The U-Net's layers as they are exported: weights are stand-ins without memory whose constants are replaced later."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -34,9 +36,14 @@ def weight_shift(layer: QuantizedLayer, options: CoreMLOptions) -> int:
     return shift
 
 
+def channel_sums(integers: np.ndarray) -> np.ndarray:
+    """``sum |q|`` of each output channel: int8 [C_out, ...] -> int64 [C_out]."""
+    # The magnitude of -128 is right as an unsigned byte.
+    return np.abs(integers.reshape(integers.shape[0], -1)).view(np.uint8).sum(axis=1, dtype=np.int64)
+
+
 def _largest_sum(integers: np.ndarray) -> float:
-    flat = np.abs(integers.reshape(integers.shape[0], -1).astype(np.int64))
-    return float(flat.sum(axis=1).max())
+    return float(channel_sums(integers).max())
 
 
 def check_float16_range(layer: QuantizedLayer, options: CoreMLOptions) -> None:
@@ -48,8 +55,7 @@ def check_float16_range(layer: QuantizedLayer, options: CoreMLOptions) -> None:
     name = layer.spec.name
     rounds = options.quantizes_activations and layer.activation_bits is not None
     if options.per_channel:
-        sums = np.abs(layer.integers.reshape(layer.integers.shape[0], -1).astype(np.float64)).sum(axis=1)
-        largest = float((sums * layer.scale.astype(np.float64)).max())
+        largest = float((channel_sums(layer.integers) * layer.scale.astype(np.float64)).max())
     else:
         largest = _largest_sum(layer.integers) * 2.0 ** -weight_shift(layer, options)
     if rounds and largest > FLOAT16_MAX:
@@ -74,19 +80,18 @@ class CoreMLLayer(nn.Module):
     scale: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, layer: QuantizedLayer, options: CoreMLOptions) -> None:
+    def __init__(self, layer: QuantizedLayer, options: CoreMLOptions, place: int) -> None:
+        """
+        Args:
+            place: of the layer among all, from 0.
+        """
         super().__init__()
         self.spec, self.options = layer.spec, options
         self.bits = layer.activation_bits if options.quantizes_activations else None
-        integers = torch.from_numpy(layer.integers).float()
         channel = torch.from_numpy(layer.scale.astype(np.float32))
-        if options.per_channel:
-            weight = integers * channel.reshape(-1, *([1] * (integers.dim() - 1)))
-            scale = None
-        else:
-            shift = weight_shift(layer, options)
-            weight, scale = integers * 2.0**-shift, channel * 2.0**shift
-        self.weight = nn.Parameter(weight, requires_grad=False)
+        scale = None if options.per_channel else channel * 2.0 ** weight_shift(layer, options)
+        # One number in the shape of the weight, another for each layer: equal constants would become one.
+        self.weight = nn.Parameter(torch.tensor(1.0 + place).expand(layer.spec.weight_shape), requires_grad=False)
         # Constants rest in their broadcast shape and step values broadcast as [1, 1]: no reshapes at run time.
         bias = None if layer.bias is None else torch.from_numpy(layer.bias)
         self.register_buffer("scale", None if scale is None else layer.spec.per_channel(scale))
@@ -120,10 +125,11 @@ class CoreMLLayer(nn.Module):
 class CoreMLOperators(Operators):
     """Quantized layers of a checkpoint, everything else in plain torch."""
 
-    def __init__(self, layers: dict[str, QuantizedLayer], options: CoreMLOptions) -> None:
+    def __init__(self, layers: Mapping[str, QuantizedLayer], options: CoreMLOptions) -> None:
         self.layers, self.options = layers, options
+        self._places = {name: place for place, name in enumerate(layers)}
 
     def layer(self, spec: LayerSpec) -> nn.Module:
         if spec.name in self.layers:
-            return CoreMLLayer(self.layers[spec.name], self.options)
+            return CoreMLLayer(self.layers[spec.name], self.options, self._places[spec.name])
         return FloatLayer(spec)

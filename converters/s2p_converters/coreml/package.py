@@ -37,6 +37,7 @@ if "alias" not in _TORCH_OPS_REGISTRY:
 
 _FOLDING_PASSES = {"common::fuse_conv_scale", "common::fuse_conv_batchnorm", "common::fuse_elementwise_to_batchnorm"}
 """They multiply a layer's output scale into its weights, which then are no longer the checkpoint's integers."""
+_HALVING_PASS = "common::add_fp16_cast"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def convert_module(
     pipeline = ct.PassPipeline.DEFAULT
     pipeline.remove_passes(_FOLDING_PASSES)
     if weights is not None:
-        pipeline.append_pass(PASS_NAME)
+        # Of a float32 program coremltools removes the casting pass, and ours is the last.
+        pipeline.insert_pass(pipeline.passes.index(_HALVING_PASS) if half else len(pipeline.passes), PASS_NAME)
         pipeline.set_options(PASS_NAME, {"table": weights})
     try:
         with quiet_import():
