@@ -91,7 +91,7 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
             chunks = convert_chunks(checkpoint, options, folder)
             unet, layers = chunks.components, chunks.layers
         advance()
-    components = {"unet": unet.component, "text_encoder": text, "vae_decoder": vae}
+    components = {**unet, "text_encoder": text, "vae_decoder": vae}
     if checkpoint.manifest.conditioning is not None:
         components["time_table"] = convert_time_table(checkpoint, options, folder)
     programs = {name: load_program(folder / component.path) for name, component in components.items()}
