@@ -76,6 +76,24 @@ def refuse_existing(target: Path, force: bool) -> None:
         raise S2PError(f"{target} exists; choose another --out or pass --force to replace it")
 
 
+def require_writable(target: Path) -> None:
+    """Find out before long work whether a file can be written there.
+
+    Raises:
+        S2PError: ``target`` is a folder, or the nearest folder above it that exists takes no files.
+    """
+    target = Path(os.path.abspath(target))
+    if target.is_dir():
+        raise S2PError(f"{target} is a folder; give a file name")
+    place = next(parent for parent in target.parents if os.path.lexists(parent))
+    probe = place / f".{target.name}.{secrets.token_hex(4)}.partial"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise _readable(error, target) from error
+
+
 def _swap(scratch: Path, target: Path, force: bool) -> None:
     """Put ``scratch`` in the place of ``target``; what stood there is removed last, or put back if the rename fails."""
     refuse_existing(target, force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from s2p_converters.reference import checkpoint_unet
 from s2p_converters.unet import StepUNet
 from s2p_mobile.components import Components
 from s2p_mobile.models import DEMO_NAME, open_model
+from s2p_mobile.picture_size import PictureSize
 from s2p_mobile.plan import plan_for
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.backends import open_backend
@@ -20,8 +22,6 @@ from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import to_picture
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.progress import Progress
-
-DEFAULT_STEPS = 25
 
 
 def draw_source(
@@ -34,39 +34,48 @@ def draw_source(
     steps: int | None,
     guidance: float | None,
     size: str | None = None,
+    loras: Sequence[str] = (),
+    release_chunks: bool = False,
 ) -> Drawing:
     """Draw with whatever ``source`` is.
 
     Args:
-        size: ``WIDTHxHEIGHT`` in pixels, one of a bundle's.
+        size: ``WIDTHxHEIGHT`` in pixels, of a model or one of a bundle's.
+        loras: ``FILE[:scale]`` each, fused into a model.
+        release_chunks: see :func:`s2p_runtime.backends.open_backend`.
 
     Raises:
-        S2PError: ``source`` is none of the three, a checkpoint or bundle is asked for another sampler than its own, or a size is
-            asked of anything but a bundle that draws it.
+        S2PError: ``source`` is none of the three, a checkpoint or bundle is asked for another sampler than its own or for LoRA, a
+            size that the source does not draw, or programs to be released of a U-Net that is but one.
     """
     folder = Path(source)
     if source != DEMO_NAME and not folder.exists():
         raise S2PError(f"{source} does not exist; give 'demo', a model folder, a checkpoint or a bundle")
     is_bundle = (folder / MANIFEST_NAME).is_file()
-    if size is not None and not is_bundle:
-        raise S2PError("--size chooses among the sizes of a bundle; leave it out, or give a bundle converted with --size")
+    if release_chunks and not is_bundle:
+        raise S2PError("--release-chunks is for bundles converted with --chunks; leave it out")
     if source != DEMO_NAME and (is_bundle or is_checkpoint(folder)):
         if not (scheduler is None and steps is None and guidance is None):
             raise S2PError(f"{source} was made for one sampling plan; leave --scheduler, --steps and --guidance out")
+        if loras:
+            raise S2PError(f"{source} holds its weights as they are; fuse LoRA into the model before, with quantize --lora")
         if is_bundle:
-            return _draw_bundle(folder, prompt, seed, progress, size)
+            return _draw_bundle(folder, prompt, seed, progress, size, release_chunks)
+        if size is not None:
+            raise S2PError(f"{source} draws one size; leave --size out, or convert it with --size")
         return _draw_checkpoint(folder, prompt, seed, progress)
-    model = open_model(source)
-    plan = plan_for(model.folder / "scheduler", scheduler, steps or DEFAULT_STEPS)
-    chosen = model.guidance if guidance is None else guidance
+    model = open_model(source, None if size is None else PictureSize.parse(size), loras)
+    chosen = model.choose_guidance(guidance)
+    plan = plan_for(model.folder / "scheduler", scheduler, steps or model.steps)
     return _draw(model, float_unet(model, plan), plan, chosen, prompt, seed, progress)
 
 
-def _draw_bundle(folder: Path, prompt: str, seed: int, progress: Progress, size: str | None) -> Drawing:
+def _draw_bundle(folder: Path, prompt: str, seed: int, progress: Progress, size: str | None, release_chunks: bool) -> Drawing:
     bundle = open_bundle(folder)
     chosen = None if size is None else bundle.manifest.size_named(size)
+    backend = open_backend(bundle, release_chunks=release_chunks)
     with progress.stage("drawing", len(bundle.manifest.plan.calls)) as advance:
-        return draw(bundle, open_backend(bundle), prompt, seed, lambda *_: advance(), chosen)
+        return draw(bundle, backend, prompt, seed, lambda *_: advance(), chosen)
 
 
 def _draw_checkpoint(folder: Path, prompt: str, seed: int, progress: Progress) -> Drawing:

@@ -59,6 +59,7 @@ class HostSettings:
         minimum: seconds which the measured pictures together should last; below, the report calls itself too short.
         threads: of the engine; None: it chooses.
         cores: cores to run on; None: all. Linux only.
+        release_chunks: load and let go of each program of a U-Net in several at every call; loading is then part of a call's time.
     """
 
     runs: int = 5
@@ -67,6 +68,7 @@ class HostSettings:
     minimum: float = 60.0
     threads: int | None = None
     cores: tuple[int, ...] | None = None
+    release_chunks: bool = False
 
     def check(self) -> None:
         """
@@ -185,7 +187,7 @@ def _ignore(golden_id: str, picture: Picture) -> None:
 
 def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_picture: OnPicture, probes: Probes) -> BenchReport:
     manifest = bundle.manifest
-    backend = open_backend(bundle)
+    backend = open_backend(bundle, release_chunks=settings.release_chunks)
     backend.start(settings.threads)
     unplugged = probes.unplugged()
     state = probes.thermal(0).state
@@ -210,7 +212,7 @@ def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_pict
     for run in others:
         (drawing,) = _draw_many(artist, run, 1, 0.0, f"golden run {run.id}", len(manifest.plan.calls), progress)
         fidelity.append(_compare(bundle, run, drawing, on_picture))
-    memory, no_memory = _memory(bundle, settings.threads, progress)
+    memory, no_memory = _memory(bundle, settings, progress)
 
     timings = Timings(
         load=load,
@@ -316,11 +318,11 @@ def _is_faithful(fidelity: Fidelity) -> bool:
     return fidelity.latent_max_abs == 0 or (psnr is not None and psnr >= MINIMUM_LATENT_PSNR_DB)
 
 
-def _memory(bundle: Bundle, threads: int | None, progress: Progress) -> tuple[Memory, str | None]:
+def _memory(bundle: Bundle, settings: HostSettings, progress: Progress) -> tuple[Memory, str | None]:
     """Memory, and the reason where it could not be measured; the times are worth reporting without it."""
     with progress.stage("memory pass", 1) as advance:
         try:
-            memory, reason = memory_of_a_picture(bundle.folder, threads), None
+            memory, reason = memory_of_a_picture(bundle.folder, settings.threads, settings.release_chunks), None
         except S2PError as error:
             memory, reason = Memory(baseline_bytes=None, peak_bytes=None, method="none"), str(error)
         advance()

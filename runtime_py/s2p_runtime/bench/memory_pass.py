@@ -1,12 +1,13 @@
 """Memory of one picture, in a process of its own: neither the timed pictures nor their tools are in the figures.
 
-    python -m s2p_runtime.bench.memory_pass BUNDLE OUT.json [THREADS]
+    python -m s2p_runtime.bench.memory_pass BUNDLE OUT.json [--threads N] [--release-chunks]
 
 writes :class:`s2p_runtime.report.Memory` as JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -66,7 +67,7 @@ def peak_resident_bytes() -> int | None:
     return largest if sys.platform == "darwin" else largest * 1024
 
 
-def memory_of_a_picture(folder: Path, threads: int | None) -> Memory:
+def memory_of_a_picture(folder: Path, threads: int | None, release_chunks: bool = False) -> Memory:
     """:func:`measure_memory` in a fresh process.
 
     Raises:
@@ -75,7 +76,8 @@ def memory_of_a_picture(folder: Path, threads: int | None) -> Memory:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "memory.json"
         command = [sys.executable, "-m", "s2p_runtime.bench.memory_pass", str(folder), str(out)]
-        command += [] if threads is None else [str(threads)]
+        command += [] if threads is None else ["--threads", str(threads)]
+        command += ["--release-chunks"] if release_chunks else []
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode < 0:
             raise S2PError(f"the memory pass was ended by signal {-done.returncode}; is there enough memory?")
@@ -87,11 +89,16 @@ def memory_of_a_picture(folder: Path, threads: int | None) -> Memory:
 
 def main(arguments: list[str]) -> int:
     """Entry of the process."""
-    folder, out = Path(arguments[0]), Path(arguments[1])
-    threads = int(arguments[2]) if len(arguments) > 2 else None
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--release-chunks", action="store_true")
+    given = parser.parse_args(arguments)
     try:
-        bundle = open_bundle(folder)
-        write_contract(out, measure_memory(bundle, open_backend(bundle), threads, Probes()))
+        bundle = open_bundle(given.folder)
+        backend = open_backend(bundle, release_chunks=given.release_chunks)
+        write_contract(given.out, measure_memory(bundle, backend, given.threads, Probes()))
     except S2PError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s2p_mobile.cli.console import TerminalProgress, emit_json, say
-from s2p_mobile.cli.options import ForceOption, JsonOption
+from s2p_mobile.cli.options import ForceOption, JsonOption, ReleaseOption
 from s2p_mobile.cli.report import print_table
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Request:
     threads: int | None
     cores: str | None
     allow_charging: bool
+    release_chunks: bool
     out: Path
 
 
@@ -111,6 +112,7 @@ def _host(request: Request) -> BenchReport:
         minimum=request.minimum,
         threads=request.threads,
         cores=None if request.cores is None else parse_cores(request.cores),
+        release_chunks=request.release_chunks,
     )
     pictures: dict[str, NDArray[np.uint8]] = {}
     measured = bench_host(open_bundle(request.bundle), settings, TerminalProgress(), pictures.__setitem__)
@@ -125,7 +127,9 @@ def _android(request: Request) -> BenchReport:
     from s2p_mobile.devices import bench_android
     from s2p_mobile.devices.android import AndroidSettings
 
-    settings = AndroidSettings(allow_charging=request.allow_charging, minimum_seconds=request.minimum)
+    settings = AndroidSettings(
+        allow_charging=request.allow_charging, minimum_seconds=request.minimum, release_chunks=request.release_chunks
+    )
     with _told() as progress:
         return bench_android(
             request.bundle,
@@ -150,7 +154,7 @@ def _ios(request: Request) -> BenchReport:
             raise S2PError(f"{option} is an option of host and android; Core ML chooses on an iPhone, leave it out")
     if request.allow_charging:
         raise S2PError("--allow-charging is an option of android; an iPhone is measured either way and the report says so")
-    settings = IosSettings(minimum_seconds=request.minimum)
+    settings = IosSettings(minimum_seconds=request.minimum, release_chunks=request.release_chunks)
     with _told() as progress:
         return bench_ios(
             request.bundle, request.name, request.runs, request.warmup, request.cooldown, request.out, progress, settings
@@ -180,6 +184,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine; it chooses when left out.")] = None,
     cores: Annotated[str | None, typer.Option(metavar="LIST", help="Cores to run on, e.g. 4-7 or 0,2.")] = None,
     allow_charging: Annotated[bool, typer.Option("--allow-charging", help="Measure a phone although it is charged.")] = False,
+    release_chunks: ReleaseOption = False,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Report to write.")] = Path("report.json"),
     force: ForceOption = False,
     json: JsonOption = None,
@@ -187,12 +192,13 @@ def bench(
     """Measure a bundle on this machine or on a phone. Exit status 1 when it draws something else than its golden picture."""
     from s2p_mobile.reporting import Entry
     from s2p_runtime.errors import S2PError
-    from s2p_runtime.files import refuse_existing
+    from s2p_runtime.files import refuse_existing, require_writable
 
     kind, colon, name = device.partition(":")
     if kind not in DEVICES or (colon and not name):
         raise S2PError(f"unknown device {device!r}; give host, android[:SERIAL] or ios[:UDID]")
     refuse_existing(out, force)
+    require_writable(out)
     request = Request(
         bundle=bundle,
         name=name or None,
@@ -203,6 +209,7 @@ def bench(
         threads=threads,
         cores=cores,
         allow_charging=allow_charging,
+        release_chunks=release_chunks,
         out=out,
     )
     measured = DEVICES[kind](request)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from s2p_mobile.cli.console import TerminalProgress, say
-from s2p_mobile.cli.options import SeedOption
+from s2p_mobile.cli.options import LoraOption, ReleaseOption, SeedOption
 
 
 def register(app: typer.Typer) -> None:
@@ -22,14 +22,18 @@ def generate(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")] = Path("picture.png"),
     seed: SeedOption = 0,
     scheduler: Annotated[str | None, typer.Option(help="Sampler of a model; checkpoints and bundles have their own.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Steps of a model; 25 when left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Steps of a model; its own when left out.")] = None,
     guidance: Annotated[
         float | None, typer.Option(min=0, max=100, help="Guidance of a model; the family's when left out.")
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="WxH", help="Size in pixels, of a bundle converted with --size; its own when left out."),
+        typer.Option(
+            metavar="WxH", help="Size in pixels, of a model or of a bundle converted with --size; its own when left out."
+        ),
     ] = None,
+    lora: LoraOption = None,
+    release_chunks: ReleaseOption = False,
 ) -> None:
     """Draw a picture."""
     from s2p_mobile.artist import draw_source
@@ -41,8 +45,9 @@ def generate(
     if not out.parent.is_dir():
         raise S2PError(f"folder {out.parent} does not exist; make it first or choose another --out")
     drawing = draw_source(
-        source, prompt, seed, TerminalProgress(), scheduler=scheduler, steps=steps, guidance=guidance, size=size
-    )
+        source, prompt, seed, TerminalProgress(), scheduler=scheduler, steps=steps, guidance=guidance, size=size,
+        loras=lora or (), release_chunks=release_chunks,
+    )  # fmt: skip
     save_picture(out, drawing.picture)
     if drawing.tokens_dropped:
         typer.echo(f"note: the prompt is too long; its last {drawing.tokens_dropped} tokens were left out", err=True)

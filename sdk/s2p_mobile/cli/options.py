@@ -19,6 +19,12 @@ SizeOption = Annotated[
 LoraOption = Annotated[
     list[str] | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA to fuse into the weights; may be repeated.")
 ]
+ReleaseOption = Annotated[
+    bool,
+    typer.Option(
+        "--release-chunks", help="Of a bundle converted with --chunks: load each program for every call and let go of it."
+    ),
+]
 PromptsOption = Annotated[
     Path | None,
     typer.Option("--prompts", metavar="FILE", help="Prompts: one a line, COCO captions .json, .csv, .parquet; built-in ones."),

@@ -47,6 +47,7 @@ class AndroidSettings:
         poll_seconds: pause between two looks at it.
         max_battery_celsius: above this the device is not cool.
         minimum_seconds: duration below which the report calls itself too short.
+        release_chunks: of a U-Net in several programs, load and let go of each at every call.
         keep_files: leave the runner and the bundle on the device, so that the next run copies only what changed.
     """
 
@@ -58,6 +59,7 @@ class AndroidSettings:
     max_battery_celsius: float = 33.0
     minimum_seconds: float = 60.0
     keep_files: bool = True
+    release_chunks: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def bench_android(
     command += ["--minimum-seconds", str(settings.minimum_seconds)]
     command += ["--threads", str(threads)] if threads is not None else []
     command += ["--cores", cores] if cores is not None else []
+    command += ["--release-chunks"] if settings.release_chunks else []
     with _cleaned_up(adb, settings.keep_files):
         before = read_state(adb)
         started = time.monotonic()

@@ -38,6 +38,7 @@ class IosSettings:
         minimum_seconds: the app measures at least this long.
         units: compute units, as in ``--units`` of the app (``unet=cpuAndGPU``); absent: the app's own choice.
         stage: load and release each component per picture; None: the app decides by free memory.
+        release_chunks: of a U-Net in several programs, load and let go of each at every call.
         limit_seconds: when the app has not ended by then, it is stopped.
     """
 
@@ -47,6 +48,7 @@ class IosSettings:
     minimum_seconds: float = 60.0
     units: str | None = None
     stage: bool | None = None
+    release_chunks: bool = False
     limit_seconds: float = 7200.0
 
 
@@ -143,6 +145,7 @@ def _words(name: str, runs: int, warmup: int, cooldown: float, settings: IosSett
     words += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
     words += ["--minimum", str(settings.minimum_seconds)]
     words += ["--units", settings.units] if settings.units is not None else []
+    words += ["--release-chunks"] if settings.release_chunks else []
     if settings.stage is not None:
         words.append("--stage" if settings.stage else "--no-stage")
     return words
