@@ -150,7 +150,7 @@ ENTRY = {"sha256": "0" * 64, "bytes": 1}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(version=2), "format version 2"),
+        (lambda m: m.update(version=3), "format version 3"),
         (lambda m: m.update(format="s2p-report"), "not of format"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m.pop("plan"), "plan"),

@@ -25,14 +25,22 @@ from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 INDEX = json.loads((FIXTURES / "malformed/index.json").read_text())
-WRITTEN = ("replay.s2pmobile", "ancestral.s2pmobile", "malformed", "noise.safetensors", "report.json", "report.schema.json")
+WRITTEN = (
+    "replay.s2pmobile",
+    "ancestral.s2pmobile",
+    "chunked.s2pmobile",
+    "malformed",
+    "noise.safetensors",
+    "report.json",
+    "report.schema.json",
+)
 
 MESSAGES = {
     "not_found": r"does not exist|has no manifest\.json",
     "not_json": r"is not readable JSON",
     "wrong_format": r"is not of format",
     "bad_version": r"has no valid version number",
-    "future_version": r"reads up to 1; update",
+    "future_version": r"reads up to [12]; update",
     "invalid": r"is invalid \(",
     "outside": r"points outside its folder",
     "missing_file": r" lacks ",
@@ -77,7 +85,7 @@ def scalar_noise(seed: int, stream: int, shape: tuple[int, ...]) -> torch.Tensor
     return normal.float().double().reshape(shape)
 
 
-@pytest.mark.parametrize("name", ["replay", "ancestral"])
+@pytest.mark.parametrize("name", ["replay", "ancestral", "chunked"])
 def test_golden_tensors_belong_together(name: str) -> None:
     """Rows applied anew, in torch float64, to the recorded outputs end in the recorded latents; ids come from transformers."""
     bundle = open_bundle(FIXTURES / f"{name}.s2pmobile")
