@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from s2p_converters.checkpoint import MANIFEST_NAME as CHECKPOINT_MANIFEST
 from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.conditions import EncodeText, PromptPrograms, condition_tensors, table_input
 from s2p_converters.unet import StepUNet
 from s2p_runtime import __version__
 from s2p_runtime.bundle import (
@@ -44,20 +45,23 @@ class Outcome:
     """What a target's program computes, for the golden runs.
 
     Attributes:
-        encode_text: int32 [1, N] -> float32 [1, N, D].
+        prompt: int32 [1, N] -> float32 [1, N, D]; SDXL's programs where the time table belongs to the prompt.
         reference: the U-Net with the target's constants, float64.
         decode: scaled latents [1, C, H, W] -> image [1, 3, 8H, 8W].
     """
 
-    encode_text: Callable[[NDArray[np.int32]], Array32]
+    prompt: EncodeText | PromptPrograms
     reference: StepUNet
     decode: Callable[[Array32], Array32]
 
 
 @torch.no_grad()
-def reference_call(unet: StepUNet, sample: Array32, call: int, embeddings: Array32) -> Array32:
+def reference_call(
+    unet: StepUNet, sample: Array32, call: int, embeddings: Array32, time_table: Array32 | None = None
+) -> Array32:
     """One raw U-Net output of a float64 reference, [B, C, H, W], rounded to float32."""
-    output = unet(torch.from_numpy(sample).double(), torch.tensor([call]), torch.from_numpy(embeddings).double())
+    inputs = (torch.from_numpy(sample).double(), torch.tensor([call]), torch.from_numpy(embeddings).double())
+    output = unet(*inputs, *table_input(time_table))
     return output.float().numpy()
 
 
@@ -82,19 +86,20 @@ def _quantized_run(
     """All tensors of one golden run."""
     manifest = checkpoint.manifest
     fp = read_tensors(checkpoint.folder / run.path)
-    embeddings = np.concatenate([outcome.encode_text(row[None]) for row in fp["token_ids"]])
+    conditions = condition_tensors(checkpoint, outcome.prompt, fp["token_ids"])
+    embeddings, time_table = conditions["text_embeddings"], conditions.get("time_table")
     outputs: dict[int, Array32] = {}
 
     def predict(sample: Array32, call: int) -> Array32:
         batch = np.repeat(sample, embeddings.shape[0], axis=0)
-        outputs[call] = reference_call(outcome.reference, batch, call, embeddings)
+        outputs[call] = reference_call(outcome.reference, batch, call, embeddings, time_table)
         advance()
         return guide(outputs[call], manifest.guidance)
 
     latents = denoise(manifest.plan, predict, fp["initial_latents"], run.seed)
     return {
         **{name: fp[name] for name in ("token_ids", "initial_latents", "fp_latents", "fp_image")},
-        "text_embeddings": embeddings,
+        **conditions,
         "noise_pred_calls": np.array(recorded, np.int32),
         "noise_pred": np.stack([outputs[call] for call in recorded]),
         "quantized_latents": latents,
@@ -141,7 +146,7 @@ def write_manifest(
     """Write the manifest last: it lists every other file."""
     source = checkpoint.manifest
     manifest = BundleManifest(
-        version=BUNDLE_VERSION if chunks else PLAIN_VERSION,
+        version=BUNDLE_VERSION if chunks or source.conditioning else PLAIN_VERSION,
         name=source.source.name,
         family=source.family,
         target=target,
@@ -164,6 +169,7 @@ def write_manifest(
         golden=golden,
         sizes=sizes,
         chunks=chunks,
+        conditioning=source.conditioning,
         files=file_entries(folder),
     )
     write_contract(folder / MANIFEST_NAME, manifest)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from s2p_converters.assemble import Outcome, reference_call
 from s2p_converters.checkpoint import Checkpoint
+from s2p_converters.conditions import condition_tensors
 from s2p_runtime.backends import Backend
 from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, PictureSize, Target
 from s2p_runtime.errors import CheckFailed, S2PError
@@ -88,7 +89,8 @@ def write_size_calls(
     for size in sizes[1:]:
         assert size.check is not None
         fp = read_tensors(checkpoint.folder / manifest.golden[0].path)
-        embeddings = np.concatenate([outcome.encode_text(row[None]) for row in fp["token_ids"]])
+        conditions = condition_tensors(checkpoint, outcome.prompt, fp["token_ids"], size)
+        embeddings, time_table = conditions["text_embeddings"], conditions.get("time_table")
         noise: NDArray[np.float32] = gaussian(_SEED, (1, manifest.latents.channels, size.latent_height, size.latent_width))
         sample = np.repeat(noise, embeddings.shape[0], axis=0)
         latents = manifest.latents.decoder_input(noise)
@@ -96,12 +98,12 @@ def write_size_calls(
         with progress.stage(f"reference at {size.title}", len(calls)) as advance:
             outputs = []
             for call in calls:
-                outputs.append(reference_call(outcome.reference, sample, call, embeddings))
+                outputs.append(reference_call(outcome.reference, sample, call, embeddings, time_table))
                 advance()
         write_tensors(
             folder / size.check,
             {
-                "text_embeddings": embeddings,
+                **{name: conditions[name] for name in ("text_embeddings", "time_table") if name in conditions},
                 "sample": sample,
                 "noise_pred_calls": np.array(calls, np.int32),
                 "noise_pred": np.stack(outputs),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32, Backend
-from s2p_runtime.bundle import Bundle, PictureSize
+from s2p_runtime.bundle import Bundle, Conditioning, PictureSize
 from s2p_runtime.tokenizer import ClipTokenizer
 
 
@@ -28,7 +28,7 @@ class Conditions:
     @property
     def branches(self) -> int:
         """B"""
-        return self.embeddings.shape[0]
+        return len(self.embeddings)
 
     @property
     def inputs(self) -> tuple[Array32, ...]:
@@ -42,15 +42,21 @@ def bundle_tokenizer(bundle: Bundle) -> ClipTokenizer:
     return ClipTokenizer.load(bundle.path(spec.vocab), bundle.path(spec.merges), spec)
 
 
-def encode_ids(bundle: Bundle, backend: Backend, token_ids: NDArray[np.int32]) -> tuple[Array32, Array32]:
+def encode_ids(
+    conditioning: Conditioning,
+    eos_id: int,
+    encode: Callable[[NDArray[np.int32], NDArray[np.int32]], tuple[Array32, Array32]],
+    token_ids: NDArray[np.int32],
+) -> tuple[Array32, Array32]:
     """Both outputs of an SDXL text encoder for every branch: token ids [B, N] -> hidden states [B, N, D], pooled text [B, P].
 
-    The unconditional branch, the first of two, is zeros where the manifest says so.
+    The unconditional branch, the first of two, is zeros where ``conditioning`` says so.
+
+    Args:
+        encode: :meth:`s2p_runtime.backends.Backend.encode_pooled`.
     """
-    conditioning = bundle.manifest.conditioning
-    assert conditioning is not None
-    second = conditioning.second_token_ids(token_ids, bundle.manifest.tokenizer.eos_id)
-    pairs = [backend.encode_pooled(first[None], other[None]) for first, other in zip(token_ids, second, strict=True)]
+    second = conditioning.second_token_ids(token_ids, eos_id)
+    pairs = [encode(first[None], other[None]) for first, other in zip(token_ids, second, strict=True)]
     if len(pairs) > 1 and conditioning.zero_unconditional:
         pairs[0] = (np.zeros_like(pairs[0][0]), np.zeros_like(pairs[0][1]))
     return np.concatenate([hidden for hidden, _ in pairs]), np.concatenate([pooled for _, pooled in pairs])
@@ -66,7 +72,8 @@ def encode_prompt(
     """
     texts: Sequence[str] = ["", prompt] if bundle.manifest.guidance > 1 else [prompt]
     token_ids = np.array([tokenizer.encode(text) for text in texts], np.int32)
-    if bundle.manifest.conditioning is None:
+    conditioning = bundle.manifest.conditioning
+    if conditioning is None:
         return Conditions(np.concatenate([backend.encode_text(row[None]) for row in token_ids]))
-    hidden, pooled = encode_ids(bundle, backend, token_ids)
+    hidden, pooled = encode_ids(conditioning, bundle.manifest.tokenizer.eos_id, backend.encode_pooled, token_ids)
     return Conditions(hidden, backend.time_table(pooled, bundle.manifest.time_ids(size)))

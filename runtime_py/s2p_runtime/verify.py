@@ -177,13 +177,14 @@ def _check_run(
     bundle: Bundle, backend: Backend, run: GoldenRun, tensors: dict[str, Array], worst: _Worst, advance: Advance
 ) -> None:
     """Update ``worst`` with one golden run."""
-    if bundle.manifest.conditioning is None:
+    conditioning = bundle.manifest.conditioning
+    if conditioning is None:
         for row, ids in enumerate(tensors["token_ids"]):
             worst.update(
                 "text_encoder", relative_error(backend.encode_text(ids[None]), tensors["text_embeddings"][row : row + 1])
             )
     else:
-        hidden, pooled = encode_ids(bundle, backend, tensors["token_ids"])
+        hidden, pooled = encode_ids(conditioning, bundle.manifest.tokenizer.eos_id, backend.encode_pooled, tensors["token_ids"])
         worst.update("text_encoder", relative_error(hidden, tensors["text_embeddings"]))
         worst.update("text_encoder", relative_error(pooled, tensors["pooled_text"]))
         table = backend.time_table(tensors["pooled_text"], tensors["time_ids"])

@@ -112,6 +112,8 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
     """
     manifest = checkpoint.manifest
     plan = manifest.plan
+    if manifest.conditioning is not None:
+        raise _unsuitable("has two text encoders and a time table of its own for each prompt (SDXL), this layout one for all")
     if plan.prediction_type != "epsilon":
         raise _unsuitable(f"predicts {plan.prediction_type}, the pipeline expects epsilon")
     if manifest.latents.shift_factor != 0:

@@ -17,9 +17,19 @@ from s2p_converters.coreml.functions import merge_functions
 from s2p_converters.coreml.layers import CoreMLOperators, check_float16_range
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.coreml.package import Port, convert_module
-from s2p_converters.float_components import decoder_module, text_encoder_module
-from s2p_converters.reference import Constants, exact, load_floats, table_columns, to_float16, to_float32
-from s2p_converters.unet import StepTables, StepUNet
+from s2p_converters.float_components import decoder_module, text_encoder_module, text_encoders_module
+from s2p_converters.reference import (
+    Constants,
+    exact,
+    load_floats,
+    step_tables,
+    table_columns,
+    time_network,
+    to_float16,
+    to_float32,
+)
+from s2p_converters.unet import StepUNet, resnet_names
+from s2p_converters.unet.structure import TIME_IDS
 from s2p_runtime.bundle import DEFAULT_METHOD, Component, LayerSummary
 
 LatentShapes = Mapping[str, tuple[int, int]]
@@ -55,6 +65,8 @@ def unet_ports(checkpoint: Checkpoint, options: CoreMLOptions, size: tuple[int, 
         Port("step", (1,), "int32"),
         Port("encoder_hidden_states", (batch, tokens, checkpoint.structure.context_dim)),
     ]
+    if checkpoint.manifest.conditioning is not None:
+        inputs.append(time_table_ports(checkpoint)[1])
     output = Port("noise_pred", (batch, checkpoint.structure.out_channels, *size))
     return unet_inputs(inputs) if options.layout == "apple" else inputs, output
 
@@ -81,7 +93,7 @@ def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
         for layer in checkpoint.layers.values():
             check_float16_range(layer, options)
     columns = {name: table.float() for name, table in table_columns(checkpoint, exact, options.quantizes_activations).items()}
-    tables, operators = StepTables(columns), CoreMLOperators(checkpoint.layers, options)
+    tables, operators = step_tables(columns, checkpoint), CoreMLOperators(checkpoint.layers, options)
     if options.layout == "apple":
         unet: StepUNet = TimestepUNet(checkpoint.structure, tables, operators, checkpoint.manifest.plan.timesteps)
     else:
@@ -143,8 +155,46 @@ def layer_summaries(
     return tuple(rows)
 
 
+def time_table_ports(checkpoint: Checkpoint) -> tuple[list[Port], Port]:
+    """Inputs and output of the program that makes an SDXL prompt's time table."""
+    structure, manifest = checkpoint.structure, checkpoint.manifest
+    assert structure.text_time is not None
+    batch = 2 if manifest.guidance > 1 else 1
+    inputs = [Port("pooled_text", (batch, structure.text_time.pooled_dim)), Port("time_ids", (batch, TIME_IDS))]
+    return inputs, Port("time_table", (batch, len(manifest.plan.calls), sum(resnet_names(structure).values())))
+
+
+def convert_time_table(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
+    """Write the program that makes an SDXL prompt's time table into a bundle's folder.
+
+    Always in float32: a time id of 1024 times a frequency is an angle whose float16 neighbours are 1 apart (0.06 at 100), so its
+    sine would be noise. It runs once for a picture, and its table is rounded to the U-Net's precision there.
+    """
+    inputs, output = time_table_ports(checkpoint)
+    path = options.packages["time_table"]
+    network = time_network(checkpoint).float()
+    convert_module(network, inputs, output, folder / path, minimum_os=options.minimum_os, half=False)
+    return component_entry(path, inputs, [output], options.minimum_os, False)
+
+
+def convert_text_encoders(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
+    """Write an SDXL checkpoint's two text encoders into a bundle's folder, as one program."""
+    tokens, structure = checkpoint.manifest.tokenizer.max_length, checkpoint.structure
+    assert structure.text_time is not None
+    inputs = [Port("input_ids", (1, tokens), "int32"), Port("second_input_ids", (1, tokens), "int32")]
+    outputs = [
+        Port("hidden_states", (1, tokens, structure.context_dim)),
+        Port("pooled_text", (1, structure.text_time.pooled_dim)),
+    ]
+    module, path = text_encoders_module(checkpoint), options.packages["text_encoder"]
+    convert_module(module, inputs, outputs, folder / path, minimum_os=options.minimum_os, half=options.half)
+    return component_entry(path, inputs, outputs, options.minimum_os, options.half)
+
+
 def convert_text_encoder(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
-    """Write the text encoder into a bundle's folder."""
+    """Write the text encoder into a bundle's folder; SDXL's two as one program."""
+    if checkpoint.manifest.conditioning is not None:
+        return convert_text_encoders(checkpoint, options, folder)
     tokens = checkpoint.manifest.tokenizer.max_length
     apple = options.layout == "apple"
     source = Port("input_ids", (1, tokens), "float32" if apple else "int32")

@@ -17,7 +17,7 @@ LAYOUTS = ("s2p", "apple")
 RESOURCES = "Resources"
 """Folder of a bundle that an app hands to Apple's pipeline, once its packages are compiled."""
 _PACKAGES = {
-    "s2p": {name: f"{name}.mlpackage" for name in ("text_encoder", "unet", "vae_decoder")},
+    "s2p": {name: f"{name}.mlpackage" for name in ("text_encoder", "time_table", "unet", "vae_decoder")},
     "apple": {
         "text_encoder": f"{RESOURCES}/TextEncoder.mlpackage",
         "unet": f"{RESOURCES}/Unet.mlpackage",

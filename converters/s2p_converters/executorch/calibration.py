@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.reference import ReferenceLayer, reference_unet
+from s2p_converters.reference import ReferenceLayer, checkpoint_unet
 from s2p_converters.unet import StepRow
 from s2p_runtime.plan import denoise, guide
 from s2p_runtime.tensors import read_tensors
@@ -19,7 +19,7 @@ def output_scales(checkpoint: Checkpoint) -> dict[str, float]:
 
     Runs the reference in float32 along the golden trajectories, every call.
     """
-    unet = reference_unet(checkpoint).float()
+    unet = checkpoint_unet(checkpoint).float()
     peaks: dict[str, float] = {}
 
     def watch(module: nn.Module, inputs: tuple[Tensor, StepRow], output: Tensor) -> None:
@@ -36,10 +36,14 @@ def output_scales(checkpoint: Checkpoint) -> dict[str, float]:
     for run in checkpoint.manifest.golden:
         tensors = read_tensors(checkpoint.folder / run.path)
         context = torch.from_numpy(tensors["text_embeddings"])
+        pooled = tensors.get("pooled_text")
+        of_prompt = () if pooled is None else (torch.from_numpy(pooled),)
 
-        def predict(sample: np.ndarray, call: int, context: Tensor = context) -> np.ndarray:
+        def predict(
+            sample: np.ndarray, call: int, context: Tensor = context, of_prompt: tuple[Tensor, ...] = of_prompt
+        ) -> np.ndarray:
             batch = torch.from_numpy(np.repeat(sample, context.shape[0], axis=0))
-            return guide(unet(batch, torch.tensor([call]), context).numpy(), checkpoint.manifest.guidance)
+            return guide(unet(batch, torch.tensor([call]), context, *of_prompt).numpy(), checkpoint.manifest.guidance)
 
         denoise(checkpoint.manifest.plan, predict, tensors["initial_latents"], run.seed)
     return {name: peak / 127 for name, peak in peaks.items()}

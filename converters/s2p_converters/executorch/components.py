@@ -23,8 +23,10 @@ from s2p_converters.executorch.partitioned import lower, lower_methods
 from s2p_converters.executorch.program import build_program
 from s2p_converters.executorch.subgraph import NamedDataStore
 from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgraph
-from s2p_converters.float_components import decoder_module, text_encoder_module
-from s2p_converters.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet
+from s2p_converters.float_components import decoder_module, text_encoder_module, text_encoders_module
+from s2p_converters.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet, time_network
+from s2p_converters.unet import resnet_names
+from s2p_converters.unet.structure import TIME_IDS
 from s2p_runtime.bundle import DEFAULT_METHOD, Component, LayerSummary, TensorSpec
 from s2p_runtime.errors import CheckFailed
 
@@ -77,27 +79,29 @@ def convert_unet(
         CheckFailed: a layer does not run on an integer kernel, holds other integers, or computes something else.
     """
     sample, context = unet_shapes(checkpoint)
-    inputs = (torch.zeros(sample), torch.zeros(1, dtype=torch.int64), torch.zeros(context))
+    specs = _unet_specs(checkpoint)
+    inputs = tuple(torch.zeros(port.shape, dtype=getattr(torch, port.dtype)) for port in specs[0])
     if options.backend != "xnnpack":
         unet = reference_unet(checkpoint, program_constants(options)).float()
-        info = write_program(path, lower(unet, inputs, options.backend), options, _unet_specs(sample, context))
+        info = write_program(path, lower(unet, inputs, options.backend), options, specs)
         return ComponentInfo(info.component, info.delegates, info.operators, _float_layers(checkpoint))
     integer = integer_layers(checkpoint)
     if options.self_check and options.scheme == "pinned":
         self_check(integer, len(checkpoint.manifest.plan.calls))
     scales = output_scales(checkpoint) if options.scheme == "static" else None
     floats = {name: np.asarray(value, np.float32) for name, value in checkpoint.floats.items()}
-    columns = unet_columns(checkpoint.time_tables, checkpoint.layers, options.scheme)
+    of_prompt = prompt_columns(checkpoint)
+    columns = unet_columns({} if of_prompt else checkpoint.time_tables, checkpoint.layers, options.scheme)
     store = NamedDataStore()
     methods = {}
     for method, (height, width) in (sizes or {METHOD: sample[2:]}).items():
         shape = (*sample[:2], height, width)
         graph = unet_subgraph(
-            checkpoint.structure, checkpoint.layers, floats, columns, shape, context, options.scheme, scales, store
+            checkpoint.structure, checkpoint.layers, floats, columns, shape, context, options.scheme, scales, store, of_prompt
         )
         methods[method] = (UNetProgram(columns, graph), (torch.zeros(shape), *inputs[1:]))
     data = build_program(methods)
-    info = write_program(path, data, options, _unet_specs(sample, context))
+    info = write_program(path, data, options, specs)
     summary = read_program(data)
     names = [spec.name for spec in checkpoint.specs]
     check_integers(summary, names, integer, options.scheme)
@@ -106,13 +110,33 @@ def convert_unet(
     )
 
 
-def _unet_specs(sample: tuple[int, ...], context: tuple[int, ...]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def prompt_columns(checkpoint: Checkpoint) -> dict[str, int]:
+    """Columns of the prompt's time table and their widths (SDXL); empty where all prompts have one."""
+    if checkpoint.manifest.conditioning is None:
+        return {}
+    return {f"{name}.time": width for name, width in resnet_names(checkpoint.structure).items()}
+
+
+def time_table_specs(checkpoint: Checkpoint) -> tuple[tuple[TensorSpec, TensorSpec], TensorSpec]:
+    """Inputs and output of the program that makes an SDXL prompt's time table."""
+    structure, manifest = checkpoint.structure, checkpoint.manifest
+    assert structure.text_time is not None
+    batch = 2 if manifest.guidance > 1 else 1
+    pooled = TensorSpec(name="pooled_text", dtype="float32", shape=(batch, structure.text_time.pooled_dim))
+    ids = TensorSpec(name="time_ids", dtype="float32", shape=(batch, TIME_IDS))
+    table = (batch, len(manifest.plan.calls), sum(prompt_columns(checkpoint).values()))
+    return (pooled, ids), TensorSpec(name="time_table", dtype="float32", shape=table)
+
+
+def _unet_specs(checkpoint: Checkpoint) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    sample, context = unet_shapes(checkpoint)
     inputs = (
         TensorSpec(name="sample", dtype="float32", shape=sample),
         TensorSpec(name="step", dtype="int64", shape=(1,)),
         TensorSpec(name="encoder_hidden_states", dtype="float32", shape=context),
     )
-    return inputs, (TensorSpec(name="noise_pred", dtype="float32", shape=sample),)
+    table = () if checkpoint.manifest.conditioning is None else (time_table_specs(checkpoint)[1],)
+    return (*inputs, *table), (TensorSpec(name="noise_pred", dtype="float32", shape=sample),)
 
 
 def write_program(
@@ -177,8 +201,32 @@ def _float_layers(checkpoint: Checkpoint) -> tuple[LayerSummary, ...]:
     )  # fmt: skip
 
 
+def convert_time_table(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
+    """Write the program that makes an SDXL prompt's time table, in float32: pooled_text [B, P], time_ids [B, 6] -> [B, T, K]."""
+    inputs, output = time_table_specs(checkpoint)
+    examples = tuple(torch.zeros(port.shape) for port in inputs)
+    data = lower(time_network(checkpoint).float(), examples, options.backend)
+    return write_program(path, data, options, (inputs, (output,)))
+
+
+def convert_text_encoders(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
+    """Write an SDXL checkpoint's two text encoders as one program in float32: input_ids and second_input_ids, int32 [1, N] ->
+    hidden_states [1, N, D], pooled_text [1, P]."""
+    tokens, structure = checkpoint.manifest.tokenizer.max_length, checkpoint.structure
+    assert structure.text_time is not None
+    inputs = tuple(TensorSpec(name=name, dtype="int32", shape=(1, tokens)) for name in ("input_ids", "second_input_ids"))
+    outputs = (
+        TensorSpec(name="hidden_states", dtype="float32", shape=(1, tokens, structure.context_dim)),
+        TensorSpec(name="pooled_text", dtype="float32", shape=(1, structure.text_time.pooled_dim)),
+    )
+    examples = tuple(torch.zeros(1, tokens, dtype=torch.int32) for _ in inputs)
+    return write_program(path, lower(text_encoders_module(checkpoint), examples, options.backend), options, (inputs, outputs))
+
+
 def convert_text_encoder(checkpoint: Checkpoint, path: Path, options: ExecuTorchOptions) -> ComponentInfo:
-    """Write the text encoder in float32: input_ids int32 [1, N] -> last_hidden_state [1, N, D]."""
+    """Write the text encoder in float32: input_ids int32 [1, N] -> last_hidden_state [1, N, D]; SDXL's two as one program."""
+    if checkpoint.manifest.conditioning is not None:
+        return convert_text_encoders(checkpoint, path, options)
     tokens = checkpoint.manifest.tokenizer.max_length
     ids = torch.zeros(1, tokens, dtype=torch.int32)
     specs = (

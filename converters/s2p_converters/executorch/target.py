@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 
 from s2p_converters.assemble import Outcome, copy_tokenizer, split_names, write_golden, write_manifest
 from s2p_converters.checkpoint import Checkpoint, require_symmetric
+from s2p_converters.conditions import Array32, EncodeText, PromptPrograms
 from s2p_converters.executorch.archive import packed_bytes
 from s2p_converters.executorch.chunks import convert_chunks
 from s2p_converters.executorch.components import (
     ComponentInfo,
     convert_text_encoder,
+    convert_time_table,
     convert_unet,
     convert_vae_decoder,
     eager_component,
     program_constants,
 )
 from s2p_converters.executorch.options import ExecuTorchOptions
-from s2p_converters.float_components import decoder_module, text_encoder_module
-from s2p_converters.reference import reference_unet
+from s2p_converters.float_components import decoder_module, text_encoder_module, text_encoders_module
+from s2p_converters.reference import reference_unet, time_network
 from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
 from s2p_converters.unet.chunks import check_count
 from s2p_runtime.bundle import Bundle, BundleManifest
@@ -54,6 +56,8 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
         "text_encoder": lambda path: convert_text_encoder(checkpoint, path, options),
         "vae_decoder": lambda path: convert_vae_decoder(checkpoint, path, options, shapes),
     }
+    if checkpoint.manifest.conditioning is not None:
+        steps["time_table"] = lambda path: convert_time_table(checkpoint, path, options)
     converted: dict[str, ComponentInfo] = {}
     for name, convert in steps.items():
         with progress.stage(name.replace("_", " "), 1) as advance:
@@ -68,7 +72,7 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
             unet, layers = chunks.components, chunks.layers
         advance()
     outcome = Outcome(
-        encode_text=eager_component(text_encoder_module(checkpoint)),
+        prompt=_prompt_programs(checkpoint),
         reference=reference_unet(checkpoint, program_constants(options)),
         decode=eager_component(decoder_module(checkpoint)),
     )
@@ -88,20 +92,49 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
     return manifest
 
 
+@torch.no_grad()
+def _prompt_programs(checkpoint: Checkpoint) -> EncodeText | PromptPrograms:
+    """The programs around the U-Net in eager torch."""
+    if checkpoint.manifest.conditioning is None:
+        return eager_component(text_encoder_module(checkpoint))
+    encoders, network = text_encoders_module(checkpoint), time_network(checkpoint).float()
+
+    def encode(*token_ids: NDArray[np.int32]) -> tuple[Array32, Array32]:
+        with torch.no_grad():
+            hidden, pooled = encoders(*map(torch.from_numpy, token_ids))
+        return hidden.numpy(), pooled.numpy()
+
+    def time_table(pooled: Array32, time_ids: Array32) -> Array32:
+        with torch.no_grad():
+            table: Array32 = network(torch.from_numpy(pooled), torch.from_numpy(time_ids)).numpy()
+        return table
+
+    return PromptPrograms(encode, time_table)
+
+
 def _check_floats(checkpoint: Checkpoint, outcome: Outcome, folder: Path) -> None:
     with quiet_import():
         from executorch.runtime import Runtime
 
     fp = read_tensors(checkpoint.folder / checkpoint.manifest.golden[0].path)
     latents = checkpoint.manifest.latents.decoder_input(fp["fp_latents"])
-    cases: tuple[tuple[str, Callable[[NDArray[Any]], NDArray[np.float32]], NDArray[Any]], ...] = (
-        ("text_encoder", outcome.encode_text, fp["token_ids"][-1:]),
-        ("vae_decoder", outcome.decode, latents),
-    )
-    for name, function, value in cases:
+    ids = fp["token_ids"][-1:]
+    conditioning = checkpoint.manifest.conditioning
+    cases: list[tuple[str, list[NDArray[Any]], list[Array32]]] = [("vae_decoder", [latents], [outcome.decode(latents)])]
+    if not isinstance(outcome.prompt, PromptPrograms):
+        cases.append(("text_encoder", [ids], [outcome.prompt(ids)]))
+    elif conditioning is not None:
+        both = [ids, conditioning.second_token_ids(ids, checkpoint.manifest.tokenizer.eos_id)]
+        # What the source model itself made of the prompt, not these modules.
+        cases.append(("text_encoder", both, [fp["text_embeddings"][-1:], fp["pooled_text"][-1:]]))
+        given = [fp["pooled_text"], np.tile(np.array([conditioning.time_ids], np.float32), (len(fp["pooled_text"]), 1))]
+        exact = time_network(checkpoint)(*(torch.from_numpy(value).double() for value in given)).numpy()
+        cases.append(("time_table", given, [exact]))
+    for name, inputs, expected in cases:
         with quiet_import():
             program = Runtime.get().load_program((folder / f"{name}.pte").read_bytes())
-            got = program.load_method("forward").execute([torch.from_numpy(value)])[0].numpy()
-        error = relative_error(got, function(value))
+            outputs = program.load_method("forward").execute([torch.from_numpy(value) for value in inputs])
+            got = [output.numpy().copy() for output in outputs]
+        error = max(relative_error(found, wanted) for found, wanted in zip(got, expected, strict=True))
         if not error <= FLOAT_TOLERANCE:
             raise CheckFailed(f"the emitted {name} differs from its source (relative error {error:.2e}); report the model")

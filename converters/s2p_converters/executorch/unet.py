@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -44,12 +45,18 @@ class StepRowSymbols(Mapping[str, Symbol]):
 class SymbolTables(nn.Module):
     """Takes the row itself where a float graph takes the step: the lookup happens outside the subgraph."""
 
-    def __init__(self, widths: Mapping[str, int]) -> None:
+    def __init__(self, widths: Mapping[str, int], of_prompt: Mapping[str, int] | None = None) -> None:
+        """
+        Args:
+            widths: columns that all prompts share.
+            of_prompt: columns of the prompt's time table, [B, K], which then is a further input (SDXL).
+        """
         super().__init__()
-        self.widths = dict(widths)
+        self.widths, self.of_prompt = dict(widths), dict(of_prompt or {})
 
-    def forward(self, row: Symbol) -> StepRowSymbols:
-        return StepRowSymbols(row, self.widths)
+    def forward(self, row: Symbol, time_row: Symbol | None = None) -> Mapping[str, Symbol]:
+        common = StepRowSymbols(row, self.widths)
+        return common if time_row is None else ChainMap({}, common, StepRowSymbols(time_row, self.of_prompt))  # type: ignore[arg-type]
 
 
 def unet_columns(
@@ -81,15 +88,19 @@ def unet_subgraph(
     scheme: Scheme,
     output_scales: Mapping[str, float] | None = None,
     store: NamedDataStore | None = None,
+    of_prompt: Mapping[str, int] | None = None,
 ) -> Subgraph:
-    """The U-Net with inputs sample [B, C, H, W], encoder_hidden_states [B, N, D] and row [1, sum of columns]."""
+    """The U-Net with inputs sample [B, C, H, W], encoder_hidden_states [B, N, D] and row [1, sum of columns]; with ``of_prompt``,
+    columns of the prompt's time table by name, also its row [B, sum of these]."""
     graph = Subgraph([spec.name for spec in layer_specs(structure)], store)
     widths = {name: column.shape[1] for name, column in columns.items()}
-    unet = symbol_unet(structure, SymbolTables(widths), XnnpackOperators(graph, layers, floats, scheme, output_scales))
+    operators = XnnpackOperators(graph, layers, floats, scheme, output_scales)
+    unet = symbol_unet(structure, SymbolTables(widths, of_prompt), operators)
     x = image_input(graph, sample)
     tokens = Symbol(graph, graph.input(context), False)
     row = Symbol(graph, graph.input((1, sum(widths.values()))), False)
-    out: Symbol = unet(x, row, tokens)
+    time_row = Symbol(graph, graph.input((sample[0], sum(of_prompt.values()))), False) if of_prompt else None
+    out: Symbol = unet(x, row, tokens, time_row)
     image_output(out)
     return graph
 
@@ -104,7 +115,14 @@ class UNetProgram(nn.Module):
         self.register_buffer("table", torch.from_numpy(np.concatenate(list(columns.values()), axis=1)))
         self.subgraph = delegate(graph)
 
-    def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        """sample [B, C, H, W], step int64 [1], encoder_hidden_states [B, N, D] -> noise_pred [B, C, H, W]."""
-        out: Tensor = self.subgraph(sample, encoder_hidden_states, self.table.index_select(0, step))[0]
+    def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, *time_table: Tensor) -> Tensor:
+        """sample [B, C, H, W], step int64 [1], encoder_hidden_states [B, N, D], with SDXL time_table [B, T, K] -> noise_pred
+        [B, C, H, W]."""
+        rows = [self.table.index_select(0, step), *(prompt_row(table, step) for table in time_table)]
+        out: Tensor = self.subgraph(sample, encoder_hidden_states, *rows)[0]
         return out
+
+
+def prompt_row(time_table: Tensor, step: Tensor) -> Tensor:
+    """The row of a prompt's time table for a call: [B, T, K], int64 [1] -> [B, K]."""
+    return time_table.index_select(1, step).squeeze(1)
