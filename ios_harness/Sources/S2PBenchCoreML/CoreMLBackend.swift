@@ -22,21 +22,32 @@ public enum CoreMLBackend {
         try bundle.requireStepInput()
         let cache = try CompiledModelCache()
         let recompile = options.command == .run
-        func program(_ name: String) throws -> CoreMLProgram {
+        func program(_ name: String, as part: String) throws -> CoreMLProgram {
             let (spec, url) = try bundle.component(name)
-            let units = options.units(for: name) ?? defaultUnits[name] ?? "all"
+            let units = options.units(for: part) ?? defaultUnits[part] ?? "all"
             return CoreMLProgram(
                 name: name, spec: spec, package: url, units: units, cache: cache, key: bundle.contentKey(of: spec),
                 recompile: recompile
             )
         }
-        let (text, unet, decoder) = (try program("text_encoder"), try program("unet"), try program("vae_decoder"))
+        let (text, decoder) = (
+            try program("text_encoder", as: "text_encoder"), try program("vae_decoder", as: "vae_decoder")
+        )
+        let unet = try bundle.manifest.unetPrograms.map { try program($0, as: "unet") }
+        let parts = unet.map { ProgramUNet.Part(spec: $0.spec, program: $0) }
         return ComponentSet(
-            textEncoder: CoreMLTextEncoder(program: text), unet: CoreMLUNet(program: unet), decoder: CoreMLDecoder(program: decoder)
+            textEncoder: CoreMLTextEncoder(program: text), unet: ProgramUNet(parts: parts, policy: options.chunks),
+            decoder: CoreMLDecoder(program: decoder)
         ) {
-            var backend: [String: String] = [:]
-            for program in [text, unet, decoder] { backend[program.name] = await program.describePlacement() }
-            return backend
+            var placements: [String] = []
+            for program in unet {
+                let placement = await program.describePlacement()
+                placements.append(unet.count == 1 ? placement : "\(program.name): \(placement)")
+            }
+            return [
+                text.name: await text.describePlacement(), "unet": placements.joined(separator: "; "),
+                decoder.name: await decoder.describePlacement(),
+            ]
         }
     }
 }
@@ -45,25 +56,10 @@ struct CoreMLTextEncoder: TextEncoding {
     let program: CoreMLProgram
 
     func load() async throws { try await program.load() }
-    func unload() async { program.unload() }
+    func unload() async { await program.unload() }
 
     func encode(_ tokenIDs: [Int32]) async throws -> Tensor {
         try await program.predict(["input_ids": .integers(tokenIDs)], output: "last_hidden_state")
-    }
-}
-
-struct CoreMLUNet: Denoising {
-    let program: CoreMLProgram
-
-    func load() async throws { try await program.load() }
-    func unload() async { program.unload() }
-
-    func predict(sample: Tensor, step: Int, embeddings: Tensor) async throws -> Tensor {
-        let inputs: [String: CoreMLProgram.Value] = [
-            "sample": .floats(sample), "step": .integers([Int32(truncatingIfNeeded: step)]),
-            "encoder_hidden_states": .floats(embeddings),
-        ]
-        return try await program.predict(inputs, output: "noise_pred")
     }
 }
 
@@ -71,7 +67,7 @@ struct CoreMLDecoder: ImageDecoding {
     let program: CoreMLProgram
 
     func load() async throws { try await program.load() }
-    func unload() async { program.unload() }
+    func unload() async { await program.unload() }
 
     func decode(_ latents: Tensor) async throws -> Tensor {
         try await program.predict(["latents": .floats(latents)], output: "image")

@@ -8,12 +8,7 @@ import os
 /// One program: compiled, loaded and called with arrays that are made once and used again.
 ///
 /// `@unchecked Sendable`: its state is touched by one call at a time, which `PipelineComponent` asks of its users.
-final class CoreMLProgram: @unchecked Sendable {
-    enum Value: Sendable {
-        case floats(Tensor)
-        case integers([Int32])
-    }
-
+final class CoreMLProgram: NamedProgram, @unchecked Sendable {
     /// What exists only while the program is loaded.
     private struct Loaded {
         let model: MLModel
@@ -25,7 +20,7 @@ final class CoreMLProgram: @unchecked Sendable {
     private static let signposter = OSSignposter(subsystem: "s2p-bench", category: .pointsOfInterest)
 
     let name: String
-    private let spec: ComponentSpec
+    let spec: ComponentSpec
     private let package: URL
     private let units: String
     private let cache: CompiledModelCache
@@ -67,14 +62,21 @@ final class CoreMLProgram: @unchecked Sendable {
         }
     }
 
-    func unload() {
+    func unload() async {
         loaded = nil
     }
 
-    /// Runs the program once.
+    /// Runs the program once for one output.
     ///
     /// - Throws: `shapeMismatch` when a value does not fill its input; `backend`.
-    func predict(_ values: [String: Value], output: String) async throws -> Tensor {
+    func predict(_ values: [String: ProgramInput], output: String) async throws -> Tensor {
+        guard let tensor = try await run(values, outputs: [output])[output] else {
+            throw BenchError.backend(component: name, reason: "the program has no output \(output)")
+        }
+        return tensor
+    }
+
+    func run(_ values: [String: ProgramInput], outputs: [String]) async throws -> [String: Tensor] {
         try await load()
         guard let loaded else { throw BenchError.backend(component: name, reason: "not loaded") }
         for (input, value) in values {
@@ -88,10 +90,12 @@ final class CoreMLProgram: @unchecked Sendable {
         do {
             let features = try MLDictionaryFeatureProvider(dictionary: loaded.inputs)
             let result = try await loaded.model.prediction(from: features, options: loaded.options)
-            guard let array = result.featureValue(for: output)?.multiArrayValue else {
-                throw BenchError.backend(component: name, reason: "the program has no output \(output)")
+            return try outputs.reduce(into: [String: Tensor]()) { tensors, output in
+                guard let array = result.featureValue(for: output)?.multiArrayValue else {
+                    throw BenchError.backend(component: name, reason: "the program has no output \(output)")
+                }
+                tensors[output] = try Self.read(array)
             }
-            return try Self.read(array)
         } catch let error as BenchError {
             throw error
         } catch {
@@ -144,7 +148,7 @@ extension CoreMLProgram {
         return MLMultiArray(pixelBuffer: buffer, shape: spec.shape.map { NSNumber(value: $0) })
     }
 
-    private static func fill(_ array: MLMultiArray, with value: Value, name: String) throws {
+    private static func fill(_ array: MLMultiArray, with value: ProgramInput, name: String) throws {
         let shape = array.shape.map(\.intValue)
         switch value {
         case .floats(let tensor):

@@ -11,6 +11,8 @@ enum Fixtures {
     static let replay = folder.appendingPathComponent("replay.s2pmobile")
     static let ancestral = folder.appendingPathComponent("ancestral.s2pmobile")
 
+    static let chunked = folder.appendingPathComponent("chunked.s2pmobile")
+
     struct MalformedBundle: Decodable, CustomTestStringConvertible, Sendable {
         let `case`: String
         let kinds: [String]

@@ -16,6 +16,7 @@ public struct BenchSession: Sendable {
         options: RunOptions, bundleFolder: URL, outputFolder: URL, probes: DeviceProbes, makeComponents: MakeComponents
     ) async throws {
         bundle = try ModelBundle(opening: bundleFolder)
+        if options.chunks == .released { try bundle.requireChunks() }
         components = options.replay ? try Replay.components(of: bundle) : try await makeComponents(bundle, options)
         self.probes = probes
         self.options = options

@@ -21,6 +21,8 @@ public struct RunOptions: Equatable, Sendable {
     /// Golden pictures as this device drew them are written here.
     public var pictures: String?
     public var minimumLatentPSNR = Fidelity.minimumLatentPSNR
+    /// Of a U-Net in several programs.
+    public var chunks = ChunkPolicy.resident
     public var replay = false
 
     public static let unitNames = ["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]
@@ -37,6 +39,7 @@ public struct RunOptions: Equatable, Sendable {
         --min-psnr DB         fidelity that counts as the same picture (30)
         --units [NAME=]UNITS  all, cpuOnly, cpuAndGPU or cpuAndNeuralEngine, for one component or for all
         --stage, --no-stage   load and release each component per picture, or never (by free memory)
+        --release-chunks      of a U-Net in several programs, load each for every call and release it
         --pictures FOLDER     write the drawn golden pictures there (run)
         --seed N              of the noise (draw, 0)
         --replay              answer from the golden run in place of the model (always so without Core ML)
@@ -76,6 +79,7 @@ public struct RunOptions: Equatable, Sendable {
             case "--stage": residency = .staged
             case "--no-stage": residency = .resident
             case "--pictures": pictures = try value()
+            case "--release-chunks": chunks = .released
             case "--replay": replay = true
             default:
                 guard !argument.hasPrefix("--") else { throw .usage("unknown option \(argument); see --help") }

@@ -147,7 +147,7 @@ public struct PictureSize: Codable, Equatable, Sendable {
 /// `manifest.json` of a bundle. The Python model `s2p_runtime.bundle.BundleManifest` is the schema.
 public struct BundleManifest: Contract {
     public static let formatName = "s2p-bundle"
-    public static let formatVersion = 1
+    public static let formatVersion = 2
 
     public let format: String
     public let version: Int
@@ -166,6 +166,8 @@ public struct BundleManifest: Contract {
     public let golden: [GoldenRunSpec]
     /// Absent where there is but one; else that of `latents` is the first.
     public let sizes: [PictureSize]?
+    /// Version 2: components that are the U-Net together, in the order in which they run; absent where it is one program.
+    public let chunks: [String]?
     /// Every file of the bundle but the manifest, by relative path.
     public let files: [String: FileEntry]
 
@@ -175,7 +177,7 @@ public struct BundleManifest: Contract {
     enum CodingKeys: String, CodingKey {
         case format, version, name, family, target, producer
         case checkpointSHA256 = "checkpoint_sha256"
-        case components, plan, guidance, latents, tokenizer, quantization, golden, sizes, files
+        case components, plan, guidance, latents, tokenizer, quantization, golden, sizes, chunks, files
     }
 
     public func validate() throws(ContractViolation) {
@@ -204,6 +206,7 @@ public struct BundleManifest: Contract {
             try require(files[path] != nil, "files", "file \(path) is not listed")
         }
         try validateSizes()
+        try validateChunks()
     }
 
     private func validateSizes() throws(ContractViolation) {

@@ -49,8 +49,17 @@ public struct ModelBundle: Sendable {
     ///
     /// - Throws: `usage`, `noComponent` or `outside`.
     public func requireStepInput() throws(BenchError) {
-        guard try component("unet").spec.inputs.contains(where: { $0.name == "step" }) else {
+        guard try component(manifest.unetPrograms[0]).spec.inputs.allSatisfy({ $0.name != "timestep" }) else {
             throw .usage("\(folder.lastPathComponent) is in Apple's layout; convert without --layout apple to measure it")
+        }
+    }
+
+    /// Refuses a bundle whose U-Net is one program, of which nothing can be released.
+    ///
+    /// - Throws: `usage`.
+    public func requireChunks() throws(BenchError) {
+        guard manifest.isChunked else {
+            throw .usage("the U-Net of \(folder.lastPathComponent) is one program; leave --release-chunks out, or convert with --chunks")
         }
     }
 

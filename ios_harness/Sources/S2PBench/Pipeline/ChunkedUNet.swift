@@ -1,0 +1,85 @@
+/// Which programs of a U-Net in several are in memory during the loop.
+public enum ChunkPolicy: String, Sendable, CaseIterable {
+    /// All, loaded once.
+    case resident
+    /// One at a time, loaded for every call and released: slower, and no more than the largest is in memory.
+    case released
+}
+
+/// What a program takes.
+public enum ProgramInput: Equatable, Sendable {
+    case floats(Tensor)
+    case integers([Int32])
+}
+
+/// A program whose inputs and outputs go by their names in the manifest.
+public protocol NamedProgram: PipelineComponent {
+    /// Runs once.
+    ///
+    /// - Returns: the outputs by name.
+    func run(_ inputs: [String: ProgramInput], outputs: [String]) async throws -> [String: Tensor]
+}
+
+/// A U-Net of one program or several, which hand tensors on by name.
+public struct ProgramUNet: Denoising {
+    public struct Part: Sendable {
+        let spec: ComponentSpec
+        let program: any NamedProgram
+
+        public init(spec: ComponentSpec, program: any NamedProgram) {
+            self.spec = spec
+            self.program = program
+        }
+    }
+
+    private let parts: [Part]
+    private let policy: ChunkPolicy
+    /// Index of the last part that takes a tensor.
+    private let lastUse: [String: Int]
+
+    public init(parts: [Part], policy: ChunkPolicy) {
+        self.parts = parts
+        self.policy = policy
+        var lastUse: [String: Int] = [:]
+        for (index, part) in parts.enumerated() {
+            for input in part.spec.inputs { lastUse[input.name] = index }
+        }
+        self.lastUse = lastUse
+    }
+
+    /// Loads all programs; those that are to be released one after the other, so that a damaged one is found.
+    public func load() async throws {
+        for part in parts {
+            try await part.program.load()
+            if policy == .released { await part.program.unload() }
+        }
+    }
+
+    public func unload() async {
+        for part in parts { await part.program.unload() }
+    }
+
+    public func predict(sample: Tensor, step: Int, embeddings: Tensor) async throws -> Tensor {
+        var known: [String: ProgramInput] = [
+            "sample": .floats(sample), "step": .integers([Int32(truncatingIfNeeded: step)]),
+            "encoder_hidden_states": .floats(embeddings),
+        ]
+        for (index, part) in parts.enumerated() {
+            var inputs: [String: ProgramInput] = [:]
+            for input in part.spec.inputs { inputs[input.name] = known[input.name] }
+            known = known.filter { lastUse[$0.key, default: 0] > index }
+            let results = try await part.program.run(inputs, outputs: part.spec.outputs.map(\.name))
+            if policy == .released { await part.program.unload() }
+            for output in part.spec.outputs {
+                guard let tensor = results[output.name] else {
+                    throw BenchError.backend(component: "unet", reason: "a program has no output \(output.name)")
+                }
+                known[output.name] = .floats(try tensor.checked(output.name, shape: output.shape))
+            }
+        }
+        guard case .floats(let output)? = known["noise_pred"] else {
+            throw BenchError.backend(component: "unet", reason: "no program gives noise_pred")
+        }
+        return output
+    }
+}
