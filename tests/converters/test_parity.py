@@ -20,8 +20,8 @@ from s2p_converters.unet import StepUNet
 from s2p_mobile.cli.app import run
 from s2p_runtime.backends import Array32, open_backend
 from s2p_runtime.bundle import open_bundle
-from s2p_runtime.contract import read_contract
 from s2p_runtime.conditions import Conditions
+from s2p_runtime.contract import read_contract
 from s2p_runtime.drawing import draw, draw_latents
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import psnr_db, relative_error, to_picture
@@ -113,7 +113,10 @@ def test_final_latents(checkpoint: Checkpoint, coreml_bundle: Path, executorch_b
 
     torch_db = psnr_db(denoise(checkpoint.manifest.plan, predict, start, recorded.seed), want)
     exact_db = psnr_db(
-        draw_latents(bundles["coreml"], open_backend(bundles["coreml"], "float64"), Conditions(embeddings), start, recorded.seed), want
+        draw_latents(
+            bundles["coreml"], open_backend(bundles["coreml"], "float64"), Conditions(embeddings), start, recorded.seed
+        ),
+        want,
     )
     # In float64 only the states' rounding to float32, once a call, is left: 2^-24 of values up to four times the range's half.
     assert exact_db is None or exact_db > -20 * np.log10(8 * len(CALLS) * EPSILON)

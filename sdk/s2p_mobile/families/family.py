@@ -80,7 +80,7 @@ FAMILIES = (
     Family(
         name="sdxl",
         title="Stable Diffusion XL (two text encoders, size and pooled text in the time path)",
-        needs="a diffusers folder (also text_encoder_2 and tokenizer_2; weights as .safetensors)",
+        needs="a diffusers folder (also text_encoder_2 and tokenizer_2; weights as .safetensors) or one .safetensors file",
         pipelines=("StableDiffusionXLPipeline",),
         folders=(*_FOLDERS, "text_encoder_2", "tokenizer_2"),
         guidance=5.0,

@@ -1,4 +1,5 @@
-"""diffusers configurations of a single-file checkpoint in the original (LDM) layout: built in, with the shapes that the file has."""
+"""A single-file checkpoint in the original (LDM) layout: its parts, and their diffusers configurations, built in, with the shapes
+that the file has."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 Tensors = dict[str, torch.Tensor]
 
@@ -21,6 +23,19 @@ _SCHEDULER = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
     "set_alpha_to_one": False, "steps_offset": 1, "trained_betas": None, "clip_sample": False,
 }  # fmt: skip
+
+
+def component_part(tensors: Tensors, prefix: str) -> Tensors:
+    """One component, under its full names (diffusers strips the prefix itself)."""
+    return {key: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def write_component(folder: Path, config: dict[str, Any], tensors: Tensors, stem: str) -> None:
+    """Write a component's configuration and weights into a new folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    contiguous = {key: value.contiguous() for key, value in tensors.items() if not key.endswith("position_ids")}
+    save_file(contiguous, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
 def scheduler_config(prediction_type: str, v2: bool) -> dict[str, Any]:
@@ -124,8 +139,8 @@ def open_clip_blocks(tensors: Tensors) -> int:
     return _count(tensors, f"{OPEN_CLIP_PREFIX}transformer.resblocks.")
 
 
-def write_tokenizer(folder: Path, v2: bool) -> None:
-    """CLIP's tokenizer from its published merges; 1.x pads with the end of text, 2.x with ``!`` (id 0).
+def write_tokenizer(folder: Path, pads_with_end: bool) -> None:
+    """CLIP's tokenizer from its published merges; 1.x pads with the end of text, 2.x and XL's second with ``!`` (id 0).
 
     Order of the vocabulary: ``simple_tokenizer.py`` of openai/CLIP (bytes, bytes at a word's end, merges, two markers).
     """
@@ -145,7 +160,7 @@ def write_tokenizer(folder: Path, v2: bool) -> None:
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
-        "pad_token": "!" if v2 else "<|endoftext|>",
+        "pad_token": "<|endoftext|>" if pads_with_end else "!",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 

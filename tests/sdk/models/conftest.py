@@ -62,7 +62,8 @@ def text_config(act: str, width: int, **changes: Any) -> CLIPTextConfig:
 
 def build_model(folder: Path, family: str, scheduler: dict[str, Any], **unet: Any) -> Path:
     torch.manual_seed(5)
-    UNet2DConditionModel(**{**UNET, **FAMILY_UNET[family], **unet}).save_pretrained(folder / "unet")
+    settings = {**UNET, **FAMILY_UNET[family], **unet}
+    UNet2DConditionModel(**settings).save_pretrained(folder / "unet")
     AutoencoderKL(
         block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -72,13 +73,14 @@ def build_model(folder: Path, family: str, scheduler: dict[str, Any], **unet: An
         scaling_factor=0.13025 if family == "sdxl" else 0.18215,
     ).save_pretrained(folder / "vae")
     act = "gelu" if family == "sd2" else "quick_gelu"
-    CLIPTextModel(text_config(act, 32 if family == "sdxl" else 64)).save_pretrained(folder / "text_encoder")
+    width = settings["cross_attention_dim"] // (2 if family == "sdxl" else 1)
+    CLIPTextModel(text_config(act, width)).save_pretrained(folder / "text_encoder")
     shutil.copytree(DEMO_MODEL / "tokenizer", folder / "tokenizer")
     if family == "sdxl":
-        CLIPTextModelWithProjection(text_config("gelu", 32, projection_dim=24)).save_pretrained(folder / "text_encoder_2")
+        CLIPTextModelWithProjection(text_config("gelu", width, projection_dim=24)).save_pretrained(folder / "text_encoder_2")
         shutil.copytree(DEMO_MODEL / "tokenizer", folder / "tokenizer_2")
-        settings = json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text())
-        (folder / "tokenizer_2" / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "!"}))
+        tokenizer = json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_2" / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "pad_token": "!"}))
     (folder / "scheduler").mkdir()
     config = json.loads((DEMO_MODEL / "scheduler" / "scheduler_config.json").read_text())
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, **scheduler}))

@@ -70,6 +70,25 @@ def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_pat
     assert all(torch.equal(ours[name], value.half().float()) for name, value in original.unet.state_dict().items())
 
 
+@pytest.mark.parametrize("metadata", [{}, V_PREDICTION])
+def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, metadata: dict[str, str]) -> None:
+    # Heads of 64 channels, as the published model has: neither U-Net nor text encoders tell them by their shapes.
+    original = Model(make_model("sdxl", block_out_channels=(64, 128), attention_head_dim=(1, 2), cross_attention_dim=128))
+    save_file(to_ldm(original), tmp_path / "painter.safetensors", metadata=metadata)
+    model = open_model(tmp_path / "painter.safetensors", PictureSize(16, 16))
+    assert model.structure == original.structure and model.latents == original.latents
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        ours, theirs = getattr(model, part).state_dict(), getattr(original, part).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
+    assert model.conditioning is not None and original.conditioning is not None
+    # Of the published vocabulary, "!" is the first word.
+    assert (model.conditioning.second_pad_id, model.conditioning.zero_unconditional) == (0, True)
+    assert model.conditioning.time_ids == (16, 16, 0, 0, 16, 16) == original.conditioning.time_ids
+    plan = plan_for(model.folder / "scheduler", None, 4)
+    assert plan.prediction_type == ("v_prediction" if metadata else "epsilon")
+
+
 def test_tokenizer_gives_clips_published_ids(family_models: dict[str, Path], tmp_path: Path) -> None:
     save_file(to_ldm(Model(family_models["sd1"])), tmp_path / "a.safetensors")
     ids = open_model(tmp_path / "a.safetensors", PictureSize(16, 16)).token_ids("a photo of a cat")[0].tolist()
@@ -93,7 +112,8 @@ def test_sd2_says_what_it_predicts(family_models: dict[str, Path], tmp_path: Pat
     [
         (["model.diffusion_model.joint_blocks.0.x"], "Stable Diffusion 3"),
         (["double_blocks.0.img_attn.proj.weight"], "Flux"),
-        (["conditioner.embedders.0.x", "model.diffusion_model.x"], "SDXL"),
+        (["conditioner.embedders.0.model.x", "model.diffusion_model.x"], "one of SDXL's two text encoders, as its refiner has"),
+        (["conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x", "first_stage_model.x"], "has no U-Net"),
         (["control_model.x"], "ControlNet"),
         (["lora_unet_down_blocks_0_x.lora_up.weight"], "LoRA file, which goes with --lora"),
         (["encoder.down.0.x", "decoder.conv_in.weight"], "VAE alone"),

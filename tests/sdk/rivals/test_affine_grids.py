@@ -8,7 +8,7 @@ import torch
 
 from s2p_converters.grids import AffineWeight, GeneralLayer, LayerPart, StepGrid
 from s2p_converters.reference import CHECKPOINT_CONSTANTS, GeneralReferenceLayer, general_columns
-from s2p_converters.unet import LayerSpec
+from s2p_converters.unet import LayerSpec, StepTables
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.reconstruction.affine import activation_grid, fake_affine, weight_grid
 from s2p_mobile.reconstruction.layers import IndexedTables, RivalLayer, RoundedWeight
