@@ -27,7 +27,7 @@ from s2p_runtime.bundle import Conditioning, FileEntry, GoldenRun, LatentSpec, T
 from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
-from s2p_runtime.tensors import read_tensors, write_tensors
+from s2p_runtime.tensors import TensorFile, read_tensors, write_tensors
 
 CHECKPOINT_FORMAT = "s2p-checkpoint"
 CHECKPOINT_VERSION = 3
@@ -278,8 +278,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             raise S2PError(f"{folder} lists no {name}; make the checkpoint again with s2p-mobile quantize")
     check_files(folder, manifest.files)
     structure = UNetStructure.from_config(manifest.unet_config)
-    tensors = read_tensors(folder / UNET_FILE)
-    reader = TensorReader(folder.name, tensors)
+    reader = TensorReader(folder.name, TensorFile(folder / UNET_FILE))
     activations = read_tensors(folder / ACTIVATIONS_FILE)
     scales = activations.get("scales")
     steps = len(manifest.plan.calls)

@@ -5,6 +5,7 @@ The others exist so that the checkpoints of other methods can be evaluated as th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,18 @@ def _column(values: Array, dimensions: int) -> Array:
     return values.reshape(-1, *([1] * (dimensions - 1)))
 
 
+class _OnDemand:
+    """A field that is given as an array, or as a function that reads it from a file at every use."""
+
+    def __get__(self, layer: object, owner: type) -> NDArray[np.int8]:
+        value = layer.__dict__["integers"]
+        array: NDArray[np.int8] = value() if callable(value) else value
+        return array
+
+    def __set__(self, layer: object, value: NDArray[np.int8] | Callable[[], NDArray[np.int8]]) -> None:
+        layer.__dict__["integers"] = value
+
+
 @dataclass(frozen=True)
 class QuantizedLayer:
     """Integers and scales of one layer with symmetric grids.
@@ -31,7 +44,8 @@ class QuantizedLayer:
     Attributes:
         spec: the layer.
         weight_bits, activation_bits: widths; ``activation_bits`` None for float activations.
-        integers: int8, shape ``spec.weight_shape``.
+        integers: int8, shape ``spec.weight_shape``; of an opened checkpoint read anew at every use, so keep the array while it is
+            in use and not longer.
         scale: float16 [C_out].
         bias: float32 [C_out] or None.
         activation_scale: float32 [T] or None.
@@ -44,6 +58,10 @@ class QuantizedLayer:
     scale: NDArray[np.float16]
     bias: NDArray[np.float32] | None
     activation_scale: NDArray[np.float32] | None
+
+
+# After the decorator, which would take a value in the class for a default.
+QuantizedLayer.integers = _OnDemand()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

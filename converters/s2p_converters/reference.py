@@ -89,6 +89,13 @@ def step_columns(layer: QuantizedLayer, stored: Rounding) -> dict[str, Tensor]:
     return {f"{layer.spec.name}.inverse": stored(inverse)[:, None], f"{layer.spec.name}.scale": stored(scale)[:, None]}
 
 
+def dequantized(layer: QuantizedLayer, constants: Constants) -> Tensor:
+    """A layer's weight as a target computes with it, float64."""
+    scale = torch.from_numpy(layer.scale.astype(np.float64))
+    scale = scale.reshape(-1, *([1] * (len(layer.spec.weight_shape) - 1)))
+    return constants.weight(layer, torch.from_numpy(layer.integers).double().mul_(scale))
+
+
 class ReferenceLayer(nn.Module):
     """``y = (W (*) clamp(round(x / s_t))) s_t + b``, with W the dequantized weight."""
 
@@ -99,11 +106,12 @@ class ReferenceLayer(nn.Module):
         super().__init__()
         self.spec = layer.spec
         self.bits = layer.activation_bits if constants.activations else None
-        scale = torch.from_numpy(layer.scale.astype(np.float64))
-        scale = scale.reshape(-1, *([1] * (len(layer.spec.weight_shape) - 1)))
-        self.register_buffer("weight", constants.weight(layer, scale * torch.from_numpy(layer.integers).double()))
+        self._hold(layer, constants)
         bias = None if layer.bias is None else constants.stored(torch.from_numpy(layer.bias).double())
         self.register_buffer("bias", bias)
+
+    def _hold(self, layer: QuantizedLayer, constants: Constants) -> None:
+        self.register_buffer("weight", dequantized(layer, constants))
 
     def forward(self, x: Tensor, row: StepRow) -> Tensor:
         if self.bits is None:
@@ -114,6 +122,18 @@ class ReferenceLayer(nn.Module):
         rounded = torch.clamp(torch.round(x * inverse * 2.0**7), low, high) * 2.0**-7
         y = self.spec.apply(rounded, self.weight) * scale
         return y if self.bias is None else y + self.spec.per_channel(self.bias)
+
+
+class StreamedReferenceLayer(ReferenceLayer):
+    """The same in float64 with its weight made at every call and let go again: 8 bytes a weight do not fit for a whole network."""
+
+    def _hold(self, layer: QuantizedLayer, constants: Constants) -> None:
+        self._layer, self._constants = layer, constants
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """Float64, on the processor."""
+        return dequantized(self._layer, self._constants)
 
 
 def general_columns(layer: GeneralLayer, stored: Rounding) -> dict[str, Tensor]:
@@ -166,6 +186,8 @@ def attention_with_rounded_weights(q: Tensor, k: Tensor, v: Tensor, heads: int, 
 
 
 class _ReferenceOperators(Operators):
+    kind = ReferenceLayer
+
     def __init__(self, checkpoint: Checkpoint, constants: Constants) -> None:
         self.layers: Mapping[str, QuantizedLayer] = checkpoint.layers
         self.general: Mapping[str, GeneralLayer] = checkpoint.general
@@ -183,10 +205,14 @@ class _ReferenceOperators(Operators):
 
     def layer(self, spec: LayerSpec) -> nn.Module:
         if spec.name in self.layers:
-            return ReferenceLayer(self.layers[spec.name], self.constants)
+            return self.kind(self.layers[spec.name], self.constants)
         if spec.name in self.general:
             return GeneralReferenceLayer(self.general[spec.name], self.constants)
         return FloatLayer(spec)
+
+
+class _StreamedOperators(_ReferenceOperators):
+    kind = StreamedReferenceLayer
 
 
 def table_columns(checkpoint: Checkpoint, stored: Rounding, activations: bool = True) -> dict[str, Tensor]:
@@ -251,7 +277,16 @@ def reference_unet(checkpoint: Checkpoint, constants: Constants = CHECKPOINT_CON
 
     An SDXL checkpoint's takes the prompt's time table as its fourth input.
     """
+    return _unet(checkpoint, constants, _ReferenceOperators)
+
+
+def streamed_reference_unet(checkpoint: Checkpoint, constants: Constants = CHECKPOINT_CONSTANTS) -> StepUNet:
+    """:func:`reference_unet`, to the bit, with one weight in memory at a time. It stays in float64."""
+    return _unet(checkpoint, constants, _StreamedOperators)
+
+
+def _unet(checkpoint: Checkpoint, constants: Constants, operators: type[_ReferenceOperators]) -> StepUNet:
     tables = step_tables(table_columns(checkpoint, constants.stored, constants.activations), checkpoint)
-    unet = StepUNet(checkpoint.structure, tables, _ReferenceOperators(checkpoint, constants)).double()
+    unet = StepUNet(checkpoint.structure, tables, operators(checkpoint, constants)).double()
     load_floats(unet, checkpoint, constants.stored)
     return unet.eval().requires_grad_(False)

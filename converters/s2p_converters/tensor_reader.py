@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +33,7 @@ Array = NDArray[Any]
 class TensorReader:
     """Takes tensors out of ``unet.safetensors`` and complains in the checkpoint's name."""
 
-    def __init__(self, name: str, tensors: dict[str, Array]) -> None:
+    def __init__(self, name: str, tensors: Mapping[str, Array]) -> None:
         self.name, self.tensors, self.taken = name, tensors, set[str]()
 
     def error(self, what: str) -> S2PError:
@@ -53,21 +55,25 @@ class TensorReader:
         scale = self.expect(keys["weight_scale"], (spec.out_channels,))
         if scale.dtype != np.float16 or not (scale > 0).all():
             raise self.error(f"has a bad weight scale in layer {spec.name}")
-        if packs(entry.weight_bits):
-            packed = self.expect(keys["weight_q"], ((spec.weights + 1) // 2,))
-            if packed.dtype != np.uint8:
-                raise self.error(f"has {keys['weight_q']} of dtype {packed.dtype} instead of uint8")
-            integers = unpack_nibbles(packed, spec.weight_shape)
-        else:
-            integers = self.expect(keys["weight_q"], spec.weight_shape)
-            if integers.dtype != np.int8:
-                raise self.error(f"has {keys['weight_q']} of dtype {integers.dtype} instead of int8")
+        read: Any = partial(self._integers, keys["weight_q"], spec, entry.weight_bits)
+        integers = read()
         low, high = integer_range(entry.weight_bits)
         if integers.min() < low or integers.max() > high:
             raise self.error(f"has integers outside {entry.weight_bits} bits in layer {spec.name}")
         bias = self.expect(keys["bias"], (spec.out_channels,)).astype(np.float32) if spec.bias else None
         self.taken.update(keys.values())
-        return QuantizedLayer(spec, entry.weight_bits, entry.activation_bits, integers, scale, bias, activation_scale)
+        return QuantizedLayer(spec, entry.weight_bits, entry.activation_bits, read, scale, bias, activation_scale)
+
+    def _integers(self, key: str, spec: LayerSpec, bits: int) -> NDArray[np.int8]:
+        if packs(bits):
+            packed = self.expect(key, ((spec.weights + 1) // 2,))
+            if packed.dtype != np.uint8:
+                raise self.error(f"has {key} of dtype {packed.dtype} instead of uint8")
+            return unpack_nibbles(packed, spec.weight_shape)
+        integers = self.expect(key, spec.weight_shape)
+        if integers.dtype != np.int8:
+            raise self.error(f"has {key} of dtype {integers.dtype} instead of int8")
+        return integers
 
     def typed(self, key: str, shape: tuple[int, ...], dtype: type) -> Array:
         """A tensor that must have this dtype; it counts as read."""
@@ -116,7 +122,7 @@ class TensorReader:
         return AffineWeight(bits, integers, scale, zero)
 
     def rest(self) -> dict[str, Array]:
-        rest = {key: value for key, value in self.tensors.items() if key not in self.taken}
+        rest = {key: self.tensors[key] for key in self.tensors if key not in self.taken}
         for key, value in rest.items():
             self.expect(key, value.shape)
         return rest

@@ -27,7 +27,8 @@ def float_unet(model: Model, plan: SamplingPlan) -> StepUNet:
     An SDXL model's takes the pooled text as its fourth input.
     """
     unet = StepUNet(model.structure, model_tables(model, plan.timesteps), Operators())
-    unet.load_state_dict(model.unet.state_dict(), strict=False)
+    # The very tensors of the model: a large network does not fit twice, and nothing writes into an FP network's weights.
+    unet.load_state_dict(model.unet.state_dict(), strict=False, assign=True)
     return unet.eval().requires_grad_(False)
 
 

@@ -6,17 +6,19 @@ import errno
 import json
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_folder
-from s2p_runtime.tensors import read_tensors, write_tensors
+from s2p_runtime.tensors import TensorFile, read_tensors, write_tensors
 
 ARRAYS = {
     "z": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -119,3 +121,34 @@ def test_a_full_disk_is_enospc_and_reported_by_the_folder(tmp_path: Path) -> Non
     with pytest.raises(S2PError, match="no space left"), atomic_folder(tmp_path / "out") as scratch:
         (scratch / "x.safetensors").symlink_to("/dev/full")
         write_tensors(scratch / "x.safetensors", ARRAYS)
+
+
+def test_bytes_are_those_of_safetensors_own_writer(tmp_path: Path) -> None:
+    kinds = ["u8", "i8", "f8", "f4", "u4", "i4", "f2", "u2", "i2", "i1", "u1", "?"]
+    arrays = {f'{name} of {kind} "é': np.arange(3).astype(kind) for kind in kinds for name in ("b", "a")} | ARRAYS
+    write_tensors(tmp_path / "x", arrays)
+    assert (tmp_path / "x").read_bytes() == safetensors.numpy.save({name: arrays[name] for name in sorted(arrays)})
+
+
+def test_a_tensor_file_reads_each_tensor_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    large = np.random.default_rng(0).standard_normal((8, 1 << 17)).astype(np.float32)
+    write_tensors(path, {str(place): row for place, row in enumerate(large)} | ARRAYS)
+    tracemalloc.start()
+    found = TensorFile(path)
+    sums = [float(found[str(place)].sum()) for place in range(8)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # A tensor and the bytes that it was read from; not eight tensors.
+    assert peak < 3 * large[0].nbytes
+    assert sums == [float(row.sum()) for row in large]
+    assert list(found) == sorted([*ARRAYS, *map(str, range(8))]) and "none" not in found
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(KeyError):
+        found["none"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(S2PError, match="not a complete safetensors file"):
+        TensorFile(path)
+    with pytest.raises(S2PError, match="does not exist"):
+        TensorFile(tmp_path / "none")

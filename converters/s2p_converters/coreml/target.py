@@ -35,7 +35,7 @@ from s2p_converters.coreml.components import (
 )
 from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.float_components import decoder_module, text_encoder_module
-from s2p_converters.reference import reference_unet, time_network
+from s2p_converters.reference import streamed_reference_unet, time_network
 from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
 from s2p_converters.unet import StepUNet
 from s2p_converters.unet.chunks import check_count
@@ -95,7 +95,7 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
     if checkpoint.manifest.conditioning is not None:
         components["time_table"] = convert_time_table(checkpoint, options, folder)
     programs = {name: load_program(folder / component.path) for name, component in components.items()}
-    reference = reference_unet(checkpoint, program_constants(options))
+    reference = streamed_reference_unet(checkpoint, program_constants(options))
     if options.layout == "apple":
         as_the_pipeline_calls(reference, checkpoint.manifest.plan.timesteps)
     with progress.stage("self-check", 3) as advance:

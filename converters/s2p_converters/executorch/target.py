@@ -26,7 +26,7 @@ from s2p_converters.executorch.components import (
 )
 from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.float_components import decoder_module, text_encoder_module, text_encoders_module
-from s2p_converters.reference import reference_unet, time_network
+from s2p_converters.reference import streamed_reference_unet, time_network
 from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
 from s2p_converters.unet.chunks import check_count
 from s2p_runtime.bundle import Bundle, BundleManifest
@@ -73,7 +73,7 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
         advance()
     outcome = Outcome(
         prompt=_prompt_programs(checkpoint),
-        reference=reference_unet(checkpoint, program_constants(options)),
+        reference=streamed_reference_unet(checkpoint, program_constants(options)),
         decode=eager_component(decoder_module(checkpoint)),
     )
     if options.backend == "xnnpack":
