@@ -117,12 +117,28 @@ class ExecuTorchProgram : public Program {
   }
 
   std::vector<float> run(const std::vector<TensorView>& inputs) override {
+    execute(inputs);
+    return output(0);
+  }
+
+  std::vector<std::vector<float>> run_all(const std::vector<TensorView>& inputs) override {
+    execute(inputs);
+    std::vector<std::vector<float>> outputs;
+    for (std::size_t i = 0; i < method_->outputs_size(); ++i) outputs.push_back(output(i));
+    return outputs;
+  }
+
+ private:
+  void execute(const std::vector<TensorView>& inputs) {
     if (inputs.size() != method_->inputs_size()) fail(name_, "run", et::Error::InvalidArgument);
     // Every time, also when nothing changed: a program that plans its inputs reuses their memory while it runs.
     for (std::size_t i = 0; i < inputs.size(); ++i) set_input(inputs[i], i);
     const et::Error error = method_->execute();
     if (error != et::Error::Ok) fail(name_, "run", error);
-    const et::EValue& output = method_->get_output(0);
+  }
+
+  std::vector<float> output(std::size_t index) {
+    const et::EValue& output = method_->get_output(index);
     if (!output.isTensor() || output.toTensor().scalar_type() != exec_aten_type::Float) {
       fail(name_, "give float32 from", et::Error::InvalidType);
     }
@@ -131,7 +147,6 @@ class ExecuTorchProgram : public Program {
     return {values, values + tensor.numel()};
   }
 
- private:
   void plan_memory() {
     const et::Result<et::MethodMeta> meta = program_->method_meta(kMethod);
     if (!meta.ok()) fail(name_, "find forward in", meta.error());

@@ -25,7 +25,9 @@ class JavaProgram : public Program {
     env->ExceptionClear();
   }
 
-  std::vector<float> run(const std::vector<TensorView>& inputs) override {
+  std::vector<float> run(const std::vector<TensorView>& inputs) override { return run_all(inputs).front(); }
+
+  std::vector<std::vector<float>> run_all(const std::vector<TensorView>& inputs) override {
     const JavaEnv env(program_.machine());
     const auto count = static_cast<jsize>(inputs.size());
     if (env->PushLocalFrame(3 * count + 8) != 0) rethrow(env.get(), "run a component");
@@ -46,12 +48,17 @@ class JavaProgram : public Program {
       const jint dtype = static_cast<jint>(view.dtype);
       env->SetIntArrayRegion(dtypes, i, 1, &dtype);
     }
-    const jmethodID run = program_.method(env.get(), "run", "([Ljava/nio/ByteBuffer;[I[[J)[F");
-    const auto output = static_cast<jfloatArray>(env->CallObjectMethod(program_.get(), run, buffers, dtypes, shapes));
+    const jmethodID run = program_.method(env.get(), "run", "([Ljava/nio/ByteBuffer;[I[[J)[[F");
+    const auto outputs = static_cast<jobjectArray>(env->CallObjectMethod(program_.get(), run, buffers, dtypes, shapes));
     rethrow(env.get(), "run a component");
-    std::vector<float> values(static_cast<std::size_t>(env->GetArrayLength(output)));
-    env->GetFloatArrayRegion(output, 0, static_cast<jsize>(values.size()), values.data());
-    return values;
+    std::vector<std::vector<float>> all(static_cast<std::size_t>(env->GetArrayLength(outputs)));
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const auto output = static_cast<jfloatArray>(env->GetObjectArrayElement(outputs, static_cast<jsize>(i)));
+      all[i].resize(static_cast<std::size_t>(env->GetArrayLength(output)));
+      env->GetFloatArrayRegion(output, 0, static_cast<jsize>(all[i].size()), all[i].data());
+      env->DeleteLocalRef(output);
+    }
+    return all;
   }
 
  private:

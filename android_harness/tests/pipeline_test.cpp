@@ -72,7 +72,8 @@ TEST_P(GoldenPicture, IsDrawnFromPromptToPixels) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenPicture,
-                         ::testing::Values(Case{"replay.s2pmobile", "first"}, Case{"ancestral.s2pmobile", "only"}));
+                         ::testing::Values(Case{"replay.s2pmobile", "first"}, Case{"ancestral.s2pmobile", "only"},
+                                           Case{"chunked.s2pmobile", "only"}));
 
 TEST(Pipeline, LoadsEachComponentOnceOrKeepsOneAtATime) {
   const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
@@ -90,6 +91,84 @@ TEST(Pipeline, LoadsEachComponentOnceOrKeepsOneAtATime) {
   EXPECT_EQ(releasing.loaded.size(), 6u);
   EXPECT_EQ(releasing.most_alive, 1);
   EXPECT_EQ(releasing.alive, 0);
+}
+
+/// A U-Net of chunked.s2pmobile whose tensors between programs are known: hidden_0 = sample, hidden_1 = sample + step,
+/// hidden_2 = 2 hidden_1. The last program sees whether they arrived.
+class FlowBackend : public ReplayBackend {
+ public:
+  using ReplayBackend::ReplayBackend;
+  std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+    if (name.rfind("unet", 0) != 0) return ReplayBackend::load(name, component, file);
+    ++loads[name];
+    return std::make_unique<Flow>(name, component, *this);
+  }
+
+  std::map<std::string, int> loads;
+  int alive = 0;
+  int most_alive = 0;
+  int right = 0;
+
+ private:
+  struct Flow : Program {
+    Flow(std::string given_name, Component given, FlowBackend& backend)
+        : name(std::move(given_name)), component(std::move(given)), owner(backend) {
+      owner.most_alive = std::max(owner.most_alive, ++owner.alive);
+    }
+    ~Flow() override { --owner.alive; }
+    std::vector<float> run(const std::vector<TensorView>& inputs) override { return run_all(inputs).front(); }
+    std::vector<std::vector<float>> run_all(const std::vector<TensorView>& inputs) override {
+      std::map<std::string, std::vector<float>> floats;
+      float step = 0;
+      for (std::size_t i = 0; i < inputs.size(); ++i) {
+        const TensorSpec& spec = component.inputs[i];
+        if (spec.name == "step") {
+          step = static_cast<float>(*static_cast<const std::int64_t*>(inputs[i].data));
+        } else {
+          const auto* data = static_cast<const float*>(inputs[i].data);
+          floats[spec.name] = {data, data + element_count(inputs[i].shape)};
+        }
+      }
+      const auto changed = [](std::vector<float> values, float factor, float term) {
+        for (float& value : values) value = factor * value + term;
+        return values;
+      };
+      if (name == "unet_1") return {floats["sample"], changed(floats["sample"], 1, step)};
+      if (name == "unet_2") return {changed(floats["hidden_1"], 2, 0)};
+      owner.right += floats["hidden_2"] == changed(changed(floats["hidden_0"], 1, step), 2, 0);
+      return {floats["hidden_0"]};
+    }
+    std::string name;
+    Component component;
+    FlowBackend& owner;
+  };
+};
+
+TEST(Pipeline, CarriesTensorsBetweenTheProgramsOfTheUnet) {
+  const Bundle bundle = Bundle::open(kFixtures / "chunked.s2pmobile");
+  const GoldenRun& golden = bundle.manifest().golden[0];
+  const int calls = static_cast<int>(bundle.manifest().plan.calls.size());
+  FlowBackend keeping(bundle);
+  FlowBackend releasing(bundle);
+  Pipeline keep(bundle, keeping);
+  Pipeline release(bundle, releasing, Residency::keep, Chunks::release);
+  keep.load();
+  release.load();
+  EXPECT_EQ(releasing.alive, 0);
+  EXPECT_EQ(release.load_ms().count("unet"), 1u);
+  EXPECT_EQ(keep.draw(golden.prompt, golden.seed).latents, release.draw(golden.prompt, golden.seed).latents);
+  EXPECT_EQ(keeping.right, calls);
+  EXPECT_EQ(releasing.right, calls);
+  EXPECT_EQ(keeping.most_alive, 3);
+  EXPECT_EQ(releasing.most_alive, 1);
+  EXPECT_EQ(keeping.loads, (std::map<std::string, int>{{"unet_1", 1}, {"unet_2", 1}, {"unet_3", 1}}));
+  EXPECT_EQ(releasing.loads, (std::map<std::string, int>{{"unet_1", calls + 1}, {"unet_2", calls + 1}, {"unet_3", calls + 1}}));
+}
+
+TEST(Pipeline, ReleasesChunksOnlyWhereThereAreSome) {
+  const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
+  ReplayBackend backend(bundle);
+  EXPECT_EQ(kind_thrown([&] { Pipeline(bundle, backend, Residency::keep, Chunks::release); }), "bad_input");
 }
 
 TEST(Pipeline, RefusesAnAnswerOfTheWrongSize) {

@@ -11,10 +11,12 @@ namespace {
 
 constexpr const char* kUsage =
     "s2p-bench BUNDLE [--out report.json] [--runs 5] [--warmup 1] [--cooldown SECONDS] [--minimum-seconds 60]\n"
-    "          [--threads N] [--cores 4-7] [--fidelity-floor-db 30] [--system-root DIR] [--replay]\n"
+    "          [--threads N] [--cores 4-7] [--fidelity-floor-db 30] [--system-root DIR]\n"
+    "          [--release-chunks] [--replay]\n"
     "\n"
     "Measures a bundle, writes a report and, beside it, the pictures of the golden runs as REPORT-ID.png; progress goes to\n"
     "stdout, one JSON object a line.\n"
+    "--release-chunks loads each program of a U-Net in several for every call and drops it.\n"
     "--system-root reads /proc, /sys and /etc below DIR. --replay measures the harness without an engine.\n";
 
 void print(const s2p::BenchEvent& event) {
@@ -29,7 +31,7 @@ void print(const s2p::BenchEvent& event) {
 void run(int count, char** values) {
   const s2p::Arguments arguments(
       count, values,
-      {"out", "runs", "warmup", "cooldown", "minimum-seconds", "threads", "cores", "fidelity-floor-db", "system-root"}, {"replay"});
+      {"out", "runs", "warmup", "cooldown", "minimum-seconds", "threads", "cores", "fidelity-floor-db", "system-root"}, {"replay", "release-chunks"});
   s2p::BenchOptions options;
   s2p::Protocol& protocol = options.protocol;
   protocol.runs = arguments.integer("runs", 1).value_or(protocol.runs);
@@ -38,6 +40,7 @@ void run(int count, char** values) {
   protocol.minimum_seconds = arguments.number("minimum-seconds").value_or(protocol.minimum_seconds);
   protocol.threads = arguments.integer("threads", 1);
   options.fidelity_floor_db = arguments.number("fidelity-floor-db").value_or(options.fidelity_floor_db);
+  if (arguments.flag("release-chunks")) options.chunks = s2p::Chunks::release;
   if (const auto cores = arguments.text("cores")) s2p::pin_to_cores(s2p::parse_cores(*cores));
 
   const s2p::Bundle bundle = s2p::Bundle::open(arguments.bundle());

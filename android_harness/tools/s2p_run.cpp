@@ -12,9 +12,10 @@ namespace {
 
 constexpr const char* kUsage =
     "s2p-run BUNDLE --prompt TEXT [--seed N] [--out picture.png] [--latents latents.safetensors]\n"
-    "        [--threads N] [--cores 4-7] [--low-memory] [--replay]\n"
+    "        [--threads N] [--cores 4-7] [--low-memory] [--release-chunks] [--replay]\n"
     "\n"
-    "Draws a picture. --latents also writes the final latents. --low-memory drops each component after use.\n"
+    "Draws a picture. --latents also writes the final latents. --low-memory drops each component after use,\n"
+    "--release-chunks each program of a U-Net in several after every call.\n"
     "--replay answers with the bundle's first golden run instead of an engine.\n";
 
 /// One float32 tensor named "latents".
@@ -36,7 +37,7 @@ void write_latents(const std::string& path, const s2p::LatentSpec& spec, const s
 }
 
 void run(int count, char** values) {
-  const s2p::Arguments arguments(count, values, {"prompt", "seed", "out", "latents", "threads", "cores"}, {"low-memory", "replay"});
+  const s2p::Arguments arguments(count, values, {"prompt", "seed", "out", "latents", "threads", "cores"}, {"low-memory", "release-chunks", "replay"});
   const auto prompt = arguments.text("prompt");
   if (!prompt) throw s2p::Error(s2p::ErrorKind::bad_input, "no prompt given; add --prompt TEXT");
   const auto threads = arguments.integer("threads", 1);
@@ -45,7 +46,8 @@ void run(int count, char** values) {
 
   const s2p::Bundle bundle = s2p::Bundle::open(arguments.bundle());
   const auto backend = s2p::choose_backend(bundle, arguments.flag("replay"), threads);
-  s2p::Pipeline pipeline(bundle, *backend, arguments.flag("low-memory") ? s2p::Residency::release : s2p::Residency::keep);
+  s2p::Pipeline pipeline(bundle, *backend, arguments.flag("low-memory") ? s2p::Residency::release : s2p::Residency::keep,
+                         arguments.flag("release-chunks") ? s2p::Chunks::release : s2p::Chunks::keep);
   const s2p::Drawing drawing = pipeline.draw(*prompt, seed);
   const std::string out = arguments.text("out").value_or("picture.png");
   s2p::write_png(out, drawing.picture);

@@ -90,8 +90,8 @@ void explain_missing(Report& report) {
 /// Pictures with their events.
 class Session {
  public:
-  Session(const Bundle& bundle, Backend& backend, const std::function<void(const BenchEvent&)>& progress)
-      : calls_(bundle.manifest().plan.calls.size()), progress_(progress), pipeline_(bundle, backend) {}
+  Session(const Bundle& bundle, Backend& backend, Chunks chunks, const std::function<void(const BenchEvent&)>& progress)
+      : calls_(bundle.manifest().plan.calls.size()), progress_(progress), pipeline_(bundle, backend, Residency::keep, chunks) {}
 
   std::map<std::string, double> load() {
     pipeline_.load();
@@ -187,7 +187,10 @@ BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, co
   report.bundle_name = manifest.name;
   report.bundle_sha256 = bundle.sha256();
   report.target = manifest.target;
-  for (const auto& [name, component] : manifest.components) report.backend[name] = backend.describe(component);
+  for (const auto& [name, component] : manifest.components) {
+    const bool is_chunk = std::find(manifest.chunks.begin(), manifest.chunks.end(), name) != manifest.chunks.end();
+    report.backend[is_chunk ? "unet" : name] = backend.describe(component);
+  }
   report.protocol = protocol;
   report.memory.baseline_bytes = probes.resident_bytes();
   report.memory.method = "VmRSS (baseline) and VmHWM (peak) of /proc/self/status; samples: Pss of /proc/self/smaps_rollup";
@@ -195,7 +198,7 @@ BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, co
   report.validity.low_power_mode_off = probes.low_power_mode_off();
   if (const auto state = probes.thermal().state) report.validity.thermal_nominal_at_start = *state == "nominal";
 
-  Session session(bundle, backend, progress);
+  Session session(bundle, backend, options.chunks, progress);
   report.timings.load = session.load();
   for (std::int64_t run = 0; run < protocol.warmup_runs; ++run) {
     session.draw(manifest.golden.front(), BenchEvent::Kind::warmup, static_cast<std::size_t>(run),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 
 #include "s2p/error.h"
 
@@ -9,7 +10,9 @@ namespace s2p {
 namespace {
 
 constexpr const char* kFormat = "s2p-bundle";
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
+// The first that knows chunks.
+constexpr std::int64_t kChunksVersion = 2;
 // Far above any picture, far below what would overflow when a shape is multiplied out.
 constexpr std::int64_t kMaxLatentDimension = 1 << 16;
 constexpr std::int64_t kMaxTokens = 1 << 16;
@@ -137,6 +140,37 @@ void check_sizes(const Manifest& manifest) {
   }
 }
 
+bool operator==(const TensorSpec& a, const TensorSpec& b) { return a.name == b.name && a.dtype == b.dtype && a.shape == b.shape; }
+
+/// Every input of a chunk is there when its turn comes, with the same type and shape.
+void check_chunks(const Manifest& manifest) {
+  static const std::set<std::string> own = {"sample", "step", "timestep", "encoder_hidden_states", "time_table"};
+  if (manifest.chunks.size() < 2) invalid("chunks", "must be several");
+  if (manifest.components.count("unet") != 0 || !manifest.sizes.empty()) {
+    invalid("chunks", "such a bundle has no component unet and one picture size");
+  }
+  std::map<std::string, TensorSpec> known;
+  std::set<std::string> seen;
+  for (const std::string& name : manifest.chunks) {
+    const auto found = manifest.components.find(name);
+    if (found == manifest.components.end()) invalid("chunks", "there is no component " + name);
+    if (!seen.insert(name).second) invalid("chunks", name + " stands there twice");
+    for (const TensorSpec& input : found->second.inputs) {
+      if (known.count(input.name) == 0 && own.count(input.name) == 0) {
+        invalid("chunks", name + " needs " + input.name + ", which no program before it gives");
+      }
+      if (!(known.emplace(input.name, input).first->second == input)) {
+        invalid("chunks", name + " takes " + input.name + " in another type or shape");
+      }
+    }
+    for (const TensorSpec& output : found->second.outputs) {
+      if (!known.emplace(output.name, output).second) invalid("chunks", name + " gives " + output.name + " again");
+    }
+  }
+  const auto& last = manifest.components.at(manifest.chunks.back()).outputs;
+  if (last.size() != 1 || last.front().name != "noise_pred") invalid("chunks", "the last does not give noise_pred alone");
+}
+
 void check_format(const Json& document, const std::string& source) {
   const bool known = document.is_object() && document.contains("format") && document["format"] == kFormat;
   if (!known) {
@@ -173,7 +207,7 @@ Manifest read_manifest(const Json& document) {
   Fields fields(document, "");
   Manifest manifest;
   fields.required("format");
-  fields.required("version");
+  const std::int64_t version = fields.integer("version", 1);
   manifest.name = fields.text("name");
   manifest.family = fields.text("family");
   manifest.target = fields.choice("target", {"coreml", "executorch"});
@@ -199,6 +233,13 @@ Manifest read_manifest(const Json& document) {
       manifest.sizes.push_back(read_size(Fields((*sizes)[i], "sizes." + std::to_string(i))));
     }
   }
+  if (const Json* chunks = fields.optional("chunks")) {
+    if (!chunks->is_array() || version < kChunksVersion) invalid("chunks", "not a list of a manifest of version 2");
+    for (const Json& name : *chunks) {
+      if (!name.is_string()) invalid("chunks", "not a list of names");
+      manifest.chunks.push_back(name.get<std::string>());
+    }
+  }
   const Json& files = fields.required("files");
   if (!files.is_object()) invalid("files", "not an object");
   for (const auto& [name, value] : files.items()) {
@@ -209,6 +250,7 @@ Manifest read_manifest(const Json& document) {
   fields.finish();
   check_references(manifest);
   check_sizes(manifest);
+  if (!manifest.chunks.empty()) check_chunks(manifest);
   return manifest;
 }
 

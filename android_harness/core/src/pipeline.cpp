@@ -1,5 +1,7 @@
 #include "s2p/pipeline.h"
 
+#include <algorithm>
+
 #include "s2p/error.h"
 #include "s2p/safetensors.h"
 
@@ -34,6 +36,33 @@ void check(const Component& component, const std::string& name, const std::vecto
   check_tensor(name, component.outputs.front(), output);
 }
 
+/// The U-Net as one component, whether it is one program or several. Tensors between programs are float32 here.
+Component unet_interface(const Bundle& bundle) {
+  const std::vector<std::string> names = bundle.manifest().unet_programs();
+  Component whole = bundle.component(names.back());
+  if (names.size() == 1) return whole;
+  std::map<std::string, TensorSpec> own;
+  for (const std::string& name : names) {
+    for (const TensorSpec& input : bundle.component(name).inputs) own.emplace(input.name, input);
+  }
+  for (const std::string& name : names) {
+    for (const TensorSpec& output : bundle.component(name).outputs) {
+      if (output.dtype != DType::float32) {
+        throw Error(ErrorKind::bad_input, "component " + name + " gives a tensor '" + output.name + "' that is not float32; convert the model again");
+      }
+      own.erase(output.name);
+    }
+  }
+  whole.inputs.clear();
+  for (const char* name : {"sample", "step", "encoder_hidden_states"}) {
+    const auto found = own.find(name);
+    if (found != own.end()) whole.inputs.push_back(found->second);
+    own.erase(name);
+  }
+  for (const auto& [name, input] : own) whole.inputs.push_back(input);
+  return whole;
+}
+
 std::vector<float> checked(std::vector<float> output, const TensorSpec& spec, const std::string& component) {
   if (output.size() != element_count(spec.shape)) {
     throw Error(ErrorKind::backend, "component " + component + " gave another number of values than its manifest says; "
@@ -44,19 +73,24 @@ std::vector<float> checked(std::vector<float> output, const TensorSpec& spec, co
 
 }  // namespace
 
-Pipeline::Pipeline(const Bundle& bundle, Backend& backend, Residency residency)
+Pipeline::Pipeline(const Bundle& bundle, Backend& backend, Residency residency, Chunks chunks)
     : bundle_(bundle),
       backend_(backend),
       residency_(residency),
+      chunks_(chunks),
       tokenizer_(ClipTokenizer::load(bundle.path(bundle.manifest().tokenizer.vocab),
                                      bundle.path(bundle.manifest().tokenizer.merges), bundle.manifest().tokenizer)) {
   check_components();
+  if (chunks == Chunks::release && bundle.manifest().chunks.empty()) {
+    throw Error(ErrorKind::bad_input, "the U-Net of " + bundle.folder().filename().string() +
+                                          " is one program; leave --release-chunks out, or convert with --chunks");
+  }
 }
 
 void Pipeline::check_components() const {
   const Manifest& manifest = bundle_.manifest();
   const Component& text = bundle_.component(kTextEncoder);
-  const Component& unet = bundle_.component(kUnet);
+  const Component unet = unet_interface(bundle_);
   const Component& vae = bundle_.component(kVaeDecoder);
   const auto tokens = static_cast<std::int64_t>(manifest.tokenizer.max_length);
   const LatentSpec& latents = manifest.latents;
@@ -79,22 +113,66 @@ void Pipeline::check_components() const {
 }
 
 void Pipeline::load() {
-  for (const char* name : {kTextEncoder, kUnet, kVaeDecoder}) program(name);
+  program(kTextEncoder);
+  load_unet();
+  program(kVaeDecoder);
 }
 
-Program& Pipeline::program(const std::string& name) {
+void Pipeline::load_unet() {
+  load_ms_.erase(kUnet);
+  for (const std::string& name : bundle_.manifest().unet_programs()) {
+    program(name);
+    finished_chunk(name);
+  }
+}
+
+Program& Pipeline::program(const std::string& name, bool counted) {
   std::unique_ptr<Program>& loaded = programs_[name];
   if (!loaded) {
     const Component& component = bundle_.component(name);
     const auto start = Clock::now();
     loaded = backend_.load(name, component, bundle_.path(component.path));
-    load_ms_[name] = milliseconds_since(start);
+    const bool is_chunk = std::count(bundle_.manifest().chunks.begin(), bundle_.manifest().chunks.end(), name) != 0;
+    if (is_chunk && counted) load_ms_[kUnet] += milliseconds_since(start);
+    if (!is_chunk) load_ms_[name] = milliseconds_since(start);
   }
   return *loaded;
 }
 
 void Pipeline::finished(const std::string& name) {
   if (residency_ == Residency::release) programs_[name].reset();
+}
+
+void Pipeline::finished_chunk(const std::string& name) {
+  if (chunks_ == Chunks::release) programs_[name].reset();
+}
+
+std::vector<float> Pipeline::call_unet(std::map<std::string, TensorView> known) {
+  const std::vector<std::string> names = bundle_.manifest().unet_programs();
+  std::map<std::string, std::size_t> last_use;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    for (const TensorSpec& input : bundle_.component(names[i]).inputs) last_use[input.name] = i;
+  }
+  std::map<std::string, std::vector<float>> between;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const Component& component = bundle_.component(names[i]);
+    std::vector<TensorView> inputs;
+    for (const TensorSpec& input : component.inputs) inputs.push_back(known.at(input.name));
+    std::vector<std::vector<float>> outputs = program(names[i], chunks_ == Chunks::keep).run_all(inputs);
+    finished_chunk(names[i]);
+    if (outputs.size() < component.outputs.size()) {
+      throw Error(ErrorKind::backend, "component " + names[i] + " gave fewer tensors than its manifest says; convert the model again");
+    }
+    for (auto tensor = between.begin(); tensor != between.end();) {
+      tensor = last_use[tensor->first] <= i ? between.erase(tensor) : std::next(tensor);
+    }
+    for (std::size_t k = 0; k < component.outputs.size(); ++k) {
+      const TensorSpec& spec = component.outputs[k];
+      std::vector<float>& kept = between[spec.name] = checked(std::move(outputs[k]), spec, names[i]);
+      known[spec.name] = {spec.dtype, spec.shape, kept.data()};
+    }
+  }
+  return std::move(between.at(bundle_.component(names.back()).outputs.front().name));
 }
 
 Drawing Pipeline::draw(const std::string& prompt, std::uint64_t seed, const OnCall& on_call) {
@@ -132,7 +210,7 @@ std::vector<float> Pipeline::embed(const std::string& prompt) {
 std::vector<float> Pipeline::denoise_latents(const std::vector<float>& embeddings, std::uint64_t seed,
                                              ImageTimings& timings, const OnCall& on_call) {
   const Manifest& manifest = bundle_.manifest();
-  const Component& component = bundle_.component(kUnet);
+  const Component component = unet_interface(bundle_);
   const std::size_t count = manifest.latents.count();
   const auto batch = static_cast<std::size_t>(manifest.batch());
   std::vector<float> sample(batch * count);
@@ -144,17 +222,21 @@ std::vector<float> Pipeline::denoise_latents(const std::vector<float>& embedding
     const auto narrow_step = static_cast<std::int32_t>(call);
     const TensorSpec& step = component.inputs[1];
     const void* step_data = step.dtype == DType::int64 ? static_cast<const void*>(&wide_step) : &narrow_step;
-    Program& unet = program(kUnet);
+    // Loading is part of a call only where it happens at every call.
+    if (chunks_ == Chunks::keep) {
+      for (const std::string& name : manifest.unet_programs()) program(name);
+    }
     const auto start = Clock::now();
-    std::vector<float> output = unet.run({{component.inputs[0].dtype, component.inputs[0].shape, sample.data()},
-                                          {step.dtype, step.shape, step_data},
-                                          {component.inputs[2].dtype, component.inputs[2].shape, embeddings.data()}});
+    std::vector<float> output =
+        call_unet({{component.inputs[0].name, {component.inputs[0].dtype, component.inputs[0].shape, sample.data()}},
+                   {step.name, {step.dtype, step.shape, step_data}},
+                   {component.inputs[2].name, {component.inputs[2].dtype, component.inputs[2].shape, embeddings.data()}}});
     timings.unet_call.push_back(milliseconds_since(start));
     if (on_call) on_call(call);
-    return guide(checked(std::move(output), component.outputs[0], kUnet), count, manifest.guidance);
+    return guide(output, count, manifest.guidance);
   };
   std::vector<float> latents = denoise(manifest.plan, predict, initial_latents(manifest.plan, seed, count), seed);
-  finished(kUnet);
+  for (const std::string& name : manifest.unet_programs()) finished(name);
   return latents;
 }
 

@@ -16,6 +16,7 @@ struct ReplayBackend::Recording {
   std::vector<float> image;
   std::size_t calls;
   std::size_t batch;
+  std::vector<std::string> chunks;
 };
 
 namespace {
@@ -42,6 +43,21 @@ std::unique_ptr<Program> program(Answer answer) {
   return std::make_unique<ReplayProgram<Answer>>(std::move(answer));
 }
 
+/// A program of a U-Net in several that is not the last: what it gives is not recorded, and nobody looks at it.
+class ZeroProgram : public Program {
+ public:
+  explicit ZeroProgram(std::vector<TensorSpec> outputs) : outputs_(std::move(outputs)) {}
+  std::vector<float> run(const std::vector<TensorView>& inputs) override { return run_all(inputs).front(); }
+  std::vector<std::vector<float>> run_all(const std::vector<TensorView>&) override {
+    std::vector<std::vector<float>> zeros;
+    for (const TensorSpec& output : outputs_) zeros.emplace_back(element_count(output.shape), 0.0f);
+    return zeros;
+  }
+
+ private:
+  std::vector<TensorSpec> outputs_;
+};
+
 std::int64_t read_step(const TensorView& step) {
   if (step.dtype == DType::int64) {
     std::int64_t value;
@@ -67,6 +83,7 @@ ReplayBackend::ReplayBackend(const Bundle& bundle) {
   recording->image = file.floats("image");
   recording->calls = manifest.plan.calls.size();
   recording->batch = static_cast<std::size_t>(manifest.batch());
+  recording->chunks = manifest.chunks;
   const std::size_t expected = recording->calls * recording->batch * manifest.latents.count();
   if (recording->noise_pred.size() != expected) {
     throw Error(ErrorKind::bad_input, "golden run " + manifest.golden.front().id + " lacks calls; give a bundle whose first run has all");
@@ -76,7 +93,7 @@ ReplayBackend::ReplayBackend(const Bundle& bundle) {
 
 ReplayBackend::~ReplayBackend() = default;
 
-std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Component&, const std::filesystem::path&) {
+std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Component& component, const std::filesystem::path&) {
   const auto recording = recording_;
   if (name == "text_encoder") {
     return program([recording](const std::vector<TensorView>& inputs) {
@@ -90,9 +107,17 @@ std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Comp
       throw Error(ErrorKind::backend, "the golden run has no such text; replay draws only its own prompt");
     });
   }
-  if (name == "unet") {
-    return program([recording](const std::vector<TensorView>& inputs) {
-      const std::int64_t step = read_step(inputs.at(1));
+  const bool is_chunk = std::find(recording->chunks.begin(), recording->chunks.end(), name) != recording->chunks.end();
+  if (is_chunk && name != recording->chunks.back()) return std::make_unique<ZeroProgram>(component.outputs);
+  if (name == "unet" || is_chunk) {
+    const auto is_step = [](const TensorSpec& input) { return input.name == "step"; };
+    const auto found = std::find_if(component.inputs.begin(), component.inputs.end(), is_step);
+    if (found == component.inputs.end()) {
+      throw Error(ErrorKind::backend, "component " + name + " is not told the call, so it cannot be replayed; use an engine");
+    }
+    const auto place = static_cast<std::size_t>(found - component.inputs.begin());
+    return program([recording, place](const std::vector<TensorView>& inputs) {
+      const std::int64_t step = read_step(inputs.at(place));
       if (step < 0 || static_cast<std::size_t>(step) >= recording->calls) {
         throw Error(ErrorKind::backend, "the golden run has no call " + std::to_string(step) + "; check the plan");
       }

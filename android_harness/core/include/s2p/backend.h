@@ -24,6 +24,9 @@ class Program {
 
   /// Runs once and returns the first output, float32 in C order. Throws Error(backend).
   virtual std::vector<float> run(const std::vector<TensorView>& inputs) = 0;
+
+  /// Runs once and returns all outputs, float32 in C order. Throws Error(backend). Here: the first one alone.
+  virtual std::vector<std::vector<float>> run_all(const std::vector<TensorView>& inputs) { return {run(inputs)}; }
 };
 
 /// An engine. Everything engine-specific stands behind this interface.

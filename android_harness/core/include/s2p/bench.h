@@ -7,6 +7,7 @@
 
 #include "s2p/backend.h"
 #include "s2p/bundle.h"
+#include "s2p/pipeline.h"
 #include "s2p/png.h"
 #include "s2p/probes.h"
 #include "s2p/report.h"
@@ -21,6 +22,7 @@ constexpr double kDefaultFidelityFloorDb = 30.0;
 struct BenchOptions {
   Protocol protocol;
   double fidelity_floor_db = kDefaultFidelityFloorDb;
+  Chunks chunks = Chunks::keep;  ///< with release, loading is part of a call's time
 };
 
 /// One step of the protocol, for a progress bar or a plot. Of the calls only one a second is told.

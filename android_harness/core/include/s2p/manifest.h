@@ -107,7 +107,12 @@ struct Manifest {
   std::vector<GoldenRun> golden;
   /// Empty where there is but one. The first is that of `latents`, and its method is the one that components have anyway.
   std::vector<PictureSize> sizes;
+  /// Components that are the U-Net together, in the order in which they run; empty where it is one program, `unet`.
+  std::vector<std::string> chunks;
   std::map<std::string, FileEntry> files;
+
+  /// Components that are the U-Net, in the order in which they run.
+  std::vector<std::string> unet_programs() const { return chunks.empty() ? std::vector<std::string>{"unet"} : chunks; }
 
   /// Batch of the U-Net: 2 with classifier-free guidance, else 1.
   std::int64_t batch() const { return guidance > 1.0 ? 2 : 1; }

@@ -38,6 +38,10 @@ struct Drawing {
 /// the text encoder, the U-Net and the decoder are never resident together.
 enum class Residency { keep, release };
 
+/// Of a U-Net in several programs: whether all stay loaded during the loop, or each is loaded for every call and dropped, so
+/// that no more than the largest is in memory.
+enum class Chunks { keep, release };
+
 /// Prompt to picture through the three components of a bundle. Not thread-safe. Bundle and backend must outlive it.
 class Pipeline {
  public:
@@ -45,20 +49,24 @@ class Pipeline {
   using OnCall = std::function<void(std::size_t call)>;
 
   /// Throws Error(bad_input) when the bundle's components do not take the tensors of docs/formats.md.
-  Pipeline(const Bundle& bundle, Backend& backend, Residency residency = Residency::keep);
+  Pipeline(const Bundle& bundle, Backend& backend, Residency residency = Residency::keep, Chunks chunks = Chunks::keep);
 
-  /// Loads all components. Without it a component is loaded when it is first needed.
+  /// Loads all components (chunks that are to be released one after the other). Without it a component is loaded when it is first needed.
   void load();
 
-  /// Milliseconds of the latest load of each component.
+  /// Milliseconds of the latest load of each component; a U-Net in several programs counts as one.
   const std::map<std::string, double>& load_ms() const { return load_ms_; }
 
   /// Throws Error(bad_input) for a prompt that is not UTF-8, Error(backend) when the engine fails.
   Drawing draw(const std::string& prompt, std::uint64_t seed, const OnCall& on_call = {});
 
  private:
-  Program& program(const std::string& name);
+  /// The loaded component. `counted`: a load of a chunk counts to that of the U-Net.
+  Program& program(const std::string& name, bool counted = true);
   void finished(const std::string& name);
+  void load_unet();
+  void finished_chunk(const std::string& name);
+  std::vector<float> call_unet(std::map<std::string, TensorView> known);
   std::vector<float> embed(const std::string& prompt);
   std::vector<float> denoise_latents(const std::vector<float>& embeddings, std::uint64_t seed, ImageTimings& timings,
                                      const OnCall& on_call);
@@ -68,6 +76,7 @@ class Pipeline {
   const Bundle& bundle_;
   Backend& backend_;
   Residency residency_;
+  Chunks chunks_;
   ClipTokenizer tokenizer_;
   std::map<std::string, std::unique_ptr<Program>> programs_;
   std::map<std::string, double> load_ms_;

@@ -17,9 +17,9 @@ class ExecuTorchEngine : Engine {
 }
 
 private class ExecuTorchProgram(private val module: Module) : EngineProgram {
-    override fun run(inputs: Array<ByteBuffer>, dtypes: IntArray, shapes: Array<LongArray>): FloatArray {
+    override fun run(inputs: Array<ByteBuffer>, dtypes: IntArray, shapes: Array<LongArray>): Array<FloatArray> {
         val values = Array(inputs.size) { i -> EValue.from(tensor(inputs[i].order(ByteOrder.nativeOrder()), dtypes[i], shapes[i])) }
-        return module.forward(*values)[0].toTensor().dataAsFloatArray
+        return module.forward(*values).map { it.toTensor().dataAsFloatArray }.toTypedArray()
     }
 
     override fun close() = module.destroy()

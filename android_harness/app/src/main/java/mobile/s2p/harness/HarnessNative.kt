@@ -10,13 +10,13 @@ interface Engine {
 /** A loaded program; called from the core, from one thread at a time. */
 interface EngineProgram {
     /**
-     * Runs once and returns the first output, C order.
+     * Runs once and returns all outputs, each in C order.
      *
      * @param inputs direct buffers, valid only during this call
      * @param dtypes 0 float16, 1 float32, 2 int32, 3 int64
      * @param shapes one shape per input
      */
-    fun run(inputs: Array<ByteBuffer>, dtypes: IntArray, shapes: Array<LongArray>): FloatArray
+    fun run(inputs: Array<ByteBuffer>, dtypes: IntArray, shapes: Array<LongArray>): Array<FloatArray>
 
     fun close()
 }
