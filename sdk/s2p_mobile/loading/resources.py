@@ -11,6 +11,8 @@ from pathlib import Path
 from s2p_runtime.errors import S2PError
 
 _FLOAT32 = 4
+_LIBRARIES = 512 << 20
+"""torch, diffusers and transformers, before a weight is loaded (measured: benchmarks/full_size.py)."""
 
 
 def parameter_count(folder: Path) -> int:
@@ -28,9 +30,12 @@ def parameter_count(folder: Path) -> int:
 
 
 def load_bytes(folder: Path, components: tuple[str, ...]) -> int:
-    """Memory of a model in float32 while it is quantized: all components, and the U-Net twice (diffusers' and the step graph)."""
+    """Memory of a model while it is rounded: all components in float32, a byte for each weight of the U-Net, the libraries.
+
+    Pages of weight files are not counted, although the system shows them as the process's: it takes them back when it needs them.
+    """
     counts = {name: parameter_count(folder / name) for name in components}
-    return _FLOAT32 * (sum(counts.values()) + counts.get("unet", 0))
+    return _FLOAT32 * sum(counts.values()) + counts.get("unet", 0) + _LIBRARIES
 
 
 def checkpoint_bytes(folder: Path, copied: tuple[str, ...]) -> int:
