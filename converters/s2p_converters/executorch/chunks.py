@@ -86,8 +86,8 @@ def convert_chunks(checkpoint: Checkpoint, folder: Path, options: ExecuTorchOpti
         data = build_program({METHOD: (_ChunkProgram([port.name for port in inputs], own, graph), examples)})
         outputs = tuple(_float_port(name, sample if name == OUTPUT else _memory_shape(chunk, name)) for name in chunk.outputs)
         name = f"unet_{number}"
-        components[name] = write_program(folder / f"{name}.pte", data, options, (inputs, outputs)).component
         summary = read_program(data)
+        components[name] = write_program(folder / f"{name}.pte", data, options, (inputs, outputs), summary).component
         check_integers(summary, names, {name: layer for name, layer in integer.items() if chunk.holds(name)}, options.scheme)
         nodes.extend(summary.layers)
     return ConvertedChunks(components, layer_summaries(checkpoint, nodes, names, options))

@@ -101,8 +101,10 @@ def convert_unet(
         )
         methods[method] = (UNetProgram(columns, graph), (torch.zeros(shape), *inputs[1:]))
     data = build_program(methods)
-    info = write_program(path, data, options, specs)
+    # They hold every weight once more.
+    del graph, methods, store
     summary = read_program(data)
+    info = write_program(path, data, options, specs, summary)
     names = [spec.name for spec in checkpoint.specs]
     check_integers(summary, names, integer, options.scheme)
     return ComponentInfo(
@@ -140,15 +142,22 @@ def _unet_specs(checkpoint: Checkpoint) -> tuple[tuple[TensorSpec, ...], tuple[T
 
 
 def write_program(
-    path: Path, data: bytes, options: ExecuTorchOptions, specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+    path: Path,
+    data: bytes,
+    options: ExecuTorchOptions,
+    specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
+    summary: ProgramSummary | None = None,
 ) -> ComponentInfo:
     """Write a .pte whose inputs and outputs are ``specs``.
+
+    Args:
+        summary: of ``data``, where the caller has taken it apart already.
 
     Raises:
         CheckFailed: the backend took nothing of it.
     """
     path.write_bytes(data)
-    summary = read_program(data)
+    summary = summary or read_program(data)
     if not summary.delegates:
         raise CheckFailed(f"{options.backend} took nothing of {path.name}; use --backend xnnpack")
     component = Component(
