@@ -73,7 +73,7 @@ TEST_P(GoldenPicture, IsDrawnFromPromptToPixels) {
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenPicture,
                          ::testing::Values(Case{"replay.s2pmobile", "first"}, Case{"ancestral.s2pmobile", "only"},
-                                           Case{"chunked.s2pmobile", "only"}));
+                                           Case{"chunked.s2pmobile", "only"}, Case{"pooled.s2pmobile", "only"}));
 
 TEST(Pipeline, LoadsEachComponentOnceOrKeepsOneAtATime) {
   const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
@@ -169,6 +169,39 @@ TEST(Pipeline, ReleasesChunksOnlyWhereThereAreSome) {
   const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
   ReplayBackend backend(bundle);
   EXPECT_EQ(kind_thrown([&] { Pipeline(bundle, backend, Residency::keep, Chunks::release); }), "bad_input");
+}
+
+TEST(Pipeline, MakesTheTimeTableOfAPromptOnce) {
+  // The replay compares token ids of both text encoders, pooled text, time ids and the U-Net's time table bit for bit, and the
+  // empty text is no call of the encoder: its ids are not those of a recorded row of zeros.
+  const Bundle bundle = Bundle::open(kFixtures / "pooled.s2pmobile");
+  ReplayBackend replay(bundle);
+  struct Counting : Backend {
+    explicit Counting(Backend& backend) : inner(backend) {}
+    struct Counted : Program {
+      Counted(std::unique_ptr<Program> program, int& runs) : inner(std::move(program)), calls(runs) {}
+      std::vector<float> run(const std::vector<TensorView>& inputs) override { return run_all(inputs).front(); }
+      std::vector<std::vector<float>> run_all(const std::vector<TensorView>& inputs) override {
+        ++calls;
+        return inner->run_all(inputs);
+      }
+      std::unique_ptr<Program> inner;
+      int& calls;
+    };
+    std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+      return std::make_unique<Counted>(inner.load(name, component, file), calls[name]);
+    }
+    std::string describe(const Component& component) const override { return inner.describe(component); }
+    Backend& inner;
+    std::map<std::string, int> calls;
+  } backend(replay);
+  Pipeline pipeline(bundle, backend);
+  pipeline.draw("a blue cat", 3);
+  const std::map<std::string, int> expected = {{"text_encoder", 1}, {"time_table", 1}, {"unet", 6}, {"vae_decoder", 1}};
+  EXPECT_EQ(backend.calls, expected);
+  pipeline.load();
+  EXPECT_EQ(pipeline.load_ms().size(), 4u);
+  EXPECT_EQ(kind_thrown([&] { pipeline.draw("another cat", 3); }), "backend");
 }
 
 TEST(Pipeline, RefusesAnAnswerOfTheWrongSize) {

@@ -29,6 +29,7 @@ WRITTEN = (
     "replay.s2pmobile",
     "ancestral.s2pmobile",
     "chunked.s2pmobile",
+    "pooled.s2pmobile",
     "malformed",
     "noise.safetensors",
     "report.json",
@@ -85,7 +86,7 @@ def scalar_noise(seed: int, stream: int, shape: tuple[int, ...]) -> torch.Tensor
     return normal.float().double().reshape(shape)
 
 
-@pytest.mark.parametrize("name", ["replay", "ancestral", "chunked"])
+@pytest.mark.parametrize("name", ["replay", "ancestral", "chunked", "pooled"])
 def test_golden_tensors_belong_together(name: str) -> None:
     """Rows applied anew, in torch float64, to the recorded outputs end in the recorded latents; ids come from transformers."""
     bundle = open_bundle(FIXTURES / f"{name}.s2pmobile")

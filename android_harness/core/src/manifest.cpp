@@ -13,6 +13,8 @@ constexpr const char* kFormat = "s2p-bundle";
 constexpr std::int64_t kVersion = 2;
 // The first that knows chunks.
 constexpr std::int64_t kChunksVersion = 2;
+// The first that knows families with two text encoders.
+constexpr std::int64_t kConditioningVersion = 2;
 // Far above any picture, far below what would overflow when a shape is multiplied out.
 constexpr std::int64_t kMaxLatentDimension = 1 << 16;
 constexpr std::int64_t kMaxTokens = 1 << 16;
@@ -73,6 +75,21 @@ TokenizerSpec read_tokenizer(Fields fields) {
   tokenizer.pad_id = static_cast<std::int32_t>(fields.integer("pad_id", 0, kMaxTokenId));
   fields.finish();
   return tokenizer;
+}
+
+Conditioning read_conditioning(Fields fields) {
+  Conditioning conditioning;
+  conditioning.second_pad_id = static_cast<std::int32_t>(fields.integer("second_pad_id", 0, kMaxTokenId));
+  const Json& zero = fields.required("zero_unconditional");
+  if (!zero.is_boolean()) invalid(fields.path_of("zero_unconditional"), "not true or false");
+  conditioning.zero_unconditional = zero.get<bool>();
+  const Json& ids = fields.array("time_ids");
+  if (ids.size() != conditioning.time_ids.size()) invalid(fields.path_of("time_ids"), "not six numbers");
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    conditioning.time_ids[i] = static_cast<float>(finite_number(ids[i], fields.path_of("time_ids")));
+  }
+  fields.finish();
+  return conditioning;
 }
 
 LayerSummary read_layer(Fields fields) {
@@ -239,6 +256,13 @@ Manifest read_manifest(const Json& document) {
       if (!name.is_string()) invalid("chunks", "not a list of names");
       manifest.chunks.push_back(name.get<std::string>());
     }
+  }
+  if (fields.optional("conditioning") != nullptr) {
+    if (version < kConditioningVersion) invalid("conditioning", "not in a manifest of version 1");
+    manifest.conditioning = read_conditioning(fields.object("conditioning"));
+  }
+  if (manifest.conditioning.has_value() != (manifest.components.count("time_table") != 0)) {
+    invalid("conditioning", "goes with a component time_table");
   }
   const Json& files = fields.required("files");
   if (!files.is_object()) invalid("files", "not an object");

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <algorithm>
+
 #include "s2p/error.h"
 #include "s2p/safetensors.h"
 
@@ -9,6 +11,7 @@ namespace s2p {
 namespace {
 
 constexpr const char* kTextEncoder = "text_encoder";
+constexpr const char* kTimeTable = "time_table";
 constexpr const char* kUnet = "unet";
 constexpr const char* kVaeDecoder = "vae_decoder";
 
@@ -54,7 +57,7 @@ Component unet_interface(const Bundle& bundle) {
     }
   }
   whole.inputs.clear();
-  for (const char* name : {"sample", "step", "encoder_hidden_states"}) {
+  for (const char* name : {"sample", "step", "encoder_hidden_states", "time_table"}) {
     const auto found = own.find(name);
     if (found != own.end()) whole.inputs.push_back(found->second);
     own.erase(name);
@@ -69,6 +72,34 @@ std::vector<float> checked(std::vector<float> output, const TensorSpec& spec, co
                                                                "convert the model again");
   }
   return output;
+}
+
+/// Dimension `axis` of a component's output, 0 where there is none.
+std::int64_t output_size(const Component& component, std::size_t output, std::size_t axis) {
+  if (component.outputs.size() <= output || component.outputs[output].shape.size() <= axis) return 0;
+  return component.outputs[output].shape[axis];
+}
+
+/// Token ids in the type that a component asks for; they and the view live as long as this.
+class TokenIds {
+ public:
+  TokenIds(const std::vector<std::int32_t>& ids, const TensorSpec& spec) : narrow_(ids), wide_(ids.begin(), ids.end()), spec_(spec) {}
+  TensorView view() const {
+    const void* data = spec_.dtype == DType::int64 ? static_cast<const void*>(wide_.data()) : narrow_.data();
+    return {spec_.dtype, spec_.shape, data};
+  }
+
+ private:
+  std::vector<std::int32_t> narrow_;
+  std::vector<std::int64_t> wide_;
+  const TensorSpec& spec_;
+};
+
+/// Token ids of the same text for the second text encoder: behind the first end of text its own padding.
+std::vector<std::int32_t> second_ids(std::vector<std::int32_t> ids, std::int32_t eos, std::int32_t pad) {
+  const auto end = std::find(ids.begin(), ids.end(), eos);
+  if (end != ids.end()) std::fill(end + 1, ids.end(), pad);
+  return ids;
 }
 
 }  // namespace
@@ -102,18 +133,30 @@ void Pipeline::check_components() const {
   const bool picture = !vae.outputs.empty() && vae.outputs[0].shape.size() == 4;
   const std::int64_t rows = picture ? vae.outputs[0].shape[2] : 0;
   const std::int64_t columns = picture ? vae.outputs[0].shape[3] : 0;
-  check(text, kTextEncoder, {{"input_ids", {DType::int32, DType::int64}, {1, tokens}}}, {"last_hidden_state", f32, {1, tokens, width}});
-  check(unet, kUnet,
-        {{"sample", f32, state},
-         {"step", {DType::int32, DType::int64}, {1}},
-         {"encoder_hidden_states", f32, {batch, tokens, width}}},
-        {"noise_pred", f32, state});
+  const Expected ids = {"input_ids", {DType::int32, DType::int64}, {1, tokens}};
+  std::vector<Expected> unet_inputs = {{"sample", f32, state},
+                                       {"step", {DType::int32, DType::int64}, {1}},
+                                       {"encoder_hidden_states", f32, {batch, tokens, width}}};
+  if (manifest.conditioning) {
+    const Component& network = bundle_.component(kTimeTable);
+    const std::int64_t pooled = output_size(text, 1, 1);
+    const Expected table = {"time_table", f32, {batch, static_cast<std::int64_t>(manifest.plan.calls.size()), output_size(network, 0, 2)}};
+    check(text, kTextEncoder, {ids, {"second_input_ids", ids.dtypes, ids.shape}}, {"hidden_states", f32, {1, tokens, width}});
+    if (text.outputs.size() < 2) throw Error(ErrorKind::bad_input, "component text_encoder gives no pooled text; convert the model again");
+    check_tensor(kTextEncoder, text.outputs[1], {"pooled_text", f32, {1, pooled}});
+    check(network, kTimeTable, {{"pooled_text", f32, {batch, pooled}}, {"time_ids", f32, {batch, 6}}}, table);
+    unet_inputs.push_back(table);
+  } else {
+    check(text, kTextEncoder, {ids}, {"last_hidden_state", f32, {1, tokens, width}});
+  }
+  check(unet, kUnet, unet_inputs, {"noise_pred", f32, state});
   check(vae, kVaeDecoder, {{"latents", f32, {1, latents.channels, latents.height, latents.width}}},
         {"image", f32, {1, 3, rows, columns}});
 }
 
 void Pipeline::load() {
   program(kTextEncoder);
+  if (bundle_.manifest().conditioning) program(kTimeTable);
   load_unet();
   program(kVaeDecoder);
 }
@@ -178,9 +221,9 @@ std::vector<float> Pipeline::call_unet(std::map<std::string, TensorView> known) 
 Drawing Pipeline::draw(const std::string& prompt, std::uint64_t seed, const OnCall& on_call) {
   Drawing drawing;
   const auto start = Clock::now();
-  const std::vector<float> embeddings = embed(prompt);
+  const Conditions conditions = embed(prompt);
   drawing.timings.text_encoder = milliseconds_since(start);
-  drawing.latents = denoise_latents(embeddings, seed, drawing.timings, on_call);
+  drawing.latents = denoise_latents(conditions, seed, drawing.timings, on_call);
   const auto decoder_start = Clock::now();
   drawing.picture = decode(drawing.latents);
   drawing.timings.vae_decoder = milliseconds_since(decoder_start);
@@ -188,26 +231,56 @@ Drawing Pipeline::draw(const std::string& prompt, std::uint64_t seed, const OnCa
   return drawing;
 }
 
-std::vector<float> Pipeline::embed(const std::string& prompt) {
+Conditions Pipeline::embed(const std::string& prompt) {
   const Component& component = bundle_.component(kTextEncoder);
-  std::vector<std::string> texts;
-  if (bundle_.manifest().batch() == 2) texts.emplace_back();
-  texts.push_back(prompt);
-  std::vector<float> embeddings;
-  for (const std::string& text : texts) {
-    const std::vector<std::int32_t> ids = tokenizer_.encode(text);
-    const std::vector<std::int64_t> wide_ids(ids.begin(), ids.end());
-    const TensorSpec& input = component.inputs[0];
-    const void* data = input.dtype == DType::int64 ? static_cast<const void*>(wide_ids.data()) : ids.data();
-    const auto output =
-        checked(program(kTextEncoder).run({{input.dtype, input.shape, data}}), component.outputs[0], kTextEncoder);
-    embeddings.insert(embeddings.end(), output.begin(), output.end());
+  std::vector<std::vector<std::int32_t>> texts;
+  if (bundle_.manifest().batch() == 2) texts.push_back(tokenizer_.encode(""));
+  texts.push_back(tokenizer_.encode(prompt));
+  if (bundle_.manifest().conditioning) return embed_pooled(texts);
+  Conditions conditions;
+  for (const std::vector<std::int32_t>& text : texts) {
+    const TokenIds ids(text, component.inputs[0]);
+    const auto output = checked(program(kTextEncoder).run({ids.view()}), component.outputs[0], kTextEncoder);
+    conditions.embeddings.insert(conditions.embeddings.end(), output.begin(), output.end());
   }
   finished(kTextEncoder);
-  return embeddings;
+  return conditions;
 }
 
-std::vector<float> Pipeline::denoise_latents(const std::vector<float>& embeddings, std::uint64_t seed,
+Conditions Pipeline::embed_pooled(const std::vector<std::vector<std::int32_t>>& texts) {
+  const Conditioning& told = *bundle_.manifest().conditioning;
+  const Component& encoder = bundle_.component(kTextEncoder);
+  const Component& network = bundle_.component(kTimeTable);
+  Conditions conditions;
+  std::vector<float> pooled;
+  std::vector<float> time_ids;
+  for (const std::vector<std::int32_t>& text : texts) {
+    std::vector<std::vector<float>> outputs;
+    if (told.zero_unconditional && texts.size() == 2 && &text == &texts.front()) {
+      for (const TensorSpec& output : encoder.outputs) outputs.emplace_back(element_count(output.shape), 0.0f);
+    } else {
+      const TokenIds first(text, encoder.inputs[0]);
+      const TokenIds second(second_ids(text, bundle_.manifest().tokenizer.eos_id, told.second_pad_id), encoder.inputs[1]);
+      outputs = program(kTextEncoder).run_all({first.view(), second.view()});
+    }
+    if (outputs.size() < 2) throw Error(ErrorKind::backend, "component text_encoder gave no pooled text; convert the model again");
+    const auto hidden = checked(std::move(outputs[0]), encoder.outputs[0], kTextEncoder);
+    const auto own = checked(std::move(outputs[1]), encoder.outputs[1], kTextEncoder);
+    conditions.embeddings.insert(conditions.embeddings.end(), hidden.begin(), hidden.end());
+    pooled.insert(pooled.end(), own.begin(), own.end());
+    time_ids.insert(time_ids.end(), told.time_ids.begin(), told.time_ids.end());
+  }
+  finished(kTextEncoder);
+  const TensorSpec& text_input = network.inputs[0];
+  const TensorSpec& ids_input = network.inputs[1];
+  conditions.time_table = checked(program(kTimeTable).run({{text_input.dtype, text_input.shape, pooled.data()},
+                                                           {ids_input.dtype, ids_input.shape, time_ids.data()}}),
+                                  network.outputs[0], kTimeTable);
+  finished(kTimeTable);
+  return conditions;
+}
+
+std::vector<float> Pipeline::denoise_latents(const Conditions& conditions, std::uint64_t seed,
                                              ImageTimings& timings, const OnCall& on_call) {
   const Manifest& manifest = bundle_.manifest();
   const Component component = unet_interface(bundle_);
@@ -227,10 +300,14 @@ std::vector<float> Pipeline::denoise_latents(const std::vector<float>& embedding
       for (const std::string& name : manifest.unet_programs()) program(name);
     }
     const auto start = Clock::now();
-    std::vector<float> output =
-        call_unet({{component.inputs[0].name, {component.inputs[0].dtype, component.inputs[0].shape, sample.data()}},
-                   {step.name, {step.dtype, step.shape, step_data}},
-                   {component.inputs[2].name, {component.inputs[2].dtype, component.inputs[2].shape, embeddings.data()}}});
+    std::map<std::string, TensorView> inputs = {
+        {component.inputs[0].name, {component.inputs[0].dtype, component.inputs[0].shape, sample.data()}},
+        {step.name, {step.dtype, step.shape, step_data}},
+        {component.inputs[2].name, {component.inputs[2].dtype, component.inputs[2].shape, conditions.embeddings.data()}}};
+    if (manifest.conditioning) {
+      inputs[component.inputs[3].name] = {component.inputs[3].dtype, component.inputs[3].shape, conditions.time_table.data()};
+    }
+    std::vector<float> output = call_unet(std::move(inputs));
     timings.unet_call.push_back(milliseconds_since(start));
     if (on_call) on_call(call);
     return guide(output, count, manifest.guidance);

@@ -12,6 +12,11 @@ struct ReplayBackend::Recording {
   std::string golden_id;
   std::vector<std::int32_t> token_ids;
   std::vector<float> text_embeddings;
+  std::vector<float> pooled_text;  ///< of this and the next two: empty where one time table serves all prompts
+  std::vector<float> time_ids;
+  std::vector<float> time_table;
+  std::int32_t eos_id;
+  std::int32_t second_pad_id;
   std::vector<float> noise_pred;
   std::vector<float> image;
   std::size_t calls;
@@ -26,6 +31,28 @@ std::vector<float> part(const std::vector<float>& all, std::size_t index, std::s
   const std::size_t size = all.size() / parts;
   const auto first = all.begin() + static_cast<std::ptrdiff_t>(index * size);
   return {first, first + static_cast<std::ptrdiff_t>(size)};
+}
+
+/// Whether an input holds exactly these values.
+bool holds(const TensorView& input, const std::vector<float>& values) {
+  return input.dtype == DType::float32 && std::memcmp(input.data, values.data(), values.size() * sizeof(float)) == 0;
+}
+
+/// A program whose outputs are several.
+template <typename Answer>
+class ReplayOutputs : public Program {
+ public:
+  explicit ReplayOutputs(Answer answer) : answer_(std::move(answer)) {}
+  std::vector<float> run(const std::vector<TensorView>& inputs) override { return run_all(inputs).front(); }
+  std::vector<std::vector<float>> run_all(const std::vector<TensorView>& inputs) override { return answer_(inputs); }
+
+ private:
+  Answer answer_;
+};
+
+template <typename Answer>
+std::unique_ptr<Program> outputs(Answer answer) {
+  return std::make_unique<ReplayOutputs<Answer>>(std::move(answer));
 }
 
 template <typename Answer>
@@ -84,6 +111,13 @@ ReplayBackend::ReplayBackend(const Bundle& bundle) {
   recording->calls = manifest.plan.calls.size();
   recording->batch = static_cast<std::size_t>(manifest.batch());
   recording->chunks = manifest.chunks;
+  if (manifest.conditioning) {
+    recording->pooled_text = file.floats("pooled_text");
+    recording->time_ids = file.floats("time_ids");
+    recording->time_table = file.floats("time_table");
+    recording->eos_id = manifest.tokenizer.eos_id;
+    recording->second_pad_id = manifest.conditioning->second_pad_id;
+  }
   const std::size_t expected = recording->calls * recording->batch * manifest.latents.count();
   if (recording->noise_pred.size() != expected) {
     throw Error(ErrorKind::bad_input, "golden run " + manifest.golden.front().id + " lacks calls; give a bundle whose first run has all");
@@ -95,6 +129,31 @@ ReplayBackend::~ReplayBackend() = default;
 
 std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Component& component, const std::filesystem::path&) {
   const auto recording = recording_;
+  if (name == "text_encoder" && !recording->time_table.empty()) {
+    return outputs([recording](const std::vector<TensorView>& inputs) -> std::vector<std::vector<float>> {
+      const std::size_t length = recording->token_ids.size() / recording->batch;
+      for (std::size_t row = 0; row < recording->batch; ++row) {
+        const auto first = recording->token_ids.begin() + static_cast<std::ptrdiff_t>(row * length);
+        std::vector<std::int32_t> ids(first, first + static_cast<std::ptrdiff_t>(length));
+        if (std::memcmp(ids.data(), inputs.at(0).data, length * sizeof ids[0]) != 0) continue;
+        const auto end = std::find(ids.begin(), ids.end(), recording->eos_id);
+        if (end != ids.end()) std::fill(end + 1, ids.end(), recording->second_pad_id);
+        if (std::memcmp(ids.data(), inputs.at(1).data, length * sizeof ids[0]) != 0) {
+          throw Error(ErrorKind::backend, "the golden run pads the second text encoder's ids otherwise; check the tokenizer");
+        }
+        return {part(recording->text_embeddings, row, recording->batch), part(recording->pooled_text, row, recording->batch)};
+      }
+      throw Error(ErrorKind::backend, "the golden run has no such text; replay draws only its own prompt");
+    });
+  }
+  if (name == "time_table") {
+    return program([recording](const std::vector<TensorView>& inputs) {
+      if (!holds(inputs.at(0), recording->pooled_text) || !holds(inputs.at(1), recording->time_ids)) {
+        throw Error(ErrorKind::backend, "the golden run has no time table of this text and size; replay draws only its own");
+      }
+      return recording->time_table;
+    });
+  }
   if (name == "text_encoder") {
     return program([recording](const std::vector<TensorView>& inputs) {
       const std::size_t length = recording->token_ids.size() / recording->batch;
@@ -116,7 +175,13 @@ std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Comp
       throw Error(ErrorKind::backend, "component " + name + " is not told the call, so it cannot be replayed; use an engine");
     }
     const auto place = static_cast<std::size_t>(found - component.inputs.begin());
-    return program([recording, place](const std::vector<TensorView>& inputs) {
+    const auto told = std::find_if(component.inputs.begin(), component.inputs.end(),
+                                   [](const TensorSpec& input) { return input.name == "time_table"; });
+    const auto table = static_cast<std::size_t>(told - component.inputs.begin());
+    return program([recording, place, table](const std::vector<TensorView>& inputs) {
+      if (table < inputs.size() && !holds(inputs[table], recording->time_table)) {
+        throw Error(ErrorKind::backend, "the U-Net was told another time table than the recorded one; check the time ids");
+      }
       const std::int64_t step = read_step(inputs.at(place));
       if (step < 0 || static_cast<std::size_t>(step) >= recording->calls) {
         throw Error(ErrorKind::backend, "the golden run has no call " + std::to_string(step) + "; check the plan");

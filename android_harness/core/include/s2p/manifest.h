@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -52,6 +53,14 @@ struct TokenizerSpec {
   std::int32_t bos_id;
   std::int32_t eos_id;
   std::int32_t pad_id;
+};
+
+/// What a family with two text encoders (SDXL) adds to a prompt: the second encoder's padding, and what makes the time table.
+struct Conditioning {
+  std::int32_t second_pad_id;
+  bool zero_unconditional;
+  /// Original height and width, top and left of the crop, target height and width.
+  std::array<float, 6> time_ids;
 };
 
 struct LayerSummary {
@@ -109,6 +118,8 @@ struct Manifest {
   std::vector<PictureSize> sizes;
   /// Components that are the U-Net together, in the order in which they run; empty where it is one program, `unet`.
   std::vector<std::string> chunks;
+  /// Where the time table belongs to the prompt; such a bundle has a component `time_table`.
+  std::optional<Conditioning> conditioning;
   std::map<std::string, FileEntry> files;
 
   /// Components that are the U-Net, in the order in which they run.

@@ -42,7 +42,13 @@ enum class Residency { keep, release };
 /// that no more than the largest is in memory.
 enum class Chunks { keep, release };
 
-/// Prompt to picture through the three components of a bundle. Not thread-safe. Bundle and backend must outlive it.
+/// What a prompt tells the U-Net, the same for all calls.
+struct Conditions {
+  std::vector<float> embeddings;  ///< [B, N, D], unconditional first
+  std::vector<float> time_table;  ///< [B, T, K] where it belongs to the prompt (SDXL), else empty
+};
+
+/// Prompt to picture through the components of a bundle. Not thread-safe. Bundle and backend must outlive it.
 class Pipeline {
  public:
   /// Called after every U-Net call with its index.
@@ -67,8 +73,9 @@ class Pipeline {
   void load_unet();
   void finished_chunk(const std::string& name);
   std::vector<float> call_unet(std::map<std::string, TensorView> known);
-  std::vector<float> embed(const std::string& prompt);
-  std::vector<float> denoise_latents(const std::vector<float>& embeddings, std::uint64_t seed, ImageTimings& timings,
+  Conditions embed(const std::string& prompt);
+  Conditions embed_pooled(const std::vector<std::vector<std::int32_t>>& texts);
+  std::vector<float> denoise_latents(const Conditions& conditions, std::uint64_t seed, ImageTimings& timings,
                                      const OnCall& on_call);
   Picture decode(const std::vector<float>& latents);
   void check_components() const;
