@@ -313,6 +313,15 @@ class Bundle:
         """Absolute path of a file of the bundle; see :func:`s2p_runtime.files.inside`."""
         return inside(self.folder, relative)
 
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """Files in the folder that the manifest does not list. They are not checked and nothing here reads them.
+
+        They are no reason to refuse a bundle: file managers leave theirs (.DS_Store), and compiled programs for Apple's pipeline lie
+        beside the packages.
+        """
+        return tuple(name for name in list_files(self.folder) if name not in self.manifest.files and name != MANIFEST_NAME)
+
     def component(self, name: str) -> tuple[Component, Path]:
         """A component and its path.
 

@@ -120,6 +120,8 @@ def _describe_bundle(bundle: Bundle) -> Description:
     for name, total in component_bytes(manifest).items():
         component = manifest.components[name]
         facts[name] = f"{component.path}, {component.precision}, {component.backend}, {total} bytes"
+    if bundle.unlisted:
+        facts["not listed"] = f"{', '.join(bundle.unlisted)} (neither checked nor read)"
     facts["golden runs"] = ", ".join(f"{run.prompt!r} (seed {run.seed})" for run in manifest.golden)
     program = None
     if manifest.target == "executorch" and manifest.unet.backend.startswith("xnnpack"):
@@ -147,7 +149,9 @@ def read_unet_program(bundle: Bundle) -> UNetProgram:
         path = bundle.component(component)[1]
         summaries.append(read_program(path.read_bytes()))
         if any(node.place > len(names) for node in summaries[-1].layers):
-            raise S2PError(f"{path.name} has more layers than the manifest of {bundle.folder.name}; convert the checkpoint again")
+            raise S2PError(
+                f"{path.name} has more layers than the manifest of {bundle.folder.name}; convert the checkpoint again"
+            )
     layers = [node for summary in summaries for node in summary.layers]
     nodes = [node for node in layers if node.place]
     datatypes = Counter("{} x {} -> {}".format(*node.datatypes) for node in nodes)

@@ -57,6 +57,9 @@ class Workers:
     def from_main(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the main process."""
 
+    def from_rank(self, tensors: Iterable[Tensor], rank: int) -> None:
+        """Overwrite tensors with those of the process ``rank``."""
+
     def wait(self) -> None:
         """Return when every process is here."""
 
@@ -74,6 +77,12 @@ class _LaunchedWorkers(Workers):
             from accelerate import PartialState
         except ImportError:
             raise S2PError("several processes need Hugging Face accelerate; pip install accelerate") from None
+        for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+            if os.environ.get(variable, "").lower() in ("1", "true"):
+                raise S2PError(
+                    f"training does not run under {name}, see docs/several-processes.md; launch with configs/accelerate/gpu.yaml "
+                    "and set training.shard_optimizer in the recipe"
+                )
         use_cpu = device == "cpu" or (device == "auto" and choose_device("auto").type == "cpu")
         self._state: Any = PartialState(cpu=use_cpu)
         self.device = self._state.device
@@ -90,8 +99,11 @@ class _LaunchedWorkers(Workers):
         return int(tensor)
 
     def from_main(self, tensors: Iterable[Tensor]) -> None:
+        self.from_rank(tensors, 0)
+
+    def from_rank(self, tensors: Iterable[Tensor], rank: int) -> None:
         for tensor in tensors:
-            torch.distributed.broadcast(tensor, 0)
+            torch.distributed.broadcast(tensor, rank)
 
     def wait(self) -> None:
         self._state.wait_for_everyone()

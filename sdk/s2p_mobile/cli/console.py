@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -18,7 +18,11 @@ from rich.progress import Progress as RichProgress
 from s2p_runtime.files import atomic_file
 from s2p_runtime.progress import Advance
 
+if TYPE_CHECKING:
+    from s2p_runtime.bundle import Bundle
+
 _PLAIN_LINE_SECONDS = 10.0
+_NAMED_FILES = 5
 
 
 class TerminalProgress:
@@ -76,6 +80,16 @@ def emit_json(target: str | None, value: dict[str, Any]) -> None:
         return
     with atomic_file(Path(target)) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def warn_unlisted(bundle: Bundle) -> None:
+    """Name files in a bundle's folder that its manifest does not list, on stderr."""
+    names = bundle.unlisted
+    if names:
+        shown = ", ".join(names[:_NAMED_FILES]) + (
+            f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
+        )
+        say(f"note: not part of {bundle.folder.name}, neither checked nor read: {shown}", "-")
 
 
 def size(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from s2p_mobile.cli.console import TerminalProgress, emit_json, say
-from s2p_mobile.cli.options import JsonOption, SeedOption
+from s2p_mobile.cli.options import JsonOption, LoraOption, SeedOption, SizeOption
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,8 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; the demo model's held-out ones when left out.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The floating-point model, when it is not the demo model.")] = None,
+    size: SizeOption = None,
+    lora: LoraOption = None,
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="Metric to compute; may be repeated. All when left out.")] = None,
     clip: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of a CLIP model for the CLIP score.")] = None,
@@ -37,12 +39,20 @@ def evaluate(
     from s2p_mobile.demo import HELD_OUT_PROMPTS
     from s2p_mobile.evaluation import default_cache_folder, open_source
     from s2p_mobile.evaluation import evaluate as compare
+    from s2p_mobile.evaluation.source import is_model
     from s2p_mobile.metrics import check_metrics
     from s2p_mobile.models import open_model
+    from s2p_mobile.picture_size import PictureSize
     from s2p_mobile.prompts import long_prompts, read_prompts
+    from s2p_runtime.errors import S2PError
 
     check_metrics(metrics)
-    opened = open_source(source, None if model is None else open_model(model), device=device)
+    if model is not None and is_model(source):
+        raise S2PError("--model names the floating-point model of a checkpoint or a bundle; leave it out for a model")
+    given = source if is_model(source) else model
+    chosen = None if size is None else PictureSize.parse(size)
+    known = given is not None or chosen is not None or lora
+    opened = open_source(source, open_model(given, chosen, lora or ()) if known else None, device=device)
     texts = read_prompts(prompts or HELD_OUT_PROMPTS)
     for warning in long_prompts(texts[:count], opened.model.tokenizer):
         say(f"note: {warning}", "-")

@@ -47,6 +47,9 @@ def quantize(
     latents: Annotated[Path | None, typer.Option(metavar="DIR", help="Latent data set of s2p-mobile latents.")] = None,
     device: Annotated[str, typer.Option(help="Where training runs: auto, cpu, cuda or mps.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it will take: layers and bits, disk, memory, time per device.")
+    ] = False,
     force: ForceOption = False,
     json: JsonOption = None,
 ) -> None:
@@ -57,14 +60,15 @@ def quantize(
     from s2p_mobile.methods import run_method
     from s2p_mobile.methods.registry import check_method
     from s2p_mobile.prompts import long_prompts
+    from s2p_mobile.training.offload import saved_elsewhere
     from s2p_mobile.training.work import TRAINED_METHODS, forget_state, training_folder
-    from s2p_mobile.workers import is_main_process
+    from s2p_mobile.workers import choose_device, is_main_process
     from s2p_runtime.files import atomic_folder, refuse_existing
 
     check_method(method)
     refuse_existing(out, force)
     work = training_folder(out) if method in TRAINED_METHODS else None
-    if work is not None and force and not resume:
+    if work is not None and force and not resume and not dry_run:
         shutil.rmtree(work, ignore_errors=True)
     start = time.monotonic()
     job = make_job(
@@ -86,6 +90,16 @@ def quantize(
         count=count,
         subset_seed=subset_seed,
     )
+    if job.recipe.training.offload_activations and not saved_elsewhere(choose_device(job.device)):
+        say("note: training.offload_activations has no effect on this device, whose memory is the machine's own", json)
+    if dry_run:
+        from s2p_mobile.forecast import forecast_lines, make_forecast
+
+        forecast = make_forecast(job, method)
+        for line in forecast_lines(forecast):
+            say(line, json)
+        emit_json(json, forecast.model_dump(mode="json"))
+        return
     space = checkpoint_bytes(job.model.folder, job.model.family.folders)
     require_disk(out, space, "the checkpoint", "free some, or give another --out")
     if prompts is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from s2p_mobile.cli.console import TerminalProgress, say
-from s2p_mobile.cli.options import ForceOption, SeedOption
+from s2p_mobile.cli.options import ForceOption, LoraOption, SeedOption, SizeOption
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +26,8 @@ def sensitivity(
         bool, typer.Option("--compare", help="Measure with every estimator, print agreement, draw a plot.")
     ] = False,
     bits: Annotated[int, typer.Option(min=2, max=8, help="Width at which estimators are compared.")] = 4,
+    size: SizeOption = None,
+    lora: LoraOption = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; built-in ones when left out.")
     ] = None,
@@ -40,6 +42,7 @@ def sensitivity(
     """Measure how much each layer's weight rounding hurts."""
     from s2p_mobile.jobs import job_prompts
     from s2p_mobile.models import open_model
+    from s2p_mobile.picture_size import PictureSize
     from s2p_mobile.plan import plan_for
     from s2p_mobile.sensitivity import compare as compare_estimators
     from s2p_mobile.sensitivity import comparison_lines, estimator_names, measure, write_sensitivity
@@ -52,7 +55,7 @@ def sensitivity(
     targets = {name: out.with_name(f"{out.stem}-{name}{out.suffix}") if compare else out for name in names}
     for target in targets.values():
         refuse_existing(target, force)
-    source = open_model(model)
+    source = open_model(model, None if size is None else PictureSize.parse(size), lora or ())
     texts = job_prompts(source, prompts)[:TRAJECTORIES]
     plan = plan_for(source.folder / "scheduler", scheduler, steps)
     results = []

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from s2p_mobile.cli.console import TerminalProgress, emit_json, say
+from s2p_mobile.cli.console import TerminalProgress, emit_json, say, warn_unlisted
 from s2p_mobile.cli.options import JsonOption
 
 
@@ -24,7 +24,9 @@ def verify(
     from s2p_runtime.bundle import open_bundle
     from s2p_runtime.verify import verify as check
 
-    result = check(open_bundle(bundle), TerminalProgress())
+    opened = open_bundle(bundle)
+    warn_unlisted(opened)
+    result = check(opened, TerminalProgress())
     for name, component in result.components.items():
         error = "not finite" if component.max_relative_error is None else f"{component.max_relative_error:.2e}"
         verdict = "ok" if component.ok else "FAILED"

@@ -70,6 +70,8 @@ class PictureCache:
             "guidance": guidance,
             "torch": str(torch.__version__),
             "device": device,
+            "latents": model.latents.model_dump(mode="json"),
+            "embedded_guidance": model.embedded_guidance,
         }
         if model.conditioning is not None:
             identity["conditioning"] = model.conditioning.model_dump(mode="json")

@@ -11,17 +11,15 @@ from s2p_converters.reference import checkpoint_unet
 from s2p_mobile.evaluation.drawing import draw
 from s2p_mobile.evaluation.makers import BackendMaker, PictureMaker, TorchMaker
 from s2p_mobile.models import DEMO_NAME, Model, open_model
+from s2p_mobile.picture_size import vae_factor
 from s2p_mobile.plan.registry import plan_for
 from s2p_mobile.trajectory import float_unet
 from s2p_runtime.backends import Backend, open_backend
-from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
+from s2p_runtime.bundle import MANIFEST_NAME, Bundle, LatentSpec, open_bundle
 from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import psnr_db
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import read_tensors
-
-MODEL_STEPS = 25
-"""Steps of a model that is evaluated against itself without a plan."""
 
 SAME_MODEL_DB = 40.0
 """The FP model repeats a bundle's FP latents at least this closely: float32 with another order of sums stays above 90 dB, while
@@ -59,8 +57,9 @@ def open_source(
     """Open a checkpoint, a bundle or a model folder (None or ``demo``: the demo model).
 
     Args:
-        model: the FP model; when left out, the demo model if the source was made from it.
-        plan: for a model folder: its plan; the model's own scheduler with 25 steps when left out.
+        model: the FP model; when left out, the demo model if the source was made from it. Of a model folder it is what is drawn,
+            opened with other sizes or with LoRA.
+        plan: for a model folder: its plan; the model's own scheduler and number of steps when left out.
         guidance: for a model folder: instead of its default.
         device: torch device of the U-Nets.
         backend: opens a bundle's components.
@@ -69,7 +68,7 @@ def open_source(
         S2PError: not a source, or made from another model than the one at hand.
     """
     if source is None or str(source) == DEMO_NAME:
-        return _model_source(DEMO_NAME, open_model(None), plan, guidance, device)
+        return _model_source(DEMO_NAME, model or open_model(None), plan, guidance, device)
     folder = Path(source)
     kinds = {"checkpoint": is_checkpoint(folder), "bundle": (folder / MANIFEST_NAME).is_file()}
     if any(kinds.values()) and (plan is not None or guidance is not None):
@@ -78,7 +77,7 @@ def open_source(
         return _checkpoint_source(folder, model, device)
     if kinds["bundle"]:
         return _bundle_source(folder, model, device, backend)
-    return _model_source(str(source), open_model(folder), plan, guidance, device)
+    return _model_source(str(source), model or open_model(folder), plan, guidance, device)
 
 
 def _reference(model: Model, plan: SamplingPlan, guidance: float, device: str) -> TorchMaker:
@@ -86,8 +85,9 @@ def _reference(model: Model, plan: SamplingPlan, guidance: float, device: str) -
 
 
 def _model_source(name: str, model: Model, plan: SamplingPlan | None, guidance: float | None, device: str) -> EvaluationSource:
-    plan = plan or plan_for(model.folder / "scheduler", None, MODEL_STEPS)
-    maker = _reference(model, plan, model.guidance if guidance is None else guidance, device)
+    chosen = model.choose_guidance(guidance)
+    plan = plan or plan_for(model.folder / "scheduler", None, model.steps)
+    maker = _reference(model, plan, chosen, device)
     return EvaluationSource(name, maker, maker, model, device)
 
 
@@ -103,6 +103,8 @@ def _checkpoint_source(folder: Path, model: Model | None, device: str) -> Evalua
             f"{folder} was made from another U-Net than that of {model.name} (sha256 differs); "
             f"give the folder of {manifest.source.name} with --model"
         )
+    if model.latents != manifest.latents:
+        raise S2PError(f"{folder} draws {_pixels(model, manifest.latents)}, not {model.picture_size}; pass that as --size")
     unet = checkpoint_unet(checkpoint)
     maker = TorchMaker(str(folder), model, unet, manifest.plan, manifest.guidance, device)
     return EvaluationSource(str(folder), maker, _reference(model, manifest.plan, manifest.guidance, device), model, device)
@@ -127,5 +129,19 @@ def _bundle_source(folder: Path, model: Model | None, device: str, backend: Call
     return EvaluationSource(str(folder), BackendMaker(bundle, backend(bundle)), reference, model, device)
 
 
+def _pixels(model: Model, latents: LatentSpec) -> str:
+    factor = vae_factor(model.vae_config)
+    return f"{latents.width * factor}x{latents.height * factor}"
+
+
+def is_model(source: str | Path | None) -> bool:
+    """Whether a source is neither a checkpoint nor a bundle."""
+    if source is None or str(source) == DEMO_NAME:
+        return True
+    return not is_checkpoint(Path(source)) and not (Path(source) / MANIFEST_NAME).is_file()
+
+
 def _wrong_model(folder: Path, model: Model) -> S2PError:
-    return S2PError(f"{folder} was not made from the model {model.name}; give the folder of its FP model with --model")
+    return S2PError(
+        f"{folder} was not made from the model {model.name}; give the folder of its FP model with --model, and its --size and --lora"
+    )

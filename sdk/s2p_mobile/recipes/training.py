@@ -86,5 +86,12 @@ class TrainingRule(Contract):
     precision: Literal["fp32", "bf16"] = "fp32"
     store_features: bool = Field(default=False, description="keep the FP features with the latents instead of computing them")
     checkpoint_activations: bool = Field(default=False, description="recompute blocks in the backward pass; saves memory")
+    offload_activations: bool = Field(
+        default=False, description="CUDA: tensors for the backward pass wait in the machine's memory; slower, saves the GPU's"
+    )
+    shard_optimizer: bool = Field(
+        default=False,
+        description="several processes: each keeps the optimizer's state and the averages of its share of the parameters",
+    )
     save_minutes: float = Field(default=2.0, gt=0, description="between two saved states")
     guard: GuardRule = GuardRule()

@@ -43,9 +43,9 @@ class TrainingState:
 
 def fingerprint(job: QuantizationJob) -> str:
     """SHA-256 of everything that decides a run, but for what a user may change to get past a divergence (learning rates,
-    guard) and how often the state is saved."""
+    guard), how often the state is saved and where tensors wait."""
     recipe = job.recipe.model_dump(mode="json")
-    for key in ("learning_rates", "guard", "save_minutes"):
+    for key in ("learning_rates", "guard", "save_minutes", "offload_activations", "shard_optimizer"):
         del recipe["training"][key]
     identity = {
         "version": _VERSION,

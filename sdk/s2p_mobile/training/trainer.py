@@ -21,7 +21,9 @@ from s2p_mobile.training.freezing import OscillationTracker
 from s2p_mobile.training.guard import Diverged, Guard, first_culprit
 from s2p_mobile.training.log import LOG_NAME, PLOT_NAME, LogLine, TrainingLog, plot_losses
 from s2p_mobile.training.loss import Losses, combined, feature_error, output_error
+from s2p_mobile.training.offload import saved_elsewhere, saved_on_host
 from s2p_mobile.training.optimizer import Average, Optimizer, schedule
+from s2p_mobile.training.shares import Shares
 from s2p_mobile.training.state import STATE_NAME, TrainingState, fingerprint, restore, save_state
 from s2p_mobile.training.student import (
     StudentSpec,
@@ -59,6 +61,7 @@ class Trainer:
         workers.from_main(self._own_tensors().values())
         if self.rule.checkpoint_activations:
             _recompute_in_backward(self.student)
+        self._offloads = self.rule.offload_activations and saved_elsewhere(workers.device)
         self.batches = make_batches(
             latents,
             self.rule,
@@ -71,8 +74,9 @@ class Trainer:
         )
         self.parameters = dict(learned_parameters(self.student))
         self.layers = trained_layers(self.student)
-        self.optimizer = Optimizer(self.parameters, self.rule)
-        self.average = None if self.rule.ema is None else Average(self.parameters, self.rule.ema)
+        self.shares = Shares(self.parameters, workers, self.rule.shard_optimizer)
+        self.optimizer = Optimizer(self.shares.own, self.rule)
+        self.average = None if self.rule.ema is None else Average(self.shares.own, self.rule.ema)
         self.tracker = None if self.rule.freezing is None else OscillationTracker(self.layers, self.rule.freezing)
         self.iteration = 0
         self._identity = fingerprint(job)
@@ -110,10 +114,10 @@ class Trainer:
                     self._save()
                 saved = time.monotonic()
                 while self.iteration < self.rule.iterations:
-                    line, asked_to_stop = self._step(guard, stop.requested)
+                    due = time.monotonic() - saved > 60 * self.rule.save_minutes
+                    line, asked_to_stop, due = self._step(guard, stop.requested, due)
                     log.add(line)
                     advance(f"loss {line.loss:.3g}")
-                    due = time.monotonic() - saved > 60 * self.rule.save_minutes
                     if asked_to_stop or due or self.iteration == self.rule.iterations:
                         if guard.healthy and self._finite():
                             self._save()
@@ -126,22 +130,25 @@ class Trainer:
             plot_losses(self.folder / LOG_NAME, self.folder / PLOT_NAME)
         if self.average is not None:
             self.average.put()
+            self.shares.publish()
         return quantized_unet(self.student)
 
-    def _step(self, guard: Guard, stop: bool) -> tuple[LogLine, bool]:
-        """One optimizer step. Also returns whether any process was asked to stop."""
+    def _step(self, guard: Guard, stop: bool, due: bool) -> tuple[LogLine, bool, bool]:
+        """One optimizer step. Also returns whether any process was asked to stop, and whether the state is to be saved."""
         began = time.monotonic()
-        sums = torch.zeros(4, device=self.workers.device)
+        sums = torch.zeros(5, device=self.workers.device)
         for part in range(self.rule.accumulate):
             losses = self._losses(self._micro_batch(part))
             (losses.total / self.rule.accumulate).backward()
             sums[:3] += torch.stack([losses.total.detach(), losses.output, losses.features]) / self.rule.accumulate
-        sums[3] = float(stop)
-        total, output, features, stops = self.workers.mean(sums).tolist()
+        # Agreed on by all: saving the state is a common effort.
+        sums[3], sums[4] = float(stop), float(due)
+        total, output, features, stops, dues = self.workers.mean(sums).tolist()
         problem = guard.problem(total) or self._share_gradients()
         if problem is not None:
             self._give_up(problem)
         self.optimizer.step(self.iteration)
+        self.shares.publish()
         if self.average is not None:
             self.average.update(self.iteration)
         if self.tracker is not None:
@@ -149,7 +156,7 @@ class Trainer:
         rate = schedule(self.iteration, self.rule)
         self.iteration += 1
         frozen = 0.0 if self.tracker is None else self.tracker.frozen_share
-        return LogLine(self.iteration, total, output, features, rate, frozen, time.monotonic() - began), stops > 0
+        return LogLine(self.iteration, total, output, features, rate, frozen, time.monotonic() - began), stops > 0, dues > 0
 
     def _micro_batch(self, part: int) -> Batch:
         index = self.iteration * self.rule.accumulate + part
@@ -167,7 +174,7 @@ class Trainer:
                 output, blocks = self.teacher.with_features(*inputs)
             targets = output if targets is None else targets
             fp_features = fp_features or blocks
-        with self._autocast():
+        with self._autocast(), saved_on_host(self._offloads):
             output, blocks = self.student.with_features(*inputs)
         pairs = len(batch.calls)
         error = output_error(
@@ -233,11 +240,14 @@ class Trainer:
         return tensors
 
     def _save(self) -> None:
+        moments = (".first", ".second") if self.iteration else ()
+        adam = self.shares.collect(self.optimizer.tensors(), moments)
+        average = {} if self.average is None else self.shares.collect(self.average.tensors)
         if self.workers.main:
             parts = {
                 "student": self._own_tensors(),
-                "adam": self.optimizer.tensors(),
-                "average": {} if self.average is None else self.average.tensors,
+                "adam": adam,
+                "average": average,
                 "oscillation": {} if self.tracker is None else self.tracker.tensors,
             }
             tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}

@@ -12,8 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.training import STATE_NAME
+from s2p_mobile.workers import join_workers
+from s2p_runtime.errors import S2PError
 
 SCRIPT = """
 import json, sys, torch
@@ -38,17 +43,38 @@ print(json.dumps({"rank": workers.rank, "count": workers.count, "integers": int(
 """
 
 
-@pytest.mark.parametrize("pipeline", ["s2p", "serial"])
-def test_same_latents_and_same_loss(make_job: Callable[..., QuantizationJob], tmp_path: Path, pipeline: str) -> None:
-    job = make_job({"pipeline": pipeline})
+CONFIGURATIONS = Path(__file__).parents[3] / "configs" / "accelerate"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGURATIONS / "gpu.yaml")]
+"""The repository's own configuration of two processes; with --device cpu they talk through gloo."""
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGURATIONS.iterdir()))
+def test_accelerate_knows_every_field_of_the_configurations(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(CONFIGURATIONS / name))
+    assert config.distributed_type == "MULTI_GPU" and config.num_processes >= 2
+
+
+@pytest.mark.parametrize(("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])
+def test_other_launches_are_refused(variable: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(S2PError, match=f"{name}.*shard_optimizer"):
+        join_workers("cpu")
+
+
+@pytest.mark.parametrize(("pipeline", "shards"), [("s2p", False), ("s2p", True), ("serial", False)])
+def test_same_latents_and_same_loss(
+    make_job: Callable[..., QuantizationJob], tmp_path: Path, pipeline: str, shards: bool
+) -> None:
+    job = make_job({"pipeline": pipeline, "shard_optimizer": shards})
     prompts = [
         f"a {thing} on a red background" for thing in ("cat", "fox", "rose", "snail", "panda", "bus", "key", "sun", "bee")
     ]
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # --multi_gpu names accelerate's own launcher of several processes; with --cpu it would start one, or ask for mpirun.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = [*LAUNCH, "--main_process_port", "0"]
     results = {}
     for count, command in ((1, [sys.executable]), (2, launch)):
         work = tmp_path / str(count)
@@ -61,7 +87,7 @@ def test_same_latents_and_same_loss(make_job: Callable[..., QuantizationJob], tm
         (tmp_path / "options.json").write_text(json.dumps(options))
         run = subprocess.run(
             [*command, str(tmp_path / "script.py"), str(tmp_path / "options.json")],
-            capture_output=True, check=False, text=True, env=environment, cwd=tmp_path,
+            capture_output=True, check=False, text=True, env=ENVIRONMENT, cwd=tmp_path,
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
         reports = [json.loads(report) for report in re.findall(r'\{"rank".*?\}', run.stdout)]  # two writers, one stream
@@ -77,3 +103,54 @@ def test_same_latents_and_same_loss(make_job: Callable[..., QuantizationJob], tm
     # gradient by its own size and so enlarges last-place differences of the tiny ones.
     assert results[2][1][0] == pytest.approx(results[1][1][0], rel=1e-5)
     assert results[2][1] == pytest.approx(results[1][1], rel=1e-3)
+    states = [load_file(tmp_path / str(count) / STATE_NAME) for count in (1, 2)]
+    # Gathered from the processes: the same tensors of the same shapes, so that any number of processes can go on.
+    assert {name: value.shape for name, value in states[0].items()} == {name: value.shape for name, value in states[1].items()}
+    for part in ("adam", "average"):
+        ours, theirs = (
+            torch.cat([value.flatten() for name, value in state.items() if name.startswith(part)]) for state in states
+        )
+        # As the losses: steps of Adam enlarge differences of the smallest gradients.
+        assert torch.linalg.vector_norm(ours - theirs) < 2e-2 * torch.linalg.vector_norm(ours)
+
+
+SHARES = """
+import json, sys, torch
+from s2p_mobile.training.shares import Shares
+from s2p_mobile.workers import join_workers
+
+workers = join_workers("cpu")
+torch.manual_seed(0)
+parameters = {f"p{k}": torch.nn.Parameter(torch.randn(n)) for k, n in enumerate((7, 1, 30, 12, 5, 5))}
+whole = {name: value.detach().clone() for name, value in parameters.items()}
+reference = {name: torch.nn.Parameter(value.clone()) for name, value in whole.items()}
+shares = Shares(parameters, workers, True)
+ours = torch.optim.Adam(shares.own.values(), lr=0.1)
+theirs = torch.optim.Adam(reference.values(), lr=0.1)
+for step in range(3):
+    for name in parameters:
+        gradient = torch.randn_like(parameters[name])
+        parameters[name].grad, reference[name].grad = gradient, gradient.clone()
+    ours.step(); shares.publish()
+    theirs.step()
+equal = all(torch.equal(parameters[name], reference[name]) for name in parameters)
+moments = {f"{name}.first": ours.state[value]["exp_avg"] for name, value in shares.own.items()}
+collected = shares.collect(moments, (".first",))
+right = not workers.main or all(
+    torch.equal(collected[f"{name}.first"], theirs.state[value]["exp_avg"]) for name, value in reference.items()
+)
+held = sum(value.numel() for value in shares.own.values())
+print(json.dumps({"rank": workers.rank, "equal": equal, "right": right, "held": held}))
+"""
+
+
+def test_shared_state_gives_the_same_bits(tmp_path: Path) -> None:
+    """Adam with its state divided between two processes, against Adam."""
+    (tmp_path / "script.py").write_text(SHARES)
+    command = [*LAUNCH, "--main_process_port", "0", str(tmp_path / "script.py")]
+    run = subprocess.run(command, capture_output=True, check=False, text=True, env=ENVIRONMENT, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    reports = [json.loads(report) for report in re.findall(r'\{"rank".*?\}', run.stdout)]
+    assert len(reports) == 2 and all(report["equal"] and report["right"] for report in reports)
+    # 60 numbers, largest first: 30 and 12 + 7 + 5 + 5 + 1.
+    assert sorted(report["held"] for report in reports) == [30, 30]

@@ -1,0 +1,162 @@
+"""Forecasts of a quantization against what is then measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+
+from s2p_converters.unet import layer_specs
+from s2p_mobile.cli.app import run
+from s2p_mobile.forecast import forecast_lines, make_forecast
+from s2p_mobile.forecast.counting import count_unet
+from s2p_mobile.forecast.disk import latent_set_bytes, safetensors_bytes
+from s2p_mobile.jobs import make_job
+from s2p_mobile.latents import LatentJob, write_latents
+from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.models import open_model
+from s2p_mobile.recipes import Recipe, load_recipe
+from s2p_mobile.training import StudentSpec
+from s2p_mobile.training.student import build_student
+from s2p_runtime.progress import Silent
+
+SETTINGS: dict[str, Any] = {
+    "recipe_name": None, "scheduler": None, "steps": 3, "guidance": None, "prompts": None, "seed": 0, "progress": Silent(),
+    "device": "cpu",
+}  # fmt: skip
+
+
+def small(job: QuantizationJob, **training: Any) -> QuantizationJob:
+    """The job with changes to its recipe's training."""
+    rule = job.recipe.training.model_copy(update=training)
+    return QuantizationJob(
+        job.model, job.plan, job.recipe.model_copy(update={"training": rule}), job.prompts, job.guidance, device="cpu"
+    )
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"a": ("F32", (2, 3))},
+        {
+            "states": ("F32", (8, 25, 4, 16, 16)),
+            "token_ids": ("I32", (8, 24)),
+            "feature.mid_block": ("F16", (8, 25, 2, 3, 1, 1)),
+        },
+        {"b": ("I32", (1,)), "a": ("F16", (1,)), "c": ("F32", (1,)), "B": ("F32", (1,))},
+    ],
+)
+def test_sizes_of_safetensors_files_are_exact(shapes: dict[str, Any]) -> None:
+    types = {"F32": np.float32, "I32": np.int32, "F16": np.float16}
+    assert safetensors_bytes(shapes) == len(save({name: np.zeros(shape, types[t]) for name, (t, shape) in shapes.items()}))
+
+
+@pytest.mark.parametrize(("guidance", "features"), [(4.0, False), (1.0, False), (4.0, True)])
+def test_latents_take_the_foreseen_bytes(guidance: float, features: bool, tmp_path: Path) -> None:
+    job = make_job(None, **{**SETTINGS, "steps": 2})
+    wanted = LatentJob(job.model, job.plan, job.prompts[:9], guidance, 0, features=features)
+    write_latents(wanted, tmp_path / "set")
+    shapes: dict[str, Any] = {}
+    if features:
+        from s2p_mobile.forecast.forecast import _block_shapes
+
+        shapes = _block_shapes(job, 2)
+    foreseen = latent_set_bytes(wanted.request, job.model.tokenizer_spec.max_length, 128, None, shapes)
+    assert foreseen == sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
+
+
+def test_operations_are_those_of_the_layers() -> None:
+    """Convolutions and products counted by torch on the real network, against the meta count."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    job = make_job(None, **SETTINGS)
+    structure = job.model.structure
+    names = [spec.name for spec in layer_specs(structure)]
+    counted = count_unet(structure, job.recipe, names, 3, 24, 2)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        job.model.unet(torch.randn(1, 4, 16, 16), 5, torch.randn(1, 24, 128))
+    layers = sum(work.flops for work in counted.layers)
+    # torch has no count for the CPU's attention kernel; the time path, which the layers lack, is 0.1%.
+    assert layers == pytest.approx(counter.get_total_flops(), rel=2e-3)
+    # Scores and values, 2 operations each, for every query and key: of the picture at 8x8 and 4x4, and of the 24 tokens.
+    queries = {work.spec.name: work.input_shape for work in counted.layers if work.spec.name.endswith("to_q")}
+    attention = sum(4 * n * (n if "attn1" in name else 24) * channels for name, (_, n, channels) in queries.items())
+    assert counted.flops == layers + attention
+
+
+def test_saved_tensors_are_those_of_the_student() -> None:
+    """Bytes that autograd keeps in a real forward pass."""
+    job = make_job(None, **SETTINGS)
+    names = [spec.name for spec in layer_specs(job.model.structure)]
+    bits = dict.fromkeys(names, 4)
+    student = build_student(job, StudentSpec(bits, torch.full((3, len(names)), 0.05)))
+    own = {t.untyped_storage().data_ptr() for t in (*student.parameters(), *student.buffers())}
+    seen: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = student(torch.randn(4, 4, 16, 16), torch.zeros(4, dtype=torch.int64), torch.randn(4, 24, 128))
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+    assert output.requires_grad
+    counted = count_unet(job.model.structure, job.recipe, names, 3, 24, 2)
+    # The kernels of attention keep other intermediate results on the CPU than the meta device counts.
+    assert counted.weight_bytes + 4 * counted.saved_bytes == pytest.approx(measured, rel=0.25)
+
+
+def test_switches_change_the_memory() -> None:
+    job = make_job(None, **SETTINGS)
+    plain = make_forecast(small(job), "s2p")
+    assert plain.memory_bytes is not None
+    cheaper = [
+        make_forecast(small(job, **change), "s2p") for change in ({"checkpoint_activations": True}, {"precision": "bf16"})
+    ]
+    assert all(forecast.memory_parts["activations"] < plain.memory_parts["activations"] for forecast in cheaper)
+    without = make_forecast(small(job, ema=None, freezing=None), "s2p")
+    assert without.memory_parts["optimizer and averages"] < plain.memory_parts["optimizer and averages"]
+    assert make_forecast(job, "rtn").memory_bytes is None
+
+
+def test_time_grows_with_the_work() -> None:
+    job = make_job(None, **SETTINGS)
+    one, two = (make_forecast(small(job, iterations=n), "s2p") for n in (100, 200))
+    assert two.flops["training"] == 2 * one.flops["training"] and two.passes["training"] == 2 * one.passes["training"]
+    assert all(b.hours > a.hours for a, b in zip(one.devices[1:], two.devices[1:], strict=True))
+    assert "this machine" in one.devices[0].name and one.devices[0].flops_per_second > 1e6
+    assert all(device.assumption for device in one.devices)
+
+
+def test_layers_by_width_add_up() -> None:
+    job = make_job(None, **SETTINGS)
+    forecast = make_forecast(job, "s2p")
+    assert sum(forecast.layers.values()) == len(layer_specs(job.model.structure))
+    assert forecast.bits_note is not None and "fisher" in forecast.bits_note
+    plain = Recipe.model_validate({**load_recipe("w4a8-mixed").model_dump(mode="json"), "mixed": None})
+    flat = make_forecast(QuantizationJob(job.model, job.plan, plain, job.prompts, job.guidance, device="cpu"), "rtn")
+    assert flat.weights is not None and flat.bits_note is None
+    assert open_model(None).unet_fp32_bytes == 4 * flat.parameters["unet"]
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "ck"
+    given = ["quantize", "--out", str(out), "--dry-run", "--steps", "2", "--device", "cpu"]
+    assert run([*given, "--json", str(tmp_path / "a.json")]) == 0
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert {"parameters", "layers", "latents_bytes", "memory_bytes", "devices"} <= set(document)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
+    text = capfd.readouterr().out
+    assert "peak memory" in text and "NVIDIA" in text and "this machine" in text
+
+
+def test_lines_name_every_stage_and_device() -> None:
+    forecast = make_forecast(make_job(None, **SETTINGS), "s2p")
+    lines = "\n".join(forecast_lines(forecast))
+    assert all(name in lines for name in (*forecast.flops, *(device.name for device in forecast.devices)))
