@@ -16,7 +16,7 @@ from torch import nn
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.executorch.calibration import output_scales
 from s2p_converters.executorch.check import self_check
-from s2p_converters.executorch.inspection import LayerNode, check_integers, read_program
+from s2p_converters.executorch.inspection import LayerNode, ProgramSummary, check_integers, read_program
 from s2p_converters.executorch.operators import uses_four_bits
 from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.executorch.partitioned import lower, lower_methods
