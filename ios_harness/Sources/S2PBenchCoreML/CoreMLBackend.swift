@@ -6,9 +6,10 @@ import S2PBench
 /// Builds the components of a Core ML bundle.
 public enum CoreMLBackend {
     /// Compute units of each component unless the options say otherwise: the Neural Engine for the integer U-Net. The
-    /// decoder stays on the GPU, where a float32 program keeps its precision; the text encoder runs once per text.
+    /// decoder stays on the GPU, where a float32 program keeps its precision; the text encoder runs once per text. The time
+    /// table of a prompt (SDXL) is float32 too and a few small products: the CPU.
     private static let defaultUnits = [
-        "text_encoder": "cpuAndNeuralEngine", "unet": "cpuAndNeuralEngine", "vae_decoder": "cpuAndGPU",
+        "text_encoder": "cpuAndNeuralEngine", "time_table": "cpuOnly", "unet": "cpuAndNeuralEngine", "vae_decoder": "cpuAndGPU",
     ]
 
     /// Nothing is compiled or loaded yet. A measurement compiles anew, so that its load times mean the same on every run;
@@ -35,8 +36,9 @@ public enum CoreMLBackend {
         )
         let unet = try bundle.manifest.unetPrograms.map { try program($0, as: "unet") }
         let parts = unet.map { ProgramUNet.Part(spec: $0.spec, program: $0) }
+        let table = bundle.manifest.conditioning == nil ? nil : try program("time_table", as: "time_table")
         return ComponentSet(
-            textEncoder: CoreMLTextEncoder(program: text), unet: ProgramUNet(parts: parts, policy: options.chunks),
+            textEncoder: CoreMLTextEncoder(program: text), timeTable: table.map { CoreMLTimeTable(program: $0) }, unet: ProgramUNet(parts: parts, policy: options.chunks),
             decoder: CoreMLDecoder(program: decoder)
         ) {
             var placements: [String] = []
@@ -44,10 +46,12 @@ public enum CoreMLBackend {
                 let placement = await program.describePlacement()
                 placements.append(unet.count == 1 ? placement : "\(program.name): \(placement)")
             }
-            return [
+            var described = [
                 text.name: await text.describePlacement(), "unet": placements.joined(separator: "; "),
                 decoder.name: await decoder.describePlacement(),
             ]
+            if let table { described[table.name] = await table.describePlacement() }
+            return described
         }
     }
 }
@@ -60,6 +64,28 @@ struct CoreMLTextEncoder: TextEncoding {
 
     func encode(_ tokenIDs: [Int32]) async throws -> Tensor {
         try await program.predict(["input_ids": .integers(tokenIDs)], output: "last_hidden_state")
+    }
+}
+
+extension CoreMLTextEncoder {
+    func encodePooled(_ tokenIDs: [Int32], second: [Int32]) async throws -> (hidden: Tensor, pooled: Tensor) {
+        let inputs: [String: ProgramInput] = ["input_ids": .integers(tokenIDs), "second_input_ids": .integers(second)]
+        let outputs = try await program.run(inputs, outputs: ["hidden_states", "pooled_text"])
+        guard let hidden = outputs["hidden_states"], let pooled = outputs["pooled_text"] else {
+            throw BenchError.backend(component: program.name, reason: "it gives no pooled text")
+        }
+        return (hidden, pooled)
+    }
+}
+
+struct CoreMLTimeTable: TimeTabling {
+    let program: CoreMLProgram
+
+    func load() async throws { try await program.load() }
+    func unload() async { await program.unload() }
+
+    func timeTable(pooled: Tensor, timeIDs: Tensor) async throws -> Tensor {
+        try await program.predict(["pooled_text": .floats(pooled), "time_ids": .floats(timeIDs)], output: "time_table")
     }
 }
 

@@ -107,7 +107,8 @@ final class Instrument: @unchecked Sendable {
 
     func wrap(_ set: ComponentSet) -> ComponentSet {
         ComponentSet(
-            textEncoder: Text(inner: set.textEncoder, log: self), unet: UNet(inner: set.unet, log: self),
+            textEncoder: Text(inner: set.textEncoder, log: self),
+            timeTable: set.timeTable.map { Table(inner: $0, log: self) }, unet: UNet(inner: set.unet, log: self),
             decoder: Decoder(inner: set.decoder, log: self), isReplay: true, describeBackend: set.describeBackend
         )
     }
@@ -121,6 +122,21 @@ final class Instrument: @unchecked Sendable {
             log.note("encode", milliseconds: 2)
             return try await inner.encode(tokenIDs)
         }
+        func encodePooled(_ tokenIDs: [Int32], second: [Int32]) async throws -> (hidden: Tensor, pooled: Tensor) {
+            log.note("encode", milliseconds: 2)
+            return try await inner.encodePooled(tokenIDs, second: second)
+        }
+    }
+
+    private struct Table: TimeTabling {
+        let inner: any TimeTabling
+        let log: Instrument
+        func load() async throws { log.note("load time_table", milliseconds: 8) }
+        func unload() async { log.note("unload time_table") }
+        func timeTable(pooled: Tensor, timeIDs: Tensor) async throws -> Tensor {
+            log.note("table", milliseconds: 1)
+            return try await inner.timeTable(pooled: pooled, timeIDs: timeIDs)
+        }
     }
 
     private struct UNet: Denoising {
@@ -128,10 +144,10 @@ final class Instrument: @unchecked Sendable {
         let log: Instrument
         func load() async throws { log.note("load unet", milliseconds: 64) }
         func unload() async { log.note("unload unet") }
-        func predict(sample: Tensor, step: Int, embeddings: Tensor) async throws -> Tensor {
+        func predict(sample: Tensor, step: Int, embeddings: Tensor, timeTable: Tensor?) async throws -> Tensor {
             log.note("predict", milliseconds: 100)
             try log.atCall(step)
-            return try await inner.predict(sample: sample, step: step, embeddings: embeddings)
+            return try await inner.predict(sample: sample, step: step, embeddings: embeddings, timeTable: timeTable)
         }
     }
 

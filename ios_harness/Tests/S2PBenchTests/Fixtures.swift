@@ -12,6 +12,8 @@ enum Fixtures {
     static let ancestral = folder.appendingPathComponent("ancestral.s2pmobile")
 
     static let chunked = folder.appendingPathComponent("chunked.s2pmobile")
+    /// Two text encoders, a time table for each prompt.
+    static let pooled = folder.appendingPathComponent("pooled.s2pmobile")
 
     struct MalformedBundle: Decodable, CustomTestStringConvertible, Sendable {
         let `case`: String

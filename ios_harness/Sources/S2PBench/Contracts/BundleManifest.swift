@@ -74,6 +74,32 @@ public struct TokenizerSpec: Codable, Equatable, Sendable {
     }
 }
 
+/// What a family with two text encoders (SDXL) adds to a prompt: the second encoder's padding, and what makes the time table.
+public struct Conditioning: Codable, Equatable, Sendable {
+    public let secondPadID: Int
+    /// The unconditional branch gets zeros in place of the encoded empty text.
+    public let zeroUnconditional: Bool
+    /// Original height and width, top and left of the crop, target height and width.
+    public let timeIDs: [Double]
+
+    enum CodingKeys: String, CodingKey {
+        case secondPadID = "second_pad_id"
+        case zeroUnconditional = "zero_unconditional"
+        case timeIDs = "time_ids"
+    }
+
+    /// Token ids of the same text for the second text encoder: behind the first end of text its own padding.
+    public func secondTokenIDs(_ ids: [Int32], eosID: Int) -> [Int32] {
+        guard let end = ids.firstIndex(of: Int32(truncatingIfNeeded: eosID)) else { return ids }
+        return ids.enumerated().map { $0.offset > end ? Int32(truncatingIfNeeded: secondPadID) : $0.element }
+    }
+
+    func validate() throws(ContractViolation) {
+        try require(secondPadID >= 0, "conditioning.second_pad_id", "must not be negative")
+        try require(timeIDs.count == 6, "conditioning.time_ids", "must be six numbers")
+    }
+}
+
 /// How one layer of the U-Net is stored.
 public struct LayerSummary: Codable, Equatable, Sendable {
     public enum Kind: String, Codable, Sendable {
@@ -168,6 +194,8 @@ public struct BundleManifest: Contract {
     public let sizes: [PictureSize]?
     /// Version 2: components that are the U-Net together, in the order in which they run; absent where it is one program.
     public let chunks: [String]?
+    /// Version 2: where the time table belongs to the prompt; such a bundle has a component `time_table`.
+    public let conditioning: Conditioning?
     /// Every file of the bundle but the manifest, by relative path.
     public let files: [String: FileEntry]
 
@@ -177,7 +205,7 @@ public struct BundleManifest: Contract {
     enum CodingKeys: String, CodingKey {
         case format, version, name, family, target, producer
         case checkpointSHA256 = "checkpoint_sha256"
-        case components, plan, guidance, latents, tokenizer, quantization, golden, sizes, chunks, files
+        case components, plan, guidance, latents, tokenizer, quantization, golden, sizes, chunks, conditioning, files
     }
 
     public func validate() throws(ContractViolation) {
@@ -207,6 +235,10 @@ public struct BundleManifest: Contract {
         }
         try validateSizes()
         try validateChunks()
+        try conditioning?.validate()
+        try require(conditioning == nil || version >= 2, "conditioning", "version 1 has none")
+        let goTogether = (conditioning != nil) == (components["time_table"] != nil)
+        try require(goTogether, "conditioning", "goes with a component time_table")
     }
 
     private func validateSizes() throws(ContractViolation) {

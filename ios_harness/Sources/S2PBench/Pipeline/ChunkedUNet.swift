@@ -59,11 +59,12 @@ public struct ProgramUNet: Denoising {
         for part in parts { await part.program.unload() }
     }
 
-    public func predict(sample: Tensor, step: Int, embeddings: Tensor) async throws -> Tensor {
+    public func predict(sample: Tensor, step: Int, embeddings: Tensor, timeTable: Tensor?) async throws -> Tensor {
         var known: [String: ProgramInput] = [
             "sample": .floats(sample), "step": .integers([Int32(truncatingIfNeeded: step)]),
             "encoder_hidden_states": .floats(embeddings),
         ]
+        if let timeTable { known["time_table"] = .floats(timeTable) }
         for (index, part) in parts.enumerated() {
             var inputs: [String: ProgramInput] = [:]
             for input in part.spec.inputs { inputs[input.name] = known[input.name] }

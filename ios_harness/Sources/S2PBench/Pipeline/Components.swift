@@ -1,4 +1,4 @@
-/// The three programs of a bundle, whatever runs them. Implementations own their program's memory: `load` may take
+/// The programs of a bundle, whatever runs them. Implementations own their program's memory: `load` may take
 /// minutes (Core ML compiles), `unload` gives everything back. Calls come one at a time.
 public protocol PipelineComponent: Sendable {
     /// Loads the program; does nothing when it is loaded.
@@ -11,6 +11,29 @@ public protocol TextEncoding: PipelineComponent {
     /// - Parameter tokenIDs: N ids, as `ClipTokenizer.encode` frames them.
     /// - Returns: [1, N, D].
     func encode(_ tokenIDs: [Int32]) async throws -> Tensor
+
+    /// Two text encoders in one program (SDXL).
+    ///
+    /// - Parameters:
+    ///   - tokenIDs: as above.
+    ///   - second: the same text for the second encoder, see `Conditioning.secondTokenIDs`.
+    /// - Returns: hidden states [1, N, D] and pooled text [1, P].
+    func encodePooled(_ tokenIDs: [Int32], second: [Int32]) async throws -> (hidden: Tensor, pooled: Tensor)
+}
+
+extension TextEncoding {
+    public func encodePooled(_ tokenIDs: [Int32], second: [Int32]) async throws -> (hidden: Tensor, pooled: Tensor) {
+        throw BenchError.backend(component: "text_encoder", reason: "it gives no pooled text")
+    }
+}
+
+/// Pooled text and picture size to the time table of a prompt (SDXL).
+public protocol TimeTabling: PipelineComponent {
+    /// - Parameters:
+    ///   - pooled: [B, P].
+    ///   - timeIDs: [B, 6].
+    /// - Returns: [B, T, K].
+    func timeTable(pooled: Tensor, timeIDs: Tensor) async throws -> Tensor
 }
 
 /// The U-Net. Time enters as the call's index alone.
@@ -19,8 +42,16 @@ public protocol Denoising: PipelineComponent {
     ///   - sample: [B, C, H, W], B = 2 under guidance, [unconditional, conditional].
     ///   - step: index of the call in the sampling plan.
     ///   - embeddings: [B, N, D].
+    ///   - timeTable: the prompt's, [B, T, K], where it belongs to the prompt (SDXL).
     /// - Returns: [B, C, H, W], before guidance.
-    func predict(sample: Tensor, step: Int, embeddings: Tensor) async throws -> Tensor
+    func predict(sample: Tensor, step: Int, embeddings: Tensor, timeTable: Tensor?) async throws -> Tensor
+}
+
+extension Denoising {
+    /// For families with one time table for all prompts.
+    public func predict(sample: Tensor, step: Int, embeddings: Tensor) async throws -> Tensor {
+        try await predict(sample: sample, step: step, embeddings: embeddings, timeTable: nil)
+    }
 }
 
 /// Latents to a picture.
@@ -33,6 +64,8 @@ public protocol ImageDecoding: PipelineComponent {
 /// All components of a bundle and how the report names their backends.
 public struct ComponentSet: Sendable {
     public let textEncoder: any TextEncoding
+    /// Where the time table belongs to the prompt.
+    public let timeTable: (any TimeTabling)?
     public let unet: any Denoising
     public let decoder: any ImageDecoding
     /// Whether the components only answer what one golden run holds.
@@ -41,10 +74,11 @@ public struct ComponentSet: Sendable {
     public let describeBackend: @Sendable () async -> [String: String]
 
     public init(
-        textEncoder: any TextEncoding, unet: any Denoising, decoder: any ImageDecoding, isReplay: Bool = false,
-        describeBackend: @escaping @Sendable () async -> [String: String]
+        textEncoder: any TextEncoding, timeTable: (any TimeTabling)? = nil, unet: any Denoising, decoder: any ImageDecoding,
+        isReplay: Bool = false, describeBackend: @escaping @Sendable () async -> [String: String]
     ) {
         self.textEncoder = textEncoder
+        self.timeTable = timeTable
         self.unet = unet
         self.decoder = decoder
         self.isReplay = isReplay
@@ -53,18 +87,19 @@ public struct ComponentSet: Sendable {
 
     /// (name in the bundle, component), in the order of use.
     public var all: [(name: String, component: any PipelineComponent)] {
-        [("text_encoder", textEncoder), ("unet", unet), ("vae_decoder", decoder)]
+        let table: [(name: String, component: any PipelineComponent)] = timeTable.map { [("time_table", $0)] } ?? []
+        return [("text_encoder", textEncoder)] + table + [("unet", unet), ("vae_decoder", decoder)]
     }
 }
 
 /// Which components stay in memory.
 public enum Residency: String, Sendable, CaseIterable {
-    /// All three, loaded once.
+    /// All, loaded once.
     case resident
     /// One at a time, loaded and released per picture: for phones with little memory.
     case staged
 
-    /// Staged when the three programs would take more than half of what the system lets the process have.
+    /// Staged when the programs would take more than half of what the system lets the process have.
     /// The half is room for Core ML's activations and caches, which no file size tells.
     public static func suited(to bundleBytes: Int?, availableBytes: Int?) -> Residency {
         guard let bundleBytes, let availableBytes else { return .resident }

@@ -5,6 +5,10 @@ public struct GoldenRun: Sendable {
     public let tokenIDs: [[Int32]]
     /// [B, N, D]
     public let textEmbeddings: Tensor
+    /// [B, P], [B, 6] and [B, T, K]; nil where one time table serves all prompts.
+    public let pooledText: Tensor?
+    public let timeIDs: Tensor?
+    public let timeTable: Tensor?
     /// [1, C, H, W]
     public let initialLatents: Tensor
     /// Indices of the calls whose outputs are recorded, ascending.
@@ -37,6 +41,10 @@ public struct GoldenRun: Sendable {
             throw .shapeMismatch(what: "text_embeddings", found: embeddings.shape, expected: [batch, length])
         }
         textEmbeddings = embeddings
+        let told = manifest.conditioning != nil
+        pooledText = told ? try file.floats("pooled_text") : nil
+        timeIDs = told ? try file.floats("time_ids").checked("time_ids", shape: [batch, 6]) : nil
+        timeTable = told ? try file.floats("time_table") : nil
 
         let recorded = try file.int32s("noise_pred_calls").data.map { Int($0) }
         guard zip(recorded, recorded.dropFirst()).allSatisfy({ $0 < $1 }),

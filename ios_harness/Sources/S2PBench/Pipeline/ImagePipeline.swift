@@ -6,7 +6,7 @@ public struct Drawing: Sendable {
     public var image: Tensor
     /// One entry per component that was loaded for this picture.
     public var loadMS: [String: Double]
-    /// The texts (empty text and prompt) together.
+    /// The texts (empty text and prompt) together, with the prompt's time table where it has its own.
     public var textEncoderMS: Double
     public var unetCallMS: [Double]
     public var decoderMS: Double
@@ -47,15 +47,7 @@ public struct ImagePipeline: Sendable {
         let manifest = bundle.manifest
         let start = clock.milliseconds
         var loadMS: [String: Double] = [:]
-        let ids = tokenIDs(prompt)
-        let (embeddings, textMS) = try await stage("text_encoder", components.textEncoder, &loadMS) {
-            var features: [Tensor] = []
-            for row in ids {
-                try Task.checkCancellation()
-                features.append(try await components.textEncoder.encode(row))
-            }
-            return Tensor.concatenated(features)
-        }
+        let (conditions, textMS) = try await conditions(of: tokenIDs(prompt), &loadMS)
         var callMS: [Double] = []
         let initial = sampler.initialLatents(seed: seed, shape: manifest.latents.shape)
         let (latents, _) = try await stage("unet", components.unet, &loadMS) {
@@ -63,7 +55,9 @@ public struct ImagePipeline: Sendable {
                 try Task.checkCancellation()
                 let batch = Tensor.concatenated([Tensor](repeating: scaled, count: manifest.batch))
                 let called = clock.milliseconds
-                let output = try await components.unet.predict(sample: batch, step: index, embeddings: embeddings)
+                let output = try await components.unet.predict(
+                    sample: batch, step: index, embeddings: conditions.embeddings, timeTable: conditions.timeTable
+                )
                 let elapsed = clock.milliseconds - called
                 callMS.append(elapsed)
                 onCall(index, elapsed)
@@ -77,6 +71,50 @@ public struct ImagePipeline: Sendable {
             latents: latents, image: image, loadMS: loadMS, textEncoderMS: textMS, unetCallMS: callMS, decoderMS: decoderMS,
             totalMS: clock.milliseconds - start
         )
+    }
+
+    /// What a prompt tells the U-Net, the same for all calls.
+    private struct Conditions {
+        var embeddings: Tensor
+        var timeTable: Tensor?
+    }
+
+    private func conditions(of ids: [[Int32]], _ loadMS: inout [String: Double]) async throws -> (Conditions, Double) {
+        guard let told = bundle.manifest.conditioning else {
+            let (embeddings, elapsed) = try await stage("text_encoder", components.textEncoder, &loadMS) {
+                var features: [Tensor] = []
+                for row in ids {
+                    try Task.checkCancellation()
+                    features.append(try await components.textEncoder.encode(row))
+                }
+                return Tensor.concatenated(features)
+            }
+            return (Conditions(embeddings: embeddings), elapsed)
+        }
+        guard let network = components.timeTable else {
+            throw BenchError.backend(component: "time_table", reason: "this backend has none for the bundle")
+        }
+        let eosID = bundle.manifest.tokenizer.eosID
+        let (texts, textMS) = try await stage("text_encoder", components.textEncoder, &loadMS) {
+            // The prompt is last; zeros of its shape stand before it where the model was trained so.
+            var texts: [(hidden: Tensor, pooled: Tensor)] = []
+            for row in ids.reversed() {
+                try Task.checkCancellation()
+                if let text = texts.first, told.zeroUnconditional {
+                    texts.insert((text.hidden.zeros, text.pooled.zeros), at: 0)
+                } else {
+                    let second = told.secondTokenIDs(row, eosID: eosID)
+                    texts.insert(try await components.textEncoder.encodePooled(row, second: second), at: 0)
+                }
+            }
+            return texts
+        }
+        let numbers = [[Double]](repeating: told.timeIDs, count: ids.count).joined().map { Float($0) }
+        let timeIDs = Tensor(shape: [ids.count, told.timeIDs.count], data: numbers)
+        let (table, tableMS) = try await stage("time_table", network, &loadMS) {
+            try await network.timeTable(pooled: Tensor.concatenated(texts.map(\.pooled)), timeIDs: timeIDs)
+        }
+        return (Conditions(embeddings: Tensor.concatenated(texts.map(\.hidden)), timeTable: table), textMS + tableMS)
     }
 
     /// Releases everything.

@@ -4,11 +4,12 @@ public enum Replay {
     public static func components(of bundle: ModelBundle) throws(BenchError) -> ComponentSet {
         let run = try recordedRun(of: bundle)
         return ComponentSet(
-            textEncoder: ReplayTextEncoder(run: run), unet: ReplayUNet(run: run),
+            textEncoder: ReplayTextEncoder(run: run, manifest: bundle.manifest),
+            timeTable: bundle.manifest.conditioning == nil ? nil : ReplayTimeTable(run: run), unet: ReplayUNet(run: run),
             decoder: ReplayDecoder(run: run, latents: bundle.manifest.latents), isReplay: true
         ) {
-            let text = "replay of golden run \(run.spec.id)"
-            return ["text_encoder": text, "unet": text, "vae_decoder": text]
+            let names = ["text_encoder", "unet", "vae_decoder"] + (bundle.manifest.conditioning == nil ? [] : ["time_table"])
+            return Dictionary(uniqueKeysWithValues: names.map { ($0, "replay of golden run \(run.spec.id)") })
         }
     }
 
@@ -24,6 +25,7 @@ public enum Replay {
 
 struct ReplayTextEncoder: TextEncoding {
     let run: GoldenRun
+    let manifest: BundleManifest
 
     func load() async {}
     func unload() async {}
@@ -36,16 +38,41 @@ struct ReplayTextEncoder: TextEncoding {
     }
 }
 
+extension ReplayTextEncoder {
+    func encodePooled(_ tokenIDs: [Int32], second: [Int32]) async throws -> (hidden: Tensor, pooled: Tensor) {
+        guard let row = run.tokenIDs.firstIndex(of: tokenIDs), let pooled = run.pooledText,
+            second == manifest.conditioning?.secondTokenIDs(tokenIDs, eosID: manifest.tokenizer.eosID)
+        else { throw BenchError.notRecorded(what: "the features of this text") }
+        return (run.textEmbeddings.rows(row..<row + 1), pooled.rows(row..<row + 1))
+    }
+}
+
+struct ReplayTimeTable: TimeTabling {
+    let run: GoldenRun
+
+    func load() async {}
+    func unload() async {}
+
+    /// Answers for the recorded pooled text and time ids only, bit for bit.
+    func timeTable(pooled: Tensor, timeIDs: Tensor) async throws -> Tensor {
+        guard pooled == run.pooledText, timeIDs == run.timeIDs, let table = run.timeTable else {
+            throw BenchError.notRecorded(what: "the time table of this text and size")
+        }
+        return table
+    }
+}
+
 struct ReplayUNet: Denoising {
     let run: GoldenRun
 
     func load() async {}
     func unload() async {}
 
-    func predict(sample: Tensor, step: Int, embeddings: Tensor) async throws -> Tensor {
+    func predict(sample: Tensor, step: Int, embeddings: Tensor, timeTable: Tensor?) async throws -> Tensor {
         guard let output = run.output(ofCall: step) else { throw BenchError.notRecorded(what: "call \(step)") }
         _ = try sample.checked("sample", shape: output.shape)
         _ = try embeddings.checked("encoder_hidden_states", shape: run.textEmbeddings.shape)
+        guard timeTable == run.timeTable else { throw BenchError.notRecorded(what: "a call with this time table") }
         return output
     }
 }

@@ -10,6 +10,9 @@ public struct Tensor: Equatable, Sendable {
         self.data = data
     }
 
+    /// Zeros of the same shape.
+    public var zeros: Tensor { Tensor(shape: shape, data: [Float](repeating: 0, count: data.count)) }
+
     /// Rows `range` of the first dimension.
     public func rows(_ range: Range<Int>) -> Tensor {
         let row = data.count / max(shape[0], 1)
