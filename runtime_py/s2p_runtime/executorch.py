@@ -186,7 +186,9 @@ class ExecuTorchBackend:
         if not 0 <= step < calls:
             raise S2PError(f"step {step} is outside of the plan's {calls} calls; give 0 to {calls - 1}")
         manifest = self.bundle.manifest
-        inputs = {"sample": sample, "step": np.array([step], np.int64), "encoder_hidden_states": embeddings}
+        inputs: dict[str, NDArray[Any]] = {
+            "sample": sample, "step": np.array([step], np.int64), "encoder_hidden_states": embeddings
+        }  # fmt: skip
         inputs |= {} if time_table is None else {"time_table": time_table}
         size = manifest.size_of(sample.shape)
 

@@ -129,7 +129,7 @@ def _block_shapes(job: QuantizationJob, branches: int) -> dict[str, tuple[int, .
     """[B, C, H, W] of each block's output."""
     structure = job.model.structure
     height, width = structure.sample_size
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for block in (*structure.down, *([structure.mid] if structure.mid else []), *structure.up):
         if block.resample and block.name.startswith("down"):
             height, width = (height + 1) // 2, (width + 1) // 2
