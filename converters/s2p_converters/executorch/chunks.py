@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,21 +13,30 @@ from torch import Tensor, nn
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.executorch.calibration import output_scales
 from s2p_converters.executorch.check import self_check
-from s2p_converters.executorch.components import METHOD, integer_layers, layer_summaries, unet_shapes, write_program
+from s2p_converters.executorch.components import (
+    METHOD,
+    integer_layers,
+    layer_summaries,
+    prompt_columns,
+    time_table_specs,
+    unet_shapes,
+    write_program,
+)
 from s2p_converters.executorch.inspection import LayerNode, check_integers, read_program
 from s2p_converters.executorch.operators import XnnpackOperators, uses_four_bits
 from s2p_converters.executorch.options import ExecuTorchOptions
 from s2p_converters.executorch.program import build_program, delegate
 from s2p_converters.executorch.subgraph import Subgraph
 from s2p_converters.executorch.symbols import Symbol, image_input, image_output
-from s2p_converters.executorch.unet import Columns, SymbolTables, symbol_unet, unet_columns
+from s2p_converters.executorch.unet import Columns, SymbolTables, prompt_row, symbol_unet, unet_columns
 from s2p_converters.unet import LayerSpec
-from s2p_converters.unet.chunks import CONTEXT, OUTPUT, SAMPLE, STEP, Chunk, UNetChunk, plan_chunks
+from s2p_converters.unet.chunks import CONTEXT, OUTPUT, SAMPLE, STEP, TIME_TABLE, Chunk, UNetChunk, plan_chunks
 from s2p_runtime.bundle import Component, LayerSummary, TensorSpec
+from s2p_runtime.errors import S2PError
 
 
 class _ChunkProgram(nn.Module):
-    """One ``index_select`` on the chunk's own step table, then its subgraph."""
+    """One ``index_select`` on the chunk's own step table, one on the prompt's where it takes that, then its subgraph."""
 
     table: Tensor
 
@@ -40,11 +49,13 @@ class _ChunkProgram(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """The inputs in order, the call's index as ``step`` int64 [1] -> the chunk's outputs in order."""
-        given = [
-            self.table.index_select(0, value) if name == STEP else value
-            for name, value in zip(self.inputs, values, strict=True)
-        ]
-        return tuple(self.subgraph(*given))
+        given = dict(zip(self.inputs, values, strict=True))
+        step = given.get(STEP)
+        if step is not None:
+            given[STEP] = self.table.index_select(0, step)
+            if TIME_TABLE in given:
+                given[TIME_TABLE] = prompt_row(given[TIME_TABLE], step)
+        return tuple(self.subgraph(*given.values()))
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,8 @@ def convert_chunks(checkpoint: Checkpoint, folder: Path, options: ExecuTorchOpti
     Tensors between programs lie as [B, H, W, C], as XNNPACK has them: nothing is moved at a cut.
 
     Raises:
-        S2PError: the recipe needs something that the backend cannot do, or the U-Net has fewer units than that.
+        S2PError: the recipe needs something that the backend cannot do, or the U-Net has fewer units than that, or an SDXL chunk has
+            no step table of its own beside the prompt's.
         CheckFailed: a layer does not run on an integer kernel, or holds other integers.
     """
     integer = integer_layers(checkpoint)
@@ -73,15 +85,20 @@ def convert_chunks(checkpoint: Checkpoint, folder: Path, options: ExecuTorchOpti
     floats = {name: np.asarray(value, np.float32) for name, value in checkpoint.floats.items()}
     scales = output_scales(checkpoint) if options.scheme == "static" else None
     names = [spec.name for spec in checkpoint.specs]
-    columns = unet_columns(checkpoint.time_tables, checkpoint.layers, options.scheme)
+    of_prompt = prompt_columns(checkpoint)
+    table = time_table_specs(checkpoint)[1] if of_prompt else None
+    columns = unet_columns({} if of_prompt else checkpoint.time_tables, checkpoint.layers, options.scheme)
     components: dict[str, Component] = {}
     nodes: list[LayerNode] = []
     for number, chunk in enumerate(plan, 1):
         own = {name: column for name, column in columns.items() if chunk.holds(name)}
-        inputs = _inputs(chunk, bool(own), sample, context)
+        told = table if any(chunk.holds(name) for name in of_prompt) else None
+        if told is not None and not own:
+            raise S2PError("--chunks of an SDXL model needs activations with scales for each call; convert without --chunks")
+        inputs = _inputs(chunk, bool(own), sample, context, told)
         graph = Subgraph(names)
         operators = XnnpackOperators(graph, checkpoint.layers, floats, options.scheme, scales)
-        _trace(checkpoint, chunk, inputs, own, operators)
+        _trace(checkpoint, chunk, inputs, own, operators, of_prompt)
         examples = tuple(torch.zeros(port.shape, dtype=getattr(torch, port.dtype)) for port in inputs)
         data = build_program({METHOD: (_ChunkProgram([port.name for port in inputs], own, graph), examples)})
         outputs = tuple(_float_port(name, sample if name == OUTPUT else _memory_shape(chunk, name)) for name in chunk.outputs)
@@ -94,18 +111,25 @@ def convert_chunks(checkpoint: Checkpoint, folder: Path, options: ExecuTorchOpti
 
 
 def _trace(
-    checkpoint: Checkpoint, chunk: Chunk, inputs: Sequence[TensorSpec], columns: Columns, operators: XnnpackOperators
+    checkpoint: Checkpoint,
+    chunk: Chunk,
+    inputs: Sequence[TensorSpec],
+    columns: Columns,
+    operators: XnnpackOperators,
+    of_prompt: Mapping[str, int],
 ) -> None:
     """Write a chunk's nodes into the operators' subgraph."""
     graph = operators.graph
     widths = {name: column.shape[1] for name, column in columns.items()}
-    unet = symbol_unet(checkpoint.structure, SymbolTables(widths), operators)
+    unet = symbol_unet(checkpoint.structure, SymbolTables(widths, of_prompt), operators)
     symbols = []
     for port in inputs:
         if port.name == SAMPLE:
             symbols.append(image_input(graph, port.shape))
         elif port.name == STEP:
             symbols.append(Symbol(graph, graph.input((1, sum(widths.values()))), False))
+        elif port.name == TIME_TABLE:
+            symbols.append(Symbol(graph, graph.input((port.shape[0], port.shape[2])), False))
         else:
             symbols.append(Symbol(graph, graph.input(port.shape), port.name != CONTEXT))
     module = UNetChunk(unet, chunk, [port.name for port in inputs], unet.tables if columns else None)
@@ -117,7 +141,9 @@ def _trace(
         graph.output(symbol.settle().value)
 
 
-def _inputs(chunk: Chunk, has_step: bool, sample: tuple[int, ...], context: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+def _inputs(
+    chunk: Chunk, has_step: bool, sample: tuple[int, ...], context: tuple[int, ...], table: TensorSpec | None
+) -> tuple[TensorSpec, ...]:
     own = []
     if chunk.start == 0:
         own.append(_float_port(SAMPLE, sample))
@@ -125,6 +151,8 @@ def _inputs(chunk: Chunk, has_step: bool, sample: tuple[int, ...], context: tupl
         own.append(TensorSpec(name=STEP, dtype="int64", shape=(1,)))
     if chunk.uses_context:
         own.append(_float_port(CONTEXT, context))
+    if table is not None:
+        own.append(table)
     return (*own, *(_float_port(name, _memory_shape(chunk, name)) for name in chunk.crossing_inputs))
 
 

@@ -36,7 +36,7 @@ public enum CoreMLBackend {
         )
         let unet = try bundle.manifest.unetPrograms.map { try program($0, as: "unet") }
         let parts = unet.map { ProgramUNet.Part(spec: $0.spec, program: $0) }
-        let table = bundle.manifest.conditioning == nil ? nil : try program("time_table", as: "time_table")
+        let table = try bundle.manifest.conditioning.map { _ in try program("time_table", as: "time_table") }
         return ComponentSet(
             textEncoder: CoreMLTextEncoder(program: text), timeTable: table.map { CoreMLTimeTable(program: $0) }, unet: ProgramUNet(parts: parts, policy: options.chunks),
             decoder: CoreMLDecoder(program: decoder)
