@@ -125,15 +125,18 @@ class ReferenceLayer(nn.Module):
 
 
 class StreamedReferenceLayer(ReferenceLayer):
-    """The same in float64 with its weight made at every call and let go again: 8 bytes a weight do not fit for a whole network."""
+    """The same with its weight made at every call and let go again: 8 bytes a weight do not fit for a whole network."""
+
+    unit: Tensor
 
     def _hold(self, layer: QuantizedLayer, constants: Constants) -> None:
         self._layer, self._constants = layer, constants
+        self.register_buffer("unit", torch.ones((), dtype=torch.float64), persistent=False)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """Float64, on the processor."""
-        return dequantized(self._layer, self._constants)
+        """In the module's precision, where the module lies."""
+        return dequantized(self._layer, self._constants).to(self.unit)
 
 
 def general_columns(layer: GeneralLayer, stored: Rounding) -> dict[str, Tensor]:
@@ -281,7 +284,7 @@ def reference_unet(checkpoint: Checkpoint, constants: Constants = CHECKPOINT_CON
 
 
 def streamed_reference_unet(checkpoint: Checkpoint, constants: Constants = CHECKPOINT_CONSTANTS) -> StepUNet:
-    """:func:`reference_unet`, to the bit, with one weight in memory at a time. It stays in float64."""
+    """:func:`reference_unet`, to the bit, with one weight in memory at a time."""
     return _unet(checkpoint, constants, _StreamedOperators)
 
 

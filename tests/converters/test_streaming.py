@@ -72,3 +72,5 @@ def test_the_streamed_reference_is_the_reference(checkpoint: Checkpoint) -> None
     # Scales, tables, norms and the layers left in float; eight bytes for every quantized weight are not there.
     weights = sum(layer.spec.weights for layer in checkpoint.layers.values())
     assert held == sum(value.nbytes for value in whole.state_dict().values()) - 8 * weights
+    single = whole.float()(sample.float(), step, text.float())
+    assert single.dtype == torch.float32 and torch.equal(single, streamed.float()(sample.float(), step, text.float()))
