@@ -1,0 +1,375 @@
+"""Time, memory and size of every stage at the true size of a model, with random weights.
+
+    python benchmarks/full_size.py --model sd1                      SD v1-4's U-Net, 859.5M parameters
+    python benchmarks/full_size.py --model sdxl                     Stable Diffusion XL's, 2.57B
+    python benchmarks/full_size.py --model sd1 --scale 0.4 0.8 1    how both grow: three widths of the same network
+
+Every stage runs in a process of its own and leaves a JSON file in --work, so that an interrupted run goes on where it stopped:
+
+make         a diffusers folder: random fp16 weights drawn tensor by tensor, the demo model's tokenizer, a small VAE and text encoder
+quantize     ``s2p-mobile quantize --method rtn --recipe w4a8``; pictures of 64x64 pixels and 1 step, so that the runs of the float
+             network, whose time is that of the network and not of the quantizer, stay short
+coreml       checkpoint -> U-Net package
+executorch   checkpoint -> U-Net .pte, every integer layer run alone and read back
+verify-*     one U-Net call of the written file against torch on the same integers: the interpreter in float64, ExecuTorch's runtime
+
+Peak memory is VmHWM of the stage's process (mapped files included); processor time is the process's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from s2p_converters.checkpoint import Checkpoint, open_checkpoint
+from s2p_converters.reference import Constants, streamed_reference_unet
+from s2p_mobile.demo import DEMO_MODEL
+from s2p_runtime.noise import gaussian
+from s2p_runtime.pictures import relative_error
+from s2p_runtime.quiet import quiet_import
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "sd1": {
+        "sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": 8, "cross_attention_dim": 768,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "sd2": {
+        "sample_size": 96, "block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024, "use_linear_projection": True,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "sdxl": {
+        "sample_size": 128, "block_out_channels": [320, 640, 1280], "attention_head_dim": [5, 10, 20],
+        "cross_attention_dim": 2048, "use_linear_projection": True, "transformer_layers_per_block": [1, 2, 10],
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    },
+}  # fmt: skip
+"""U-Nets of CompVis/stable-diffusion-v1-4, stabilityai/stable-diffusion-2-1 and stable-diffusion-xl-base-1.0."""
+
+GIB = 2**30
+Figures = dict[str, Any]
+TEXT_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
+
+
+def unet_config(model: str, scale: float) -> dict[str, Any]:
+    """The U-Net's configuration with every width times ``scale``; widths must stay multiples of 64."""
+    config = {
+        "_class_name": "UNet2DConditionModel", "act_fn": "silu", "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
+        "norm_num_groups": 32, "norm_eps": 1e-5, **CONFIGS[model],
+    }  # fmt: skip
+    widths = [round(width * scale) for width in config["block_out_channels"]]
+    if any(width % 64 for width in widths):
+        raise SystemExit(f"--scale {scale} gives widths {widths}, which are no multiples of 64; try 0.4, 0.6, 0.8 or 1")
+    config["block_out_channels"] = widths
+    if isinstance(config["attention_head_dim"], list):
+        config["attention_head_dim"] = [width // 64 for width in widths]
+    return config
+
+
+# make
+
+
+def write_random(path: Path, shapes: dict[str, tuple[int, ...]], seed: int) -> int:
+    """Write random fp16 tensors of these shapes, one at a time; gives their number of elements.
+
+    Weights are normal with the variance of the usual initialization, norms are ones and zeros.
+    """
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    rng = np.random.default_rng(seed)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            if "norm" in name and len(shape) == 1:
+                values = np.full(shape, float(name.endswith("weight")), np.float32)
+            else:
+                fan = math.prod(shape[1:]) if len(shape) > 1 else 2500
+                values = rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(fan))
+            file.write(values.astype(np.float16).tobytes())
+    return offset // 2
+
+
+def make(folder: Path, model: str, scale: float) -> Figures:
+    """Write the diffusers folder."""
+    with quiet_import():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    config = unet_config(model, scale)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    shapes = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    parameters = write_random(folder / "unet" / "diffusion_pytorch_model.safetensors", shapes, 0)
+    vae = AutoencoderKL(
+        block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4, sample_size=config["sample_size"] * 8,
+    )  # fmt: skip
+    vae.save_pretrained(folder / "vae")
+    vocabulary = json.loads((DEMO_MODEL / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
+    for index, width in enumerate(TEXT_WIDTHS[model]):
+        suffix, kind = ("", CLIPTextModel) if index == 0 else (f"_{index + 1}", CLIPTextModelWithProjection)
+        text = CLIPTextConfig(
+            vocab_size=len(vocabulary), hidden_size=width, intermediate_size=width, num_hidden_layers=2,
+            num_attention_heads=width // 64, max_position_embeddings=77, projection_dim=width,
+            hidden_act="gelu" if model == "sd2" else "quick_gelu", bos_token_id=len(vocabulary) - 2,
+            eos_token_id=len(vocabulary) - 1, pad_token_id=len(vocabulary) - 1,
+        )  # fmt: skip
+        kind(text).save_pretrained(folder / f"text_encoder{suffix}")
+        shutil.copytree(DEMO_MODEL / "tokenizer", folder / f"tokenizer{suffix}", copy_function=shutil.copyfile)
+    (folder / "scheduler").mkdir()
+    scheduler = {
+        "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000, "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
+        "prediction_type": "epsilon",
+    }  # fmt: skip
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    name = "StableDiffusionXLPipeline" if model == "sdxl" else "StableDiffusionPipeline"
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    return {"parameters": parameters}
+
+
+# The other stages, each in a process of its own
+
+
+def quantize(model: Path, out: Path) -> Figures:
+    """``s2p-mobile quantize --method rtn``, in this process."""
+    from s2p_mobile.cli.app import app
+
+    arguments = [
+        "quantize", str(model), "--method", "rtn", "--recipe", "w4a8", "--steps", "1", "--size", "64x64", "--count", "1",
+        "--out", str(out), "--json", str(out.with_suffix(".json")), "--force",
+    ]  # fmt: skip
+    app(arguments, standalone_mode=False)
+    return {"bytes": folder_bytes(out), "unet_bytes": (out / "unet.safetensors").stat().st_size}
+
+
+def at_latents(folder: Path, side: int) -> Checkpoint:
+    """A checkpoint with latents of this height and width: nothing else in it depends on the size."""
+    checkpoint = open_checkpoint(folder)
+    latents = checkpoint.manifest.latents.model_copy(update={"height": side, "width": side})
+    manifest = checkpoint.manifest.model_copy(update={"latents": latents})
+    return replace(checkpoint, manifest=manifest, structure=replace(checkpoint.structure, sample_size=(side, side)))
+
+
+def coreml(checkpoint: Checkpoint, out: Path) -> Figures:
+    """The U-Net of ``s2p-mobile convert --target coreml``."""
+    from s2p_converters.coreml.components import convert_unet
+    from s2p_converters.coreml.options import CoreMLOptions
+
+    out.mkdir()
+    convert_unet(checkpoint, CoreMLOptions(), out)
+    return {"bytes": folder_bytes(out)}
+
+
+def executorch(checkpoint: Checkpoint, out: Path) -> Figures:
+    """The U-Net of ``s2p-mobile convert --target executorch``."""
+    from s2p_converters.executorch.components import convert_unet
+    from s2p_converters.executorch.options import ExecuTorchOptions
+
+    out.mkdir()
+    convert_unet(checkpoint, out / "unet.pte", ExecuTorchOptions())
+    return {"bytes": folder_bytes(out)}
+
+
+def call_inputs(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Noise for one U-Net call: the state, the text and, of SDXL, the time table."""
+    from s2p_converters.coreml.components import unet_ports
+    from s2p_converters.coreml.options import CoreMLOptions
+
+    latents = checkpoint.manifest.latents
+    ports, _ = unet_ports(checkpoint, CoreMLOptions(), (latents.height, latents.width))
+    return {
+        port.name: np.zeros(1, np.int32) if port.name == "step" else gaussian(1, port.shape, stream=place)
+        for place, port in enumerate(ports)
+    }
+
+
+@torch.no_grad()
+def torch_output(
+    checkpoint: Checkpoint, constants: Constants, feeds: dict[str, np.ndarray], dtype: torch.dtype = torch.float64
+) -> np.ndarray:
+    """The same call in torch, from the checkpoint's integers."""
+    values = [torch.from_numpy(value) for value in feeds.values()]
+    reference = streamed_reference_unet(checkpoint, constants).to(dtype)
+    return reference(*(value.to(dtype) if value.is_floating_point() else value.long() for value in values)).numpy()
+
+
+def verify_coreml(checkpoint: Checkpoint, out: Path) -> Figures:
+    """One call of the package in the interpreter, in float64."""
+    from s2p_converters.coreml.components import program_constants
+    from s2p_converters.coreml.options import CoreMLOptions
+    from s2p_runtime.mil import load_program
+
+    feeds = call_inputs(checkpoint)
+    found = load_program(out / "unet.mlpackage").run(feeds, compute="float64")["noise_pred"]
+    middle = time.perf_counter(), time.process_time()
+    wanted = torch_output(checkpoint, program_constants(CoreMLOptions()), feeds)
+    return {
+        "relative_error": relative_error(found, wanted), "reference_seconds": time.perf_counter() - middle[0],
+        "reference_cpu_seconds": time.process_time() - middle[1],
+    }  # fmt: skip
+
+
+def verify_executorch(checkpoint: Checkpoint, out: Path) -> Figures:
+    """One call of the .pte in ExecuTorch's runtime."""
+    from s2p_converters.executorch.components import program_constants
+    from s2p_converters.executorch.options import ExecuTorchOptions
+
+    with quiet_import():
+        from executorch.runtime import Runtime
+
+        method = Runtime.get().load_program(out / "unet.pte").load_method("forward")
+    feeds = call_inputs(checkpoint)
+    inputs = [torch.from_numpy(value if name != "step" else value.astype(np.int64)) for name, value in feeds.items()]
+    start = time.perf_counter()
+    found = method.execute(inputs)[0].numpy().copy()
+    call = time.perf_counter() - start
+    del method
+    constants = program_constants(ExecuTorchOptions())
+    wanted = torch_output(checkpoint, constants, feeds)
+    # Rounding is chaotic: what torch itself loses in float32 is the measure of what a right program may lose.
+    single = torch_output(checkpoint, constants, feeds, torch.float32)
+    return {
+        "relative_error": relative_error(found, wanted), "torch_relative_error": relative_error(single, wanted),
+        "call_seconds": call,
+    }  # fmt: skip
+
+
+def folder_bytes(folder: Path) -> int:
+    """All files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def peak_bytes() -> int:
+    """VmHWM of this process. Unlike ru_maxrss it begins anew with the program, so the parent's memory is not in it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+# Running the stages
+
+STAGES = ("make", "quantize", "coreml", "executorch", "verify-coreml", "verify-executorch")
+
+
+def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -> None:
+    """Run one stage in this process and write its figures."""
+    place.mkdir(parents=True, exist_ok=True)
+    folder, checkpoint, package, program = (place / name for name in ("model", "checkpoint", "coreml", "executorch"))
+    steps: dict[str, Callable[[], Figures]] = {
+        "make": lambda: make(folder, model, scale),
+        "quantize": lambda: quantize(folder, checkpoint),
+        "coreml": lambda: coreml(at_latents(checkpoint, latents), package),
+        "executorch": lambda: executorch(at_latents(checkpoint, latents), program),
+        "verify-coreml": lambda: verify_coreml(at_latents(checkpoint, latents), package),
+        "verify-executorch": lambda: verify_executorch(at_latents(checkpoint, latents), program),
+    }
+    for out in {"make": [folder], "quantize": [checkpoint], "coreml": [package], "executorch": [program]}.get(stage, []):
+        shutil.rmtree(out, ignore_errors=True)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    found = steps[stage]()
+    figures = {
+        "model": model, "scale": scale, "latents": latents, "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - start_cpu, "peak_bytes": peak_bytes(), **found,
+    }  # fmt: skip
+    (place / f"{stage}.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def rows(work: Path) -> list[list[str]]:
+    """The table's rows: every stage that has figures."""
+    found = []
+    for place in sorted(work.glob("*-*")):
+        figures = {stage: json.loads(path.read_text()) for stage in STAGES if (path := place / f"{stage}.json").is_file()}
+        parameters = figures.get("make", {}).get("parameters", 0)
+        for stage, each in figures.items():
+            size = f"{each['bytes'] / 1e6:,.0f}" if "bytes" in each else ""
+            error = f"{each['relative_error']:.1e}" if "relative_error" in each else ""
+            if "torch_relative_error" in each:
+                error += f" (torch in float32: {each['torch_relative_error']:.1e})"
+            latents = f"{each['latents']}x{each['latents']}" if stage not in ("make", "quantize") else ""
+            found.append([
+                each["model"], f"{parameters / 1e6:,.1f}", stage, latents, f"{each['seconds']:.0f}", f"{each['cpu_seconds']:.0f}",
+                f"{each['peak_bytes'] / GIB:.2f}", size, error,
+            ])  # fmt: skip
+    return found
+
+
+HEADINGS = [
+    "model",
+    "million parameters",
+    "stage",
+    "latents",
+    "seconds",
+    "processor seconds",
+    "peak GiB",
+    "MB",
+    "relative error",
+]
+
+
+def table(work: Path) -> str:
+    """All figures as a Markdown table."""
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *rows(work)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def machine() -> str:
+    """Processor, cores and memory."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(CONFIGS), default="sd1")
+    parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--latents", type=int, help="height and width of the programs' latents; the model's own when left out")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--work", type=Path, default=Path("/tmp/s2p-full-size"))
+    parser.add_argument("--again", action="store_true", help="run stages that have figures already")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    latents = options.latents or CONFIGS[options.model]["sample_size"]
+    for scale in options.scale:
+        place = options.work / f"{options.model}-{scale:g}"
+        for stage in options.stages:
+            if options.here:
+                run_stage(stage, place, options.model, scale, latents)
+            elif options.again or not (place / f"{stage}.json").is_file():
+                command = [sys.executable, __file__, "--here", "--model", options.model, "--scale", str(scale)]
+                command += ["--latents", str(latents), "--stages", stage, "--work", str(options.work)]
+                subprocess.run(command, check=True)
+    if not options.here:
+        print(machine())
+        print(table(options.work))
+
+
+if __name__ == "__main__":
+    main()
