@@ -2,7 +2,8 @@
 
     python benchmarks/full_size.py --model sd1                      SD v1-4's U-Net, 859.5M parameters
     python benchmarks/full_size.py --model sdxl                     Stable Diffusion XL's, 2.57B
-    python benchmarks/full_size.py --model sd1 --scale 0.4 0.8 1    how both grow: three widths of the same network
+    python benchmarks/full_size.py --model sd1 --scale 0.4 0.6 1    how both grow: three widths of the same network
+    python benchmarks/full_size.py --stages --report docs/results-full-size.md --note "what else ran on the machine"
 
 Every stage runs in a process of its own and leaves a JSON file in --work, so that an interrupted run goes on where it stopped:
 
@@ -11,6 +12,7 @@ quantize     ``s2p-mobile quantize --method rtn --recipe w4a8``; pictures of 64x
              network, whose time is that of the network and not of the quantizer, stay short
 coreml       checkpoint -> U-Net package
 executorch   checkpoint -> U-Net .pte, every integer layer run alone and read back
+fingerprint  moments of every constant of the package, which are written at conversion and compared by ``verify``
 verify-*     one U-Net call of the written file against torch on the same integers: the interpreter in float64, ExecuTorch's runtime
 
 Peak memory is VmHWM of the stage's process (mapped files included); processor time is the process's own.
@@ -195,6 +197,13 @@ def executorch(checkpoint: Checkpoint, out: Path) -> Figures:
     return {"bytes": folder_bytes(out)}
 
 
+def fingerprint(out: Path) -> Figures:
+    """Moments of the package's constants."""
+    from s2p_runtime.fingerprint import constant_moments
+
+    return {"constants": len(constant_moments(out, {"unet": "unet.mlpackage"}))}
+
+
 def call_inputs(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     """Noise for one U-Net call: the state, the text and, of SDXL, the time table."""
     from s2p_converters.coreml.components import unet_ports
@@ -272,7 +281,7 @@ def peak_bytes() -> int:
 
 # Running the stages
 
-STAGES = ("make", "quantize", "coreml", "executorch", "verify-coreml", "verify-executorch")
+STAGES = ("make", "quantize", "coreml", "executorch", "fingerprint", "verify-coreml", "verify-executorch")
 
 
 def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -> None:
@@ -284,6 +293,7 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
         "quantize": lambda: quantize(folder, checkpoint),
         "coreml": lambda: coreml(at_latents(checkpoint, latents), package),
         "executorch": lambda: executorch(at_latents(checkpoint, latents), program),
+        "fingerprint": lambda: fingerprint(package),
         "verify-coreml": lambda: verify_coreml(at_latents(checkpoint, latents), package),
         "verify-executorch": lambda: verify_executorch(at_latents(checkpoint, latents), program),
     }
@@ -317,6 +327,7 @@ def rows(work: Path) -> list[list[str]]:
     return found
 
 
+FIGURES = "<!-- figures: written by benchmarks/full_size.py -->"
 HEADINGS = [
     "model",
     "million parameters",
@@ -351,7 +362,11 @@ def main() -> None:
     parser.add_argument("--model", choices=list(CONFIGS), default="sd1")
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
     parser.add_argument("--latents", type=int, help="height and width of the programs' latents; the model's own when left out")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
+    parser.add_argument(
+        "--report", type=Path, help="page whose part below the line of figures is replaced by all that --work holds"
+    )
+    parser.add_argument("--note", default="", help="what else ran on the machine, for --report")
     parser.add_argument("--work", type=Path, default=Path("/tmp/s2p-full-size"))
     parser.add_argument("--again", action="store_true", help="run stages that have figures already")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -366,9 +381,13 @@ def main() -> None:
                 command = [sys.executable, __file__, "--here", "--model", options.model, "--scale", str(scale)]
                 command += ["--latents", str(latents), "--stages", stage, "--work", str(options.work)]
                 subprocess.run(command, check=True)
-    if not options.here:
-        print(machine())
-        print(table(options.work))
+    if options.here:
+        return
+    figures = f"Machine: {machine()}. {options.note}\n\n{table(options.work)}"
+    print(figures)
+    if options.report is not None:
+        above = options.report.read_text(encoding="utf-8").split(FIGURES)[0] if options.report.is_file() else ""
+        options.report.write_text(f"{above}{FIGURES}\n\n{figures}", encoding="utf-8")
 
 
 if __name__ == "__main__":
