@@ -53,8 +53,9 @@ def plan(model: Model) -> SamplingPlan:
 def quick(name: str = "w4a8", **training: Any) -> Recipe:
     recipe = load_recipe(name)
     calibration = recipe.calibration.model_copy(update={"prompts": 2})
-    rule = recipe.training.model_copy(update={"iterations": 2, "prompts": 2, "batch": 2, **training})
-    rivals = recipe.rivals.model_copy(update={"samples": 8})
+    start = recipe.training.start.model_copy(update={"calls": 8})
+    rule = recipe.training.model_copy(update={"iterations": 2, "prompts": 2, "batch": 2, "start": start, **training})
+    rivals = recipe.rivals.model_copy(update={"samples": 8, "factor": 20_000.0})
     return recipe.model_copy(update={"training": rule, "calibration": calibration, "rivals": rivals})
 
 
@@ -116,7 +117,7 @@ def test_several_prompts_to_a_call_are_each_alone(model: Model, plan: SamplingPl
         assert np.abs(drawn.states[k, -1] - alone[0]).max() < SAME * np.abs(alone).max()
 
 
-@pytest.mark.parametrize("method", ["gptq", "s2p", "ptq4dm"])
+@pytest.mark.parametrize("method", ["gptq", "s2p", "ptq4dm", "q-diffusion", "pcr"])
 def test_methods_see_each_prompts_own_rows(job: QuantizationJob, method: str, tmp_path: Path) -> None:
     """With 8-bit weights and float activations a method's network is close to FP, if every prompt has its own time rows."""
     recipe = quick("w4a16", iterations=1)
