@@ -10,6 +10,7 @@ Every stage runs in a process of its own and leaves a JSON file in --work, so th
 make         a diffusers folder: random fp16 weights drawn tensor by tensor, the demo model's tokenizer, a small VAE and text encoder
 quantize     ``s2p-mobile quantize --method rtn --recipe w4a8``; pictures of 64x64 pixels and 1 step, so that the runs of the float
              network, whose time is that of the network and not of the quantizer, stay short
+random-integers  in place of quantize where the float32 network does not fit: a checkpoint of the same form
 coreml       checkpoint -> U-Net package
 executorch   checkpoint -> U-Net .pte, every integer layer run alone and read back
 fingerprint  moments of every constant of the package, which are written at conversion and compared by ``verify``
@@ -37,7 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from s2p_converters.checkpoint import Checkpoint, open_checkpoint
+from s2p_converters.checkpoint import Checkpoint, QuantizedLayer, open_checkpoint
 from s2p_converters.reference import Constants, streamed_reference_unet
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_runtime.noise import gaussian
@@ -169,6 +170,61 @@ def quantize(model: Path, out: Path) -> Figures:
     return {"bytes": folder_bytes(out), "unet_bytes": (out / "unet.safetensors").stat().st_size}
 
 
+def random_integers(model: Path, out: Path) -> Figures:
+    """A checkpoint like that of :func:`quantize` with random integers, for networks whose float32 form does not fit the machine."""
+    from s2p_converters.checkpoint import CheckpointManifest, Source, layer_entry, write_checkpoint_tensors
+    from s2p_converters.unet import Operators, StepTables, StepUNet, layer_specs, resnet_names
+    from s2p_converters.unet.time_network import time_network_shapes
+    from s2p_mobile.models import Model
+    from s2p_mobile.plan import plan_for
+    from s2p_mobile.quantization.bits import quantized_specs
+    from s2p_mobile.recipes import load_recipe
+    from s2p_runtime.bundle import file_entries
+    from s2p_runtime.contract import write_contract
+
+    source, recipe = Model(model), load_recipe("w4a8")
+    plan = plan_for(model / "scheduler", None, 1)
+    rng = np.random.default_rng(0)
+    specs = layer_specs(source.structure)
+    layers = {
+        spec.name: QuantizedLayer(
+            spec, 4, 8, lambda spec=spec: rng.integers(-8, 8, spec.weight_shape, np.int8),  # type: ignore[arg-type,misc]
+            np.full(spec.out_channels, 0.22 * math.sqrt(spec.out_channels / spec.weights), np.float16),
+            np.zeros(spec.out_channels, np.float32) if spec.bias else None, np.full(1, 2.0**-5, np.float32),
+        )
+        for spec in quantized_specs(specs, recipe)
+    }  # fmt: skip
+    with torch.device("meta"):
+        names = StepUNet(source.structure, StepTables({"none": torch.zeros(1, 1)}), Operators()).state_dict()
+    floats = {
+        name: np.full(value.shape, float(name.endswith("weight")), np.float32) / math.sqrt(max(1, math.prod(value.shape[1:])))
+        for name, value in names.items()
+        if name.rsplit(".", 1)[0] not in layers and not name.startswith("tables.")
+    }  # fmt: skip
+    tables = {
+        f"{name}.time": rng.standard_normal((1, width), np.float32) for name, width in resnet_names(source.structure).items()
+    }
+    network = None
+    if source.conditioning is not None:
+        shapes = time_network_shapes(source.structure, source.unet_config, 1)
+        network = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    out.mkdir()
+    write_checkpoint_tensors(out, layers, floats, tables, None, network)
+    shutil.copytree(model / "vae", out / "vae")
+    write_contract(
+        out / "s2p.json",
+        CheckpointManifest(
+            version=1 if network is None else 3, producer="benchmark", family=source.family.name,
+            source=Source(name=source.name, unet_sha256="0" * 64, unet_fp32_bytes=0), method="rtn",
+            recipe=recipe.model_dump(mode="json"), seed=0, plan=plan, guidance=source.guidance, latents=source.latents,
+            tokenizer=source.tokenizer_spec, unet_config=dict(source.unet_config),
+            layers=tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs), golden=(), files=file_entries(out, "s2p.json"),
+            conditioning=source.conditioning,
+        ),
+    )  # fmt: skip
+    return {"bytes": folder_bytes(out)}
+
+
 def at_latents(folder: Path, side: int) -> Checkpoint:
     """A checkpoint with latents of this height and width: nothing else in it depends on the size."""
     checkpoint = open_checkpoint(folder)
@@ -281,7 +337,7 @@ def peak_bytes() -> int:
 
 # Running the stages
 
-STAGES = ("make", "quantize", "coreml", "executorch", "fingerprint", "verify-coreml", "verify-executorch")
+STAGES = ("make", "quantize", "random-integers", "coreml", "executorch", "fingerprint", "verify-coreml", "verify-executorch")
 
 
 def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -> None:
@@ -291,13 +347,20 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
     steps: dict[str, Callable[[], Figures]] = {
         "make": lambda: make(folder, model, scale),
         "quantize": lambda: quantize(folder, checkpoint),
+        "random-integers": lambda: random_integers(folder, checkpoint),
         "coreml": lambda: coreml(at_latents(checkpoint, latents), package),
         "executorch": lambda: executorch(at_latents(checkpoint, latents), program),
         "fingerprint": lambda: fingerprint(package),
         "verify-coreml": lambda: verify_coreml(at_latents(checkpoint, latents), package),
         "verify-executorch": lambda: verify_executorch(at_latents(checkpoint, latents), program),
     }
-    for out in {"make": [folder], "quantize": [checkpoint], "coreml": [package], "executorch": [program]}.get(stage, []):
+    for out in {
+        "make": [folder],
+        "quantize": [checkpoint],
+        "random-integers": [checkpoint],
+        "coreml": [package],
+        "executorch": [program],
+    }.get(stage, []):
         shutil.rmtree(out, ignore_errors=True)
     start, start_cpu = time.perf_counter(), time.process_time()
     found = steps[stage]()
@@ -362,7 +425,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(CONFIGS), default="sd1")
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
     parser.add_argument("--latents", type=int, help="height and width of the programs' latents; the model's own when left out")
-    parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=[name for name in STAGES if name != "random-integers"])
     parser.add_argument(
         "--report", type=Path, help="page whose part below the line of figures is replaced by all that --work holds"
     )

@@ -67,14 +67,16 @@ class TensorFile(Mapping[str, Array]):
         """
         self._path = path
         try:
-            self._file = safe_open(path, framework="numpy")
+            opened: Any = safe_open(path, framework="numpy")
         except FileNotFoundError:
             raise S2PError(f"{path} does not exist; is {path.parent} complete?") from None
         except OSError as error:
             raise S2PError(f"cannot read {path} ({error.strerror or error}); check the path and its permissions") from error
         except _DAMAGE as error:
             raise _incomplete(path, error) from error
-        self._names = dict.fromkeys(sorted(self._file.keys()))
+        # A field of type Any: only some releases of safetensors have types.
+        self._file: Any = opened
+        self._names: dict[str, None] = dict.fromkeys(sorted(opened.keys()))
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
