@@ -62,7 +62,7 @@ def draw_source(
         if is_bundle:
             return _draw_bundle(folder, prompt, seed, progress, size, release_chunks)
         if size is not None:
-            raise S2PError(f"{source} draws one size; leave --size out, or convert it with --size")
+            raise S2PError(f"{source} draws one size; leave --size out, or make a bundle of it with convert --size")
         return _draw_checkpoint(folder, prompt, seed, progress)
     model = open_model(source, None if size is None else PictureSize.parse(size), loras)
     chosen = model.choose_guidance(guidance)

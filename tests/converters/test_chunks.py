@@ -245,7 +245,7 @@ def test_programs_of_the_reference_in_double(checkpoint: Checkpoint) -> None:
     ("options", "reason"),
     [
         (["--chunks", "0"], "1 or more"),
-        (["--chunks", "99"], "1 to 11"),
+        (["--chunks", "99"], "1 to 12"),  # conv_in; 2 + 1 below; 2 in the middle; 3 + 2 above; conv_out
         (["--chunks", "2", "--size", "64x64", "--minimum-os", "iOS18"], "--size or --chunks"),
         (["--chunks", "3", "--layout", "apple"], "--chunks 2"),
     ],

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from s2p_converters.unet import layer_specs
 from s2p_mobile.cli.app import run
-from s2p_mobile.forecast import forecast_lines, make_forecast
+from s2p_mobile.forecast import Forecast, forecast_lines, make_forecast
 from s2p_mobile.forecast.counting import count_unet
 from s2p_mobile.forecast.disk import latent_set_bytes, safetensors_bytes
 from s2p_mobile.jobs import make_job
@@ -37,6 +37,18 @@ def small(job: QuantizationJob, **training: Any) -> QuantizationJob:
     return QuantizationJob(
         job.model, job.plan, job.recipe.model_copy(update={"training": rule}), job.prompts, job.guidance, device="cpu"
     )
+
+
+@pytest.fixture(scope="module")
+def plain() -> Forecast:
+    """Of the demo model, trained as its recipe says."""
+    return make_forecast(make_job(None, **SETTINGS), "s2p")
+
+
+@pytest.fixture()
+def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are not timed: for tests of what is counted."""
+    monkeypatch.setattr("s2p_mobile.forecast.forecast.probe", lambda layers, device: 1e10)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +124,9 @@ def test_saved_tensors_are_those_of_the_student() -> None:
     assert counted.weight_bytes + 4 * counted.saved_bytes == pytest.approx(measured, rel=0.25)
 
 
-def test_switches_change_the_memory() -> None:
+@pytest.mark.usefixtures("no_probe")
+def test_switches_change_the_memory(plain: Forecast) -> None:
     job = make_job(None, **SETTINGS)
-    plain = make_forecast(small(job), "s2p")
     assert plain.memory_bytes is not None
     cheaper = [
         make_forecast(small(job, **change), "s2p") for change in ({"checkpoint_activations": True}, {"precision": "bf16"})
@@ -125,22 +137,23 @@ def test_switches_change_the_memory() -> None:
     assert make_forecast(job, "rtn").memory_bytes is None
 
 
-def test_time_grows_with_the_work() -> None:
+@pytest.mark.usefixtures("no_probe")
+def test_time_grows_with_the_work(plain: Forecast) -> None:
     job = make_job(None, **SETTINGS)
     one, two = (make_forecast(small(job, iterations=n), "s2p") for n in (100, 200))
     assert two.flops["training"] == 2 * one.flops["training"] and two.passes["training"] == 2 * one.passes["training"]
-    assert all(b.hours > a.hours for a, b in zip(one.devices[1:], two.devices[1:], strict=True))
-    assert "this machine" in one.devices[0].name and one.devices[0].flops_per_second > 1e6
-    assert all(device.assumption for device in one.devices)
+    assert all(b.hours > a.hours for a, b in zip(one.devices, two.devices, strict=True))
+    assert "this machine" in plain.devices[0].name and plain.devices[0].flops_per_second > 1e6
+    assert all(device.assumption for device in plain.devices)
 
 
-def test_layers_by_width_add_up() -> None:
+@pytest.mark.usefixtures("no_probe")
+def test_layers_by_width_add_up(plain: Forecast) -> None:
     job = make_job(None, **SETTINGS)
-    forecast = make_forecast(job, "s2p")
-    assert sum(forecast.layers.values()) == len(layer_specs(job.model.structure))
-    assert forecast.bits_note is not None and "fisher" in forecast.bits_note
-    plain = Recipe.model_validate({**load_recipe("w4a8-mixed").model_dump(mode="json"), "mixed": None})
-    flat = make_forecast(QuantizationJob(job.model, job.plan, plain, job.prompts, job.guidance, device="cpu"), "rtn")
+    assert sum(plain.layers.values()) == len(layer_specs(job.model.structure))
+    assert plain.bits_note is not None and "fisher" in plain.bits_note
+    uniform = Recipe.model_validate({**load_recipe("w4a8-mixed").model_dump(mode="json"), "mixed": None})
+    flat = make_forecast(QuantizationJob(job.model, job.plan, uniform, job.prompts, job.guidance, device="cpu"), "rtn")
     assert flat.weights is not None and flat.bits_note is None
     assert open_model(None).unet_fp32_bytes == 4 * flat.parameters["unet"]
 
@@ -156,7 +169,6 @@ def test_dry_run_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "peak memory" in text and "NVIDIA" in text and "this machine" in text
 
 
-def test_lines_name_every_stage_and_device() -> None:
-    forecast = make_forecast(make_job(None, **SETTINGS), "s2p")
-    lines = "\n".join(forecast_lines(forecast))
-    assert all(name in lines for name in (*forecast.flops, *(device.name for device in forecast.devices)))
+def test_lines_name_every_stage_and_device(plain: Forecast) -> None:
+    lines = "\n".join(forecast_lines(plain))
+    assert all(name in lines for name in (*plain.flops, *(device.name for device in plain.devices)))
