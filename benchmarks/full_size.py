@@ -41,6 +41,7 @@ import torch
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer, open_checkpoint
 from s2p_converters.reference import Constants, streamed_reference_unet
 from s2p_mobile.demo import DEMO_MODEL
+from s2p_runtime.allocator import give_back_large_blocks
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
 from s2p_runtime.quiet import quiet_import
@@ -340,10 +341,21 @@ def peak_bytes() -> int:
 STAGES = ("make", "quantize", "random-integers", "coreml", "executorch", "fingerprint", "verify-coreml", "verify-executorch")
 
 
+MAKE_STAGES = STAGES[:3]
+"""What does not depend on the programs' latents."""
+
+
+def figures_path(place: Path, stage: str, model: str, latents: int) -> Path:
+    """Where a stage's figures stand: beside those of other latents than the model's own."""
+    own = stage in MAKE_STAGES or latents == CONFIGS[model]["sample_size"]
+    return place / (f"{stage}.json" if own else f"{stage}@{latents}.json")
+
+
 def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -> None:
     """Run one stage in this process and write its figures."""
     place.mkdir(parents=True, exist_ok=True)
-    folder, checkpoint, package, program = (place / name for name in ("model", "checkpoint", "coreml", "executorch"))
+    folder, checkpoint = place / "model", place / "checkpoint"
+    package, program = (figures_path(place, name, model, latents).with_suffix("") for name in ("coreml", "executorch"))
     steps: dict[str, Callable[[], Figures]] = {
         "make": lambda: make(folder, model, scale),
         "quantize": lambda: quantize(folder, checkpoint),
@@ -362,32 +374,57 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
         "executorch": [program],
     }.get(stage, []):
         shutil.rmtree(out, ignore_errors=True)
+    if stage not in MAKE_STAGES:
+        give_back_large_blocks()  # as the commands convert and verify do
     start, start_cpu = time.perf_counter(), time.process_time()
     found = steps[stage]()
     figures = {
         "model": model, "scale": scale, "latents": latents, "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - start_cpu, "peak_bytes": peak_bytes(), **found,
     }  # fmt: skip
-    (place / f"{stage}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    figures_path(place, stage, model, latents).write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def rows(work: Path) -> list[list[str]]:
     """The table's rows: every stage that has figures."""
     found = []
     for place in sorted(work.glob("*-*")):
-        figures = {stage: json.loads(path.read_text()) for stage in STAGES if (path := place / f"{stage}.json").is_file()}
-        parameters = figures.get("make", {}).get("parameters", 0)
-        for stage, each in figures.items():
+        paths = [path for stage in STAGES for path in (*place.glob(f"{stage}.json"), *sorted(place.glob(f"{stage}@*.json")))]
+        figures = [(path.stem.split("@")[0], json.loads(path.read_text())) for path in paths]
+        parameters = next((each["parameters"] for stage, each in figures if stage == "make"), 0)
+        for stage, each in figures:
             size = f"{each['bytes'] / 1e6:,.0f}" if "bytes" in each else ""
             error = f"{each['relative_error']:.1e}" if "relative_error" in each else ""
             if "torch_relative_error" in each:
                 error += f" (torch in float32: {each['torch_relative_error']:.1e})"
-            latents = f"{each['latents']}x{each['latents']}" if stage not in ("make", "quantize") else ""
+            latents = f"{each['latents']}x{each['latents']}" if stage not in MAKE_STAGES else ""
             found.append([
                 each["model"], f"{parameters / 1e6:,.1f}", stage, latents, f"{each['seconds']:.0f}", f"{each['cpu_seconds']:.0f}",
                 f"{each['peak_bytes'] / GIB:.2f}", size, error,
             ])  # fmt: skip
     return found
+
+
+def growth(work: Path) -> str:
+    """Time and memory per parameter of networks of several sizes, as a Markdown table; a constant column is linear growth."""
+    lines = []
+    for place in work.glob("*-*"):
+        if not (made := place / "make.json").is_file():
+            continue
+        parameters = json.loads(made.read_text())["parameters"]
+        cells = []
+        for stage in ("quantize", "coreml", "executorch"):
+            if (path := place / f"{stage}.json").is_file():
+                each = json.loads(path.read_text())
+                cells += [f"{each['cpu_seconds'] / parameters * 1e9:.0f}", f"{each['peak_bytes'] / parameters:.1f}"]
+            else:
+                cells += ["", ""]
+        lines.append((parameters, [place.name.split("-")[0], f"{parameters / 1e6:,.1f}", *cells]))
+    headings = ["model", "million parameters"]
+    for stage in ("quantize", "coreml", "executorch"):
+        headings += [f"{stage}: processor seconds per 10^9", f"{stage}: peak bytes per parameter"]
+    table = [headings, ["---"] * len(headings), *(line for _, line in sorted(lines))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in table) + "\n"
 
 
 FIGURES = "<!-- figures: written by benchmarks/full_size.py -->"
@@ -440,13 +477,13 @@ def main() -> None:
         for stage in options.stages:
             if options.here:
                 run_stage(stage, place, options.model, scale, latents)
-            elif options.again or not (place / f"{stage}.json").is_file():
+            elif options.again or not figures_path(place, stage, options.model, latents).is_file():
                 command = [sys.executable, __file__, "--here", "--model", options.model, "--scale", str(scale)]
                 command += ["--latents", str(latents), "--stages", stage, "--work", str(options.work)]
                 subprocess.run(command, check=True)
     if options.here:
         return
-    figures = f"Machine: {machine()}. {options.note}\n\n{table(options.work)}"
+    figures = f"Machine: {machine()}. {options.note}\n\n{table(options.work)}\n## Growth\n\n{growth(options.work)}"
     print(figures)
     if options.report is not None:
         above = options.report.read_text(encoding="utf-8").split(FIGURES)[0] if options.report.is_file() else ""

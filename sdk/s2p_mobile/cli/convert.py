@@ -125,10 +125,12 @@ def convert(
     json: JsonOption = None,
 ) -> None:
     """Convert an S2P checkpoint into an app-ready bundle, checked against its golden runs."""
+    from s2p_runtime.allocator import give_back_large_blocks
     from s2p_runtime.bundle import parse_size
     from s2p_runtime.errors import S2PError
     from s2p_runtime.files import atomic_folder, refuse_existing
 
+    give_back_large_blocks()
     start = time.monotonic()
     given = {
         "minimum_os": minimum_os,

@@ -21,9 +21,11 @@ def verify(
     json: JsonOption = None,
 ) -> int:
     """Run every component of a bundle on this machine against its golden runs. Exit status 1 when a check fails."""
+    from s2p_runtime.allocator import give_back_large_blocks
     from s2p_runtime.bundle import open_bundle
     from s2p_runtime.verify import verify as check
 
+    give_back_large_blocks()
     opened = open_bundle(bundle)
     warn_unlisted(opened)
     result = check(opened, TerminalProgress())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
@@ -52,6 +53,9 @@ class Forecast(Contract):
     checkpoint_bytes: int = Field(description="at most")
     memory_bytes: int | None = Field(description="peak of the whole process; null where nothing is trained")
     memory_parts: dict[str, int]
+    least_memory_bytes: int | None = Field(
+        description="peak with checkpoint_activations and bf16 in the recipe's training; null where nothing is trained"
+    )
     unet_flops: int = Field(description="of one forward pass of one sample")
     flops: dict[str, int] = Field(description="of each stage")
     passes: dict[str, int] = Field(description="U-Net passes of each stage, a backward pass counted as two")
@@ -77,6 +81,7 @@ def make_forecast(job: QuantizationJob, method: str) -> Forecast:
     launches = sum(passes.values()) * counted.operations
     device = choose_device(job.device)
     memory = _peak(parts) if trained else None
+    least = _peak(_memory(_frugal(job), counted, branches)) if trained else None
     return Forecast(
         model=model.name,
         method=method,
@@ -89,6 +94,7 @@ def make_forecast(job: QuantizationJob, method: str) -> Forecast:
         checkpoint_bytes=checkpoint_bytes(model.folder, model.family.folders),
         memory_bytes=memory,
         memory_parts=parts,
+        least_memory_bytes=least,
         unet_flops=counted.flops,
         flops=flops,
         passes=passes,
@@ -168,6 +174,12 @@ def _memory(job: QuantizationJob, counted: Counted, branches: int) -> dict[str, 
         "state file": state,
         "moments": min(moments, MEMORY_BYTES) if rule.start.rounding == "gptq" else 0,
     }
+
+
+def _frugal(job: QuantizationJob) -> QuantizationJob:
+    """The job with the settings that save most memory."""
+    rule = job.recipe.training.model_copy(update={"checkpoint_activations": True, "precision": "bf16"})
+    return replace(job, recipe=job.recipe.model_copy(update={"training": rule}))
 
 
 def _peak(parts: dict[str, int]) -> int:

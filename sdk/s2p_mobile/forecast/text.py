@@ -19,6 +19,9 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
     if forecast.memory_bytes is not None:
         parts = ", ".join(f"{name} {_size(part)}" for name, part in forecast.memory_parts.items() if part)
         yield f"peak memory: about {_size(forecast.memory_bytes)} ({parts})"
+    least = forecast.least_memory_bytes
+    if forecast.memory_bytes is not None and least is not None and least < forecast.memory_bytes:
+        yield f"with checkpoint_activations: true and precision: bf16 in the recipe's training: about {_size(least)}"
     stages = ", ".join(f"{name} {count / 1e12:,.1f}" for name, count in forecast.flops.items())
     yield f"work in TFLOP: {stages}; one U-Net pass {forecast.unet_flops / 1e9:,.2f} GFLOP a sample"
     for device in forecast.devices:

@@ -402,3 +402,33 @@ def test_documented_sampling_grids(mode: str, size: int, expected: list[float], 
     )
     (result,) = program.run({"x": x}, compute="float64").values()
     np.testing.assert_allclose(result[0, 0, 0], expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("strides", "dilations", "groups", "pad", "rows"),
+    [((1, 1), (1, 1), 1, (1, 1, 1, 1), 1), ((2, 1), (1, 2), 2, (0, 2, 1, 0), 2), ((3, 2), (2, 1), 1, (2, 1, 0, 0), 3)],
+)
+def test_large_convolutions_go_by_rows(
+    open_program: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    strides: Any,
+    dilations: Any,
+    groups: int,
+    pad: Any,
+    rows: int,
+) -> None:
+    """Against the same convolution at once in torch: sums of 36 terms in another order, 36 * 2^-53 of the terms' size (below 40)."""
+    x, weight = R.standard_normal((2, 4, 15, 9)), half(R.standard_normal((6, 4 // groups, 3, 3)))
+    program = open_program(
+        {"x": (x.shape, "float32")},
+        lambda mb, x: mb.conv(
+            x=x, weight=weight.astype(np.float32), bias=B6.astype(np.float32), strides=list(strides), dilations=list(dilations),
+            groups=groups, pad_type="custom", pad=list(pad),
+        ),
+    )  # fmt: skip
+    width = x.shape[3] + pad[2] + pad[3]
+    monkeypatch.setattr("s2p_runtime.mil.ops.convolution._UNFOLDED_AT_ONCE", rows * 2 * 4 * 9 * width // strides[1])
+    (found,) = program.run({"x": x}, compute="float64").values()
+    padded = F.pad(t(x), (pad[2], pad[3], pad[0], pad[1]))
+    wanted = F.conv2d(padded, t(weight), t(B6), strides, 0, dilations, groups).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=36 * 2**-53 * 40)

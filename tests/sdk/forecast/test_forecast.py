@@ -132,6 +132,10 @@ def test_switches_change_the_memory(plain: Forecast) -> None:
         make_forecast(small(job, **change), "s2p") for change in ({"checkpoint_activations": True}, {"precision": "bf16"})
     ]
     assert all(forecast.memory_parts["activations"] < plain.memory_parts["activations"] for forecast in cheaper)
+    both = make_forecast(small(job, checkpoint_activations=True, precision="bf16"), "s2p")
+    # The process that counts has grown meanwhile; everything else is the same.
+    grown = both.memory_parts["process"] - plain.memory_parts["process"]
+    assert both.memory_bytes == both.least_memory_bytes == (plain.least_memory_bytes or 0) + grown
     without = make_forecast(small(job, ema=None, freezing=None), "s2p")
     assert without.memory_parts["optimizer and averages"] < plain.memory_parts["optimizer and averages"]
     assert make_forecast(job, "rtn").memory_bytes is None
@@ -166,7 +170,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert {"parameters", "layers", "latents_bytes", "memory_bytes", "devices"} <= set(document)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
     text = capfd.readouterr().out
-    assert "peak memory" in text and "NVIDIA" in text and "this machine" in text
+    assert "peak memory" in text and "checkpoint_activations: true" in text and "NVIDIA" in text and "this machine" in text
 
 
 def test_lines_name_every_stage_and_device(plain: Forecast) -> None:
