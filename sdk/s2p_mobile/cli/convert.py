@@ -159,6 +159,7 @@ def convert(
 
     from s2p_converters.checkpoint import open_checkpoint
     from s2p_mobile.demo.checkpoint import checkpoint_folder
+    from s2p_mobile.loading.conversion import require_conversion
 
     with checkpoint_folder(checkpoint) as folder:
         source = open_checkpoint(folder)
@@ -166,6 +167,7 @@ def convert(
         say(f"converting {source.manifest.title} for {chosen.title}", json)
         if chosen.note:
             say(f"note: {chosen.note}", json)
+        require_conversion(source, target, destination)
         with atomic_folder(destination, force=force) as scratch:
             manifest = chosen.convert(source, scratch, TerminalProgress())
     if archive is not None:
