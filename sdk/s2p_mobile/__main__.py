@@ -9,7 +9,7 @@ _AGAIN_SECONDS = 0.05
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C. While a module is being loaded it has to wait: native libraries abort or swallow a KeyboardInterrupt then."""
+    """Ctrl-C or kill. While a module is being loaded it has to wait: native libraries abort or swallow a KeyboardInterrupt then."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             timer = threading.Timer(_AGAIN_SECONDS, signal.raise_signal, [number])
@@ -25,6 +25,10 @@ def main() -> None:
     # An ignored Ctrl-C (nohup) stays ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    # kill, a stopped container, a closed terminal: unfinished folders are removed as well.
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     try:
         from s2p_mobile.cli.app import run
 

@@ -1,7 +1,8 @@
-"""Ctrl-C ends with exit status 3, one line, and nothing left behind; at any time."""
+"""Ctrl-C and kill end with exit status 3, one line, and nothing left behind; at any time."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,14 @@ import pytest
 
 from s2p_mobile.cli import app
 
-# Presses Ctrl-C when the named module is imported: before the command line is up, while a library is loaded, in the work.
+# Sends the signal when the named module is imported: before the command line is up, while a library is loaded, in the work.
 SCRIPT = """
 import builtins, os, signal, sys
-real, awaited, out = builtins.__import__, *sys.argv[1:]
+real, awaited, number, out = builtins.__import__, *sys.argv[1:]
 def watch(name, *rest, **named):
     if name == awaited:
         builtins.__import__ = real
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), int(number))
     return real(name, *rest, **named)
 builtins.__import__ = watch
 sys.argv = ["s2p-mobile", "convert", "--target", "coreml", "--out", out]
@@ -26,11 +27,18 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["s2p_mobile.cli.app", "torch", "s2p_converters.coreml.target"])
-def test_interrupted_at(module: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, module, str(tmp_path / "out")], capture_output=True, text=True, timeout=300
-    )
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("s2p_mobile.cli.app", signal.SIGINT),
+        ("torch", signal.SIGINT),
+        ("s2p_converters.coreml.target", signal.SIGINT),
+        ("s2p_converters.coreml.target", signal.SIGTERM),
+    ],
+)
+def test_interrupted_at(module: str, number: signal.Signals, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", SCRIPT, module, str(int(number)), str(tmp_path / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert done.returncode == 3, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert lines[-1].startswith("error: interrupted") and "Traceback" not in done.stderr
