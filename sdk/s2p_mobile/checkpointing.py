@@ -21,8 +21,8 @@ from s2p_converters.checkpoint import (
 from s2p_converters.grids import GeneralLayer, QuantizedLayer
 from s2p_converters.unet import layer_specs
 from s2p_mobile.components import COMPONENT_FOLDERS, SECOND_FOLDERS
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
 from s2p_mobile.models import Model
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.time_tables import prompt_rows
 from s2p_mobile.training.time_path import job_time_tables
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet

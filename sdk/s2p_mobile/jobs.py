@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2p_mobile.demo import calibration_captions
-from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.models import Model, open_model
 from s2p_mobile.picture_size import PictureSize
 from s2p_mobile.plan import plan_for
 from s2p_mobile.prompts import read_prompts, subset
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes import load_recipe
 from s2p_mobile.workers import DEVICES
 from s2p_runtime.errors import S2PError

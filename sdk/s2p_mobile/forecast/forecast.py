@@ -16,9 +16,9 @@ from s2p_mobile.forecast.speed import GPUS, HOST_SHARE, LAUNCH_SECONDS, UTILISAT
 from s2p_mobile.latents import LatentJob
 from s2p_mobile.latents.manifest import SHARD_PROMPTS
 from s2p_mobile.loading.resources import checkpoint_bytes, load_bytes, parameter_count
-from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.prompts import repeated
 from s2p_mobile.quantization.bits import quantized_specs
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.quantization.moments import MEMORY_BYTES, block_columns
 from s2p_mobile.training.work import TRAINED_METHODS
 from s2p_mobile.workers import choose_device

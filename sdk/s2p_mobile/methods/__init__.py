@@ -1,5 +1,21 @@
-"""Quantization methods, registered by name."""
+"""Quantization methods, registered by name: importing the package registers them."""
 
-from s2p_mobile.methods.registry import Method, QuantizationJob, QuantizedUNet, method_names, run_method
+from s2p_mobile.methods import gptq, palettize, pcr, ptq4dm, q_diffusion, rtn, s2p
+from s2p_mobile.methods.registry import Method, check_method, method_names, run_method
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 
-__all__ = ["Method", "QuantizationJob", "QuantizedUNet", "method_names", "run_method"]
+__all__ = [
+    "Method",
+    "QuantizationJob",
+    "QuantizedUNet",
+    "check_method",
+    "gptq",
+    "method_names",
+    "palettize",
+    "pcr",
+    "ptq4dm",
+    "q_diffusion",
+    "rtn",
+    "run_method",
+    "s2p",
+]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from s2p_mobile.methods.preparation import job_latents, prepare
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
+from s2p_mobile.methods.registry import register
+from s2p_mobile.preparation.latents import job_latents
+from s2p_mobile.preparation.student import prepare
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.training.student import build_student, quantized_unet
 from s2p_mobile.workers import Workers
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from s2p_mobile.latents.walk import Walk, guide_pairs
 from s2p_mobile.latents.writer import run_pairs
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
+from s2p_mobile.methods.registry import register
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.calls import random_pairs, read_calls
 from s2p_mobile.reconstruction.observers import RunningRanges, observing
 from s2p_mobile.reconstruction.rival import Rival, build_rival, rival_latents

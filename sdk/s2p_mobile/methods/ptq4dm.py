@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
+from s2p_mobile.methods.registry import register
 from s2p_mobile.methods.rtn import round_layer
 from s2p_mobile.quantization.calibration import BINS
 from s2p_mobile.quantization.histogram import Histogram, activation_scale, merge
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.calls import CalibrationCalls, call_of_time, normal_times, read_calls
-from s2p_mobile.reconstruction.rival import EDGE_BITS, planned_bits, rival_latents
+from s2p_mobile.reconstruction.rival import EDGE_BITS, rival_bits, rival_latents
 from s2p_mobile.reconstruction.walk import run_calls
 from s2p_mobile.trajectory import float_unet
 from s2p_runtime.progress import Progress
@@ -37,7 +38,7 @@ def ptq4dm(job: QuantizationJob) -> QuantizedUNet:
     rule = job.recipe.rivals
     with rival_latents(job) as (latents, device):
         unet = float_unet(job.model, job.plan)
-        bits = planned_bits(job, unet, edges=rule.operators == "own")
+        bits = rival_bits(job, unet, edges=rule.operators == "own")
         specs = [spec for spec in layer_specs(job.model.structure) if spec.name in bits]
         modules = dict(unet.named_modules())
         widths = dict.fromkeys(bits, job.recipe.activations.bits)

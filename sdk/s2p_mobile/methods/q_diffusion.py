@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
+from s2p_mobile.methods.registry import register
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.affine import NORM
 from s2p_mobile.reconstruction.calls import CalibrationCalls, read_calls, strided_pairs
 from s2p_mobile.reconstruction.observers import RunningRanges, observing

@@ -8,9 +8,10 @@ from torch import Tensor
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.unet import LayerSpec
 from s2p_converters.unet.operators import FloatLayer
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
-from s2p_mobile.methods.starting_point import starting_point
+from s2p_mobile.methods.registry import register
+from s2p_mobile.preparation.starting_point import starting_point
 from s2p_mobile.quantization.grid import quantize_weight, weight_scale
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.trajectory import float_unet
 
 

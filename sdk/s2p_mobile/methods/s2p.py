@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from s2p_mobile.methods.preparation import job_latents, prepare
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, register
+from s2p_mobile.methods.registry import register
+from s2p_mobile.preparation.latents import job_latents
+from s2p_mobile.preparation.student import prepare
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.training import STATE_NAME, StudentSpec, Trainer, TrainingState, fingerprint, load_state
 from s2p_mobile.workers import Workers, join_workers
 from s2p_runtime.errors import S2PError

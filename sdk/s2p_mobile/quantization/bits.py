@@ -9,6 +9,7 @@ from fractions import Fraction
 from s2p_converters.unet import LayerSpec
 from s2p_mobile.quantization.knapsack import Choices, solve
 from s2p_mobile.recipes import MixedRule, Recipe
+from s2p_mobile.sensitivity.selection import top_layers
 from s2p_runtime.errors import S2PError
 
 LayerValues = Mapping[str, Mapping[int, float]]
@@ -27,14 +28,6 @@ def ranking_bits(recipe: Recipe) -> tuple[int, ...]:
     if recipe.mixed.top is not None:
         return (recipe.weights.bits,)
     return recipe.mixed.candidates
-
-
-def top_layers(sensitivity: Mapping[str, float], share: float) -> list[str]:
-    """The most sensitive layers, ``ceil(share * L)`` of them; ties go to the layer that comes first."""
-    # As a decimal fraction: 0.07 * 100 is 7.000000000000001 in binary, and its ceiling 8.
-    count = math.ceil(Fraction(str(share)) * len(sensitivity))
-    order = sorted(sensitivity, key=lambda name: -sensitivity[name])
-    return order[:count]
 
 
 def average_bits(specs: Sequence[LayerSpec], bits: Mapping[str, int]) -> float:

@@ -15,14 +15,13 @@ from s2p_converters.unet import LayerSpec, StepTables, StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
 from s2p_converters.unet.structure import UNetStructure
 from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods.preparation import job_latents
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantization.bits import quantized_specs, ranking_bits, weight_bits
+from s2p_mobile.preparation.latents import job_latents
+from s2p_mobile.preparation.starting_point import planned_bits
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.layers import IndexedTables, RivalLayer, RivalOperators
-from s2p_mobile.sensitivity import rank_on_trajectories
 from s2p_mobile.time_tables import prompt_rows
 from s2p_mobile.training.time_path import job_time_tables
-from s2p_mobile.trajectory import encode_prompt, float_unet
+from s2p_mobile.trajectory import float_unet
 from s2p_mobile.workers import Workers
 
 EDGE_BITS = 8
@@ -78,25 +77,15 @@ def rival_latents(job: QuantizationJob) -> Iterator[tuple[LatentDataset, torch.d
         yield job_latents(job, Path(folder), workers), workers.device
 
 
-def planned_bits(job: QuantizationJob, teacher: StepUNet, edges: bool) -> dict[str, int]:
+def rival_bits(job: QuantizationJob, teacher: StepUNet, edges: bool) -> dict[str, int]:
     """Width of every quantized layer: the recipe's plan, which S2P gets too.
 
     Args:
         teacher: the FP graph, on the CPU.
         edges: conv_in and conv_out are quantized as well, to 8 bits.
     """
+    bits = planned_bits(job, teacher)
     every = layer_specs(job.model.structure)
-    recipe = job.recipe
-    specs = quantized_specs(every, recipe)
-    values = None
-    if recipe.mixed is not None:
-        texts = job.prompts[: recipe.calibration.prompts]
-        prompts = [encode_prompt(job.model, text, job.seed + k, job.guidance) for k, text in enumerate(texts)]
-        values = rank_on_trajectories(
-            teacher, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
-            recipe.mixed.ranking, ranking_bits(recipe), recipe.weights.search, job.seed, job.progress,
-        )  # fmt: skip
-    bits = weight_bits(every, recipe, values)
     if edges:
         bits |= {every[0].name: EDGE_BITS, every[-1].name: EDGE_BITS}
     return {spec.name: bits[spec.name] for spec in every if spec.name in bits}
@@ -127,11 +116,11 @@ def build_rival(
     Args:
         search: of the weights' grids, see :func:`weight_grid`.
         split_skips: the halves of shortcut inputs get grids of their own.
-        edges: see :func:`planned_bits`.
+        edges: see :func:`rival_bits`.
         attention: the operands of attention are rounded with the activations.
     """
     teacher = float_unet(job.model, job.plan)
-    bits = planned_bits(job, teacher, edges)
+    bits = rival_bits(job, teacher, edges)
     modules = dict(teacher.named_modules())
     splits = skip_splits(job.model.structure) if split_skips else {}
     layers = {}

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes.rivals import LARGEST_RATE
 from s2p_mobile.reconstruction.calls import CalibrationCalls
 from s2p_mobile.reconstruction.layers import InputGrid, RivalLayer, table_rows

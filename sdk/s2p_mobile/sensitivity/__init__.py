@@ -1,5 +1,9 @@
-"""How much each layer's weight rounding hurts: estimators by name, their results, and how far they agree."""
+"""How much each layer's weight rounding hurts: estimators by name, their results, and how far they agree.
 
+Importing the package registers the estimators.
+"""
+
+from s2p_mobile.sensitivity import fisher, gradient, hutchinson, sqnr
 from s2p_mobile.sensitivity.comparison import Comparison, compare, comparison_lines
 from s2p_mobile.sensitivity.measure import CANDIDATE_BITS, measure, rank_layers, rank_on_trajectories
 from s2p_mobile.sensitivity.registry import estimator, estimator_names
@@ -17,9 +21,13 @@ __all__ = [
     "comparison_lines",
     "estimator",
     "estimator_names",
+    "fisher",
+    "gradient",
+    "hutchinson",
     "measure",
     "rank_layers",
     "rank_on_trajectories",
     "read_sensitivity",
+    "sqnr",
     "write_sensitivity",
 ]

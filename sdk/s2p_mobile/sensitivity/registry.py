@@ -68,16 +68,9 @@ def register(name: str, title: str, samples: int) -> Callable[[Callable[[Measure
     return keep
 
 
-def _load() -> dict[str, Estimator]:
-    from s2p_mobile.sensitivity import fisher, gradient, hutchinson, sqnr
-
-    assert fisher and gradient and hutchinson and sqnr
-    return _ESTIMATORS
-
-
 def estimator_names() -> list[str]:
     """Names of all estimators."""
-    return sorted(_load())
+    return sorted(_ESTIMATORS)
 
 
 def estimator(name: str) -> Estimator:
@@ -86,6 +79,6 @@ def estimator(name: str) -> Estimator:
     Raises:
         S2PError: unknown name (lists what exists).
     """
-    if name not in _load():
+    if name not in _ESTIMATORS:
         raise S2PError(f"unknown sensitivity estimator {name!r}; estimators are {', '.join(estimator_names())}")
     return _ESTIMATORS[name]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_file
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.unet import StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantization.grid import weight_scale
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.time_tables import prompt_rows
 from s2p_mobile.training.fake_quant import TrainedLayer, TrainedOperators, TrainedTables
 from s2p_mobile.training.time_path import job_time_tables

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s2p_converters.packing import integer_range
-from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.quantization.grid import quantize_weight, round_to_grid, snap_activation_scale, weight_scale
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes import Recipe
 from s2p_mobile.time_tables import ResnetBlock2D, prompt_rows, time_tables
 from s2p_runtime.errors import S2PError

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from s2p_converters.unet import StepUNet
 from s2p_mobile.interruption import Interrupted, stop_on_interrupt
 from s2p_mobile.latents import LatentDataset, flat_pooled
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.training.batches import Batch, make_batches
 from s2p_mobile.training.fake_quant import TrainedTables
 from s2p_mobile.training.freezing import OscillationTracker

@@ -16,9 +16,10 @@ from s2p_converters.unet import StepUNet
 from s2p_mobile.checkpointing import write_checkpoint
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.evaluation import evaluate, open_source
-from s2p_mobile.methods.registry import QuantizationJob, run_method
+from s2p_mobile.methods.registry import run_method
 from s2p_mobile.models import Model, open_model
 from s2p_mobile.plan.registry import plan_for
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes import ActivationRule, Recipe, WeightRule
 from s2p_mobile.trajectory import float_unet
 from s2p_runtime.bundle import Bundle, BundleManifest, GoldenRun, QuantizationSummary, file_entries

@@ -18,8 +18,8 @@ from s2p_mobile.forecast.counting import count_unet
 from s2p_mobile.forecast.disk import latent_set_bytes, safetensors_bytes
 from s2p_mobile.jobs import make_job
 from s2p_mobile.latents import LatentJob, write_latents
-from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.models import open_model
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes import Recipe, load_recipe
 from s2p_mobile.training import StudentSpec
 from s2p_mobile.training.student import build_student

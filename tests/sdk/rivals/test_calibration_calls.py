@@ -12,7 +12,7 @@ from scipy import stats
 from s2p_converters.unet import layer_specs
 from s2p_mobile.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.methods.pcr import relaxed_calls
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.reconstruction.calls import call_of_time, normal_times, random_pairs, read_calls, strided_pairs
 from s2p_mobile.reconstruction.rival import skip_splits
 from s2p_mobile.reconstruction.walk import Walk, reconstruction_units

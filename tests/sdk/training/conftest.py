@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from s2p_mobile.latents import LatentDataset, LatentJob, write_latents
-from s2p_mobile.methods.registry import QuantizationJob
-from s2p_mobile.methods.starting_point import starting_point
 from s2p_mobile.models import Model
+from s2p_mobile.preparation.starting_point import starting_point
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes import Recipe
 from s2p_mobile.training import StudentSpec
 from s2p_mobile.trajectory import float_unet

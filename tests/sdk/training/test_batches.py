@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.training.batches import Batch, Batches, CallSampler, make_batches
 from s2p_mobile.trajectory import Prompt, draw_latents, float_unet
 from s2p_runtime.errors import S2PError

@@ -15,8 +15,8 @@ from s2p_converters.reference import reference_unet
 from s2p_converters.unet import LayerSpec
 from s2p_mobile.checkpointing import write_checkpoint
 from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.quantization.grid import snap_activation_scale
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.training import StudentSpec, Trainer
 from s2p_mobile.training.fake_quant import TrainedLayer, TrainedTables
 from s2p_mobile.training.student import quantized_unet, trained_layers

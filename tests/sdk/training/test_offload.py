@@ -12,7 +12,7 @@ import yaml
 
 from s2p_mobile.cli.app import run
 from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.training import StudentSpec, Trainer, fingerprint
 from s2p_mobile.training.offload import saved_elsewhere
 from s2p_mobile.workers import Workers

@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from s2p_converters.packing import integer_range
 from s2p_converters.unet import StepUNet, layer_specs
 from s2p_mobile.latents import LatentDataset, LatentJob, write_latents
-from s2p_mobile.methods.preparation import job_latents, prepare
-from s2p_mobile.methods.registry import QuantizationJob, run_method
+from s2p_mobile.methods.registry import run_method
 from s2p_mobile.models import Model
+from s2p_mobile.preparation.latents import job_latents
+from s2p_mobile.preparation.student import prepare
 from s2p_mobile.quantization import moments as moments_module
 from s2p_mobile.quantization.gptq import compensated
 from s2p_mobile.quantization.grid import quantize_weight, weight_scale
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.quantization.moments import WeightedCalls, block_columns, input_moments
 from s2p_mobile.training.influence import call_influence, call_weights
 from s2p_mobile.trajectory import float_unet
@@ -161,8 +163,8 @@ def test_influence_of_a_call_where_it_is_known(tiny_model: Model, make_job: Make
     model, job = Model(tmp_path / "constant"), make_job()
     latents = write_latents(LatentJob(model, job.plan, job.prompts, job.guidance, job.seed), tmp_path / "set")
     teacher, student = float_unet(model, job.plan), float_unet(model, job.plan)
-    with torch.no_grad():
-        student.conv_out.bias += 0.1
+    # A parameter of its own: FP graphs share the model's.
+    student.conv_out.bias = torch.nn.Parameter(student.conv_out.bias.detach() + 0.1, requires_grad=False)
     gains = call_influence(teacher, student, latents, [0, 1])
     shape = (1, 4, 8, 8)
     for call, gain in enumerate(gains):

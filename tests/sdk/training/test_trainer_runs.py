@@ -18,7 +18,8 @@ import torch
 
 from s2p_mobile.interruption import Interrupted
 from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods.registry import QuantizationJob, QuantizedUNet, run_method
+from s2p_mobile.methods.registry import run_method
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.training import STATE_NAME, Diverged, StudentSpec, Trainer, fingerprint, load_state
 from s2p_mobile.training.fake_quant import TrainedTables
 from s2p_mobile.training.guard import Guard
@@ -104,7 +105,8 @@ def test_killed_and_resumed_ends_in_the_same_bytes(
 import os, signal, torch
 from contextlib import contextmanager
 from pathlib import Path
-from s2p_mobile.methods.registry import QuantizationJob, run_method
+from s2p_mobile.quantization.job import QuantizationJob
+from s2p_mobile.methods.registry import run_method
 from s2p_mobile.models import Model
 from s2p_mobile.plan.registry import plan_for
 from s2p_mobile.recipes import Recipe

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from s2p_converters.unet import LayerSpec
-from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.quantization.grid import quantize_weight, weight_scale
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes.training import FreezingRule, TrainingRule
 from s2p_mobile.time_tables import time_tables
 from s2p_mobile.training.fake_quant import TrainedLayer

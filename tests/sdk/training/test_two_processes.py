@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from s2p_mobile.methods.registry import QuantizationJob
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.training import STATE_NAME
 from s2p_mobile.workers import join_workers
 from s2p_runtime.errors import S2PError
@@ -23,7 +23,8 @@ from s2p_runtime.errors import S2PError
 SCRIPT = """
 import json, sys, torch
 from pathlib import Path
-from s2p_mobile.methods.registry import QuantizationJob, run_method
+from s2p_mobile.quantization.job import QuantizationJob
+from s2p_mobile.methods.registry import run_method
 from s2p_mobile.models import Model
 from s2p_mobile.plan.registry import plan_for
 from s2p_mobile.recipes import Recipe

@@ -1,11 +1,10 @@
-"""What the methods that learn from stored FP calls begin with: bits, scales, the weight of each call, and weights whose rounding
-errors make up for each other."""
+"""The network that training starts from: bits, scales, the weight of each call, and weights whose rounding errors make up for each
+other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,41 +12,17 @@ from torch import Tensor
 
 from s2p_converters.unet import LayerSpec, StepUNet
 from s2p_converters.unet.operators import FloatLayer
-from s2p_mobile.latents import LatentDataset, LatentJob, flat_pooled, open_latents, write_latents
-from s2p_mobile.methods.registry import QuantizationJob
-from s2p_mobile.methods.starting_point import starting_point
-from s2p_mobile.prompts import repeated
+from s2p_mobile.latents import LatentDataset, flat_pooled
+from s2p_mobile.preparation.starting_point import starting_point
 from s2p_mobile.quantization.gptq import compensated
 from s2p_mobile.quantization.grid import weight_scale
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.quantization.moments import WeightedCalls, input_moments
 from s2p_mobile.training.influence import call_influence, call_weights
 from s2p_mobile.training.student import StudentSpec, build_student
 from s2p_mobile.trajectory import float_unet
-from s2p_mobile.workers import Workers
 
 _CALLS_AT_A_TIME = 8
-
-
-def job_latents(job: QuantizationJob, folder: Path, workers: Workers, most: int | None = None) -> LatentDataset:
-    """The job's FP trajectories: ``training.prompts`` of its own, or those of the set it names.
-
-    A named set may hold any number of them. ``most`` limits what is drawn.
-
-    Raises:
-        S2PError: the named set is of another model, plan, guidance, seed or prompts.
-    """
-    rule = job.recipe.training
-    given = None if job.latents is None else open_latents(job.latents)
-    drawn = rule.prompts if most is None else min(rule.prompts, most)
-    count = drawn if given is None else given.prompts
-    wanted = LatentJob(
-        job.model, job.plan, repeated(job.prompts, count), job.guidance, job.seed,
-        features=rule.store_features and rule.distillation.weight > 0,
-    )  # fmt: skip
-    if given is not None:
-        given.require(wanted)
-        return given
-    return write_latents(wanted, folder / "latents", resume=True, progress=job.progress, workers=workers)
 
 
 def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) -> StudentSpec:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
-from s2p_mobile.methods.registry import QuantizationJob
 from s2p_mobile.quantization.bits import quantized_specs, ranking_bits, weight_bits
 from s2p_mobile.quantization.calibration import record_activations
+from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.sensitivity import rank_on_trajectories
 from s2p_mobile.trajectory import Prompt, encode_prompt
 
@@ -36,31 +36,37 @@ def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
         unet: the FP graph under the job's plan.
     """
     specs = quantized_specs(layer_specs(job.model.structure), job.recipe)
-    prompts = [
-        encode_prompt(job.model, text, job.seed + k, job.guidance)
-        for k, text in enumerate(job.prompts[: job.recipe.calibration.prompts])
-    ]
-    return StartingPoint(specs, _layer_bits(job, unet, specs, prompts), _activation_scales(job, unet, specs, prompts))
+    return StartingPoint(specs, planned_bits(job, unet), _activation_scales(job, unet, specs))
 
 
-def _layer_bits(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]) -> dict[str, int]:
+def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
+    """Width of every layer that the recipe quantizes, in the order in which they run.
+
+    Args:
+        unet: the FP graph under the job's plan, on the CPU.
+    """
+    specs = quantized_specs(layer_specs(job.model.structure), job.recipe)
     rule = job.recipe.mixed
     if rule is None:
         return weight_bits(specs, job.recipe, None)
     values = rank_on_trajectories(
-        unet, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
+        unet, job.plan, _prompts(job), job.guidance, job.latent_shape, [spec.name for spec in specs],
         rule.ranking, ranking_bits(job.recipe), job.recipe.weights.search, job.seed, job.progress,
     )  # fmt: skip
     return weight_bits(specs, job.recipe, values)
 
 
-def _activation_scales(
-    job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]
-) -> Tensor | None:
+def _prompts(job: QuantizationJob) -> list[Prompt]:
+    """The first ``calibration.prompts`` of the job."""
+    texts = job.prompts[: job.recipe.calibration.prompts]
+    return [encode_prompt(job.model, text, job.seed + k, job.guidance) for k, text in enumerate(texts)]
+
+
+def _activation_scales(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec]) -> Tensor | None:
     rule = job.recipe.activations
     if rule.bits is None:
         return None
-    names = [spec.name for spec in specs]
+    names, prompts = [spec.name for spec in specs], _prompts(job)
     with job.progress.stage("recording activations", len(prompts)) as advance:
         statistics = record_activations(
             unet, job.plan, prompts, job.guidance, job.latent_shape, names, on_prompt=lambda _: advance()
