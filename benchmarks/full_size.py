@@ -173,7 +173,8 @@ def quantize(model: Path, out: Path) -> Figures:
 
 def random_integers(model: Path, out: Path) -> Figures:
     """A checkpoint like that of :func:`quantize` with random integers, for networks whose float32 form does not fit the machine."""
-    from s2p_converters.checkpoint import CheckpointManifest, Source, layer_entry, write_checkpoint_tensors
+    from s2p_converters.checkpoint import write_checkpoint_tensors
+    from s2p_converters.checkpoint_manifest import CheckpointManifest, Source, layer_entry
     from s2p_converters.unet import Operators, StepTables, StepUNet, layer_specs, resnet_names
     from s2p_converters.unet.time_network import time_network_shapes
     from s2p_mobile.models import Model

@@ -10,32 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from s2p_converters.grids import MAX_ACTIVATION_BITS, GeneralLayer, activation_tensors, weight_tensors
+from s2p_converters.checkpoint_manifest import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointManifest
+from s2p_converters.grids import GeneralLayer, activation_tensors, weight_tensors
 from s2p_converters.grids import QuantizedLayer as QuantizedLayer
 from s2p_converters.packing import pack_nibbles, packs
 from s2p_converters.tensor_reader import GridReader, TensorReader, time_tables
 from s2p_converters.unet.operators import LayerSpec
 from s2p_converters.unet.structure import UNetStructure, layer_specs, resnet_names
 from s2p_converters.unet.time_network import time_network_shapes
-from s2p_runtime.bundle import Conditioning, FileEntry, GoldenRun, LatentSpec, TokenizerSpec, check_files
-from s2p_runtime.contract import Contract, read_contract
+from s2p_runtime.bundle import check_files
+from s2p_runtime.contract import read_contract
 from s2p_runtime.errors import S2PError
-from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import TensorFile, read_tensors, write_tensors
 
-CHECKPOINT_FORMAT = "s2p-checkpoint"
-CHECKPOINT_VERSION = 3
-"""Written for families whose time table belongs to the prompt (SDXL)."""
-GENERAL_VERSION = 2
-"""Written when there are other grids than symmetric ones."""
-SYMMETRIC_VERSION = 1
-"""Written when all grids are symmetric, so that older readers open these checkpoints too."""
 MANIFEST_NAME = "s2p.json"
 UNET_FILE = "unet.safetensors"
 ACTIVATIONS_FILE = "activations.safetensors"
@@ -43,134 +35,6 @@ TIME_TABLE_FILE = "time_table.safetensors"
 TIME_NETWORK_FILE = "time_network.safetensors"
 
 Array = NDArray[Any]
-
-
-def _without_defaults(value: Contract, document: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    """Leave out fields of version 2 that say nothing: readers of version 1 refuse unknown ones."""
-    unused = {name for name in fields if getattr(value, name) == type(value).model_fields[name].default}
-    return {name: item for name, item in document.items() if name not in unused}
-
-
-class LayerEntry(Contract):
-    """One layer of the U-Net. ``weight_bits`` null: left in float by the recipe."""
-
-    name: str
-    kind: Literal["conv", "linear"]
-    weight_bits: int | None = Field(default=None, ge=2, le=8)
-    activation_bits: int | None = Field(default=None, ge=2, le=8, description="narrowest of the calls; null: float activations")
-    grid: Literal["symmetric", "affine", "palette"] = Field(default="symmetric", description="version 2")
-    split: int | None = Field(default=None, ge=1, description="version 2: input channels of the first of two parts")
-    quantizes_output: bool = Field(default=False, description="version 2: the output is rounded too")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> LayerEntry:
-        if self.weight_bits is None and (self.activation_bits is not None or self.is_general):
-            raise ValueError(f"layer {self.name} quantizes activations but not weights")
-        if self.grid == "symmetric" and self.is_general:
-            raise ValueError(f"layer {self.name} has a symmetric grid, which is neither split nor of the output")
-        return self
-
-    @property
-    def is_general(self) -> bool:
-        """Whether the layer needs version 2."""
-        return self.grid != "symmetric" or self.split is not None or self.quantizes_output
-
-    @model_serializer(mode="wrap")
-    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(self, handler(self), ("grid", "split", "quantizes_output"))
-
-
-def layer_entry(spec: LayerSpec, layer: QuantizedLayer | GeneralLayer | None) -> LayerEntry:
-    """A layer's line in the manifest; None: left in float."""
-    if layer is None:
-        return LayerEntry(name=spec.name, kind=spec.kind)
-    if isinstance(layer, QuantizedLayer):
-        widths = (layer.weight_bits, layer.activation_bits)
-        return LayerEntry(name=spec.name, kind=spec.kind, weight_bits=widths[0], activation_bits=widths[1])
-    return LayerEntry(
-        name=spec.name,
-        kind=spec.kind,
-        weight_bits=layer.weight_bits,
-        activation_bits=layer.activation_bits,
-        grid="palette" if layer.is_palette else "affine",
-        split=layer.parts[0].channels if len(layer.parts) == 2 else None,
-        quantizes_output=layer.output is not None,
-    )
-
-
-class Source(Contract):
-    """Where the weights come from."""
-
-    name: str
-    unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    unet_fp32_bytes: int = Field(ge=0, description="parameters of the source U-Net at 4 bytes each")
-
-
-class CheckpointManifest(Contract):
-    """``s2p.json``."""
-
-    format: Literal["s2p-checkpoint"] = "s2p-checkpoint"
-    version: int = GENERAL_VERSION
-    producer: str
-    family: str
-    source: Source
-    method: str
-    recipe: dict[str, Any]
-    seed: int = Field(ge=0)
-    plan: SamplingPlan
-    guidance: float
-    latents: LatentSpec
-    tokenizer: TokenizerSpec
-    unet_config: dict[str, Any]
-    layers: tuple[LayerEntry, ...] = Field(description="every layer, in the order in which they run")
-    golden: tuple[GoldenRun, ...] = Field(
-        description="FP runs: the tensors of a bundle's golden run without the quantized ones"
-    )
-    files: dict[str, FileEntry]
-    softmax_bits: int | None = Field(
-        default=None, ge=2, le=MAX_ACTIVATION_BITS, description="version 2: attention weights rounded to k / (2^bits - 1)"
-    )
-
-    conditioning: Conditioning | None = Field(default=None, description="version 3: families with two text encoders")
-
-    @model_validator(mode="after")
-    def _features_of_the_version(self) -> CheckpointManifest:
-        if self.version < 3 and self.conditioning is not None:
-            raise ValueError("versions 1 and 2 have no conditioning")
-        if self.version < 2 and self.needs_general_grids:
-            raise ValueError("version 1 has symmetric grids only")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(self, handler(self), ("softmax_bits", "conditioning"))
-
-    @property
-    def needs_general_grids(self) -> bool:
-        """Whether the checkpoint holds what version 2 added."""
-        return self.softmax_bits is not None or any(entry.is_general for entry in self.layers)
-
-    @property
-    def title(self) -> str:
-        """Model, method and recipe in a few words."""
-        return f"{self.source.name} ({self.method}, {self.recipe.get('name', 'own recipe')})"
-
-    @property
-    def layer_counts(self) -> dict[str, int]:
-        """Number of layers per weight width, ``float`` for the unquantized; 4 and 8 are always there."""
-        counts = {"4": 0, "8": 0, "float": 0}
-        for entry in self.layers:
-            key = "float" if entry.weight_bits is None else str(entry.weight_bits)
-            counts[key] = counts.get(key, 0) + 1
-        return counts
-
-    @property
-    def average_weight_bits(self) -> float:
-        """Bits per weight over the quantized layers."""
-        specs = {spec.name: spec for spec in layer_specs(UNetStructure.from_config(self.unet_config))}
-        quantized = [(entry.weight_bits, specs[entry.name].weights) for entry in self.layers if entry.weight_bits is not None]
-        total = sum(weights for _, weights in quantized)
-        return sum(bits * weights for bits, weights in quantized) / total if total else 0.0
 
 
 @dataclass(frozen=True)

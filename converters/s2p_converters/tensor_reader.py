@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from s2p_converters.checkpoint_manifest import LayerEntry
 from s2p_converters.grids import (
     MAX_ACTIVATION_BITS,
     AffineWeight,
@@ -23,9 +24,6 @@ from s2p_converters.grids import (
 from s2p_converters.packing import integer_range, packs, unpack_nibbles
 from s2p_converters.unet.operators import LayerSpec
 from s2p_runtime.errors import S2PError
-
-if TYPE_CHECKING:
-    from s2p_converters.checkpoint import LayerEntry
 
 Array = NDArray[Any]
 

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_converters.checkpoint import (
+from s2p_converters.checkpoint import MANIFEST_NAME, write_checkpoint_tensors
+from s2p_converters.checkpoint_manifest import (
     CHECKPOINT_VERSION,
     GENERAL_VERSION,
-    MANIFEST_NAME,
     SYMMETRIC_VERSION,
     CheckpointManifest,
     Source,
     layer_entry,
-    write_checkpoint_tensors,
 )
 from s2p_converters.grids import GeneralLayer, QuantizedLayer
 from s2p_converters.unet import layer_specs
