@@ -406,26 +406,36 @@ def rows(work: Path) -> list[list[str]]:
     return found
 
 
-def growth(work: Path) -> str:
-    """Time and memory per parameter of networks of several sizes, as a Markdown table; a constant column is linear growth."""
-    lines = []
-    for place in work.glob("*-*"):
-        if not (made := place / "make.json").is_file():
-            continue
-        parameters = json.loads(made.read_text())["parameters"]
-        cells = []
-        for stage in ("quantize", "coreml", "executorch"):
-            if (path := place / f"{stage}.json").is_file():
-                each = json.loads(path.read_text())
-                cells += [f"{each['cpu_seconds'] / parameters * 1e9:.0f}", f"{each['peak_bytes'] / parameters:.1f}"]
-            else:
-                cells += ["", ""]
-        lines.append((parameters, [place.name.split("-")[0], f"{parameters / 1e6:,.1f}", *cells]))
-    headings = ["model", "million parameters"]
-    for stage in ("quantize", "coreml", "executorch"):
-        headings += [f"{stage}: processor seconds per 10^9", f"{stage}: peak bytes per parameter"]
-    table = [headings, ["---"] * len(headings), *(line for _, line in sorted(lines))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in table) + "\n"
+COSTS = [
+    (stage, key, unit)
+    for stage in ("quantize", "coreml", "executorch")
+    for key, unit in (("cpu_seconds", 1), ("peak_bytes", GIB))
+]
+"""What grows with a network, and in which unit it is shown."""
+
+
+def growth(work: Path, model: str) -> str:
+    """Processor time and memory of one architecture at several widths, and the straight lines through them, as a Markdown table."""
+    found: list[tuple[int, list[float]]] = []
+    for place in work.glob(f"{model}-*"):
+        paths = [place / f"{stage}.json" for stage, _, _ in COSTS]
+        if all(path.is_file() for path in paths):
+            parameters = json.loads((place / "make.json").read_text())["parameters"]
+            values = [json.loads(path.read_text())[key] / unit for path, (_, key, unit) in zip(paths, COSTS, strict=True)]
+            found.append((parameters, values))
+    if len(found) < 3:
+        return ""
+    found.sort()
+    x = np.array([parameters for parameters, _ in found]) / 1e9
+    lines, spans = ["line"], ["largest distance from it"]
+    for values in np.array([values for _, values in found]).T:
+        slope, base = np.polyfit(x, values, 1)
+        lines.append(f"{base:.1f} + {slope:.1f} P")
+        spans.append(f"{np.abs(base + slope * x - values).max():.2f}")
+    titles = [f"{stage}, {'processor seconds' if unit == 1 else 'peak GiB'}" for stage, _, unit in COSTS]
+    body = [[f"{parameters / 1e6:,.1f}", *(f"{value:.2f}" for value in values)] for parameters, values in found]
+    table = [["million parameters", *titles], ["---"] * 7, *body, lines, spans]
+    return "\n## Growth\n\nP: 10^9 parameters.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in table) + "\n"
 
 
 FIGURES = "<!-- figures: written by benchmarks/full_size.py -->"
@@ -484,7 +494,7 @@ def main() -> None:
                 subprocess.run(command, check=True)
     if options.here:
         return
-    figures = f"Machine: {machine()}. {options.note}\n\n{table(options.work)}\n## Growth\n\n{growth(options.work)}"
+    figures = f"Machine: {machine()}. {options.note}\n\n{table(options.work)}{growth(options.work, 'sd1')}"
     print(figures)
     if options.report is not None:
         above = options.report.read_text(encoding="utf-8").split(FIGURES)[0] if options.report.is_file() else ""
