@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.bundle import Bundle
-from s2p_runtime.errors import S2PError
 
 Array32 = NDArray[np.float32]
 Compute = Literal["declared", "float64"]
@@ -63,28 +62,3 @@ class Backend(Protocol):
     def decode(self, latents: Array32) -> Array32:
         """Scaled latents [1, C, H, W] -> image [1, 3, 8H, 8W] in [-1, 1]."""
         ...
-
-
-def open_backend(bundle: Bundle, compute: Compute = "declared", release_chunks: bool = False) -> Backend:
-    """The backend for a bundle's target.
-
-    Args:
-        release_chunks: where the U-Net is several programs, load each for every call and let go of it: slower, and of the U-Net
-            no more than the largest program is in memory.
-        compute: for Core ML bundles, how the reference interpreter computes; ExecuTorch programs always run as they are.
-
-    Raises:
-        S2PError: another target or engine than this machine has, or nothing to release.
-    """
-    if release_chunks and not bundle.manifest.chunks:
-        raise S2PError(
-            f"the U-Net of {bundle.folder.name} is one program; leave --release-chunks out, or convert with --chunks"
-        )
-    if bundle.manifest.target == "coreml":
-        from s2p_runtime.mil_backend import InterpreterBackend
-
-        return InterpreterBackend(bundle, compute, release_chunks)
-    from s2p_runtime.executorch import ExecuTorchBackend
-
-    backend: Backend = ExecuTorchBackend(bundle, release_chunks)
-    return backend

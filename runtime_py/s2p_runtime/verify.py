@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.backends import Array32, Backend, components_of, open_backend
+from s2p_runtime.backends import Array32, Backend, components_of
 from s2p_runtime.bundle import Bundle, GoldenRun, PictureSize
 from s2p_runtime.conditions import Conditions, encode_ids
 from s2p_runtime.contract import Contract
 from s2p_runtime.drawing import decode_latents, draw_latents
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from s2p_runtime.pictures import psnr_db, relative_error

@@ -15,9 +15,9 @@ from s2p_mobile.models import DEMO_NAME, open_model
 from s2p_mobile.picture_size import PictureSize
 from s2p_mobile.plan import plan_for
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
-from s2p_runtime.backends import open_backend
 from s2p_runtime.bundle import MANIFEST_NAME, open_bundle
 from s2p_runtime.drawing import Drawing, draw
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import to_picture
 from s2p_runtime.plan import SamplingPlan

@@ -27,9 +27,10 @@ from s2p_mobile.cli.app import run
 from s2p_mobile.demo.checkpoint import checkpoint_folder
 from s2p_mobile.inspection import describe
 from s2p_runtime.archive import unpack_archive
-from s2p_runtime.backends import Backend, open_backend
+from s2p_runtime.backends import Backend
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, component_bytes, open_bundle
 from s2p_runtime.chunks import run_programs
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.mil import load_program
 from s2p_runtime.noise import gaussian

@@ -18,11 +18,12 @@ from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.reference import reference_unet
 from s2p_converters.unet import StepUNet
 from s2p_mobile.cli.app import run
-from s2p_runtime.backends import Array32, open_backend
+from s2p_runtime.backends import Array32
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.conditions import Conditions
 from s2p_runtime.contract import read_contract
 from s2p_runtime.drawing import draw, draw_latents
+from s2p_runtime.engines import open_backend
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import psnr_db, relative_error, to_picture
 from s2p_runtime.plan import denoise, guide

@@ -21,10 +21,10 @@ from s2p_converters.float_components import decoder_module
 from s2p_converters.reference import Constants, reference_unet
 from s2p_converters.sizes import picture_sizes
 from s2p_mobile.cli.app import run
-from s2p_runtime.backends import open_backend
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, file_entries, open_bundle
 from s2p_runtime.contract import write_contract
 from s2p_runtime.drawing import draw
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.mil import load_program
 from s2p_runtime.noise import gaussian

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime import __version__
-from s2p_runtime.backends import Array32, Backend, components_of, open_backend
+from s2p_runtime.backends import Array32, Backend, components_of
 from s2p_runtime.bench.cores import on_cores
 from s2p_runtime.bench.memory_pass import memory_of_a_picture
 from s2p_runtime.bench.missing import missing_reasons
@@ -23,6 +23,7 @@ from s2p_runtime.bench.statistics import summarize
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, GoldenRun
 from s2p_runtime.conditions import bundle_tokenizer, encode_prompt
 from s2p_runtime.drawing import decode_latents
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.pictures import psnr_db, to_picture

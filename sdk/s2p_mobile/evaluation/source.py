@@ -14,8 +14,9 @@ from s2p_mobile.models import DEMO_NAME, Model, open_model
 from s2p_mobile.picture_size import vae_factor
 from s2p_mobile.plan.registry import plan_for
 from s2p_mobile.trajectory import float_unet
-from s2p_runtime.backends import Backend, open_backend
+from s2p_runtime.backends import Backend
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, LatentSpec, open_bundle
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import psnr_db
 from s2p_runtime.plan import SamplingPlan

@@ -21,8 +21,8 @@ from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgr
 from s2p_converters.reference import CHECKPOINT_CONSTANTS, reference_unet
 from s2p_converters.unet import LayerSpec
 from s2p_mobile.inspection import describe
-from s2p_runtime.backends import open_backend
 from s2p_runtime.bundle import open_bundle
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
