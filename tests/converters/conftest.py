@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import UNet2DConditionModel
 
 from s2p_converters.checkpoint import Checkpoint, open_checkpoint
 from s2p_mobile.checkpointing import write_checkpoint
-from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.methods import QuantizationJob, run_method
 from s2p_mobile.models import Model
 from s2p_mobile.plan import plan_for
@@ -23,23 +19,8 @@ MakeCheckpoint = Callable[..., Checkpoint]
 
 
 @pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The demo model with a random U-Net that has every kind of layer and block: 8x8 latents, about 100,000 weights."""
-    folder = tmp_path_factory.mktemp("models") / "small"
-    shutil.copytree(DEMO_MODEL, folder, ignore=lambda path, names: {"clip", "unet"} & set(names))
-    torch.manual_seed(3)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 24),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=128,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    unet.save_pretrained(folder / "unet")
-    return Model(folder)
+def small_model(make_small_model: Callable[[str, tuple[int, int], int], Model]) -> Model:
+    return make_small_model("small", (16, 24), 3)
 
 
 @pytest.fixture(scope="session")

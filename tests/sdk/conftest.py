@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import UNet2DConditionModel
 
 from s2p_mobile.cli.app import run
-from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.models import Model
 from s2p_mobile.plan.registry import plan_for
 from s2p_runtime.plan import SamplingPlan
 
 
-def make_tiny_model(folder: Path, seed: int = 0) -> Model:
-    """The demo model with a random U-Net of 8x8 latents and about 100,000 weights."""
-    shutil.copytree(DEMO_MODEL, folder, ignore=lambda path, names: {"clip", "unet", "MODEL_CARD.md"} & set(names))
-    torch.manual_seed(seed)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=128,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    unet.save_pretrained(folder / "unet")
-    return Model(folder)
+@pytest.fixture(scope="session")
+def tiny_model(make_small_model: Callable[[str, tuple[int, int], int], Model]) -> Model:
+    return make_small_model("tiny", (16, 16), 0)
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def other_tiny_model(make_small_model: Callable[[str, tuple[int, int], int], Model]) -> Model:
     """The same shape, other weights."""
-    return make_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+    return make_small_model("other", (16, 16), 1)
 
 
 @pytest.fixture(scope="session")
