@@ -33,6 +33,7 @@ from s2p_mobile.methods import QuantizationJob, run_method
 from s2p_mobile.models import open_model
 from s2p_mobile.plan import plan_for
 from s2p_mobile.recipes import Recipe
+from s2p_mobile.training import STATE_NAME
 from s2p_mobile.training.log import LOG_NAME, read_log
 from s2p_runtime.files import atomic_file, atomic_folder
 from s2p_runtime.progress import Silent
@@ -164,12 +165,14 @@ class Study:
             iterations = max(1, round(iterations * ratio))
         training = self.work / f"{row.slug}.training" if row.method == "s2p" else None
         job = self.job(row, iterations, training)
+        # Time spent before an interruption is not known.
+        whole = training is None or not (training / STATE_NAME).exists()
         began = time.process_time()
         unet = run_method(row.method, job)
         with atomic_folder(checkpoint) as folder:
             manifest = write_checkpoint(job, row.method, unet, folder)
         facts = {
-            "minutes": (time.process_time() - began) / 60,
+            "minutes": (time.process_time() - began) / 60 if whole else None,
             "iterations": iterations if row.method == "s2p" else 0,
             "bits": manifest.average_weight_bits,
         }
@@ -231,7 +234,8 @@ def table(study: Study, rows: Sequence[Row], seeds: int) -> str:
         cells = [row.name]
         cells += [_spread([r.metrics[name].value for r in results], digits) for name, digits in COLUMNS.items()]
         cells.append(_spread([r.latent_psnr_db_per_call[-1] for r in results], 1))
-        cells += [str(len(results)), f"{facts['bits']:.2f}", str(facts["iterations"] or "-"), f"{facts['minutes']:.1f}"]
+        minutes = "-" if facts["minutes"] is None else f"{facts['minutes']:.1f}"
+        cells += [str(len(results)), f"{facts['bits']:.2f}", str(facts["iterations"] or "-"), minutes]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
