@@ -11,13 +11,13 @@ from s2p_mobile.loading.resources import parameter_count, require_disk, require_
 _LIBRARIES = 700 << 20
 """torch and coremltools or executorch."""
 _FLOAT16, _FLOAT32, _FLOAT64 = 2, 4, 8
-# Measured with benchmarks/full_size.py, networks of 138M to 2.57B parameters: peaks lie 0 to 20% below what these give.
+# Measured with benchmarks/full_size.py, networks of 138M to 2.57B parameters: peaks lie 0 to 25% below what these give.
 _COREML_PER_WEIGHT = 1.5
 """Bytes of memory for each weight: the file that is written and read back, and the checkpoint's own pages."""
 _EXECUTORCH_COPIES = 6
 """Copies of the program: its weights packed for XNNPACK, the lowered graph and the serializer's buffers."""
-_INTERPRETER = 512 << 20
-"""Decompressed weights that the reference interpreter keeps."""
+_CHECK_PER_WEIGHT = 3
+"""The same while the interpreter runs the program once (SDXL at small latents: 7.6 GiB)."""
 
 
 def conversion_memory(checkpoint: Checkpoint, target: str) -> int:
@@ -26,7 +26,9 @@ def conversion_memory(checkpoint: Checkpoint, target: str) -> int:
     if target == "executorch":
         return _LIBRARIES + _EXECUTORCH_COPIES * _program_bytes(checkpoint)
     # The interpreter holds the scores of one attention and their softmax at once.
-    check = _INTERPRETER + 2 * _FLOAT64 * _largest_scores(checkpoint.structure, 2 if checkpoint.manifest.guidance > 1 else 1)
+    check = _CHECK_PER_WEIGHT * weights + 2 * _FLOAT64 * _largest_scores(
+        checkpoint.structure, 2 if checkpoint.manifest.guidance > 1 else 1
+    )
     return _LIBRARIES + max(round(_COREML_PER_WEIGHT * weights), check)
 
 
