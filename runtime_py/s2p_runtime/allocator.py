@@ -13,8 +13,8 @@ def give_back_large_blocks() -> bool:
     """Let the process give every freed block of 4 MiB or more back to the system at once; for programs of large networks.
 
     By default glibc raises its threshold for separate mappings to the size of the blocks that are freed, up to 32 MiB. Activations
-    of a Stable Diffusion U-Net, mostly 20 MiB in float64, then come from the heap, which they leave full of holes: one call of
-    SD v1-4 in the interpreter took 11 GiB of which 6 were holes.
+    of a Stable Diffusion U-Net, mostly 20 MiB in float64, then come from the heap, which they leave full of holes: after 254
+    operations of SD v1-4 at 64x64 latents the interpreter held 3.8 GiB, and 1.15 GiB with this threshold.
 
     Returns:
         Whether it was set: False on systems without glibc, which are left as they are.
