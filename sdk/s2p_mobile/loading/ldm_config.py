@@ -19,10 +19,21 @@ VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer."
 OPEN_CLIP_PREFIX = "cond_stage_model.model."
 
+_HEAD_WIDTH = 64
+"""Channels of a head in every text encoder, and in the U-Nets of 2.x and XL."""
+_HEADS = 8
+"""In the U-Net of 1.x."""
+_GROUPS = 32
+"""Of the group norms in U-Net and VAE."""
+
 _SCHEDULER = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
     "set_alpha_to_one": False, "steps_offset": 1, "trained_betas": None, "clip_sample": False,
 }  # fmt: skip
+
+
+class UntoldShapeError(Exception):
+    """The weights do not belong to the heads or groups that every single file has: neither is in the file."""
 
 
 def component_part(tensors: Tensors, prefix: str) -> Tensors:
@@ -45,7 +56,11 @@ def scheduler_config(prediction_type: str, v2: bool) -> dict[str, Any]:
 
 
 def unet_config(tensors: Tensors, v2: bool, sample_size: int) -> dict[str, Any]:
-    """Configuration of the U-Net. Heads cannot be read from shapes: 8 in 1.x, 64 channels each in 2.x."""
+    """Configuration of the U-Net. Heads cannot be read from shapes: 8 in 1.x, 64 channels each in 2.x.
+
+    Raises:
+        UntoldShapeError: a width that these heads, or the 32 groups of its norms, do not divide.
+    """
     channels, layers, attention, depths = [int(_input(tensors, 0, "0.weight").shape[0])], [0], [False], [1]
     context, linear = 0, False
     index = 1
@@ -64,6 +79,10 @@ def unet_config(tensors: Tensors, v2: bool, sample_size: int) -> dict[str, Any]:
                 context = int(tensors[f"{blocks}0.attn2.to_k.weight"].shape[1])
                 depths[-1] = len({key.removeprefix(blocks).split(".")[0] for key in tensors if key.startswith(blocks)})
         index += 1
+    for width, attends in zip(channels, [*attention[:-1], True], strict=True):  # the middle attends, at the last width
+        _require_multiple("U-Net", width, _GROUPS, "groups of its norms")
+        if attends:
+            _require_multiple("U-Net", width, *((_HEAD_WIDTH, "channels of a head") if v2 else (_HEADS, "heads")))
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": sample_size,
@@ -75,7 +94,7 @@ def unet_config(tensors: Tensors, v2: bool, sample_size: int) -> dict[str, Any]:
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in attention[::-1]],
         "transformer_layers_per_block": depths,
         "cross_attention_dim": context,
-        "attention_head_dim": [width // 64 for width in channels] if v2 else 8,
+        "attention_head_dim": [max(1, width // _HEAD_WIDTH) for width in channels] if v2 else _HEADS,
         "use_linear_projection": linear,
         "upcast_attention": v2,
         "class_embed_type": None,
@@ -84,10 +103,15 @@ def unet_config(tensors: Tensors, v2: bool, sample_size: int) -> dict[str, Any]:
 
 
 def vae_config(tensors: Tensors) -> dict[str, Any]:
-    """Configuration of the VAE."""
+    """Configuration of the VAE.
+
+    Raises:
+        UntoldShapeError: a width that the 32 groups of its norms do not divide.
+    """
     channels: list[int] = []
     while (conv := tensors.get(f"{VAE_PREFIX}encoder.down.{len(channels)}.block.0.conv1.weight")) is not None:
         channels.append(int(conv.shape[0]))
+        _require_multiple("VAE", channels[-1], _GROUPS, "groups of its norms")
     layers = 0
     while f"{VAE_PREFIX}encoder.down.0.block.{layers}.conv1.weight" in tensors:
         layers += 1
@@ -103,7 +127,11 @@ def vae_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def text_config(tensors: Tensors, v2: bool) -> dict[str, Any]:
-    """Configuration of the text encoder. 2.x was trained on the penultimate layer, so the last block is left out."""
+    """Configuration of the text encoder. 2.x was trained on the penultimate layer, so the last block is left out.
+
+    Raises:
+        UntoldShapeError: a width that heads of 64 channels do not divide.
+    """
     if v2:
         embedding, positions = (
             tensors[f"{OPEN_CLIP_PREFIX}token_embedding.weight"],
@@ -116,6 +144,7 @@ def text_config(tensors: Tensors, v2: bool) -> dict[str, Any]:
         positions = tensors[f"{prefix}embeddings.position_embedding.weight"]
         layers = _count(tensors, f"{prefix}encoder.layers.")
     width = int(embedding.shape[1])
+    _require_multiple("text encoder", width, _HEAD_WIDTH, "channels of a head")
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
@@ -123,7 +152,7 @@ def text_config(tensors: Tensors, v2: bool) -> dict[str, Any]:
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
+        "num_attention_heads": width // _HEAD_WIDTH,
         "vocab_size": int(embedding.shape[0]),
         "max_position_embeddings": int(positions.shape[0]),
         "projection_dim": width,
@@ -163,6 +192,11 @@ def write_tokenizer(folder: Path, pads_with_end: bool) -> None:
         "pad_token": "<|endoftext|>" if pads_with_end else "!",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def _require_multiple(part: str, width: int, of: int, what: str) -> None:
+    if width == 0 or width % of:
+        raise UntoldShapeError(f"its {part} is {width} channels wide, no multiple of the {of} {what} in every single file")
 
 
 def _input(tensors: Tensors, index: int, name: str) -> torch.Tensor:

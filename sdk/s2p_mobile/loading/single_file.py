@@ -20,6 +20,7 @@ from s2p_mobile.loading.ldm_config import (
     OPEN_CLIP_PREFIX,
     UNET_PREFIX,
     VAE_PREFIX,
+    UntoldShapeError,
     component_part,
     open_clip_blocks,
     scheduler_config,
@@ -54,7 +55,8 @@ def unpack(path: Path, folder: Path) -> None:
         folder: exists and is empty.
 
     Raises:
-        S2PError: damaged, no Stable Diffusion 1.x, 2.x or XL, or a 2.x file that does not say what it predicts.
+        S2PError: damaged, no Stable Diffusion 1.x, 2.x or XL, widths of other heads than theirs, or a 2.x file that does not say
+            what it predicts.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -72,6 +74,8 @@ def unpack(path: Path, folder: Path) -> None:
             write_xl(tensors, folder, prediction)
         else:
             _write(tensors, folder, v2, prediction)
+    except UntoldShapeError as error:
+        raise S2PError(f"{path} cannot be used as a single file ({error}); give the model as a diffusers folder") from error
     except (KeyError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise S2PError(f"{path} is incomplete ({reason}); get the file again, or give a diffusers folder") from error

@@ -13,6 +13,7 @@ from s2p_mobile.loading.ldm_config import (
     UNET_PREFIX,
     VAE_PREFIX,
     Tensors,
+    UntoldShapeError,
     component_part,
     text_config,
     unet_config,
@@ -36,16 +37,22 @@ def xl_configs(tensors: Tensors, prediction: str) -> dict[str, dict[str, Any]]:
     """diffusers configurations by component: the published model's, with the shapes that the file has.
 
     Heads have 64 channels each. The width of a time id's sinusoid is what the added embedding takes beside the pooled text.
+
+    Raises:
+        UntoldShapeError: a width that does not divide into heads, groups or time ids.
     """
     pooled = int(tensors[f"{SECOND_PREFIX}text_projection"].shape[1])
     added = int(tensors[f"{UNET_PREFIX}label_emb.0.0.weight"].shape[1])
+    if added <= pooled or (added - pooled) % _TIME_IDS:
+        raise UntoldShapeError(
+            f"its U-Net takes {added} added numbers, no pooled text of {pooled} and {_TIME_IDS} time ids of one width"
+        )
     unet = unet_config(tensors, v2=True, sample_size=128) | {
         "upcast_attention": False,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": (added - pooled) // _TIME_IDS,
         "projection_class_embeddings_input_dim": added,
     }
-    unet["attention_head_dim"] = [max(1, heads) for heads in unet["attention_head_dim"]]
     second = text_config(_renamed(tensors, SECOND_PREFIX, OPEN_CLIP_PREFIX), v2=True)
     second |= {
         "architectures": ["CLIPTextModelWithProjection"],
@@ -72,6 +79,7 @@ def write_xl(tensors: Tensors, folder: Path, prediction: str) -> None:
 
     Raises:
         KeyError, IndexError, RuntimeError: a tensor is missing or has another shape.
+        UntoldShapeError: as :func:`xl_configs`.
     """
     with quiet_import():
         from diffusers.loaders.single_file_utils import (

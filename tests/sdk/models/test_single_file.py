@@ -89,6 +89,50 @@ def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Pat
     assert plan.prediction_type == ("v_prediction" if metadata else "epsilon")
 
 
+@pytest.mark.parametrize(
+    ("family", "unet", "words"),
+    [
+        (
+            "sdxl",
+            {"block_out_channels": (64, 128)},
+            "its text encoder is 32 channels wide, no multiple of the 64 channels of a head",
+        ),
+        (
+            "sdxl",
+            {"cross_attention_dim": 128, "block_out_channels": (64, 96)},
+            "its U-Net is 96 channels wide, no multiple of the 64",
+        ),
+        ("sd2", {"block_out_channels": (32, 128)}, "its U-Net is 32 channels wide, no multiple of the 64 channels of a head"),
+        ("sd1", {"cross_attention_dim": 32}, "its text encoder is 32 channels wide"),
+        (
+            "sd1",
+            {"norm_num_groups": 8, "block_out_channels": (40, 64)},
+            "its U-Net is 40 channels wide, no multiple of the 32 groups",
+        ),
+    ],
+)
+def test_widths_of_other_heads_are_refused(
+    make_model: MakeModel, fails: Callable[..., str], family: str, unet: dict[str, Any], words: str
+) -> None:
+    folder = make_model(family, **unet)
+    path = folder.parent / "other.safetensors"
+    save_file(to_ldm(Model(folder)), path, metadata=V_PREDICTION)
+    line = fails("quantize", path, "--method", "rtn", "--out", "checkpoint")
+    assert line.startswith(f"error: {path} cannot be used as a single file ({words}")
+    assert line.endswith("; give the model as a diffusers folder")
+
+
+def test_time_ids_of_another_width_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    # 49 numbers do not divide by the six time ids.
+    settings = {"block_out_channels": (64, 128), "attention_head_dim": (1, 2), "cross_attention_dim": 128}
+    tensors = to_ldm(Model(make_model("sdxl", **settings)))
+    key = "model.diffusion_model.label_emb.0.0.weight"
+    tensors[key] = torch.zeros(len(tensors[key]), 24 + 49)
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(S2PError, match=r"takes 73 added numbers, no pooled text of 24 and 6 time ids.*; give the model as"):
+        open_model(tmp_path / "a.safetensors")
+
+
 def test_tokenizer_gives_clips_published_ids(family_models: dict[str, Path], tmp_path: Path) -> None:
     save_file(to_ldm(Model(family_models["sd1"])), tmp_path / "a.safetensors")
     ids = open_model(tmp_path / "a.safetensors", PictureSize(16, 16)).token_ids("a photo of a cat")[0].tolist()
