@@ -73,6 +73,8 @@ class Model(Components):
                 raise S2PError(f"{folder} lacks {part}/; export the model again with diffusers")
         for part in ("unet", "vae", *self.family.text_encoders):
             check_weights(folder / part)
+        for part in self.family.text_encoders:
+            _require_words(folder, part)
         self._refuse_other_inputs(folder)
         height, width = latent_size(self.structure, self.vae_config, size)
         self.structure = replace(self.structure, sample_size=(height, width))
@@ -194,6 +196,24 @@ class Model(Components):
     def unet_fp32_bytes(self) -> int:
         """Parameters of the U-Net, time path included, at four bytes each."""
         return sum(p.numel() for p in self.unet.parameters()) * 4
+
+
+def _require_words(folder: Path, encoder: str) -> None:
+    """Refuse a tokenizer with ids that its text encoder has no embedding of.
+
+    Raises:
+        S2PError: as described.
+    """
+    words = read_json(folder / encoder / "config.json").get("vocab_size")
+    vocabulary = folder / encoder.replace("text_encoder", "tokenizer") / "vocab.json"
+    if words is None or not vocabulary.is_file():
+        return
+    needed = 1 + max((number for number in read_json(vocabulary).values() if isinstance(number, int)), default=-1)
+    if needed > words:
+        raise S2PError(
+            f"the vocabulary of {vocabulary.parent} has {needed} words but {encoder}/ knows {words}; "
+            "export the model again with diffusers, tokenizer and text encoder together"
+        )
 
 
 def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:

@@ -23,6 +23,8 @@ _HEAD_WIDTH = 64
 """Channels of a head in every text encoder, and in the U-Nets of 2.x and XL."""
 _HEADS = 8
 """In the U-Net of 1.x."""
+_WORDS = 49408
+"""Of CLIP's published vocabulary, which :func:`write_tokenizer` writes."""
 _GROUPS = 32
 """Of the group norms in U-Net and VAE."""
 
@@ -33,7 +35,7 @@ _SCHEDULER = {
 
 
 class UntoldShapeError(Exception):
-    """The weights do not belong to the heads or groups that every single file has: neither is in the file."""
+    """The weights do not belong to the heads, groups or vocabulary that every single file has: none of them is in the file."""
 
 
 def component_part(tensors: Tensors, prefix: str) -> Tensors:
@@ -130,7 +132,7 @@ def text_config(tensors: Tensors, v2: bool) -> dict[str, Any]:
     """Configuration of the text encoder. 2.x was trained on the penultimate layer, so the last block is left out.
 
     Raises:
-        UntoldShapeError: a width that heads of 64 channels do not divide.
+        UntoldShapeError: a width that heads of 64 channels do not divide, fewer words than CLIP's vocabulary.
     """
     if v2:
         embedding, positions = (
@@ -145,6 +147,8 @@ def text_config(tensors: Tensors, v2: bool) -> dict[str, Any]:
         layers = _count(tensors, f"{prefix}encoder.layers.")
     width = int(embedding.shape[1])
     _require_multiple("text encoder", width, _HEAD_WIDTH, "channels of a head")
+    if len(embedding) < _WORDS:
+        raise UntoldShapeError(f"its text encoder knows {len(embedding)} words, not the {_WORDS} of CLIP's vocabulary")
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",

@@ -60,7 +60,7 @@ def text_config(act: str, width: int, **changes: Any) -> CLIPTextConfig:
     return CLIPTextConfig(**{**settings, **changes})
 
 
-def build_model(folder: Path, family: str, scheduler: dict[str, Any], **unet: Any) -> Path:
+def build_model(folder: Path, family: str, scheduler: dict[str, Any], vocab_size: int = 1026, **unet: Any) -> Path:
     torch.manual_seed(5)
     settings = {**UNET, **FAMILY_UNET[family], **unet}
     UNet2DConditionModel(**settings).save_pretrained(folder / "unet")
@@ -74,10 +74,11 @@ def build_model(folder: Path, family: str, scheduler: dict[str, Any], **unet: An
     ).save_pretrained(folder / "vae")
     act = "gelu" if family == "sd2" else "quick_gelu"
     width = settings["cross_attention_dim"] // (2 if family == "sdxl" else 1)
-    CLIPTextModel(text_config(act, width)).save_pretrained(folder / "text_encoder")
+    CLIPTextModel(text_config(act, width, vocab_size=vocab_size)).save_pretrained(folder / "text_encoder")
     shutil.copytree(DEMO_MODEL / "tokenizer", folder / "tokenizer")
     if family == "sdxl":
-        CLIPTextModelWithProjection(text_config("gelu", width, projection_dim=24)).save_pretrained(folder / "text_encoder_2")
+        second = text_config("gelu", width, projection_dim=24, vocab_size=vocab_size)
+        CLIPTextModelWithProjection(second).save_pretrained(folder / "text_encoder_2")
         shutil.copytree(DEMO_MODEL / "tokenizer", folder / "tokenizer_2")
         tokenizer = json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text())
         (folder / "tokenizer_2" / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "pad_token": "!"}))
@@ -90,7 +91,7 @@ def build_model(folder: Path, family: str, scheduler: dict[str, Any], **unet: An
 
 @pytest.fixture()
 def make_model(tmp_path: Path) -> MakeModel:
-    """``make_model("sd1", scheduler={...}, **unet settings)`` -> folder."""
+    """``make_model("sd1", scheduler={...}, vocab_size=..., **unet settings)`` -> folder."""
 
     def make(family: str, scheduler: dict[str, Any] | None = None, **unet: Any) -> Path:
         return build_model(tmp_path / f"random-{family}", family, scheduler or {}, **unet)

@@ -303,6 +303,16 @@ def test_quantize_command_with_size_prompt_set_and_lora(make_model: MakeModel, t
     np.testing.assert_allclose(checkpoint.floats["conv_in.weight"], expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(("family", "suffix"), [("sd1", ""), ("sdxl", "_2")])
+def test_words_without_an_embedding_are_refused(make_model: MakeModel, family: str, suffix: str) -> None:
+    folder = make_model(family)
+    path = folder / f"tokenizer{suffix}" / "vocab.json"
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(vocabulary | {"anotherword</w>": 1026}), encoding="utf-8")
+    with pytest.raises(S2PError, match=rf"tokenizer{suffix} has 1027 words but text_encoder{suffix}/ knows 1026; export"):
+        Model(folder)
+
+
 def test_tokenizers_that_differ_in_more_than_padding_are_refused(make_model: MakeModel) -> None:
     folder = make_model("sdxl")
     vocabulary = json.loads((folder / "tokenizer_2" / "vocab.json").read_text())

@@ -18,6 +18,10 @@ from s2p_mobile.plan import plan_for
 from s2p_runtime.errors import S2PError
 
 MakeModel = Callable[..., Path]
+WORDS = 49408
+"""Of CLIP's published vocabulary: every single file has it."""
+XL_HEADS: dict[str, Any] = {"block_out_channels": (64, 128), "attention_head_dim": (1, 2), "cross_attention_dim": 128}
+"""Heads of 64 channels, as the published model has: neither U-Net nor text encoders tell them by their shapes."""
 V_PREDICTION = {"modelspec.prediction_type": "v"}
 
 
@@ -35,8 +39,8 @@ to_ldm = load_layout().to_ldm
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
-def test_is_the_model_it_was_made_from(family_models: dict[str, Path], tmp_path: Path, family: str) -> None:
-    original = Model(family_models[family])
+def test_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, family: str) -> None:
+    original = Model(make_model(family, vocab_size=WORDS))
     path = tmp_path / "painter.safetensors"
     save_file(to_ldm(original), path, metadata=V_PREDICTION)
     model = open_model(path, PictureSize(16, 16))
@@ -57,6 +61,7 @@ def test_is_the_model_it_was_made_from(family_models: dict[str, Path], tmp_path:
 def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_path: Path) -> None:
     folder = make_model(
         "sd1",
+        vocab_size=WORDS,
         layers_per_block=2,
         block_out_channels=(32, 32, 64),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -72,8 +77,7 @@ def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_pat
 
 @pytest.mark.parametrize("metadata", [{}, V_PREDICTION])
 def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, metadata: dict[str, str]) -> None:
-    # Heads of 64 channels, as the published model has: neither U-Net nor text encoders tell them by their shapes.
-    original = Model(make_model("sdxl", block_out_channels=(64, 128), attention_head_dim=(1, 2), cross_attention_dim=128))
+    original = Model(make_model("sdxl", vocab_size=WORDS, **XL_HEADS))
     save_file(to_ldm(original), tmp_path / "painter.safetensors", metadata=metadata)
     model = open_model(tmp_path / "painter.safetensors", PictureSize(16, 16))
     assert model.structure == original.structure and model.latents == original.latents
@@ -104,6 +108,7 @@ def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Pat
         ),
         ("sd2", {"block_out_channels": (32, 128)}, "its U-Net is 32 channels wide, no multiple of the 64 channels of a head"),
         ("sd1", {"cross_attention_dim": 32}, "its text encoder is 32 channels wide"),
+        ("sd2", {}, "its text encoder knows 1026 words, not the 49408 of CLIP's vocabulary"),
         (
             "sd1",
             {"norm_num_groups": 8, "block_out_channels": (40, 64)},
@@ -124,8 +129,7 @@ def test_widths_of_other_heads_are_refused(
 
 def test_time_ids_of_another_width_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
     # 49 numbers do not divide by the six time ids.
-    settings = {"block_out_channels": (64, 128), "attention_head_dim": (1, 2), "cross_attention_dim": 128}
-    tensors = to_ldm(Model(make_model("sdxl", **settings)))
+    tensors = to_ldm(Model(make_model("sdxl", **XL_HEADS)))
     key = "model.diffusion_model.label_emb.0.0.weight"
     tensors[key] = torch.zeros(len(tensors[key]), 24 + 49)
     save_file(tensors, tmp_path / "a.safetensors")
@@ -133,17 +137,17 @@ def test_time_ids_of_another_width_are_refused(make_model: MakeModel, tmp_path: 
         open_model(tmp_path / "a.safetensors")
 
 
-def test_tokenizer_gives_clips_published_ids(family_models: dict[str, Path], tmp_path: Path) -> None:
-    save_file(to_ldm(Model(family_models["sd1"])), tmp_path / "a.safetensors")
+def test_tokenizer_gives_clips_published_ids(make_model: MakeModel, tmp_path: Path) -> None:
+    save_file(to_ldm(Model(make_model("sd1", vocab_size=WORDS))), tmp_path / "a.safetensors")
     ids = open_model(tmp_path / "a.safetensors", PictureSize(16, 16)).token_ids("a photo of a cat")[0].tolist()
     # The example of CLIP's documentation in transformers.
     assert ids == [49406, 320, 1125, 539, 320, 2368] + [49407] * 10
 
 
 @pytest.mark.parametrize(("line", "expected"), [("parameterization: v", "v_prediction"), ("x: y", "epsilon")])
-def test_sd2_says_what_it_predicts(family_models: dict[str, Path], tmp_path: Path, line: str, expected: str) -> None:
+def test_sd2_says_what_it_predicts(make_model: MakeModel, tmp_path: Path, line: str, expected: str) -> None:
     path = tmp_path / "two.safetensors"
-    save_file(to_ldm(Model(family_models["sd2"])), path)
+    save_file(to_ldm(Model(make_model("sd2", vocab_size=WORDS))), path)
     with pytest.raises(S2PError, match=r"noise or v; put its original configuration beside it as two\.yaml"):
         open_model(path)
     (tmp_path / "two.yaml").write_text(f"model:\n  params:\n    {line}\n")
