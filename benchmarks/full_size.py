@@ -12,7 +12,8 @@ quantize     ``s2p-mobile quantize --method rtn --recipe w4a8``; pictures of 64x
              network, whose time is that of the network and not of the quantizer, stay short
 random-integers  in place of quantize where the float32 network does not fit: a checkpoint of the same form
 coreml       checkpoint -> U-Net package
-executorch   checkpoint -> U-Net .pte, every integer layer run alone and read back
+executorch   checkpoint -> U-Net .pte, every integer layer run alone and read back; after that, and not in its time and memory, the
+             size of the program in the download form (``convert --archive``), where the 4-bit convolutions are packed
 fingerprint  moments of every constant of the package, which are written at conversion and compared by ``verify``
 verify-*     one U-Net call of the written file against torch on the same integers: the interpreter in float64, ExecuTorch's runtime
 
@@ -255,6 +256,23 @@ def executorch(checkpoint: Checkpoint, out: Path) -> Figures:
     return {"bytes": folder_bytes(out)}
 
 
+def download(checkpoint: Checkpoint, out: Path) -> Figures:
+    """Size of the program in the download form, how long packing takes, and the process's peak by then."""
+    from s2p_converters.executorch.archive import packed_bytes
+    from s2p_converters.executorch.components import layer_summaries
+    from s2p_converters.executorch.inspection import read_program
+    from s2p_converters.executorch.options import ExecuTorchOptions
+
+    start = time.perf_counter()
+    data = (out / "unet.pte").read_bytes()
+    names = [spec.name for spec in checkpoint.specs]
+    layers = layer_summaries(checkpoint, read_program(data).layers, names, ExecuTorchOptions())
+    size = packed_bytes(data, layers)
+    return {
+        "download_bytes": size, "download_seconds": time.perf_counter() - start, "download_peak_bytes": peak_bytes(),
+    }  # fmt: skip
+
+
 def fingerprint(out: Path) -> Figures:
     """Moments of the package's constants."""
     from s2p_runtime.fingerprint import constant_moments
@@ -383,6 +401,8 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
         "model": model, "scale": scale, "latents": latents, "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - start_cpu, "peak_bytes": peak_bytes(), **found,
     }  # fmt: skip
+    if stage == "executorch":
+        figures |= download(at_latents(checkpoint, latents), program)
     figures_path(place, stage, model, latents).write_text(json.dumps(figures, indent=1) + "\n")
 
 
@@ -395,13 +415,14 @@ def rows(work: Path) -> list[list[str]]:
         parameters = next((each["parameters"] for stage, each in figures if stage == "make"), 0)
         for stage, each in figures:
             size = f"{each['bytes'] / 1e6:,.0f}" if "bytes" in each else ""
+            packed = f"{each['download_bytes'] / 1e6:,.0f}" if "download_bytes" in each else ""
             error = f"{each['relative_error']:.1e}" if "relative_error" in each else ""
             if "torch_relative_error" in each:
                 error += f" (torch in float32: {each['torch_relative_error']:.1e})"
             latents = f"{each['latents']}x{each['latents']}" if stage not in MAKE_STAGES else ""
             found.append([
                 each["model"], f"{parameters / 1e6:,.1f}", stage, latents, f"{each['seconds']:.0f}", f"{each['cpu_seconds']:.0f}",
-                f"{each['peak_bytes'] / GIB:.2f}", size, error,
+                f"{each['peak_bytes'] / GIB:.2f}", size, packed, error,
             ])  # fmt: skip
     return found
 
@@ -448,6 +469,7 @@ HEADINGS = [
     "processor seconds",
     "peak GiB",
     "MB",
+    "download MB",
     "relative error",
 ]
 
