@@ -74,14 +74,15 @@ def make_forecast(job: QuantizationJob, method: str) -> Forecast:
     tokens = model.tokenizer_spec.max_length
     counted = count_unet(model.structure, recipe, [spec.name for spec in chosen], len(job.plan.calls), tokens, branches)
     latents = _latents_bytes(job, tokens) if trained else None
-    parts = _memory(job, counted, branches) if trained else {}
+    process = Probes().resident_bytes() or 0  # read once: it changes from one reading to the next
+    parts = _memory(job, counted, branches, process) if trained else {}
     stages = _stages(job, branches, trained)
     flops = {name: samples * counted.flops for name, (samples, _) in stages.items()}
     passes = {name: count for name, (_, count) in stages.items()}
     launches = sum(passes.values()) * counted.operations
     device = choose_device(job.device)
     memory = _peak(parts) if trained else None
-    least = _peak(_memory(_frugal(job), counted, branches)) if trained else None
+    least = _peak(_memory(_frugal(job), counted, branches, process)) if trained else None
     return Forecast(
         model=model.name,
         method=method,
@@ -145,9 +146,9 @@ def _block_shapes(job: QuantizationJob, branches: int) -> dict[str, tuple[int, .
     return shapes
 
 
-def _memory(job: QuantizationJob, counted: Counted, branches: int) -> dict[str, int]:
-    """Bytes of what training holds. The allocator's and autograd's own needs are not counted: measured peaks on the CPU were 1.4
-    times the sum."""
+def _memory(job: QuantizationJob, counted: Counted, branches: int, process: int) -> dict[str, int]:
+    """Bytes of what training holds, beside what this process holds before (``process``). The allocator's and autograd's own needs
+    are not counted: measured peaks on the CPU were 1.4 times the sum."""
     model, rule = job.model, job.recipe.training
     chosen = quantized_specs(layer_specs(model.structure), job.recipe)
     weights = sum(spec.weights for spec in chosen)
@@ -162,7 +163,7 @@ def _memory(job: QuantizationJob, counted: Counted, branches: int) -> dict[str, 
     moments = sum(_FLOAT32 * spec.in_channels * spec.kernel**2 * block_columns(spec) for spec in chosen)
     state = _FLOAT32 * learned * (3 + (rule.ema is not None)) + (9 * weights if rule.freezing is not None else 0)
     return {
-        "process": Probes().resident_bytes() or 0,
+        "process": process,
         "model": load_bytes(model.folder, ("unet", "vae", *model.family.text_encoders)),
         "starting weights": _FLOAT32 * weights if rule.start.rounding == "gptq" else 0,
         "student": _FLOAT32 * learned + (2 * weights if rule.freezing is not None else 0),
