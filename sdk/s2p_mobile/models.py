@@ -73,8 +73,6 @@ class Model(Components):
                 raise S2PError(f"{folder} lacks {part}/; export the model again with diffusers")
         for part in ("unet", "vae", *self.family.text_encoders):
             check_weights(folder / part)
-        for part in self.family.text_encoders:
-            _require_words(folder, part)
         self._refuse_other_inputs(folder)
         height, width = latent_size(self.structure, self.vae_config, size)
         self.structure = replace(self.structure, sample_size=(height, width))
@@ -91,6 +89,8 @@ class Model(Components):
         self.scratch: TemporaryDirectory[str] | None = None
         """Keeps the folder of a model that was unpacked or fused; removed with the model."""
         super().__init__(folder, spec, latents, self._conditioning(folder, spec, latents))
+        for part in self.family.text_encoders:
+            _require_words(folder, part)
 
     def _conditioning(self, folder: Path, spec: TokenizerSpec, latents: LatentSpec) -> Conditioning | None:
         """SDXL's settings.

@@ -306,10 +306,9 @@ def test_quantize_command_with_size_prompt_set_and_lora(make_model: MakeModel, t
 @pytest.mark.parametrize(("family", "suffix"), [("sd1", ""), ("sdxl", "_2")])
 def test_words_without_an_embedding_are_refused(make_model: MakeModel, family: str, suffix: str) -> None:
     folder = make_model(family)
-    path = folder / f"tokenizer{suffix}" / "vocab.json"
-    vocabulary = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(vocabulary | {"anotherword</w>": 1026}), encoding="utf-8")
-    with pytest.raises(S2PError, match=rf"tokenizer{suffix} has 1027 words but text_encoder{suffix}/ knows 1026; export"):
+    path = folder / f"text_encoder{suffix}" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 1000}))
+    with pytest.raises(S2PError, match=rf"tokenizer{suffix} has 1026 words but text_encoder{suffix}/ knows 1000; export"):
         Model(folder)
 
 
