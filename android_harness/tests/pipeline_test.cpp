@@ -68,7 +68,7 @@ TEST_P(GoldenPicture, IsDrawnFromPromptToPixels) {
   EXPECT_EQ(drawing.picture.rgb, to_picture(file.floats("image"), drawing.picture.height, drawing.picture.width).rgb);
   EXPECT_EQ(calls, bundle.manifest().plan.calls.size());
   EXPECT_EQ(drawing.timings.unet_call.size(), calls);
-  EXPECT_EQ(pipeline.load_ms().size(), 3u);
+  EXPECT_EQ(pipeline.load_ms().size(), bundle.manifest().conditioning ? 4u : 3u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenPicture,

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include <algorithm>
-
 #include "s2p/error.h"
 #include "s2p/safetensors.h"
 
@@ -162,8 +160,10 @@ void Pipeline::load() {
 }
 
 void Pipeline::load_unet() {
-  load_ms_.erase(kUnet);
-  for (const std::string& name : bundle_.manifest().unet_programs()) {
+  const std::vector<std::string> names = bundle_.manifest().unet_programs();
+  // The sum over the programs begins again, unless nothing is to be loaded.
+  if (std::any_of(names.begin(), names.end(), [&](const std::string& name) { return !programs_[name]; })) load_ms_.erase(kUnet);
+  for (const std::string& name : names) {
     program(name);
     finished_chunk(name);
   }
