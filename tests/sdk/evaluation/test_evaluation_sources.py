@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -69,7 +70,9 @@ def test_checkpoint_is_drawn_with_its_integers(checkpoint: Path, model: Model, p
     """Against the FP graph with its weights replaced by scale times integer, as they stand in the files."""
     result = evaluate(open_source(checkpoint), PROMPTS, seed=3, metrics=PLAIN)
     stored = load_file(checkpoint / "unet.safetensors")
-    rounded, original = float_unet(model, plan), float_unet(model, plan)
+    original = float_unet(model, plan)
+    # A copy: FP graphs share the model's tensors.
+    rounded = copy.deepcopy(original)
     layers = 0
     with torch.no_grad():
         for name, parameter in rounded.named_parameters():
