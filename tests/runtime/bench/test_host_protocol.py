@@ -81,13 +81,13 @@ def bundle() -> Bundle:
 def replay(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replay]:
     clock = Clock()
     backend = Replay(bundle, clock)
-    monkeypatch.setattr(host, "open_backend", lambda given: backend)
+    monkeypatch.setattr(host, "open_backend", lambda given, **_: backend)
     names = {"perf_counter_ns": clock.perf_counter_ns, "sleep": clock.sleep, "monotonic": time.monotonic}
     monkeypatch.setattr(host, "time", SimpleNamespace(**names))
     monkeypatch.setattr(
         host,
         "memory_of_a_picture",
-        lambda folder, threads: Memory(baseline_bytes=5, peak_bytes=9, method="told", samples=((0.0, 5),)),
+        lambda folder, threads, *_, **__: Memory(baseline_bytes=5, peak_bytes=9, method="told", samples=((0.0, 5),)),
     )
     before = threading.active_count()
     yield backend
@@ -171,7 +171,7 @@ def test_latents_that_are_not_finite_end_it(bundle: Bundle, replay: Replay) -> N
 def test_no_memory_is_no_failure(bundle: Bundle, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixture's programs are dummies, so that the process which should draw with them fails."""
     monkeypatch.undo()
-    monkeypatch.setattr(host, "open_backend", lambda given: replay)
+    monkeypatch.setattr(host, "open_backend", lambda given, **_: replay)
     report = bench_host(bundle, HostSettings(runs=1, warmup=0), Silent(), probes=pixel())
     assert report.memory.peak_bytes is None and report.memory.samples == ()
     for figure in ("baseline_bytes", "peak_bytes", "samples"):

@@ -33,8 +33,9 @@ class Walker:
         )
         self.largest = 0
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array([len(text) for text in texts], np.float32).reshape(-1, 1, 1)
+    def conditions(self, prompts: Sequence[str]) -> tuple[np.ndarray]:
+        texts = [*[""] * len(prompts), *prompts] if self.guidance > 1 else prompts
+        return (np.array([len(text) for text in texts], np.float32).reshape(-1, 1, 1),)
 
     def predict(self, sample: np.ndarray, call: int, embeddings: np.ndarray) -> np.ndarray:
         self.largest = max(self.largest, len(sample))
