@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from s2p_converters.grids import MAX_ACTIVATION_BITS, GeneralLayer, QuantizedLayer
 from s2p_converters.unet.operators import LayerSpec
 from s2p_converters.unet.structure import UNetStructure, layer_specs
 from s2p_runtime.bundle import Conditioning, FileEntry, GoldenRun, LatentSpec, TokenizerSpec
-from s2p_runtime.contract import Contract
+from s2p_runtime.contract import Contract, GrowingContract
 from s2p_runtime.plan import SamplingPlan
 
 CHECKPOINT_FORMAT = "s2p-checkpoint"
@@ -22,14 +22,10 @@ SYMMETRIC_VERSION = 1
 """Written when all grids are symmetric, so that older readers open these checkpoints too."""
 
 
-def _without_defaults(value: Contract, document: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    """Leave out fields of version 2 that say nothing: readers of version 1 refuse unknown ones."""
-    unused = {name for name in fields if getattr(value, name) == type(value).model_fields[name].default}
-    return {name: item for name, item in document.items() if name not in unused}
-
-
-class LayerEntry(Contract):
+class LayerEntry(GrowingContract):
     """One layer of the U-Net. ``weight_bits`` null: left in float by the recipe."""
+
+    later_fields: ClassVar[tuple[str, ...]] = ("grid", "split", "quantizes_output")
 
     name: str
     kind: Literal["conv", "linear"]
@@ -51,10 +47,6 @@ class LayerEntry(Contract):
     def is_general(self) -> bool:
         """Whether the layer needs version 2."""
         return self.grid != "symmetric" or self.split is not None or self.quantizes_output
-
-    @model_serializer(mode="wrap")
-    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(self, handler(self), ("grid", "split", "quantizes_output"))
 
 
 def layer_entry(spec: LayerSpec, layer: QuantizedLayer | GeneralLayer | None) -> LayerEntry:
@@ -83,8 +75,10 @@ class Source(Contract):
     unet_fp32_bytes: int = Field(ge=0, description="parameters of the source U-Net at 4 bytes each")
 
 
-class CheckpointManifest(Contract):
+class CheckpointManifest(GrowingContract):
     """``s2p.json``."""
+
+    later_fields: ClassVar[tuple[str, ...]] = ("softmax_bits", "conditioning")
 
     format: Literal["s2p-checkpoint"] = "s2p-checkpoint"
     version: int = GENERAL_VERSION
@@ -117,10 +111,6 @@ class CheckpointManifest(Contract):
         if self.version < 2 and self.needs_general_grids:
             raise ValueError("version 1 has symmetric grids only")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(self, handler(self), ("softmax_bits", "conditioning"))
 
     @property
     def needs_general_grids(self) -> bool:

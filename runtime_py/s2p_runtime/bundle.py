@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from s2p_runtime.chunks import check_chunks, unet_interface
-from s2p_runtime.contract import Contract, read_contract
+from s2p_runtime.contract import Contract, GrowingContract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside, list_files, sha256_file
 from s2p_runtime.plan import SamplingPlan
@@ -166,8 +166,10 @@ class PictureSize(Contract):
         return shape[-2:] == (self.latent_height, self.latent_width)
 
 
-class BundleManifest(Contract):
+class BundleManifest(GrowingContract):
     """``manifest.json`` of a bundle. ``sizes`` is empty, and absent in JSON, where there is but one; ``conditioning`` likewise."""
+
+    later_fields: ClassVar[tuple[str, ...]] = ("sizes", "conditioning", "chunks")
 
     format: Literal["s2p-bundle"] = "s2p-bundle"
     version: int = PLAIN_VERSION
@@ -218,18 +220,6 @@ class BundleManifest(Contract):
         for size in self.sizes[1:]:
             if size.check is None or size.check not in self.files:
                 raise ValueError(f"sizes: file {size.check} of {size.title} is not listed")
-
-    @model_serializer(mode="wrap")
-    def _without_empty_sizes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Readers of the first release refuse fields that they do not know.
-        document: dict[str, Any] = handler(self)
-        if not self.sizes:
-            document.pop("sizes", None)
-        if self.conditioning is None:
-            document.pop("conditioning", None)
-        if not self.chunks:
-            document.pop("chunks", None)
-        return document
 
     def time_ids(self, size: PictureSize | None = None) -> NDArray[np.float32]:
         """SDXL's time ids for every branch, float32 [B, 6]; None: the bundle's own size."""

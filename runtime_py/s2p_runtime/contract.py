@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from s2p_runtime.errors import S2PError
 
@@ -15,6 +15,22 @@ class Contract(BaseModel):
     """Base of every file format: unknown fields are errors, numbers are finite, assignment is validated."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, frozen=True)
+
+
+class GrowingContract(Contract):
+    """A format that got fields after its first release. Those that say nothing are not written: older readers refuse unknown ones.
+
+    Attributes:
+        later_fields: names of these fields; all of them have defaults.
+    """
+
+    later_fields: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unused = {name for name in self.later_fields if getattr(self, name) == fields[name].default}
+        return {name: item for name, item in handler(self).items() if name not in unused}
 
 
 ContractT = TypeVar("ContractT", bound=Contract)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from s2p_mobile.models import Model
 from s2p_runtime import __version__
 from s2p_runtime.bundle import Conditioning, FileEntry, LatentSpec
-from s2p_runtime.contract import Contract
+from s2p_runtime.contract import Contract, GrowingContract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
@@ -25,11 +25,13 @@ SHARD_PROMPTS = 8
 """Prompts of a shard. They go through the U-Net together, so the number is part of a set's identity."""
 
 
-class LatentRequest(Contract):
+class LatentRequest(GrowingContract):
     """Everything that decides the content of a latent data set.
 
     Prompt k runs with seed ``seed + k``. With guidance above 1 every call has two samples, unconditional first.
     """
+
+    later_fields: ClassVar[tuple[str, ...]] = ("conditioning",)
 
     source: str = Field(description="name of the model, for people")
     unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -40,13 +42,6 @@ class LatentRequest(Contract):
     prompts: tuple[str, ...] = Field(min_length=1)
     features: bool = Field(description="the outputs of the down, mid and up blocks are stored as well")
     conditioning: Conditioning | None = Field(default=None, description="version 2: families with two text encoders")
-
-    @model_serializer(mode="wrap")
-    def _as_old_as_possible(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document: dict[str, Any] = handler(self)
-        if self.conditioning is None:
-            document.pop("conditioning", None)
-        return document
 
     @property
     def branches(self) -> int:
