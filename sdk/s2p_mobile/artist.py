@@ -42,7 +42,7 @@ def draw_source(
     Args:
         size: ``WIDTHxHEIGHT`` in pixels, of a model or one of a bundle's.
         loras: ``FILE[:scale]`` each, fused into a model.
-        release_chunks: see :func:`s2p_runtime.backends.open_backend`.
+        release_chunks: see :func:`s2p_runtime.engines.open_backend`.
 
     Raises:
         S2PError: ``source`` is none of the three, a checkpoint or bundle is asked for another sampler than its own or for LoRA, a

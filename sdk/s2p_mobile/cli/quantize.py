@@ -57,8 +57,7 @@ def quantize(
     from s2p_mobile.checkpointing import write_checkpoint
     from s2p_mobile.jobs import make_job
     from s2p_mobile.loading.resources import checkpoint_bytes, require_disk
-    from s2p_mobile.methods import run_method
-    from s2p_mobile.methods.registry import check_method
+    from s2p_mobile.methods import check_method, run_method
     from s2p_mobile.prompts import long_prompts
     from s2p_mobile.training.offload import saved_elsewhere
     from s2p_mobile.training.work import TRAINED_METHODS, forget_state, training_folder

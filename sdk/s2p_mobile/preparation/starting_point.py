@@ -36,7 +36,8 @@ def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
         unet: the FP graph under the job's plan.
     """
     specs = quantized_specs(layer_specs(job.model.structure), job.recipe)
-    return StartingPoint(specs, planned_bits(job, unet), _activation_scales(job, unet, specs))
+    prompts = _prompts(job)
+    return StartingPoint(specs, _bits(job, unet, specs, prompts), _activation_scales(job, unet, specs, prompts))
 
 
 def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
@@ -45,12 +46,15 @@ def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
     Args:
         unet: the FP graph under the job's plan, on the CPU.
     """
-    specs = quantized_specs(layer_specs(job.model.structure), job.recipe)
+    return _bits(job, unet, quantized_specs(layer_specs(job.model.structure), job.recipe), _prompts(job))
+
+
+def _bits(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]) -> dict[str, int]:
     rule = job.recipe.mixed
     if rule is None:
         return weight_bits(specs, job.recipe, None)
     values = rank_on_trajectories(
-        unet, job.plan, _prompts(job), job.guidance, job.latent_shape, [spec.name for spec in specs],
+        unet, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
         rule.ranking, ranking_bits(job.recipe), job.recipe.weights.search, job.seed, job.progress,
     )  # fmt: skip
     return weight_bits(specs, job.recipe, values)
@@ -62,11 +66,13 @@ def _prompts(job: QuantizationJob) -> list[Prompt]:
     return [encode_prompt(job.model, text, job.seed + k, job.guidance) for k, text in enumerate(texts)]
 
 
-def _activation_scales(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec]) -> Tensor | None:
+def _activation_scales(
+    job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]
+) -> Tensor | None:
     rule = job.recipe.activations
     if rule.bits is None:
         return None
-    names, prompts = [spec.name for spec in specs], _prompts(job)
+    names = [spec.name for spec in specs]
     with job.progress.stage("recording activations", len(prompts)) as advance:
         statistics = record_activations(
             unet, job.plan, prompts, job.guidance, job.latent_shape, names, on_prompt=lambda _: advance()
