@@ -22,8 +22,7 @@ from s2p_converters.unet import layer_specs
 from s2p_mobile.components import COMPONENT_FOLDERS, SECOND_FOLDERS
 from s2p_mobile.models import Model
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.time_tables import prompt_rows
-from s2p_mobile.training.time_path import job_time_tables
+from s2p_mobile.training.time_path import TimePath, job_time_path
 from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime import __version__
 from s2p_runtime.bundle import GoldenRun, file_entries
@@ -51,9 +50,10 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         for name, value in model.unet.state_dict().items()
         if name not in in_layers and not _is_time_path(name)
     }
-    tables = {name: table.numpy() for name, table in job_time_tables(job).items()}
+    path = job_time_path(job)
+    tables = {name: table.numpy() for name, table in path.tables.items()}
     tables |= dict(unet.time_tables)
-    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(job))
+    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(path))
     for name in COMPONENT_FOLDERS if model.conditioning is None else (*COMPONENT_FOLDERS, *SECOND_FOLDERS):
         shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
     golden = _write_golden(job, folder)
@@ -85,10 +85,9 @@ def _is_time_path(name: str) -> bool:
     return name.startswith(("time_embedding.", "time_proj.", "add_embedding.")) or ".time_emb_proj." in name
 
 
-def _time_network(job: QuantizationJob) -> dict[str, NDArray[np.float32]]:
+def _time_network(path: TimePath) -> dict[str, NDArray[np.float32]]:
     """What makes an SDXL prompt's table, but the rows that all prompts share; empty in other families."""
-    rows = prompt_rows(job.model, job.plan.timesteps)
-    state = {} if rows is None else rows.network.state_dict()
+    state = {} if path.of_prompt is None else path.of_prompt.network.state_dict()
     return {name: value.numpy() for name, value in state.items() if name != "rows"}
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from s2p_converters.unet import LayerSpec, StepTables, StepUNet, layer_specs
+from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
 from s2p_converters.unet.structure import UNetStructure
 from s2p_mobile.latents import LatentDataset
@@ -19,8 +18,7 @@ from s2p_mobile.preparation.latents import job_latents
 from s2p_mobile.preparation.starting_point import planned_bits
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.layers import IndexedTables, RivalLayer, RivalOperators
-from s2p_mobile.time_tables import prompt_rows
-from s2p_mobile.training.time_path import job_time_tables
+from s2p_mobile.training.time_path import job_time_path
 from s2p_mobile.trajectory import float_unet
 from s2p_mobile.workers import Workers
 
@@ -103,11 +101,6 @@ def skip_splits(structure: UNetStructure) -> dict[str, int]:
     return splits
 
 
-def _tables(job: QuantizationJob) -> nn.Module:
-    """Time rows of the job; SDXL's network takes the pooled text."""
-    return prompt_rows(job.model, job.plan.timesteps) or StepTables(job_time_tables(job))
-
-
 def build_rival(
     job: QuantizationJob, device: torch.device, *, search: str, split_skips: bool, edges: bool, attention: bool
 ) -> Rival:
@@ -131,7 +124,7 @@ def build_rival(
             module = modules[spec.name]
             assert isinstance(module, FloatLayer)
             layers[spec.name] = RivalLayer(spec, module, bits[spec.name], search, channels)
-    student = StepUNet(job.model.structure, IndexedTables(_tables(job)), RivalOperators(layers))
+    student = StepUNet(job.model.structure, IndexedTables(job_time_path(job).rows), RivalOperators(layers))
     student.load_state_dict(teacher.state_dict(), strict=False)
     student.eval().requires_grad_(False)
     return Rival(teacher.to(device), student.to(device), layers, len(job.plan.calls), job.recipe.activations.bits, attention)

@@ -15,9 +15,8 @@ from s2p_converters.unet import StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.quantization.grid import weight_scale
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.time_tables import prompt_rows
 from s2p_mobile.training.fake_quant import TrainedLayer, TrainedOperators, TrainedTables
-from s2p_mobile.training.time_path import job_time_tables
+from s2p_mobile.training.time_path import job_time_path
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,13 @@ def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
     """The quantized graph at its starting point."""
     recipe = job.recipe
     operators = TrainedOperators(spec.weight_bits, recipe.activations.bits, recipe.training.freezing is not None)
+    path = job_time_path(job)
     tables = TrainedTables(
-        job_time_tables(job),
+        path.tables,
         list(spec.weight_bits),
         spec.activation_scales,
         recipe.activations.per_step,
-        prompt_rows(job.model, job.plan.timesteps),
+        path.of_prompt,
     )
     student = StepUNet(job.model.structure, tables, operators)
     source = dict(job.model.unet.state_dict())

@@ -1,12 +1,15 @@
-"""Time tables of a job: from the FP time path, or from a quantized one for comparison."""
+"""Time path of a job: tables from the FP time path, or from a quantized one for comparison."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s2p_converters.packing import integer_range
+from s2p_converters.unet import PooledTables, StepTables
 from s2p_mobile.quantization.grid import quantize_weight, round_to_grid, snap_activation_scale, weight_scale
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes import Recipe
@@ -14,33 +17,44 @@ from s2p_mobile.time_tables import ResnetBlock2D, prompt_rows, time_tables
 from s2p_runtime.errors import S2PError
 
 
-def job_time_tables(job: QuantizationJob) -> dict[str, Tensor]:
-    """``<resnet>.time`` -> float32 [T, C_out] of the job's plan.
+@dataclass(frozen=True)
+class TimePath:
+    """What stands in for a U-Net's time path.
+
+    Attributes:
+        tables: ``<resnet>.time`` -> float32 [T, C_out]; of SDXL the rows that every prompt's table has in common.
+        of_prompt: the network that makes an SDXL prompt's table, see :class:`s2p_converters.unet.TimeNetwork`; None in families
+            with one table for all prompts.
+    """
+
+    tables: dict[str, Tensor]
+    of_prompt: PooledTables | None = None
+
+    @property
+    def rows(self) -> nn.Module:
+        """Step tables without activation scales: called with the step, and with the pooled text where the family is SDXL."""
+        return self.of_prompt or StepTables(self.tables)
+
+
+def job_time_path(job: QuantizationJob) -> TimePath:
+    """The time path of the job's plan.
 
     With ``time: quantized`` the layers of the time path are computed as a method without precalculated time information runs
     them: weights rounded to the recipe's grid, inputs rounded with one scale for all calls (from the largest magnitude).
     The result is a table all the same, because the path depends on nothing but the call.
 
-    Of an SDXL model these are the rows that every prompt's table has in common, see :class:`s2p_converters.unet.TimeNetwork`.
-
     Raises:
         S2PError: a quantized time path is asked of an SDXL model.
     """
-    if job.model.conditioning is not None:
+    of_prompt = prompt_rows(job.model, job.plan.timesteps)
+    if of_prompt is not None:
         if job.recipe.time != "table":
             raise S2PError(f"recipe {job.recipe.name} quantizes the time path, which SDXL computes in float; use time: table")
-        return common_rows(job)
+        network = of_prompt.network
+        return TimePath(dict(zip(network.names, network.rows.split(network.widths, dim=1), strict=True)), of_prompt)
     if job.recipe.time == "table":
-        return time_tables(job.model.unet, job.plan.timesteps)
-    return _quantized_time_tables(job.model.unet, job.plan.timesteps, job.recipe)
-
-
-def common_rows(job: QuantizationJob) -> dict[str, Tensor]:
-    """The rows of an SDXL model's time tables that do not depend on the prompt."""
-    rows = prompt_rows(job.model, job.plan.timesteps)
-    assert rows is not None
-    network = rows.network
-    return dict(zip(network.names, network.rows.split(network.widths, dim=1), strict=True))
+        return TimePath(time_tables(job.model.unet, job.plan.timesteps))
+    return TimePath(_quantized_time_tables(job.model.unet, job.plan.timesteps, job.recipe))
 
 
 @torch.no_grad()
