@@ -16,13 +16,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from s2p_converters.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.reference import CHECKPOINT_CONSTANTS, ReferenceLayer, reference_unet
@@ -31,9 +32,9 @@ from s2p_mobile.demo import held_out_captions
 from s2p_mobile.evaluation.drawing import Drawings, draw
 from s2p_mobile.evaluation.makers import TorchMaker
 from s2p_mobile.models import Model, open_model
-from s2p_mobile.trajectory import encode_prompt, float_unet
+from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.backends import Array32
-from s2p_runtime.plan import denoise, guide, initial_latents
+from s2p_runtime.plan import SamplingPlan, guide
 
 
 class WindowMaker(TorchMaker):
@@ -60,31 +61,81 @@ def decibels(mean_square: float) -> str:
     return "-" if mean_square == 0 else f"{-10 * math.log10(mean_square):.1f}"
 
 
-def call_table(fp: StepUNet, quantized: StepUNet, model: Model, checkpoint: Checkpoint, count: int, windows: int) -> list[str]:
-    """Rows of the first table."""
-    prompts, seeds = held_out_captions()[:count], list(range(count))
-    total = len(checkpoint.manifest.plan.calls)
-    edges = [total * k // windows for k in range(windows + 1)]
-    original = draw(WindowMaker(model, fp, quantized, checkpoint, 0, 0), prompts, seeds)
-    lines, parts = ["| calls quantized | median PSNR | worst |", "|---|---|---|"], np.zeros(count)
-    for begin, end in [*itertools.pairwise(edges), (0, total)]:
-        found = errors(draw(WindowMaker(model, fp, quantized, checkpoint, begin, end), prompts, seeds), original)
-        lines.append(f"| {begin} to {end - 1} | {decibels(float(np.median(found)))} | {decibels(float(found.max()))} |")
-        parts += found if end - begin < total else 0.0
-    return [*lines, "", f"windows' mean squares together: {decibels(float(np.median(parts)))} dB"]
+def row(name: str, part: np.ndarray) -> str:
+    """A table's row of pictures' errors."""
+    return f"| {name} | {decibels(float(np.median(part)))} | {decibels(float(part.max()))} |"
 
 
-def rounding_table(fp: StepUNet, model: Model, checkpoint: Checkpoint, count: int) -> list[str]:
-    """Rows of the second table."""
+def picture_tables(
+    fp: StepUNet, quantized: StepUNet, model: Model, checkpoint: Checkpoint, count: int, windows: int
+) -> Iterator[list[str]]:
+    """Rows of the first table, then of the second."""
     prompts, seeds = held_out_captions()[:count], list(range(count))
     total = len(checkpoint.manifest.plan.calls)
-    lines = ["| rounded | median PSNR | worst |", "|---|---|---|"]
     original = draw(WindowMaker(model, fp, fp, checkpoint, 0, 0), prompts, seeds)
-    for name, activations in (("weights and activations", True), ("weights", False)):
-        unet = reference_unet(checkpoint, replace(CHECKPOINT_CONSTANTS, activations=activations))
-        found = errors(draw(WindowMaker(model, fp, unet, checkpoint, 0, total), prompts, seeds), original)
-        lines.append(f"| {name} | {decibels(float(np.median(found)))} | {decibels(float(found.max()))} |")
-    return lines
+
+    def found(unet: StepUNet, begin: int = 0, end: int = total) -> np.ndarray:
+        return errors(draw(WindowMaker(model, fp, unet, checkpoint, begin, end), prompts, seeds), original)
+
+    whole = found(quantized)
+    spans = list(itertools.pairwise(total * k // windows for k in range(windows + 1)))
+    parts = [found(quantized, begin, end) for begin, end in spans]
+    yield [
+        "| calls quantized | median PSNR | worst |",
+        "|---|---|---|",
+        *(row(f"{begin} to {end - 1}", part) for (begin, end), part in zip(spans, parts, strict=True)),
+        row(f"0 to {total - 1}", whole),
+        "",
+        f"windows' mean squares together: {decibels(float(np.median(np.sum(parts, axis=0))))} dB",
+    ]
+    rounded = reference_unet(checkpoint, replace(CHECKPOINT_CONSTANTS, activations=False))
+    yield [
+        "| rounded | median PSNR | worst |",
+        "|---|---|---|",
+        row("weights and activations", whole),
+        row("weights", found(rounded)),
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryCall:
+    """One U-Net call of N prompts, with B texts each.
+
+    Attributes:
+        inputs: scaled states [N B, C, H, W], call index [1], embeddings [N B, S, D].
+        original: guided outputs of the FP model, [N, C, H, W].
+    """
+
+    inputs: tuple[Tensor, Tensor, Tensor]
+    original: Array32
+    guidance: float
+
+    @torch.no_grad()
+    def error(self, unet: StepUNet) -> float:
+        """Mean squared error of a U-Net's guided outputs."""
+        outputs = np.split(unet(*self.inputs).numpy(), len(self.original))
+        return float(np.square(np.concatenate([guide(output, self.guidance) for output in outputs]) - self.original).mean())
+
+
+def fp_calls(
+    fp: StepUNet, model: Model, plan: SamplingPlan, guidance: float, calls: Sequence[int], count: int
+) -> list[TrajectoryCall]:
+    """Some calls of the FP trajectories of the first held-out captions."""
+    prompts = [encode_prompt(model, caption, seed, guidance) for seed, caption in enumerate(held_out_captions()[:count])]
+    texts = torch.from_numpy(np.concatenate([prompt.embeddings for prompt in prompts]))
+    seen: dict[int, list[tuple[Array32, Array32]]] = {call: [] for call in calls}
+
+    def keep(call: int, sample: Array32, output: Array32) -> None:
+        if call in seen:
+            seen[call].append((np.repeat(sample, len(output), axis=0), guide(output, guidance)))
+
+    for prompt in prompts:
+        draw_latents(fp, plan, prompt, guidance, model.latent_shape, keep)
+    found = []
+    for call, pairs in seen.items():
+        samples, originals = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        found.append(TrajectoryCall((torch.from_numpy(samples), torch.tensor([call]), texts), originals, guidance))
+    return found
 
 
 @contextmanager
@@ -107,48 +158,19 @@ def layer_table(
     manifest = checkpoint.manifest
     calls = [len(manifest.plan.calls) * k // 10 for k in (1, 5, 9)]
     layers = {name: module for name, module in quantized.named_modules() if isinstance(module, ReferenceLayer)}
-    noise = {call: _noise(fp, quantized, model, checkpoint, call, prompts) for call in calls}
+    trajectories = fp_calls(fp, model, manifest.plan, manifest.guidance, calls, prompts)
     shares: dict[str, list[float]] = {}
     with rounding_only(layers, None):
-        weights = {call: measure() for call, measure in noise.items()}
+        weights = [call.error(quantized) for call in trajectories]
     for name in layers:
         with rounding_only(layers, name):
-            shares[name] = [measure() - weights[call] for call, measure in noise.items()]
+            shares[name] = [call.error(quantized) - alone for call, alone in zip(trajectories, weights, strict=True)]
     totals = np.sum(list(shares.values()), axis=0)
     order = sorted(shares, key=lambda name: -float(np.mean(np.array(shares[name]) / totals)))[:most]
     head = [f"| layer | {' | '.join(f'call {call}' for call in calls)} |", f"|---|{'---|' * len(calls)}"]
     return head + [
         f"| {name} | {' | '.join(f'{100 * v / t:.1f}%' for v, t in zip(shares[name], totals, strict=True))} |" for name in order
     ]
-
-
-def _noise(fp: StepUNet, unet: StepUNet, model: Model, checkpoint: Checkpoint, call: int, count: int) -> Callable[[], float]:
-    """Measures the mean squared error of guided outputs at a call of FP trajectories."""
-    manifest = checkpoint.manifest
-    samples, texts = [], []
-    for seed, caption in enumerate(held_out_captions()[:count]):
-        prompt = encode_prompt(model, caption, seed, manifest.guidance)
-        start = initial_latents(manifest.plan, seed, model.latent_shape)
-        batch = torch.from_numpy(prompt.embeddings)
-
-        def predict(sample: Array32, at: int, batch: torch.Tensor = batch) -> Array32:
-            if at == call:
-                samples.append(torch.from_numpy(sample))
-            with torch.no_grad():
-                output = fp(torch.from_numpy(np.repeat(sample, len(batch), axis=0)), torch.tensor([at]), batch)
-            return guide(output.numpy(), manifest.guidance)
-
-        denoise(manifest.plan, predict, start, seed)
-        texts.append(batch)
-    inputs = (torch.cat(samples).repeat_interleave(len(texts[0]), dim=0), torch.tensor([call]), torch.cat(texts))
-
-    @torch.no_grad()
-    def guided(network: StepUNet) -> Array32:
-        output = network(*inputs).unflatten(0, (count, -1)).numpy()
-        return np.concatenate([guide(pair, manifest.guidance) for pair in output])
-
-    original = guided(fp)
-    return lambda: float(np.square(guided(unet) - original).mean())
 
 
 def main() -> None:
@@ -163,8 +185,8 @@ def main() -> None:
     checkpoint, model = open_checkpoint(options.checkpoint), open_model(None)
     fp = float_unet(model, checkpoint.manifest.plan)
     quantized = reference_unet(checkpoint).float().eval()
-    print(*call_table(fp, quantized, model, checkpoint, options.count, options.windows), "", sep="\n", flush=True)
-    print(*rounding_table(fp, model, checkpoint, options.count), "", sep="\n", flush=True)
+    for lines in picture_tables(fp, quantized, model, checkpoint, options.count, options.windows):
+        print(*lines, "", sep="\n", flush=True)
     print(*layer_table(fp, quantized, model, checkpoint, options.layers), sep="\n")
 
 
