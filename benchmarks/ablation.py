@@ -6,7 +6,7 @@ Every row is quantized once (``DIR/<row>``, seed 0) and drawn once for each seed
 k mod 148 from seed ``1000 s + k``. Main rows have ``--seeds`` sets, the others one. A finished row is a file in ``DIR/figures``, so
 the command may be stopped and repeated, also with more rows; what was begun goes on where it was. All rows share one latent set
 for each number of steps. The serial and the parallel pipeline get as many iterations as take the time of the S2P row: the time of
-an iteration is measured side by side, in turns, in one process.
+an iteration is measured side by side, in turns, in one process. The plot beside ``--out`` shows fidelity against CPU minutes.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Row:
         changes: nested fields of the recipe that differ from ``BASE``; a None removes the field.
         steps: of the sampler.
         main: drawn with every seed set.
+        iterations: of the training; None: those of the command line.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Row:
     changes: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 25
     main: bool = False
+    iterations: int | None = None
 
     @property
     def slug(self) -> str:
@@ -90,6 +92,7 @@ ROWS = [
     Row("rtn", "rtn", main=True),
     Row("gptq", "gptq"),
     Row("s2p", main=True),
+    *(Row(f"s2p, {count} iterations", iterations=count) for count in (50, 1000)),
     Row("s2p without scales per step", changes={"activations": {"per_step": False}}),
     Row("s2p with quantized time path", changes={"time": "quantized"}),
     Row("s2p without mixed precision", changes={"mixed": None}),
@@ -159,7 +162,7 @@ class Study:
         checkpoint = self.work / row.slug
         if checkpoint.exists():
             return checkpoint
-        iterations = self.iterations
+        iterations = row.iterations or self.iterations
         if row.pipeline != "s2p":
             ratio = self.seconds_per_iteration("s2p") / self.seconds_per_iteration(row.pipeline)
             iterations = max(1, round(iterations * ratio))
@@ -182,6 +185,11 @@ class Study:
     def figures(self, row: Row, part: str) -> Path:
         """File of a row's figures."""
         return self.work / "figures" / f"{row.slug}.{part}.json"
+
+    def facts(self, row: Row) -> dict[str, Any]:
+        """Minutes, iterations and average bits of a row that has figures."""
+        facts: dict[str, Any] = json.loads(self.figures(row, "training").read_text("utf-8"))
+        return facts
 
     def measure(self, row: Row, seed_set: int) -> None:
         """Draw and judge one seed set of a row, unless that was done."""
@@ -230,7 +238,7 @@ def table(study: Study, rows: Sequence[Row], seeds: int) -> str:
         results = study.results(row, seeds if row.main else 1)
         if not results:
             continue
-        facts = json.loads(study.figures(row, "training").read_text("utf-8"))
+        facts = study.facts(row)
         cells = [row.name]
         cells += [_spread([r.metrics[name].value for r in results], digits) for name, digits in COLUMNS.items()]
         cells.append(_spread([r.latent_psnr_db_per_call[-1] for r in results], 1))
@@ -248,7 +256,35 @@ def _spread(values: Sequence[float | None], digits: int) -> str:
     return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
-def page(study: Study, rows: Sequence[Row], seeds: int, command: str) -> str:
+def plot(study: Study, rows: Sequence[Row], seeds: int, path: Path) -> None:
+    """Fidelity against CPU minutes: the rows at the base's widths and steps; what differs in length alone is joined by a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+    shown = [row for row in rows if row.steps == 25 and "weights" not in row.changes]
+    for axis, metric, label in zip(axes, ("psnr", "fid_to_fp"), ("PSNR, median (dB)", "FID-to-FP"), strict=True):
+        lengths: list[tuple[float, float]] = []
+        for row in shown:
+            values = [r.metrics[metric].value for r in study.results(row, seeds if row.main else 1)]
+            known = [value for value in values if value is not None]
+            minutes = study.facts(row)["minutes"] if known else None
+            if minutes is None:
+                continue
+            point = (minutes, statistics.mean(known))
+            axis.plot(*point, "o", label=row.name)
+            if row.method in ("s2p", "gptq") and not row.changes:
+                lengths.append(point)
+        axis.plot([x for x, _ in sorted(lengths)], [y for _, y in sorted(lengths)], color="gray", zorder=0)
+        axis.set(xlabel="CPU minutes of quantizing", ylabel=label, xscale="log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def page(study: Study, rows: Sequence[Row], seeds: int, command: str, picture: str) -> str:
     """The page of results."""
     first = next((r for row in rows for r in study.results(row, seeds)), None)
     networks = sorted({m.network for m in first.metrics.values() if m.network}) if first else []
@@ -262,6 +298,10 @@ quantizing, without the shared latent set. Machine: {platform.machine()}, {os.cp
 pictures is biased upwards alike in every row: compare rows, not papers.
 
 {table(study, rows, seeds)}
+
+![Fidelity against CPU minutes]({picture})
+
+The line joins what differs in the length of training alone, from 0 iterations (gptq) on.
 """
 
 
@@ -284,9 +324,11 @@ def main() -> None:
             study.measure(row, seed_set)
         print(row.name, *table(study, [row], options.seeds).splitlines()[2:], flush=True)
     command = f"python benchmarks/ablation.py --iterations {options.iterations} --count {options.count} --seeds {options.seeds}"
-    text = page(study, ROWS, options.seeds, command)
+    picture = options.out.with_suffix(".png") if options.out else None
+    text = page(study, ROWS, options.seeds, command, picture.name if picture else "")
     print(text)
-    if options.out:
+    if options.out and picture:
+        plot(study, ROWS, options.seeds, picture)
         options.out.write_text(text, "utf-8")
 
 
