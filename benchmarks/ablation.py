@@ -279,6 +279,8 @@ def plot(study: Study, rows: Sequence[Row], seeds: int, path: Path) -> None:
                 lengths.append(point)
         axis.plot([x for x, _ in sorted(lengths)], [y for _, y in sorted(lengths)], color="gray", zorder=0)
         axis.set(xlabel="CPU minutes of quantizing", ylabel=label, xscale="log")
+        axis.set_xticks((0.5, 1, 2, 5, 10, 20), ("0.5", "1", "2", "5", "10", "20"))
+        axis.minorticks_off()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
