@@ -6,9 +6,9 @@
 A row is one method at one setting, number of steps and seed: quantized with that seed from the calibration captions
 (``DIR/checkpoints``), then held-out caption k mod 148 is drawn from seed ``1000 seed + k``. Finished rows lie in
 ``DIR/rows.json``, so the command may be stopped and repeated, also with other options; the table holds all rows of the same
-count, prompts, iterations, factor and samples. Rivals' published iteration counts are divided by ``--factor``; S2P makes
-``--iterations`` steps. All methods of a seed share one set of FP trajectories, whose time is not in their minutes. The plot
-beside ``--out`` shows FID-to-FP against minutes.
+count and prompts and, where the method depends on them, iterations, factor and samples. Rivals' published iteration counts are
+divided by ``--factor``; S2P makes ``--iterations`` steps. All methods of a seed share one set of FP trajectories, whose time is
+not in their minutes. The plot beside ``--out`` shows FID-to-FP against minutes.
 """
 
 from __future__ import annotations
@@ -66,6 +66,10 @@ COLUMNS = {
 DIGITS = {"ssim": 3, "lpips": 4, "clip_score": 2}
 
 
+CALIBRATED = frozenset({"ptq4dm", "q-diffusion", "pcr"})
+"""Methods to which ``--factor`` and ``--samples`` mean something."""
+
+
 class Budget(Contract):
     """What rows must share to stand in one table."""
 
@@ -74,6 +78,13 @@ class Budget(Contract):
     iterations: int
     factor: float
     samples: int
+
+    def allows(self, row: Row) -> bool:
+        """Whether a row was made under this budget, in all that its method depends on."""
+        method = METHODS[row.method][0]
+        unused = set() if method in CALIBRATED else {"factor", "samples"}
+        unused |= set() if method == "s2p" else {"iterations"}
+        return self.model_dump(exclude=unused) == row.budget.model_dump(exclude=unused)
 
 
 class Row(Contract):
@@ -290,12 +301,12 @@ def main() -> None:
     ]
     for key in wanted:
         rows = read_rows(path)
-        if any((row.method, row.setting, row.steps, row.seed) == key and row.budget == budget for row in rows):
+        if any((row.method, row.setting, row.steps, row.seed) == key and budget.allows(row) for row in rows):
             continue
         row = make_row(options.work, model, *key, budget)
         write_rows(path, [*rows, row])
         print(table([row]).splitlines()[-1], flush=True)
-    rows = [row for row in read_rows(path) if row.budget == budget]
+    rows = [row for row in read_rows(path) if budget.allows(row)]
     print(table(rows))
     if options.out:
         picture = options.out.with_suffix(".png")
