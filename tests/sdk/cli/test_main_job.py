@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from s2p_converters.checkpoint import open_checkpoint
+from s2p_mobile.cli.app import run
 from s2p_mobile.demo.checkpoint import checkpoint_folder
+from s2p_mobile.models import Model
 from s2p_runtime.bundle import file_entries
 
 
@@ -70,23 +72,39 @@ def test_verify_accepts_it(place: Path, bundle: Path) -> None:
     assert len(figures["golden"]) >= 2
 
 
+@pytest.fixture(scope="module")
+def small_checkpoint(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "checkpoint"
+    options = ["--method", "rtn", "--recipe", "w4a8", "--scheduler", "ddim", "--steps", "5", "--out", str(folder)]
+    assert run(["quantize", str(tiny_model.folder), *options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_bundle(small_checkpoint: Path) -> Path:
+    """Everything that the demo model's bundle has, in a fraction of the arithmetic."""
+    bundle = small_checkpoint.with_name("small.s2pmobile")
+    assert run(["convert", str(small_checkpoint), "--target", "coreml", "--out", str(bundle)]) == 0
+    assert command(bundle.parent, "verify", bundle).returncode == 0
+    return bundle
+
+
 def rehash(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"] = {name: entry.model_dump() for name, entry in file_entries(bundle).items()}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
-def flip_weight_byte(bundle: Path) -> None:
+def flip_weight_byte(bundle: Path, checkpoint: Path) -> None:
     blob = next((bundle / "unet.mlpackage").rglob("weight.bin"))
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 0x10
     blob.write_bytes(data)
 
 
-def change_table_entry(bundle: Path) -> None:
+def change_table_entry(bundle: Path, checkpoint: Path) -> None:
     """One entry of the merged step table: the last call's scale of the last layer, found by its known value."""
-    with checkpoint_folder(None) as folder:
-        layer = list(open_checkpoint(folder).layers.values())[-1]
+    layer = list(open_checkpoint(checkpoint).layers.values())[-1]
     assert layer.activation_scale is not None
     inverse = np.float16(2.0**-7 / np.float64(layer.activation_scale[-1]))
     scale = np.float16(layer.activation_scale[-1] * 128)
@@ -97,14 +115,14 @@ def change_table_entry(bundle: Path) -> None:
     blob.write_bytes(data[:at] + np.float16(inverse * np.float16(1.01)).tobytes() + data[at + 2 :])
 
 
-def change_sampler_row(bundle: Path) -> None:
+def change_sampler_row(bundle: Path, checkpoint: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     row = manifest["plan"]["calls"][3]
     row["outputs"][0][1] *= 1.0001
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
-def change_text_encoder_byte(bundle: Path) -> None:
+def change_text_encoder_byte(bundle: Path, checkpoint: Path) -> None:
     """A token that no golden prompt uses."""
     blob = next((bundle / "text_encoder.mlpackage").rglob("weight.bin"))
     data = bytearray(blob.read_bytes())
@@ -113,9 +131,11 @@ def change_text_encoder_byte(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_weight_byte, change_table_entry, change_sampler_row, change_text_encoder_byte])
-def test_verify_finds_what_checksums_cannot(bundle: Path, damage: Callable[[Path], None], tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundle, tmp_path / "copy.s2pmobile"))
-    damage(copy)
+def test_verify_finds_what_checksums_cannot(
+    small_bundle: Path, small_checkpoint: Path, damage: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(small_bundle, tmp_path / "copy.s2pmobile"))
+    damage(copy, small_checkpoint)
     rehash(copy)
     result = command(tmp_path, "verify", copy)
     assert result.returncode == 1, result.stdout + result.stderr
@@ -146,8 +166,8 @@ def test_inspect_lists_every_layer(place: Path, bundle: Path) -> None:
 def test_golden_runs_hold_what_the_format_says(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert len(manifest["golden"]) >= 2
-    for index, run in enumerate(manifest["golden"]):
-        tensors = load_file(bundle / run["path"])
+    for index, golden in enumerate(manifest["golden"]):
+        tensors = load_file(bundle / golden["path"])
         calls = len(manifest["plan"]["calls"])
         assert tensors["token_ids"].shape == (2, 16) and tensors["initial_latents"].shape == (1, 4, 16, 16)
         assert tensors["noise_pred"].shape[1:] == (2, 4, 16, 16)
