@@ -14,6 +14,8 @@ from s2p_mobile.cli import app
 # Sends the signal when the named module is imported: before the command line is up, while a library is loaded, in the work.
 SCRIPT = """
 import builtins, os, signal, sys
+# A shell's background jobs ignore SIGINT, and their children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 real, awaited, number, out = builtins.__import__, *sys.argv[1:]
 def watch(name, *rest, **named):
     if name == awaited:
