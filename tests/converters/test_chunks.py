@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_converters.checkpoint import Checkpoint, open_checkpoint
+from s2p_converters.checkpoint import Checkpoint
 from s2p_converters.coreml.chunks import convert_chunks
 from s2p_converters.coreml.components import convert_unet
 from s2p_converters.coreml.options import CoreMLOptions
@@ -24,7 +24,6 @@ from s2p_converters.reference import reference_unet
 from s2p_converters.unet import UNetStructure
 from s2p_converters.unet.chunks import UNetChunk, best_cuts, chunk_inputs, chunk_tables, plan_chunks
 from s2p_mobile.cli.app import run
-from s2p_mobile.demo.checkpoint import checkpoint_folder
 from s2p_mobile.inspection import describe
 from s2p_runtime.archive import unpack_archive
 from s2p_runtime.backends import Backend
@@ -74,25 +73,20 @@ def test_programs_equal_the_whole_bit_for_bit(bundles: Any, target: str, compute
     np.testing.assert_array_equal(output(parts, open_backend(parts, compute, release_chunks=True)), want)
 
 
-def test_the_demo_model_in_float16(tmp_path: Path) -> None:
-    """Two and three programs whose tensors between them are float16, against the whole."""
-    with checkpoint_folder(None) as folder:
-        demo = open_checkpoint(folder)
-        whole = convert_unet(demo, CoreMLOptions(), tmp_path).component
-        feeds = {port.name: gaussian(7, port.shape) for port in whole.inputs if port.name != "step"}
-        feeds["step"] = np.array([7], np.int32)  # type: ignore[assignment]
-        program = load_program(tmp_path / whole.path)
-        modes: tuple[Any, ...] = ("declared", "float64")
-        want = {compute: program.run(feeds, compute=compute)["noise_pred"] for compute in modes}
-        for count in (2, 3):
-            components = convert_chunks(demo, CoreMLOptions(chunks=count), tmp_path).components
-            programs = {name: load_program(tmp_path / component.path) for name, component in components.items()}
-            assert {port.dtype for port in components["unet_2"].inputs if port.name.startswith("hidden")} == {"float16"}
-            for compute in modes:
-                found = run_programs(
-                    components, feeds, lambda name, given, how=compute, held=programs: held[name].run(given, compute=how)
-                )
-                np.testing.assert_array_equal(found, want[compute])
+def test_programs_in_float16(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Three programs whose tensors between them are float16, against the whole."""
+    whole = convert_unet(checkpoint, CoreMLOptions(), tmp_path).component
+    feeds = {port.name: gaussian(7, port.shape) for port in whole.inputs if port.name != "step"}
+    feeds["step"] = np.array([2], np.int32)  # type: ignore[assignment]
+    components = convert_chunks(checkpoint, CoreMLOptions(chunks=3), tmp_path).components
+    programs = {name: load_program(tmp_path / component.path) for name, component in components.items()}
+    for later in ("unet_2", "unet_3"):
+        assert {port.dtype for port in components[later].inputs if port.name.startswith("hidden")} == {"float16"}
+    program = load_program(tmp_path / whole.path)
+    modes: tuple[Any, ...] = ("declared", "float64")
+    for compute in modes:
+        found = run_programs(components, feeds, lambda name, given, how=compute: programs[name].run(given, compute=how))
+        np.testing.assert_array_equal(found, program.run(feeds, compute=compute)["noise_pred"])
 
 
 def test_apples_pipeline_gets_two_programs_by_its_names(checkpoint: Checkpoint, tmp_path: Path) -> None:
