@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def quantize(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoint folder to write.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Checkpoint folder to write; needed but for --dry-run.")
+    ] = None,
     model: Annotated[str | None, typer.Argument(help="Diffusers folder or .safetensors file; the demo model.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Built-in recipe or a .yaml file; w4a8-mixed when left out.")] = None,
     method: Annotated[str, typer.Option(help="Quantization method, see s2p-mobile models.")] = "s2p",
@@ -62,11 +64,15 @@ def quantize(
     from s2p_mobile.training.offload import saved_elsewhere
     from s2p_mobile.training.work import TRAINED_METHODS, forget_state, training_folder
     from s2p_mobile.workers import choose_device, is_main_process
+    from s2p_runtime.errors import S2PError
     from s2p_runtime.files import atomic_folder, refuse_existing
 
     check_method(method)
-    refuse_existing(out, force)
-    work = training_folder(out) if method in TRAINED_METHODS else None
+    if out is None and not dry_run:
+        raise S2PError("missing option '--out'; see s2p-mobile quantize --help")
+    if out is not None:
+        refuse_existing(out, force)
+    work = training_folder(out) if out is not None and method in TRAINED_METHODS else None
     if work is not None and force and not resume and not dry_run:
         shutil.rmtree(work, ignore_errors=True)
     start = time.monotonic()
@@ -99,6 +105,7 @@ def quantize(
             say(line, json)
         emit_json(json, forecast.model_dump(mode="json"))
         return
+    assert out is not None
     space = checkpoint_bytes(job.model.folder, job.model.family.folders)
     require_disk(out, space, "the checkpoint", "free some, or give another --out")
     if prompts is not None:

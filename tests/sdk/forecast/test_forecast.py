@@ -162,9 +162,12 @@ def test_layers_by_width_add_up(plain: Forecast) -> None:
     assert open_model(None).unet_fp32_bytes == 4 * flat.parameters["unet"]
 
 
-def test_dry_run_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "ck"
-    given = ["quantize", "--out", str(out), "--dry-run", "--steps", "2", "--device", "cpu"]
+@pytest.mark.parametrize("place", [["--out", "ck"], []])
+def test_dry_run_writes_nothing(
+    tmp_path: Path, place: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["quantize", *place, "--dry-run", "--steps", "2", "--device", "cpu"]
     assert run([*given, "--json", str(tmp_path / "a.json")]) == 0
     document = json.loads((tmp_path / "a.json").read_text())
     assert {"parameters", "layers", "latents_bytes", "memory_bytes", "devices"} <= set(document)
