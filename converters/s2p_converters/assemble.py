@@ -22,7 +22,6 @@ from s2p_runtime.bundle import (
     MANIFEST_NAME,
     PLAIN_VERSION,
     BundleManifest,
-    Component,
     GoldenRun,
     LayerSummary,
     PictureSize,
@@ -31,6 +30,7 @@ from s2p_runtime.bundle import (
     TokenizerSpec,
     file_entries,
 )
+from s2p_runtime.component import Component
 from s2p_runtime.contract import write_contract
 from s2p_runtime.files import sha256_file
 from s2p_runtime.plan import denoise, guide

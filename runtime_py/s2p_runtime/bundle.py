@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from s2p_runtime.chunks import check_chunks, unet_interface
+from s2p_runtime.component import Component
 from s2p_runtime.contract import Contract, GrowingContract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside, list_files, sha256_file
@@ -28,24 +29,6 @@ MANIFEST_NAME = "manifest.json"
 Target = Literal["coreml", "executorch"]
 DEFAULT_METHOD: dict[Target, str] = {"coreml": "main", "executorch": "forward"}
 """Method (or ML Program function) of a component that has but one."""
-
-
-class TensorSpec(Contract):
-    """One input or output of a component."""
-
-    name: str
-    dtype: Literal["float16", "float32", "int32", "int64"]
-    shape: tuple[int, ...]
-
-
-class Component(Contract):
-    """One program of the bundle, e.g. ``unet``. ``path`` is a file (.pte) or a folder (.mlpackage) inside the bundle."""
-
-    path: str
-    precision: Literal["float16", "float32"]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    backend: str = Field(description="what runs it, e.g. 'mlprogram iOS17' or 'xnnpack'")
 
 
 class FileEntry(Contract):
@@ -204,7 +187,9 @@ class BundleManifest(GrowingContract):
             raise ValueError("version 1 has no conditioning")
         self._check_sizes()
         if self.chunks:
-            check_chunks(self)
+            if self.sizes:
+                raise ValueError("chunks: such a bundle has one picture size")
+            check_chunks(self.chunks, self.components)
         if self.chunks and self.version < BUNDLE_VERSION:
             raise ValueError("version 1 has no chunks")
         return self

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from s2p_runtime.bundle import BundleManifest, Component, TensorSpec
+from s2p_runtime.component import Component, TensorSpec
 
 UNET_INPUTS = ("sample", "step", "timestep", "encoder_hidden_states", "time_table")
 """What comes from outside of the U-Net; every other input of a chunk is an output of an earlier one."""
@@ -23,30 +22,34 @@ def unet_interface(programs: Mapping[str, Component]) -> Component:
     return parts[0] if len(parts) == 1 else parts[0].model_copy(update={"inputs": inputs, "outputs": parts[-1].outputs})
 
 
-def check_chunks(manifest: BundleManifest) -> None:
+def check_chunks(chunks: Sequence[str], components: Mapping[str, Component]) -> None:
     """Whether every input of a chunk is there when its turn comes, with the same type and shape.
+
+    Args:
+        chunks: names of the components that are the U-Net, in order.
+        components: all of the bundle.
 
     Raises:
         ValueError: it is not, or a chunk is missing.
     """
-    if len(manifest.chunks) < 2 or len(set(manifest.chunks)) != len(manifest.chunks):
+    if len(chunks) < 2 or len(set(chunks)) != len(chunks):
         raise ValueError("chunks: must be several, each once")
-    if "unet" in manifest.components or manifest.sizes:
-        raise ValueError("chunks: such a bundle has no component unet and one picture size")
+    if "unet" in components:
+        raise ValueError("chunks: such a bundle has no component unet")
     known: dict[str, TensorSpec] = {}
-    for name in manifest.chunks:
-        if name not in manifest.components:
+    for name in chunks:
+        if name not in components:
             raise ValueError(f"chunks: there is no component {name}")
-        for port in manifest.components[name].inputs:
+        for port in components[name].inputs:
             if port.name not in known and port.name not in UNET_INPUTS:
                 raise ValueError(f"chunks: {name} needs {port.name}, which no program before it gives")
             if known.setdefault(port.name, port) != port:
                 raise ValueError(f"chunks: {name} takes {port.name} in another type or shape")
-        for port in manifest.components[name].outputs:
+        for port in components[name].outputs:
             if port.name in known:
                 raise ValueError(f"chunks: {name} gives {port.name} again")
             known[port.name] = port
-    if [port.name for port in manifest.components[manifest.chunks[-1]].outputs] != [UNET_OUTPUT]:
+    if [port.name for port in components[chunks[-1]].outputs] != [UNET_OUTPUT]:
         raise ValueError(f"chunks: the last does not give {UNET_OUTPUT} alone")
 
 

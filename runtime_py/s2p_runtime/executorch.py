@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, PictureSize, TensorSpec
+from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, PictureSize
 from s2p_runtime.chunks import run_programs
+from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import

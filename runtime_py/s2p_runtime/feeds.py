@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.bundle import Component
+from s2p_runtime.component import Component
 from s2p_runtime.plan import SamplingPlan
 
 Array32 = NDArray[np.float32]

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32, Compute
-from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, Component
+from s2p_runtime.bundle import DEFAULT_METHOD, Bundle
 from s2p_runtime.chunks import run_programs
+from s2p_runtime.component import Component
 from s2p_runtime.errors import S2PError
 from s2p_runtime.feeds import Feeds, decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.mil import Program, load_program

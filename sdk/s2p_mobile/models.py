@@ -14,6 +14,7 @@ from s2p_converters.unet import UNetStructure
 from s2p_mobile.components import Components
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.families import FAMILIES, LCM_GUIDANCE, LCM_STEPS, Family, recognise, refuse_folder, refuse_pipeline
+from s2p_mobile.loading.guidance import fold_guidance
 from s2p_mobile.loading.lora import COMPONENTS, fuse, parse_lora
 from s2p_mobile.loading.modules import check_weights, load_module, read_json
 from s2p_mobile.loading.resources import load_bytes, parameter_count, require_disk, require_memory
@@ -165,8 +166,6 @@ class Model(Components):
         """diffusers UNet2DConditionModel, float32; the guidance of a latent consistency model is built in."""
         with quiet_import():
             from diffusers import UNet2DConditionModel
-
-            from s2p_mobile.time_tables import fold_guidance
         unet = load_module(UNet2DConditionModel, self.folder / "unet")
         if self.embedded_guidance is not None:
             fold_guidance(unet, self.embedded_guidance)

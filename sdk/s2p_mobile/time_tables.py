@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from s2p_converters.unet import PooledTables, StepTables, TimeNetwork, UNetStructure, empty_network
+from s2p_mobile.models import Model
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
-
-if TYPE_CHECKING:
-    from s2p_mobile.models import Model
 
 with quiet_import():
     from diffusers import UNet2DConditionModel
@@ -92,21 +89,3 @@ def prompt_rows(model: Model, timesteps: Sequence[float]) -> PooledTables | None
 def model_tables(model: Model, timesteps: Sequence[float]) -> nn.Module:
     """Step tables of the FP model: called with the step, and with the pooled text where the family is SDXL."""
     return prompt_rows(model, timesteps) or StepTables(time_tables(model.unet, timesteps))
-
-
-def fold_guidance(unet: UNet2DConditionModel, guidance: float) -> None:
-    """Build one guidance into a U-Net with ``time_cond_proj_dim`` (a latent consistency model), in place.
-
-    The MLP begins with ``W (sinusoid + C g) + b`` with g the guidance's embedding: a constant, so ``b + W C g`` is the new bias.
-    Embedding: ``get_guidance_scale_embedding`` of diffusers' LatentConsistencyModelPipeline, at guidance - 1 as it is called there.
-    """
-    from diffusers import LatentConsistencyModelPipeline
-
-    embedding = LatentConsistencyModelPipeline.get_guidance_scale_embedding(
-        None, torch.tensor([guidance - 1.0]), embedding_dim=unet.config.time_cond_proj_dim
-    )
-    mlp = unet.time_embedding
-    with torch.no_grad():
-        shift = mlp.linear_1.weight.double() @ (mlp.cond_proj.weight.double() @ embedding[0].double())
-        mlp.linear_1.bias.copy_((mlp.linear_1.bias.double() + shift).float())
-    mlp.cond_proj = None

@@ -20,12 +20,11 @@ from s2p_runtime.bundle import (
     MANIFEST_NAME,
     Bundle,
     BundleManifest,
-    Component,
     GoldenRun,
-    TensorSpec,
     file_entries,
     open_bundle,
 )
+from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.contract import write_contract
 from s2p_runtime.plan import denoise, guide, initial_latents
 from s2p_runtime.tensors import write_tensors

@@ -11,9 +11,10 @@ from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
 from s2p_converters.unet import Operators, PromptTables, StepTables, StepUNet, UNetStructure, layer_specs, resnet_names
 from s2p_mobile.demo import DEMO_MODEL
+from s2p_mobile.loading.guidance import fold_guidance
 from s2p_mobile.models import Model
 from s2p_mobile.plan import plan_for
-from s2p_mobile.time_tables import fold_guidance, time_network, time_tables
+from s2p_mobile.time_tables import time_network, time_tables
 from s2p_runtime.errors import S2PError
 
 CONFIGS = {

@@ -17,7 +17,8 @@ from s2p_converters.coreml.options import CoreMLOptions
 from s2p_converters.coreml.package import Port, convert_module
 from s2p_converters.unet import StepUNet
 from s2p_converters.unet.chunks import CONTEXT, STEP, Chunk, UNetChunk, chunk_inputs, chunk_tables, plan_chunks
-from s2p_runtime.bundle import Component, LayerSummary
+from s2p_runtime.bundle import LayerSummary
+from s2p_runtime.component import Component
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from s2p_converters.reference import (
 )
 from s2p_converters.unet import StepUNet, resnet_names
 from s2p_converters.unet.structure import TIME_IDS
-from s2p_runtime.bundle import DEFAULT_METHOD, Component, LayerSummary
+from s2p_runtime.bundle import DEFAULT_METHOD, LayerSummary
+from s2p_runtime.component import Component
 
 LatentShapes = Mapping[str, tuple[int, int]]
 """Latent height and width by function, the checkpoint's own first."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s2p_converters.coreml.emission import PASS_NAME, WeightTable
-from s2p_runtime.bundle import TensorSpec
+from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 

@@ -39,8 +39,9 @@ from s2p_converters.reference import streamed_reference_unet, time_network
 from s2p_converters.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
 from s2p_converters.unet import StepUNet
 from s2p_converters.unet.chunks import check_count
-from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, BundleManifest, Component
+from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, BundleManifest
 from s2p_runtime.chunks import run_programs, unet_interface
+from s2p_runtime.component import Component
 from s2p_runtime.errors import CheckFailed
 from s2p_runtime.feeds import decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.fingerprint import write_fingerprint

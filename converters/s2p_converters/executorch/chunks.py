@@ -31,7 +31,8 @@ from s2p_converters.executorch.symbols import Symbol, image_input, image_output
 from s2p_converters.executorch.unet import Columns, SymbolTables, prompt_row, symbol_unet, unet_columns
 from s2p_converters.unet import LayerSpec
 from s2p_converters.unet.chunks import CONTEXT, OUTPUT, SAMPLE, STEP, TIME_TABLE, Chunk, UNetChunk, plan_chunks
-from s2p_runtime.bundle import Component, LayerSummary, TensorSpec
+from s2p_runtime.bundle import LayerSummary
+from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.errors import S2PError
 
 

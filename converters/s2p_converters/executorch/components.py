@@ -27,7 +27,8 @@ from s2p_converters.float_components import decoder_module, text_encoder_module,
 from s2p_converters.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet, time_network
 from s2p_converters.unet import resnet_names
 from s2p_converters.unet.structure import TIME_IDS
-from s2p_runtime.bundle import DEFAULT_METHOD, Component, LayerSummary, TensorSpec
+from s2p_runtime.bundle import DEFAULT_METHOD, LayerSummary
+from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.errors import CheckFailed
 
 METHOD = DEFAULT_METHOD["executorch"]
