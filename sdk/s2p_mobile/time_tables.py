@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +80,29 @@ def time_network(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> Time
     return network.eval().requires_grad_(False)
 
 
-def prompt_rows(model: Model, timesteps: Sequence[float]) -> PooledTables | None:
-    """The time network of an SDXL model at its own picture size, float32; None in families with one table for all prompts."""
+@dataclass(frozen=True)
+class TimePath:
+    """What stands in for a U-Net's time path.
+
+    Attributes:
+        tables: ``<resnet>.time`` -> float32 [T, C_out]; of SDXL the rows that every prompt's table has in common.
+        of_prompt: the network that makes an SDXL prompt's table, see :class:`s2p_converters.unet.TimeNetwork`; None in families
+            with one table for all prompts.
+    """
+
+    tables: dict[str, Tensor]
+    of_prompt: PooledTables | None = None
+
+    @property
+    def rows(self) -> nn.Module:
+        """Step tables without activation scales: called with the step, and with the pooled text where the family is SDXL."""
+        return self.of_prompt or StepTables(self.tables)
+
+
+def time_path(model: Model, timesteps: Sequence[float]) -> TimePath:
+    """The FP model's time path at every timestep; SDXL's at the model's own picture size."""
     if model.conditioning is None:
-        return None
-    return PooledTables(time_network(model.unet, timesteps).float(), torch.tensor([model.conditioning.time_ids]))
-
-
-def model_tables(model: Model, timesteps: Sequence[float]) -> nn.Module:
-    """Step tables of the FP model: called with the step, and with the pooled text where the family is SDXL."""
-    return prompt_rows(model, timesteps) or StepTables(time_tables(model.unet, timesteps))
+        return TimePath(time_tables(model.unet, timesteps))
+    network = time_network(model.unet, timesteps).float()
+    common = dict(zip(network.names, network.rows.split(network.widths, dim=1), strict=True))
+    return TimePath(common, PooledTables(network, torch.tensor([model.conditioning.time_ids])))

@@ -13,7 +13,7 @@ from torch import Tensor
 from s2p_converters.unet import Operators, StepUNet
 from s2p_mobile.components import Components
 from s2p_mobile.models import Model
-from s2p_mobile.time_tables import model_tables
+from s2p_mobile.time_tables import time_path
 from s2p_runtime.plan import SamplingPlan, denoise, guide, initial_latents
 
 Array32 = NDArray[np.float32]
@@ -26,7 +26,7 @@ def float_unet(model: Model, plan: SamplingPlan) -> StepUNet:
 
     An SDXL model's takes the pooled text as its fourth input.
     """
-    unet = StepUNet(model.structure, model_tables(model, plan.timesteps), Operators())
+    unet = StepUNet(model.structure, time_path(model, plan.timesteps).rows, Operators())
     # The very tensors of the model: a large network does not fit twice, and nothing writes into an FP network's weights.
     unet.load_state_dict(model.unet.state_dict(), strict=False, assign=True)
     return unet.eval().requires_grad_(False)

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s2p_converters.packing import integer_range
-from s2p_converters.unet import PooledTables, StepTables
 from s2p_mobile.quantization.grid import quantize_weight, round_to_grid, snap_activation_scale, weight_scale
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes import Recipe
-from s2p_mobile.time_tables import ResnetBlock2D, prompt_rows, time_tables
+from s2p_mobile.time_tables import ResnetBlock2D, TimePath, time_path
 from s2p_runtime.errors import S2PError
-
-
-@dataclass(frozen=True)
-class TimePath:
-    """What stands in for a U-Net's time path.
-
-    Attributes:
-        tables: ``<resnet>.time`` -> float32 [T, C_out]; of SDXL the rows that every prompt's table has in common.
-        of_prompt: the network that makes an SDXL prompt's table, see :class:`s2p_converters.unet.TimeNetwork`; None in families
-            with one table for all prompts.
-    """
-
-    tables: dict[str, Tensor]
-    of_prompt: PooledTables | None = None
-
-    @property
-    def rows(self) -> nn.Module:
-        """Step tables without activation scales: called with the step, and with the pooled text where the family is SDXL."""
-        return self.of_prompt or StepTables(self.tables)
 
 
 def job_time_path(job: QuantizationJob) -> TimePath:
@@ -46,14 +24,10 @@ def job_time_path(job: QuantizationJob) -> TimePath:
     Raises:
         S2PError: a quantized time path is asked of an SDXL model.
     """
-    of_prompt = prompt_rows(job.model, job.plan.timesteps)
-    if of_prompt is not None:
-        if job.recipe.time != "table":
-            raise S2PError(f"recipe {job.recipe.name} quantizes the time path, which SDXL computes in float; use time: table")
-        network = of_prompt.network
-        return TimePath(dict(zip(network.names, network.rows.split(network.widths, dim=1), strict=True)), of_prompt)
     if job.recipe.time == "table":
-        return TimePath(time_tables(job.model.unet, job.plan.timesteps))
+        return time_path(job.model, job.plan.timesteps)
+    if job.model.conditioning is not None:
+        raise S2PError(f"recipe {job.recipe.name} quantizes the time path, which SDXL computes in float; use time: table")
     return TimePath(_quantized_time_tables(job.model.unet, job.plan.timesteps, job.recipe))
 
 
