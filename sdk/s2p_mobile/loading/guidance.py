@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from s2p_runtime.quiet import quiet_import
+
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
@@ -16,7 +18,8 @@ def fold_guidance(unet: UNet2DConditionModel, guidance: float) -> None:
     The MLP begins with ``W (sinusoid + C g) + b`` with g the guidance's embedding: a constant, so ``b + W C g`` is the new bias.
     Embedding: ``get_guidance_scale_embedding`` of diffusers' LatentConsistencyModelPipeline, at guidance - 1 as it is called there.
     """
-    from diffusers import LatentConsistencyModelPipeline
+    with quiet_import():
+        from diffusers import LatentConsistencyModelPipeline
 
     embedding = LatentConsistencyModelPipeline.get_guidance_scale_embedding(
         None, torch.tensor([guidance - 1.0]), embedding_dim=unet.config.time_cond_proj_dim
