@@ -325,13 +325,16 @@ def main() -> None:
         for seed_set in range(options.seeds if row.main else 1):
             study.measure(row, seed_set)
         print(row.name, *table(study, [row], options.seeds).splitlines()[2:], flush=True)
-    command = f"python benchmarks/ablation.py --iterations {options.iterations} --count {options.count} --seeds {options.seeds}"
-    picture = options.out.with_suffix(".png") if options.out else None
-    text = page(study, ROWS, options.seeds, command, picture.name if picture else "")
-    print(text)
-    if options.out and picture:
-        plot(study, ROWS, options.seeds, picture)
-        options.out.write_text(text, "utf-8")
+    if options.out is None:
+        print(table(study, ROWS, options.seeds))
+        return
+    command = (
+        f"python benchmarks/ablation.py --work DIR --iterations {options.iterations} --count {options.count} "
+        f"--seeds {options.seeds} --out {options.out}"
+    )
+    picture = options.out.with_suffix(".png")
+    plot(study, ROWS, options.seeds, picture)
+    options.out.write_text(page(study, ROWS, options.seeds, command, picture.name), "utf-8")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from s2p_converters.executorch.program import build_program
 from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgraph
 from s2p_converters.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet
 from s2p_converters.unet import Operators, StepTables, StepUNet, UNetStructure, layer_specs, resnet_names
+from s2p_runtime.bench.probes import Probes
 from s2p_runtime.pictures import psnr_db, relative_error
 from s2p_runtime.plan import denoise, guide
 from s2p_runtime.quiet import quiet_import
@@ -114,14 +115,10 @@ def _print_peak(arguments: list[str]) -> None:
         Runtime.get()
     # Importing torch has its own peak, so the kernel's high-water mark is set back to what is resident now (Linux).
     Path("/proc/self/clear_refs").write_text("5")
-    before = _high_water_bytes()
+    probes = Probes()
+    before = probes.peak_bytes()
     loaded(Path(arguments[0]))(sample, 0, context)
-    print(_high_water_bytes() - before)
-
-
-def _high_water_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    print((probes.peak_bytes() or 0) - (before or 0))
 
 
 def report(paths: Mapping[str, Path], eager: Call, sample: np.ndarray, context: np.ndarray, rounds: int) -> None:

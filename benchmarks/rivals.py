@@ -312,11 +312,13 @@ def main() -> None:
         picture = options.out.with_suffix(".png")
         plot(rows, picture)
         command = (
-            f"python benchmarks/rivals.py --settings {' '.join(options.settings)} --steps {' '.join(map(str, options.steps))} "
+            f"python benchmarks/rivals.py --work DIR --settings {' '.join(options.settings)} "
+            f"--steps {' '.join(map(str, options.steps))} "
         )
         command += f"--count {budget.count} --prompts {budget.prompts} --seeds {options.seeds} "
         command += f"--iterations {budget.iterations} --factor {budget.factor:g}"
-        options.out.write_text(page(rows, budget, f"{command} --samples {budget.samples}", picture.name), "utf-8")
+        command += f" --samples {budget.samples} --out {options.out}"
+        options.out.write_text(page(rows, budget, command, picture.name), "utf-8")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.training import StudentSpec, Trainer
 from s2p_mobile.training.guard import Guard
 from s2p_mobile.workers import Workers, choose_device
+from s2p_runtime.bench.probes import Probes
 from s2p_runtime.progress import Silent
 
 STEPS = 2
@@ -83,8 +84,7 @@ def measure(options: argparse.Namespace, batch: int) -> dict[str, Any]:
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    resident = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    resident = Probes().peak_bytes()
     timed = sorted(seconds[options.warm_up :])
     return {
         "batch": batch, "seconds": timed[len(timed) // 2], "peak_bytes": torch.cuda.max_memory_allocated() if cuda else resident,
