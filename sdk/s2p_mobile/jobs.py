@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from s2p_mobile.demo import calibration_captions
@@ -12,6 +13,7 @@ from s2p_mobile.plan import plan_for
 from s2p_mobile.prompts import read_prompts, subset
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes import load_recipe
+from s2p_mobile.sensitivity.reuse import sensitivity_for
 from s2p_mobile.workers import DEVICES
 from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Progress
@@ -61,6 +63,7 @@ def make_job(
     work: Path | None = None,
     resume: bool = False,
     latents: Path | None = None,
+    sensitivity: Path | None = None,
     size: str | None = None,
     loras: Sequence[str] = (),
     count: int | None = None,
@@ -72,11 +75,12 @@ def make_job(
         recipe_name, steps, guidance: the model's own when None.
         size: ``WIDTHxHEIGHT`` of the pictures; the model's own when None.
         loras: ``FILE[:scale]`` each, fused into the weights in their order.
+        sensitivity: a result of ``s2p-mobile sensitivity`` to rank layers by.
         count, subset_seed: how many prompts, and the seed that picks them.
 
     Raises:
         S2PError: unknown recipe, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of range, a size
-            that the model cannot draw.
+            that the model cannot draw, a sensitivity of something else.
     """
     chosen_size = None if size is None else PictureSize.parse(size)
     named_recipe = None if recipe_name is None else load_recipe(recipe_name)
@@ -88,10 +92,8 @@ def make_job(
     recipe = named_recipe or load_recipe(model.family.recipe)
     if pipeline is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pipeline": pipeline})})
-    if guidance is not None and not 0 <= guidance <= 100:
-        raise S2PError(f"guidance {guidance} is not between 0 and 100; leave --guidance out for the model's own")
     plan = plan_for(model.folder / "scheduler", scheduler, steps or model.steps)
-    return QuantizationJob(
+    job = QuantizationJob(
         model=model,
         plan=plan,
         recipe=recipe,
@@ -104,3 +106,4 @@ def make_job(
         resume=resume,
         latents=latents,
     )
+    return job if sensitivity is None else replace(job, sensitivity=sensitivity_for(job, sensitivity))

@@ -142,7 +142,12 @@ class Model(Components):
 
         A latent consistency model takes it into its time path, before the U-Net is loaded, and runs without the unconditional
         branch.
+
+        Raises:
+            S2PError: outside 0 to 100.
         """
+        if guidance is not None and not 0 <= guidance <= 100:
+            raise S2PError(f"guidance {guidance} is not between 0 and 100; leave --guidance out for the model's own")
         if self.embedded_guidance is None:
             return self.guidance if guidance is None else guidance
         if guidance is not None:

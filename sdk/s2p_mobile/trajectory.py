@@ -63,12 +63,12 @@ def stacked_pooled(prompts: Sequence[Prompt], device: torch.device | str = "cpu"
 
 @torch.no_grad()
 def run_unet(unet: StepUNet, sample: Array32, call: int, prompt: Prompt) -> Array32:
-    """One raw U-Net call on a scaled state [1, C, H, W], repeated for each branch, in the U-Net's own precision."""
-    dtype = unet.conv_norm_out.weight.dtype
-    batch = torch.from_numpy(np.repeat(sample, prompt.embeddings.shape[0], axis=0)).to(dtype)
-    pooled = None if prompt.pooled is None else torch.from_numpy(prompt.pooled).to(dtype)
-    output = unet(batch, torch.tensor([call]), torch.from_numpy(prompt.embeddings).to(dtype), pooled)
-    return output.to(torch.float32).numpy()
+    """One raw U-Net call on a scaled state [1, C, H, W], repeated for each branch, where the U-Net is and in its own precision."""
+    like = unet.conv_norm_out.weight
+    batch = torch.from_numpy(np.repeat(sample, prompt.embeddings.shape[0], axis=0)).to(like)
+    pooled = None if prompt.pooled is None else torch.from_numpy(prompt.pooled).to(like)
+    output = unet(batch, torch.tensor([call], device=like.device), torch.from_numpy(prompt.embeddings).to(like), pooled)
+    return output.to("cpu", torch.float32).numpy()
 
 
 def draw_latents(

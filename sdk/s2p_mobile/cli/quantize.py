@@ -47,6 +47,9 @@ def quantize(
     subset_seed: SubsetSeedOption = None,
     seed: SeedOption = 0,
     latents: Annotated[Path | None, typer.Option(metavar="DIR", help="Latent data set of s2p-mobile latents.")] = None,
+    sensitivity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rank layers by a result of s2p-mobile sensitivity.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where training runs: auto, cpu, cuda or mps.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     dry_run: Annotated[
@@ -90,6 +93,7 @@ def quantize(
         work=work,
         resume=resume,
         latents=latents,
+        sensitivity=sensitivity,
         size=size,
         loras=lora or (),
         count=count,

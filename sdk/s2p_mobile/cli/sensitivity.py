@@ -36,7 +36,9 @@ def sensitivity(
     count: Annotated[
         int | None, typer.Option(min=1, help="U-Net calls to look at; the estimator's own number when left out.")
     ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; the family's when left out.")] = None,
     seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="Where the U-Net runs: auto, cpu, cuda or mps.")] = "auto",
     force: ForceOption = False,
 ) -> None:
     """Measure how much each layer's weight rounding hurts."""
@@ -49,6 +51,7 @@ def sensitivity(
     from s2p_mobile.sensitivity.measure import TRAJECTORIES
     from s2p_mobile.sensitivity.plot import plot_comparison
     from s2p_mobile.sensitivity.registry import estimator as find_estimator
+    from s2p_mobile.workers import choose_device
     from s2p_runtime.files import refuse_existing
 
     names = estimator_names() if compare else [find_estimator(estimator).name]
@@ -57,10 +60,13 @@ def sensitivity(
         refuse_existing(target, force)
     source = open_model(model, None if size is None else PictureSize.parse(size), lora or ())
     texts = job_prompts(source, prompts)[:TRAJECTORIES]
+    scale = source.choose_guidance(guidance)
     plan = plan_for(source.folder / "scheduler", scheduler, steps)
     results = []
     for name, target in targets.items():
-        result = measure(source, plan, texts, source.guidance, name, count=count, seed=seed, progress=TerminalProgress())
+        result = measure(
+            source, plan, texts, scale, name, count=count, seed=seed, progress=TerminalProgress(), device=choose_device(device)
+        )
         write_sensitivity(target, result, force=force)
         values = result.at(bits)
         first = sorted(values, key=lambda layer: -values[layer])[:6]

@@ -17,9 +17,11 @@ from s2p_mobile.latents import LatentJob
 from s2p_mobile.latents.manifest import SHARD_PROMPTS
 from s2p_mobile.loading.resources import checkpoint_bytes, load_bytes, parameter_count
 from s2p_mobile.prompts import repeated
-from s2p_mobile.quantization.bits import quantized_specs
+from s2p_mobile.quantization.bits import quantized_specs, ranking_bits
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.quantization.moments import MEMORY_BYTES, block_columns
+from s2p_mobile.sensitivity import estimator
+from s2p_mobile.sensitivity.measure import TRAJECTORIES
 from s2p_mobile.training.work import TRAINED_METHODS
 from s2p_mobile.workers import choose_device
 from s2p_runtime.bench.probes import Probes
@@ -198,6 +200,8 @@ def _stages(job: QuantizationJob, branches: int, trained: bool) -> dict[str, tup
     stages = {"golden runs": (_GOLDEN_RUNS * run, _GOLDEN_RUNS * calls)}
     calibrated = min(job.recipe.calibration.prompts, len(job.prompts))
     stages["calibration"] = (calibrated * run, calibrated * calls)
+    if job.recipe.mixed is not None and job.sensitivity is None:
+        stages["ranking"] = _ranking(job, calibrated, branches)
     if not trained:
         return stages
     drawn = 0 if job.latents is not None else rule.prompts
@@ -211,6 +215,17 @@ def _stages(job: QuantizationJob, branches: int, trained: bool) -> dict[str, tup
     passes = 3 + teacher + rule.checkpoint_activations
     steps = rule.iterations * rule.accumulate * passes
     return stages | {"training": (steps * rule.batch * branches, steps)}
+
+
+def _ranking(job: QuantizationJob, prompts: int, branches: int) -> tuple[int, int]:
+    """Samples and passes of measuring sensitivity: trajectories, and what the estimator makes of their calls."""
+    rule, calls = job.recipe.mixed, len(job.plan.calls)
+    assert rule is not None
+    chosen = estimator(rule.ranking)
+    trajectories = min(prompts, TRAJECTORIES) * calls
+    layers = len(quantized_specs(layer_specs(job.model.structure), job.recipe))
+    looks = min(chosen.samples, trajectories) * (1 + chosen.passes(layers, len(ranking_bits(job.recipe))))
+    return (trajectories + looks) * branches, trajectories + looks
 
 
 def _here(counted: Counted, device: torch.device, flops: dict[str, int]) -> DeviceForecast:

@@ -44,7 +44,7 @@ def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
     """Width of every layer that the recipe quantizes, in the order in which they run.
 
     Args:
-        unet: the FP graph under the job's plan, on the CPU.
+        unet: the FP graph under the job's plan.
     """
     return _bits(job, unet, quantized_specs(layer_specs(job.model.structure), job.recipe), _prompts(job))
 
@@ -53,6 +53,8 @@ def _bits(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prom
     rule = job.recipe.mixed
     if rule is None:
         return weight_bits(specs, job.recipe, None)
+    if job.sensitivity is not None:
+        return weight_bits(specs, job.recipe, job.sensitivity.by_layer())
     values = rank_on_trajectories(
         unet, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
         rule.ranking, ranking_bits(job.recipe), job.recipe.weights.search, job.seed, job.progress,

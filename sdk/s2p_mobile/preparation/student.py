@@ -32,10 +32,9 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) 
         latents: FP calls of the job's prompts.
         device: where the networks run.
     """
-    teacher = float_unet(job.model, job.plan)
+    teacher = float_unet(job.model, job.plan).to(device)
     start = starting_point(job, teacher)
     spec = StudentSpec(start.weight_bits, start.activation_scales)
-    teacher = teacher.to(device)
     if job.recipe.training.loss.calls == "influence":
         spec = replace(spec, call_weights=_call_weights(job, spec, teacher, latents))
     if job.recipe.training.start.rounding == "gptq":

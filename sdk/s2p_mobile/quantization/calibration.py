@@ -80,7 +80,7 @@ class _Recorder:
                 reach *= 2
             self.reach[call, column] = reach
             self.largest[call, column] = max(largest, float(self.largest[call, column]))
-            self.counts[call, column] += torch.histc(magnitudes, BINS, 0.0, reach)
+            self.counts[call, column] += torch.histc(magnitudes, BINS, 0.0, reach).to(self.counts)
         self.seen.clear()
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.grids import GeneralLayer
 from s2p_mobile.models import Model
 from s2p_mobile.recipes import Recipe
+from s2p_mobile.sensitivity.result import Sensitivity
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.progress import Progress, Silent
 
@@ -28,6 +29,7 @@ class QuantizationJob:
         work: folder in which a trained method keeps its state, log and latents; None keeps nothing.
         resume: go on with the state in ``work``.
         latents: a finished latent data set to use instead of drawing one.
+        sensitivity: of every layer, to use instead of measuring it (see :mod:`s2p_mobile.sensitivity.reuse`).
     """
 
     model: Model
@@ -41,6 +43,7 @@ class QuantizationJob:
     work: Path | None = None
     resume: bool = False
     latents: Path | None = None
+    sensitivity: Sensitivity | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:

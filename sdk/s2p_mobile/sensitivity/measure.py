@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
@@ -101,6 +102,7 @@ def measure(
     count: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> Sensitivity:
     """Measure a model's sensitivity with one estimator.
 
@@ -109,6 +111,7 @@ def measure(
         name: estimator.
         layers: layers to measure; all of the U-Net unless given (see ``quantization.bits.quantized_specs``).
         count: U-Net calls to look at, the estimator's own number unless given.
+        device: where the U-Net runs.
 
     Raises:
         S2PError: as :func:`rank_layers`; no prompts; a width outside 2 to 8.
@@ -120,7 +123,7 @@ def measure(
     chosen = estimator(name)
     specs = list(layers) if layers is not None else layer_specs(model.structure)
     latents = model.latents
-    unet = float_unet(model, plan)
+    unet = float_unet(model, plan).to(device)
     encoded = [encode_prompt(model, text, seed + k, guidance) for k, text in enumerate(prompts)]
     samples = collect_samples(
         unet, plan, encoded, guidance, (1, latents.channels, latents.height, latents.width), count or chosen.samples

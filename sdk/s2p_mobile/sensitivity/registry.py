@@ -46,23 +46,32 @@ class Estimator:
     Attributes:
         title: what it measures, for tables and plots.
         samples: how many calls it looks at unless told otherwise.
+        passes: (layers, widths) -> U-Net passes on each call; a backward pass counts as two forward ones.
         run: the measurement itself.
     """
 
     name: str
     title: str
     samples: int
+    passes: Callable[[int, int], int]
     run: Callable[[Measurement], LayerValues]
 
 
 _ESTIMATORS: dict[str, Estimator] = {}
 
 
-def register(name: str, title: str, samples: int) -> Callable[[Callable[[Measurement], LayerValues]], Estimator]:
+def one_gradient(layers: int, widths: int) -> int:
+    """Passes of an estimator that takes one gradient of each call for all layers and widths."""
+    return 3
+
+
+def register(
+    name: str, title: str, samples: int, passes: Callable[[int, int], int] = one_gradient
+) -> Callable[[Callable[[Measurement], LayerValues]], Estimator]:
     """Make an estimator available under ``name``."""
 
     def keep(run: Callable[[Measurement], LayerValues]) -> Estimator:
-        _ESTIMATORS[name] = Estimator(name, title, samples, run)
+        _ESTIMATORS[name] = Estimator(name, title, samples, passes, run)
         return _ESTIMATORS[name]
 
     return keep

@@ -13,6 +13,9 @@ from s2p_converters.unet import StepUNet
 from s2p_mobile.trajectory import Array32, Prompt, draw_latents
 from s2p_runtime.plan import SamplingPlan
 
+_VALUES_AT_A_TIME = 2**14
+"""Latent values that go through the U-Net together, if they are of more than one call."""
+
 
 @dataclass(frozen=True, eq=False)
 class CallSample:
@@ -34,13 +37,34 @@ class CallSample:
 
     def observe(self, unet: nn.Module) -> Tensor:
         """The guided output ``u + guidance * (c - u)`` of a U-Net on this call, [1, C, H, W]: what the sampler uses."""
-        device = next(unet.parameters()).device
-        inputs = (self.sample.to(device), torch.tensor([self.call], device=device), self.embedding.to(device))
-        output: Tensor = unet(*inputs) if self.pooled is None else unet(*inputs, self.pooled.to(device))
-        if output.shape[0] == 1:
-            return output
-        unconditional, conditional = output.chunk(2)
-        return unconditional + self.guidance * (conditional - unconditional)
+        return observe_all(unet, [self])[0]
+
+
+def observe_all(unet: nn.Module, samples: Sequence[CallSample]) -> list[Tensor]:
+    """:meth:`CallSample.observe` of every call. Calls of a small network go through it together, which takes half the time.
+
+    Args:
+        samples: all with or all without guidance, of one shape.
+    """
+    device = next(unet.parameters()).device
+    together = max(1, _VALUES_AT_A_TIME // samples[0].sample.numel())
+    observed: list[Tensor] = []
+    for begin in range(0, len(samples), together):
+        part = samples[begin : begin + together]
+        branches = part[0].sample.shape[0]
+        steps = torch.tensor([sample.call for sample in part], device=device).repeat_interleave(branches)
+        inputs = [torch.cat([sample.sample for sample in part]).to(device), steps]
+        inputs.append(torch.cat([sample.embedding for sample in part]).to(device))
+        pooled = [sample.pooled for sample in part if sample.pooled is not None]
+        if pooled:
+            inputs.append(torch.cat(pooled).to(device))
+        for sample, output in zip(part, unet(*inputs).split(branches), strict=True):
+            if branches == 1:
+                observed.append(output)
+                continue
+            unconditional, conditional = output.chunk(2)
+            observed.append(unconditional + sample.guidance * (conditional - unconditional))
+    return observed
 
 
 def spread_calls(calls: int, count: int, shift: float) -> list[int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from s2p_mobile.sensitivity.registry import LayerValues, Measurement, register
+from s2p_mobile.sensitivity.samples import observe_all
 
 
-@register("sqnr", "noise-to-signal ratio", samples=8)
+@register("sqnr", "noise-to-signal ratio", samples=8, passes=lambda layers, widths: 1 + layers * widths)
 @torch.no_grad()
 def sqnr(measurement: Measurement) -> LayerValues:
     """Noise-to-signal ratio of the output when only one layer's weights are rounded (the inverse of SQNR).
@@ -15,7 +16,7 @@ def sqnr(measurement: Measurement) -> LayerValues:
     ``sum |f_q - f|^2 / sum |f|^2`` over all samples. One pass over the samples for each layer and width.
     """
     unet, samples = measurement.unet, measurement.samples
-    outputs = [sample.observe(unet) for sample in samples]
+    outputs = observe_all(unet, samples)
     values: LayerValues = {name: {} for name in measurement.weights}
     with measurement.progress.stage("rounding one layer at a time", len(measurement.weights)) as advance:
         for name, parameter in measurement.weights.items():
@@ -24,8 +25,8 @@ def sqnr(measurement: Measurement) -> LayerValues:
                 for bits, rounded in measurement.rounded[name].items():
                     parameter.data = rounded.value().to(original)
                     error = sum(
-                        float((sample.observe(unet) - output).double().square().sum())
-                        for sample, output in zip(samples, outputs, strict=True)
+                        float((found - output).double().square().sum())
+                        for found, output in zip(observe_all(unet, samples), outputs, strict=True)
                     )
                     values[name][bits] = error / (len(samples) * measurement.signal)
             finally:

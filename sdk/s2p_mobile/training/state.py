@@ -56,6 +56,8 @@ def fingerprint(job: QuantizationJob) -> str:
         "seed": job.seed,
         "unet": job.model.unet_sha256,
     }
+    if job.sensitivity is not None:
+        identity["sensitivity"] = job.sensitivity.model_dump(mode="json")
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -41,7 +41,7 @@ class Curved(LinearStack):
     """As above with a tanh between, the embedding [B, 4] added inside and the step as a factor."""
 
     def forward(self, sample: Tensor, step: Tensor, embedding: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(sample) * (1.0 + step[0]) + embedding))
+        return self.second(torch.tanh(self.first(sample) * (1.0 + step[:, None]) + embedding))
 
 
 def build(kind: type[nn.Module], seed: int = 0) -> nn.Module:

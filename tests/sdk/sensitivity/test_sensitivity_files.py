@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from s2p_converters.unet import layer_specs
+from s2p_mobile.jobs import make_job
 from s2p_mobile.models import open_model
 from s2p_mobile.plan import plan_for
+from s2p_mobile.preparation.starting_point import planned_bits
+from s2p_mobile.quantization.job import QuantizationJob
+from s2p_mobile.recipes import CalibrationRule, MixedRule
 from s2p_mobile.sensitivity import collect_samples, measure, read_sensitivity, write_sensitivity
+from s2p_mobile.sensitivity.reuse import sensitivity_for
 from s2p_mobile.sensitivity.samples import spread_calls
 from s2p_mobile.trajectory import encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
+from s2p_runtime.progress import Silent
 
 PROMPTS = ["a red apple on a blue background", "a panda on a yellow background"]
 GUIDANCE = 4.0
@@ -101,3 +108,78 @@ def test_impossible_measurements_are_refused() -> None:
         measure(model, plan, [], GUIDANCE, "fisher")
     with pytest.raises(S2PError, match="widths 1, 9 are impossible"):
         measure(model, plan, PROMPTS, GUIDANCE, "fisher", bits=(1, 9))
+
+
+BUDGET = MixedRule.model_validate({"average_bits": 4.5, "candidates": [4, 8], "ranking": "gradient"})
+
+
+def job(**changes: object) -> QuantizationJob:
+    """A job whose recipe ranks layers by ``gradient``."""
+    made = make_job(
+        None,
+        recipe_name="w4a16",
+        scheduler="ddim",
+        steps=2,
+        guidance=None,
+        prompts=None,
+        seed=0,
+        progress=Silent(),
+        device="cpu",
+    )
+    recipe = made.recipe.model_copy(update={"mixed": BUDGET, "calibration": CalibrationRule(prompts=1)} | changes)
+    return replace(made, recipe=recipe)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``s2p-mobile sensitivity`` writes for that job."""
+    path = tmp_path_factory.mktemp("sensitivity") / "gradient.json"
+    asked = job()
+    found = measure(asked.model, asked.plan, asked.prompts[:1], asked.guidance, "gradient", bits=(4, 8))
+    write_sensitivity(path, found)
+    return path
+
+
+def test_a_measured_file_gives_the_widths_of_a_measurement(measured: Path) -> None:
+    asked = job()
+    unet = float_unet(asked.model, asked.plan)
+    widths = planned_bits(asked, unet)
+    assert set(widths.values()) == {4, 8}
+    assert planned_bits(replace(asked, sensitivity=sensitivity_for(asked, measured)), unet) == widths
+    # The values decide: with those of two layers of one size exchanged, the layers exchange their widths.
+    found = read_sensitivity(measured)
+    one, other = next(
+        (a, b) for a in found.layers for b in found.layers
+        if a.weights == b.weights and widths.get(a.name) == 4 and widths.get(b.name) == 8
+    )  # fmt: skip
+    swap = {one.name: other.values, other.name: one.values}
+    layers = tuple(layer.model_copy(update={"values": swap.get(layer.name, layer.values)}) for layer in found.layers)
+    swapped = planned_bits(replace(asked, sensitivity=found.model_copy(update={"layers": layers})), unet)
+    assert (swapped[one.name], swapped[other.name]) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("altered", "recipe", "message"),
+    [
+        ({"unet_sha256": "0" * 64}, {}, "another U-Net"),
+        ({"steps": 5}, {}, "steps 5, this job has 2"),
+        ({"scheduler": "PNDMScheduler"}, {}, "scheduler PNDMScheduler"),
+        ({"guidance": 1.5}, {}, "guidance 1.5"),
+        ({"search": "absmax"}, {}, "search absmax"),
+        ({}, {"mixed": BUDGET.model_copy(update={"ranking": "sqnr"})}, "estimator gradient, this job has sqnr"),
+        ({}, {"mixed": BUDGET.model_copy(update={"candidates": (2, 4, 8)})}, "no values at 2 bits"),
+        ({}, {"mixed": None}, "ranks no layers"),
+        ({"layers": 3}, {}, "has no layer"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(
+    measured: Path, tmp_path: Path, altered: dict[str, object], recipe: dict[str, object], message: str
+) -> None:
+    document = json.loads(measured.read_text())
+    if "layers" in altered:
+        altered = {"layers": document["layers"][:3]}
+    path = tmp_path / "altered.json"
+    path.write_text(json.dumps(document | altered))
+    with pytest.raises(S2PError, match=message) as caught:
+        sensitivity_for(job(**recipe), path)
+    assert "\n" not in str(caught.value)
