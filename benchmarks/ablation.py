@@ -4,9 +4,10 @@
 
 Every row is quantized once (``DIR/<row>``, seed 0) and drawn once for each seed set: picture k of seed set s shows held-out caption
 k mod 148 from seed ``1000 s + k``. Main rows have ``--seeds`` sets, the others one. A finished row is a file in ``DIR/figures``, so
-the command may be stopped and repeated, also with more rows; what was begun goes on where it was. All rows share one latent set
-for each number of steps. The serial and the parallel pipeline get as many iterations as take the time of the S2P row: the time of
-an iteration is measured side by side, in turns, in one process. The plot beside ``--out`` shows fidelity against CPU minutes.
+the command may be stopped and repeated, also with more rows; what was begun goes on where it was. All rows share one latent set and
+one measured sensitivity for each number of steps. The serial and the parallel pipeline get as many iterations as take the time of
+the S2P row: the time of an iteration is measured side by side, in turns, in one process. The plot beside ``--out`` shows fidelity
+against CPU minutes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from s2p_mobile.methods import QuantizationJob, run_method
 from s2p_mobile.models import open_model
 from s2p_mobile.plan import plan_for
 from s2p_mobile.recipes import Recipe
+from s2p_mobile.sensitivity import Sensitivity, measure, write_sensitivity
+from s2p_mobile.sensitivity.measure import TRAJECTORIES
+from s2p_mobile.sensitivity.reuse import sensitivity_for
 from s2p_mobile.training import STATE_NAME
 from s2p_mobile.training.log import LOG_NAME, read_log
 from s2p_runtime.files import atomic_file, atomic_folder
@@ -40,11 +44,14 @@ from s2p_runtime.progress import Silent
 
 BASE: dict[str, Any] = {
     "name": "w4a8-mixed",
-    "description": "4-bit weights, the 5% most sensitive layers at 8 bits, 8-bit activations",
+    "description": "2 to 8 bits a weight, layer by layer, 4.06 on average; 8-bit activations",
     "weights": {"bits": 4},
-    "mixed": {"top": "5%", "bits": 8, "ranking": "fisher"},
+    "mixed": {"average_bits": 4.06, "candidates": [2, 4, 6, 8], "ranking": "sqnr"},
     "training": {"batch": 8, "prompts": 512},
 }
+
+TOP: dict[str, Any] = {"mixed": {"top": "5%", "bits": 8, "ranking": "fisher"}}
+"""The paper's rule, of the same average width."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ class Row:
         return "".join(c if c.isalnum() else "-" for c in self.name)
 
     @property
+    def ranks(self) -> bool:
+        """Whether its layers' widths come from a budget."""
+        return "average_bits" in (_merged(BASE, self.changes).get("mixed") or {})
+
+    @property
     def pipeline(self) -> str:
         """s2p, serial or parallel."""
         return str(self.changes.get("training", {}).get("pipeline", "s2p"))
@@ -80,7 +92,7 @@ class Row:
 
 def _width(weights: int, activations: int) -> dict[str, Any]:
     changes: dict[str, Any] = {"weights": {"bits": weights}, "activations": {"bits": activations}}
-    return changes if weights < 8 else changes | {"mixed": None}
+    return changes | {"mixed": BASE["mixed"] | {"average_bits": weights + 0.06} if weights < 8 else None}
 
 
 def _training(**changes: Any) -> dict[str, Any]:
@@ -88,8 +100,11 @@ def _training(**changes: Any) -> dict[str, Any]:
 
 
 ROWS = [
-    Row("rtn one scale", "rtn", {"activations": {"per_step": False}}, main=True),
-    Row("rtn", "rtn", main=True),
+    Row("rtn one scale, 5% at 8 bits", "rtn", TOP | {"activations": {"per_step": False}}, main=True),
+    Row("rtn, 5% at 8 bits", "rtn", TOP, main=True),
+    Row("gptq, 5% at 8 bits", "gptq", TOP),
+    Row("s2p, 5% at 8 bits", "s2p", TOP),
+    Row("rtn", "rtn"),
     Row("gptq", "gptq"),
     Row("s2p", main=True),
     *(Row(f"s2p, {count} iterations", iterations=count) for count in (50, 1000)),
@@ -135,10 +150,24 @@ class Study:
         wanted = LatentJob(self.model, plan, prompts, self.model.guidance, 0)
         if row.method != "rtn":
             write_latents(wanted, latents, resume=True, progress=Silent())
-        return QuantizationJob(
+        job = QuantizationJob(
             self.model, plan, self.recipe(row, iterations), prompts, self.model.guidance,
             device="cpu", work=folder, resume=True, latents=latents,
         )  # fmt: skip
+        return replace(job, sensitivity=self.sensitivity(job)[0]) if row.ranks else job
+
+    def sensitivity(self, job: QuantizationJob) -> tuple[Sensitivity, float]:
+        """The layers' sensitivity under the job's plan by the base's estimator, measured once, and its CPU minutes."""
+        path = self.work / f"sensitivity-{job.plan.steps}.json"
+        minutes = path.with_suffix(".minutes")
+        if not path.exists():
+            rule, began = BASE["mixed"], time.process_time()
+            found = measure(
+                job.model, job.plan, job.prompts[:TRAJECTORIES], job.guidance, rule["ranking"], bits=rule["candidates"]
+            )
+            _write(minutes, (time.process_time() - began) / 60)
+            write_sensitivity(path, found)
+        return sensitivity_for(job, path), float(minutes.read_text("utf-8"))
 
     def seconds_per_iteration(self, pipeline: str) -> float:
         """Median over turns of six iterations of each pipeline."""
@@ -150,7 +179,7 @@ class Study:
                     with tempfile.TemporaryDirectory() as folder:
                         # How a training starts does not change how long an iteration takes.
                         quick = _training(start={"rounding": "nearest"}, loss={"calls": "uniform"})
-                        quick = _merged(row.changes, quick) | {"mixed": None}
+                        quick = _merged(row.changes, quick) | {"mixed": None}  # ranks no layers
                         run_method("s2p", self.job(replace(row, changes=quick), 6, Path(folder)))
                         # The first iteration fills caches.
                         samples[row.pipeline] += [line.seconds for line in read_log(Path(folder) / LOG_NAME)][1:]
@@ -174,8 +203,9 @@ class Study:
         unet = run_method(row.method, job)
         with atomic_folder(checkpoint) as folder:
             manifest = write_checkpoint(job, row.method, unet, folder)
+        ranking = self.sensitivity(job)[1] if row.ranks else 0.0
         facts = {
-            "minutes": (time.process_time() - began) / 60 if whole else None,
+            "minutes": (time.process_time() - began) / 60 + ranking if whole else None,
             "iterations": iterations if row.method == "s2p" else 0,
             "bits": manifest.average_weight_bits,
         }
@@ -211,10 +241,9 @@ class Study:
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+        # A mixed rule is one of several: its fields do not add up.
+        if key != "mixed" and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merged(merged[key], value)
-        elif value is None and key == "mixed":
-            merged.pop(key, None)
         else:
             merged[key] = value
     return merged
@@ -275,7 +304,7 @@ def plot(study: Study, rows: Sequence[Row], seeds: int, path: Path) -> None:
                 continue
             point = (minutes, statistics.mean(known))
             axis.plot(*point, "o", label=row.name)
-            if row.method in ("s2p", "gptq") and not row.changes:
+            if row.method in ("s2p", "gptq") and not row.changes:  # gptq is s2p's start
                 lengths.append(point)
         axis.plot([x for x, _ in sorted(lengths)], [y for _, y in sorted(lengths)], color="gray", zorder=0)
         axis.set(xlabel="CPU minutes of quantizing", ylabel=label, xscale="log")

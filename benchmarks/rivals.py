@@ -40,20 +40,26 @@ from s2p_runtime.files import atomic_file, atomic_folder
 from s2p_runtime.progress import Silent
 
 SETTINGS: Mapping[str, tuple[int, int]] = {"W8A8": (8, 8), "W4A8": (4, 8), "W3A8": (3, 8), "W4A6": (4, 6)}
-"""Weight and activation bits; below 8 weight bits the 5% most sensitive layers have 8."""
+"""Weight and activation bits; below 8 weight bits the 5% most sensitive layers have 8, or :data:`BUDGET` applies."""
+
+BUDGET = {"candidates": [2, 4, 6, 8], "ranking": "sqnr"}
+"""How widths are shared out in the rows that choose every layer's: of the same average as with 5% of the layers at 8 bits."""
 
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "rtn": ("rtn", {}),
     "gptq": ("gptq", {}),
     "ptq4dm": ("ptq4dm", {}),
     "q-diffusion": ("q-diffusion", {}),
+    "q-diffusion, widths of s2p": ("q-diffusion", {"budget": True}),
     "pcr": ("pcr", {"relaxing": True}),
     "pcr without relaxing": ("pcr", {"relaxing": False}),
     "palettes, float activations": ("palettize", {}),
-    "6-bit palettes, float activations": ("palettize", {"palettes": {"average_bits": 6}}),
-    "s2p": ("s2p", {}),
+    "6-bit palettes in all layers, float activations": ("palettize", {"palettes": {"candidates": [6], "average_bits": 6}}),
+    "6-bit palettes on average, float activations": ("palettize", {"palettes": {"average_bits": 6}}),
+    "s2p, 5% at 8 bits": ("s2p", {}),
+    "s2p": ("s2p", {"budget": True}),
 }
-"""Row name -> method, and what its recipe says about rivals."""
+"""Row name -> method, and what its recipe says about rivals; ``budget``: widths by :data:`BUDGET`."""
 
 COLUMNS = {
     "fid_to_fp": "FID-to-FP",
@@ -108,16 +114,19 @@ ROWS = TypeAdapter(list[Row])
 def recipe_of(method: str, setting: str, budget: Budget) -> Recipe:
     """The recipe of a row."""
     weights, activations = SETTINGS[setting]
+    rivals = dict(METHODS[method][1])
+    budget_rule = rivals.pop("budget", False)
     document: dict[str, Any] = {
         "name": f"{setting} {method}",
         "description": "row of the comparison",
         "weights": {"bits": weights},
         "activations": {"bits": activations},
         "training": {"iterations": budget.iterations, "batch": 8},
-        "rivals": {"factor": budget.factor, "samples": budget.samples, **METHODS[method][1]},
+        "rivals": {"factor": budget.factor, "samples": budget.samples, **rivals},
     }
     if weights < 8:
-        document["mixed"] = {"top": "5%", "bits": 8, "ranking": "fisher"}
+        top = {"top": "5%", "bits": 8, "ranking": "fisher"}
+        document["mixed"] = BUDGET | {"average_bits": weights + 0.06} if budget_rule else top
     return Recipe.model_validate(document)
 
 

@@ -69,6 +69,7 @@ def test_unet_that_cannot_be_built_is_named(fails: Fails, model: Path) -> None:
     ("arguments", "listed"),
     [
         (("quantize", "--out", "ck", "--recipe", "w1a1"), "w4a8-mixed"),
+        (("quantize", "--out", "ck", "--sensitivity", "none.json"), "none.json"),
         (("quantize", "--out", "ck", "--scheduler", "magic"), "dpm++2m"),
         (("quantize", "--out", "ck", "--method", "magic"), "rtn"),
         (("convert", "--target", "tflite"), "coreml"),

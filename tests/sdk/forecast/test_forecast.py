@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from s2p_mobile.forecast.disk import latent_set_bytes, safetensors_bytes
 from s2p_mobile.jobs import make_job
 from s2p_mobile.latents import LatentJob, write_latents
 from s2p_mobile.models import open_model
+from s2p_mobile.preparation.starting_point import planned_bits
 from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.recipes import Recipe, load_recipe
+from s2p_mobile.recipes import CalibrationRule, MixedRule, Recipe, load_recipe
+from s2p_mobile.sensitivity import measure
 from s2p_mobile.training import StudentSpec
 from s2p_mobile.training.student import build_student
+from s2p_mobile.trajectory import float_unet
 from s2p_runtime.progress import Silent
 
 SETTINGS: dict[str, Any] = {
@@ -155,11 +159,27 @@ def test_time_grows_with_the_work(plain: Forecast) -> None:
 def test_layers_by_width_add_up(plain: Forecast) -> None:
     job = make_job(None, **SETTINGS)
     assert sum(plain.layers.values()) == len(layer_specs(job.model.structure))
-    assert plain.bits_note is not None and "fisher" in plain.bits_note
+    assert plain.bits_note is not None and "sqnr" in plain.bits_note
     uniform = Recipe.model_validate({**load_recipe("w4a8-mixed").model_dump(mode="json"), "mixed": None})
     flat = make_forecast(QuantizationJob(job.model, job.plan, uniform, job.prompts, job.guidance, device="cpu"), "rtn")
     assert flat.weights is not None and flat.bits_note is None
     assert open_model(None).unet_fp32_bytes == 4 * flat.parameters["unet"]
+
+
+@pytest.mark.usefixtures("no_probe")
+def test_ranking_takes_the_counted_samples() -> None:
+    job = make_job(None, **SETTINGS)
+    # The middle of the network only: the count is a formula in the number of layers.
+    rule = MixedRule.model_validate({"average_bits": 5, "ranking": "sqnr"})
+    update = {"mixed": rule, "keep": ("conv_*", "down_blocks.*", "up_blocks.*"), "calibration": CalibrationRule(prompts=2)}
+    job = replace(job, recipe=job.recipe.model_copy(update=update))
+    forecast = make_forecast(job, "s2p")
+    unet, seen = float_unet(job.model, job.plan), []
+    unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[0]))
+    planned_bits(job, unet)
+    assert forecast.flops["ranking"] == sum(seen) * forecast.unet_flops
+    measured = measure(job.model, job.plan, job.prompts[:2], job.guidance, "sqnr", bits=(4, 8), count=1)
+    assert "ranking" not in make_forecast(replace(job, sensitivity=measured), "s2p").flops
 
 
 @pytest.mark.parametrize("place", [["--out", "ck"], []])

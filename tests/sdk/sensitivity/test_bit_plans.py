@@ -79,7 +79,8 @@ def test_widths_that_must_be_measured() -> None:
     assert ranking_bits(recipe(top=0.05)) == (4,)
     assert ranking_bits(recipe(average_bits=4.5, candidates=(8, 3, 4, 3))) == (3, 4, 8)
     assert ranking_bits(load_recipe("w4a8")) == ()
-    assert ranking_bits(load_recipe("w4a8-mixed")) == (4,)
+    assert ranking_bits(load_recipe("w4a8-top5")) == (4,)
+    assert ranking_bits(load_recipe("w4a8-mixed")) == (2, 4, 6, 8)
 
 
 @pytest.mark.parametrize(
