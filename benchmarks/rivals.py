@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from result_tables import markdown_table, mean_and_spread
 from s2p_converters.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.grids import general_size_bytes
 from s2p_mobile.checkpointing import write_checkpoint
@@ -187,15 +188,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         scratch.write_bytes(ROWS.dump_json(list(rows), indent=1) + b"\n")
 
 
-def mean_and_spread(values: Sequence[float | None], digits: int) -> str:
-    """Mean, and the standard deviation when there are several."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.{digits}f}{spread}"
-
-
 def groups_of(rows: Sequence[Row]) -> dict[tuple[str, int, str], list[Row]]:
     """(setting, steps, method) -> its rows of all seeds, in the order of the tables above."""
     order = sorted(rows, key=lambda r: (list(SETTINGS).index(r.setting), r.steps, list(METHODS).index(r.method), r.seed))
@@ -219,15 +211,15 @@ def table(rows: Sequence[Row]) -> str:
         "minutes",
         "CPU minutes",
     ]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines = []
     for (setting, steps, method), group in groups_of(rows).items():
         cells = [setting, str(steps), method]
         cells += [mean_and_spread([row.metrics[name] for row in group], DIGITS.get(name, 1)) for name in COLUMNS]
         cells += [str(group[0].budget.count), str(len(group)), f"{statistics.mean(row.bits for row in group):.2f}"]
         cells.append(f"{statistics.mean(row.size_bytes for row in group) / 1e6:.2f}")
         cells += [mean_and_spread([getattr(row, name) for row in group], 1) for name in ("minutes", "cpu_minutes")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(heads, lines)
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -309,11 +301,11 @@ def main() -> None:
         for method in options.methods
     ]
     for key in wanted:
-        rows = read_rows(path)
-        if any((row.method, row.setting, row.steps, row.seed) == key and budget.allows(row) for row in rows):
+        if any((row.method, row.setting, row.steps, row.seed) == key and budget.allows(row) for row in read_rows(path)):
             continue
         row = make_row(options.work, model, *key, budget)
-        write_rows(path, [*rows, row])
+        # Read anew: another process may have added rows meanwhile.
+        write_rows(path, [*read_rows(path), row])
         print(table([row]).splitlines()[-1], flush=True)
     rows = [row for row in read_rows(path) if budget.allows(row)]
     print(table(rows))
