@@ -1,6 +1,7 @@
 """What each part of S2P is worth on the demo model: one table, a row for each recipe.
 
-    python benchmarks/ablation.py --work DIR [--iterations 300] [--count 256] [--rows TEXT ...] [--out docs/results-ablation.md]
+    python benchmarks/ablation.py --work DIR [--base w4a8-mixed] [--iterations 300] [--count 256] [--rows TEXT ...]
+                                 [--out docs/results-ablation.md]
 
 Every row is quantized once (``DIR/<row>``, seed 0) and drawn once for each seed set: picture k of seed set s shows held-out caption
 k mod 148 from seed ``1000 s + k``. Main rows have ``--seeds`` sets, the others one. A finished row is a file in ``DIR/figures``, so
@@ -19,13 +20,14 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ablation_rows import BASES, BUDGET, PROMPTS, Row, merged, rows_of, training
 from result_tables import markdown_table, mean_and_spread
 from s2p_mobile.checkpointing import write_checkpoint
 from s2p_mobile.demo import calibration_captions, held_out_captions
@@ -43,110 +45,24 @@ from s2p_mobile.training.log import LOG_NAME, read_log
 from s2p_runtime.files import atomic_file, atomic_folder
 from s2p_runtime.progress import Silent
 
-BASE: dict[str, Any] = {
-    "name": "w4a8-mixed",
-    "description": "2 to 8 bits a weight, layer by layer, 4.06 on average; 8-bit activations",
-    "weights": {"bits": 4},
-    "mixed": {"average_bits": 4.06, "candidates": [2, 4, 6, 8], "ranking": "sqnr"},
-    "training": {"batch": 8, "prompts": 512},
-}
-
-TOP: dict[str, Any] = {"mixed": {"top": "5%", "bits": 8, "ranking": "fisher"}}
-"""The paper's rule, of the same average width."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        name: also the folder's name, with blanks as hyphens.
-        method: quantization method.
-        changes: nested fields of the recipe that differ from ``BASE``; a None removes the field.
-        steps: of the sampler.
-        main: drawn with every seed set.
-        iterations: of the training; None: those of the command line.
-    """
-
-    name: str
-    method: str = "s2p"
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 25
-    main: bool = False
-    iterations: int | None = None
-
-    @property
-    def slug(self) -> str:
-        """File name."""
-        return "".join(c if c.isalnum() else "-" for c in self.name)
-
-    @property
-    def ranks(self) -> bool:
-        """Whether its layers' widths come from a budget."""
-        return "average_bits" in (_merged(BASE, self.changes).get("mixed") or {})
-
-    @property
-    def pipeline(self) -> str:
-        """s2p, serial or parallel."""
-        return str(self.changes.get("training", {}).get("pipeline", "s2p"))
-
-
-def _width(weights: int, activations: int) -> dict[str, Any]:
-    changes: dict[str, Any] = {"weights": {"bits": weights}, "activations": {"bits": activations}}
-    return changes | {"mixed": BASE["mixed"] | {"average_bits": weights + 0.06} if weights < 8 else None}
-
-
-def _training(**changes: Any) -> dict[str, Any]:
-    return {"training": changes}
-
-
-ROWS = [
-    Row("rtn one scale, 5% at 8 bits", "rtn", TOP | {"activations": {"per_step": False}}, main=True),
-    Row("rtn, 5% at 8 bits", "rtn", TOP, main=True),
-    Row("gptq, 5% at 8 bits", "gptq", TOP),
-    Row("s2p, 5% at 8 bits", "s2p", TOP),
-    Row("rtn", "rtn"),
-    Row("gptq", "gptq"),
-    Row("s2p", main=True),
-    *(Row(f"s2p, {count} iterations", iterations=count) for count in (50, 1000)),
-    Row("s2p without scales per step", changes={"activations": {"per_step": False}}),
-    Row("s2p with quantized time path", changes={"time": "quantized"}),
-    Row("s2p without mixed precision", changes={"mixed": None}),
-    Row("s2p without distillation", changes=_training(distillation={"weight": 0.0})),
-    Row("s2p without freezing", changes=_training(freezing=None)),
-    Row("serial, equal time", changes=_training(pipeline="serial")),
-    Row("parallel, equal time", changes=_training(pipeline="parallel")),
-    *(
-        Row(f"{method} W{weights}A{activations}", method, _width(weights, activations))
-        for weights, activations in ((8, 8), (4, 6), (3, 8), (4, 4))
-        for method in ("rtn", "s2p")
-    ),
-    *(Row(f"{method} {steps} steps", method, steps=steps) for steps in (10, 30) for method in ("rtn", "s2p")),
-    Row("s2p from nearest rounding", changes=_training(start={"rounding": "nearest"})),
-    Row("s2p without call weights", changes=_training(loss={"calls": "uniform"})),
-    Row("s2p without guided error", changes=_training(loss={"guided": 0.0})),
-    Row("s2p with fixed time tables and norms", changes=_training(learning_rates={"time_tables": 0.0, "norms": 0.0})),
-]
-
 
 class Study:
     """The rows' jobs, checkpoints and figures in one folder."""
 
-    def __init__(self, work: Path, iterations: int, count: int) -> None:
-        self.work, self.iterations, self.count = work, iterations, count
+    def __init__(self, work: Path, base: str, iterations: int, count: int) -> None:
+        self.work, self.base, self.iterations, self.count = work, base, iterations, count
+        self.rows = rows_of(base)
         self.model = open_model(None)
         self._pace: dict[str, float] = {}
 
     def recipe(self, row: Row, iterations: int) -> Recipe:
         """The row's recipe with a training of ``iterations``."""
-        document = _merged(BASE, row.changes) | {"name": row.name}
-        document["training"] = document["training"] | {"iterations": iterations}
-        return Recipe.model_validate(document)
+        return Recipe.model_validate(merged(row.document, training(iterations=iterations)))
 
     def job(self, row: Row, iterations: int, folder: Path | None) -> QuantizationJob:
         """The row's job on the shared latent set."""
         plan = plan_for(self.model.folder / "scheduler", None, row.steps)
-        prompts = tuple(calibration_captions()[: BASE["training"]["prompts"]])
+        prompts = tuple(calibration_captions()[:PROMPTS])
         latents = self.work / f"latents-{row.steps}"
         wanted = LatentJob(self.model, plan, prompts, self.model.guidance, 0)
         if row.method != "rtn":
@@ -155,14 +71,14 @@ class Study:
             self.model, plan, self.recipe(row, iterations), prompts, self.model.guidance,
             device="cpu", work=folder, resume=True, latents=latents,
         )  # fmt: skip
-        return replace(job, sensitivity=self.sensitivity(job)[0]) if row.ranks else job
+        return replace(job, sensitivity=self.sensitivity(job)[0]) if row.ranking else job
 
     def sensitivity(self, job: QuantizationJob) -> tuple[Sensitivity, float]:
-        """The layers' sensitivity under the job's plan by the base's estimator, measured once, and its CPU minutes."""
+        """The layers' sensitivity under the job's plan, measured once, and its CPU minutes."""
         path = self.work / f"sensitivity-{job.plan.steps}.json"
         minutes = path.with_suffix(".minutes")
         if not path.exists():
-            rule, began = BASE["mixed"], time.process_time()
+            rule, began = BUDGET["mixed"], time.process_time()
             found = measure(
                 job.model, job.plan, job.prompts[:TRAJECTORIES], job.guidance, rule["ranking"], bits=rule["candidates"]
             )
@@ -173,14 +89,14 @@ class Study:
     def seconds_per_iteration(self, pipeline: str) -> float:
         """Median over turns of six iterations of each pipeline."""
         if not self._pace:
-            rows = [row for row in ROWS if row.name in ("s2p", "serial, equal time", "parallel, equal time")]
+            rows = [row for row in self.rows if row.name in ("s2p", "serial, equal time", "parallel, equal time")]
             samples: dict[str, list[float]] = {row.pipeline: [] for row in rows}
             for _ in range(3):
                 for row in rows:
                     with tempfile.TemporaryDirectory() as folder:
                         # How a training starts does not change how long an iteration takes.
-                        quick = _training(start={"rounding": "nearest"}, loss={"calls": "uniform"})
-                        quick = _merged(row.changes, quick) | {"mixed": None}  # ranks no layers
+                        quick = training(start={"rounding": "nearest"}, loss={"calls": "uniform"})
+                        quick = merged(row.changes, quick) | {"mixed": None}  # ranks no layers
                         run_method("s2p", self.job(replace(row, changes=quick), 6, Path(folder)))
                         # The first iteration fills caches.
                         samples[row.pipeline] += [line.seconds for line in read_log(Path(folder) / LOG_NAME)][1:]
@@ -196,15 +112,15 @@ class Study:
         if row.pipeline != "s2p":
             ratio = self.seconds_per_iteration("s2p") / self.seconds_per_iteration(row.pipeline)
             iterations = max(1, round(iterations * ratio))
-        training = self.work / f"{row.slug}.training" if row.method == "s2p" else None
-        job = self.job(row, iterations, training)
+        place = self.work / f"{row.slug}.training" if row.method == "s2p" else None
+        job = self.job(row, iterations, place)
         # Time spent before an interruption is not known.
-        whole = training is None or not (training / STATE_NAME).exists()
+        whole = place is None or not (place / STATE_NAME).exists()
         began = time.process_time()
         unet = run_method(row.method, job)
         with atomic_folder(checkpoint) as folder:
             manifest = write_checkpoint(job, row.method, unet, folder)
-        ranking = self.sensitivity(job)[1] if row.ranks else 0.0
+        ranking = self.sensitivity(job)[1] if row.ranking else 0.0
         facts = {
             "minutes": (time.process_time() - began) / 60 + ranking if whole else None,
             "iterations": iterations if row.method == "s2p" else 0,
@@ -237,17 +153,6 @@ class Study:
         """What is there of a row."""
         paths = [self.figures(row, f"{self.count}.{k}") for k in range(seeds)]
         return [EvaluationResult.model_validate_json(path.read_text("utf-8")) for path in paths if path.exists()]
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        # A mixed rule is one of several: its fields do not add up.
-        if key != "mixed" and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merged(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def _write(path: Path, document: object) -> None:
@@ -321,8 +226,8 @@ def page(study: Study, rows: Sequence[Row], seeds: int, command: str, picture: s
 quantizing, without the shared latent set. Machine: {platform.machine()}, {os.cpu_count()} cores, one thread. FID of so few
 pictures is biased upwards alike in every row: compare rows, not papers.
 
-The recipe is `w4a8-mixed` (widths by layer within an average) with fewer iterations; `5% at 8 bits` is the paper's rule of the same
-average, `gptq` is what S2P's training starts from.
+Rows change `{study.base}`, with fewer iterations. `w4a8-mixed` shares an average width among all layers; `5% at 8 bits` is the
+paper's rule of the same average (`w4a8-top5`); `gptq` is what S2P's training starts from.
 
 {table(study, rows, seeds)}
 
@@ -336,6 +241,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures and figures")
+    parser.add_argument(
+        "--base", choices=BASES, default="w4a8-mixed", help="recipe that rows change; a folder of its own for each"
+    )
     parser.add_argument("--iterations", type=int, default=300, help="of every training but serial and parallel")
     parser.add_argument("--count", type=int, default=256, help="pictures a seed set")
     parser.add_argument("--seeds", type=int, default=3, help="seed sets of the main rows")
@@ -344,22 +252,22 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
-    study = Study(options.work, options.iterations, options.count)
-    rows = [row for row in ROWS if options.rows is None or row.name in options.rows]
+    study = Study(options.work, options.base, options.iterations, options.count)
+    rows = [row for row in study.rows if options.rows is None or row.name in options.rows]
     for row in [*(replace(row, main=False) for row in rows), *(row for row in rows if row.main)]:
         for seed_set in range(options.seeds if row.main else 1):
             study.measure(row, seed_set)
         print(row.name, *table(study, [row], options.seeds).splitlines()[2:], flush=True)
     if options.out is None:
-        print(table(study, ROWS, options.seeds))
+        print(table(study, study.rows, options.seeds))
         return
     command = (
-        f"python benchmarks/ablation.py --work DIR --iterations {options.iterations} --count {options.count} "
+        f"python benchmarks/ablation.py --work DIR --base {options.base} --iterations {options.iterations} --count {options.count} "
         f"--seeds {options.seeds} --out {options.out}"
     )
     picture = options.out.with_suffix(".png")
-    plot(study, ROWS, options.seeds, picture)
-    options.out.write_text(page(study, ROWS, options.seeds, command, picture.name), "utf-8")
+    plot(study, study.rows, options.seeds, picture)
+    options.out.write_text(page(study, study.rows, options.seeds, command, picture.name), "utf-8")
 
 
 if __name__ == "__main__":
