@@ -8,7 +8,7 @@ A row is one method at one setting, number of steps and seed: quantized with tha
 ``DIR/rows.json``, so the command may be stopped and repeated, also with other options; the table holds all rows of the same
 count and prompts and, where the method depends on them, iterations, factor and samples. Rivals' published iteration counts are
 divided by ``--factor``; S2P makes ``--iterations`` steps. All methods of a seed share one set of FP trajectories, whose time is
-not in their minutes. The plot beside ``--out`` shows FID-to-FP against minutes.
+not in their minutes. The plot beside ``--out`` shows FID-to-FP against CPU minutes.
 """
 
 from __future__ import annotations
@@ -223,12 +223,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """FID-to-FP against minutes: one panel for each setting and number of steps."""
+    """FID-to-FP against CPU minutes: one panel for each setting and number of steps, a method in one colour everywhere."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+    colours = dict(zip(METHODS, matplotlib.color_sequences["tab20"], strict=False))
     panels: dict[tuple[str, int], dict[str, list[Row]]] = {}
     for (setting, steps, method), group in groups_of(rows).items():
         panels.setdefault((setting, steps), {})[method] = group
@@ -238,8 +240,13 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             values = [row.metrics["fid_to_fp"] for row in group]
             known = [value for value in values if value is not None]
             if known:
-                axis.scatter(statistics.mean(row.minutes for row in group), statistics.mean(known), label=method)
-        axis.set(title=f"{setting}, {steps} steps", xlabel="minutes", ylabel="FID-to-FP", xscale="symlog", yscale="log")
+                minutes = statistics.mean(row.cpu_minutes for row in group)
+                axis.scatter(minutes, statistics.mean(known), label=method, color=colours[method])
+        axis.set(title=f"{setting}, {steps} steps", xlabel="CPU minutes", ylabel="FID-to-FP", xscale="log", yscale="log")
+        for direction in (axis.xaxis, axis.yaxis):
+            direction.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            direction.set_major_formatter(ScalarFormatter())
+            direction.set_minor_formatter(NullFormatter())
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
@@ -263,7 +270,7 @@ upwards alike in every row: compare rows, not papers.
 
 {table(rows)}
 
-![FID-to-FP against minutes]({picture})
+![FID-to-FP against CPU minutes]({picture})
 """
 
 
