@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 extra="${1:-}"
 
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+. scripts/packages.sh
 
 find_python() {
   for name in python3.11 python3.12 python3; do
@@ -21,8 +21,7 @@ if [ -z "$python" ]; then
     echo "error: Python 3.11 or 3.12 with venv is needed; install it and run this again" >&2
     exit 2
   fi
-  as_root apt-get update -qq >/dev/null
-  as_root apt-get install -y -qq python3 python3-venv >/dev/null
+  need python3 python3-venv
   python="$(find_python)"
   [ -n "$python" ] || { echo "error: this system has no Python 3.11 or 3.12; install one and run this again" >&2; exit 2; }
 fi

@@ -2,13 +2,23 @@
 # Sets up whatever is missing and runs every check: style, types, Python, Swift and C++ tests. Usage: scripts/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/packages.sh
+
+# The C++ harness needs no Python: it is built while packages are fetched and types are checked on one core.
+cpp_log="$(mktemp)"
+set -m  # a process group of its own, so that its compilers end with it
+android_harness/scripts/test.sh >"$cpp_log" 2>&1 &
+cpp=$!
+set +m
+trap 'kill -- "-$cpp" 2>/dev/null || true; rm -f "$cpp_log"' EXIT
+
 scripts/setup.sh dev
 # One thread a process: several in each would wait for each other in busy loops. nproc reads the variable, so it is asked before.
 jobs="$(nproc)"
 export S2P_JOBS="$jobs" OMP_NUM_THREADS=1
 
 if command -v apt-get >/dev/null && ! fc-list 2>/dev/null | grep -q NotoColorEmoji && [ "$(id -u)" = 0 ]; then
-  apt-get update -qq >/dev/null && apt-get install -y -qq fontconfig fonts-noto-color-emoji >/dev/null
+  need fontconfig fonts-noto-color-emoji
 fi
 
 .venv/bin/ruff check .
@@ -19,6 +29,7 @@ if command -v swift >/dev/null; then
   echo "Swift tests"
   (cd ios_harness && swift test --quiet)
 fi
-android_harness/scripts/test.sh
+wait "$cpp" || { cat "$cpp_log" >&2; exit 1; }
+cat "$cpp_log"
 
 .venv/bin/python -m pytest -n "$jobs" --dist loadfile

@@ -3,7 +3,7 @@
 set -eu
 python=${1:-python3}
 cd "$(dirname "$0")/.."
-. scripts/packages.sh
+. ../scripts/packages.sh
 need cmake make g++ nlohmann-json3-dev
 
 quietly cmake --preset wheel -DPython3_EXECUTABLE="$python" -DCMAKE_CXX_FLAGS_RELEASE=-O2

@@ -5,7 +5,7 @@
 # Usage: test.sh [sanitize] [aarch64] [native]
 set -eu
 cd "$(dirname "$0")/.."
-. scripts/packages.sh
+. ../scripts/packages.sh
 need cmake make g++ nlohmann-json3-dev googletest
 
 # Leaks, overflows and the like end the tests with a status that is not 0.

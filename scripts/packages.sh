@@ -1,6 +1,6 @@
 # Sourced by the other scripts: installs Debian packages that are missing, when it may.
 
-# need PACKAGE...
+# need PACKAGE...: one at a time, since apt-get gives up when another runs.
 need() {
   missing=""
   for package in "$@"; do
@@ -16,7 +16,8 @@ need() {
     exit 2
   fi
   log=$(mktemp)
-  if ! { $become apt-get update -qq && $become env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+  if ! $become flock /var/lib/dpkg sh -c "apt-get update -qq &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing" >"$log" 2>&1; then
     cat "$log" >&2
     exit 2
   fi
