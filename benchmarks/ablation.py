@@ -192,6 +192,7 @@ def plot(study: Study, rows: Sequence[Row], seeds: int, path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
     shown = [row for row in rows if row.steps == 25 and "weights" not in row.changes]
+    colours = dict(zip((row.name for row in shown), matplotlib.color_sequences["tab20"], strict=False))
     for axis, metric, label in zip(axes, ("psnr", "fid_to_fp"), ("PSNR, median (dB)", "FID-to-FP"), strict=True):
         lengths: list[tuple[float, float]] = []
         for row in shown:
@@ -201,7 +202,7 @@ def plot(study: Study, rows: Sequence[Row], seeds: int, path: Path) -> None:
             if minutes is None:
                 continue
             point = (minutes, statistics.mean(known))
-            axis.plot(*point, "o", label=row.name)
+            axis.plot(*point, "o", label=row.name, color=colours[row.name])
             if row.method in ("s2p", "gptq") and not row.changes:  # gptq is s2p's start
                 lengths.append(point)
         axis.plot([x for x, _ in sorted(lengths)], [y for _, y in sorted(lengths)], color="gray", zorder=0)
