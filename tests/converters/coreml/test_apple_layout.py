@@ -123,10 +123,12 @@ def step_feeds(checkpoint: Checkpoint, call: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("settings", [{}, {"minimum_os": "iOS16"}], ids=str)
 def test_a_timestep_gives_what_its_call_gives_bit_for_bit(
-    checkpoint: Checkpoint, converted: Callable[..., Path], settings: dict[str, str]
+    checkpoint: Checkpoint, bundles: dict[str, Bundle], converted: Callable[..., Path], settings: dict[str, str]
 ) -> None:
-    by_step = load_program(converted(**settings))
-    by_time = load_program(converted(layout="apple", **settings))
+    by_step, by_time = (
+        load_program(converted(layout=layout, **settings) if settings else bundles[layout].component("unet")[1])
+        for layout in ("s2p", "apple")
+    )
     timesteps = checkpoint.manifest.plan.timesteps
     outputs = [by_step.run(step_feeds(checkpoint, call))["noise_pred"] for call in range(len(timesteps))]
     assert not np.array_equal(outputs[0], outputs[1])
@@ -177,13 +179,13 @@ def with_plan(checkpoint: Checkpoint, plan: SamplingPlan) -> Checkpoint:
 
 
 def test_calls_at_one_timestep_share_the_first_of_them(
-    checkpoint: Checkpoint, small_model: Model, converted: Callable[..., Path], tmp_path: Path
+    checkpoint: Checkpoint, small_model: Model, bundles: dict[str, Bundle], tmp_path: Path
 ) -> None:
     """PNDM passes its second timestep twice, and nothing tells the program which call is meant."""
     plan = plan_for(small_model.folder / "scheduler", "pndm", 2)
     repeated = with_plan(checkpoint, plan)
     assert plan.timesteps[1] == plan.timesteps[2] and len(plan.calls) == len(checkpoint.manifest.plan.calls)
-    by_step = load_program(converted())  # A plan does not enter the program that takes the step.
+    by_step = load_program(bundles["s2p"].component("unet")[1])  # a plan does not enter the program that takes the step
     by_time = load_program(tmp_path / convert_unet(repeated, CoreMLOptions(layout="apple"), tmp_path).component.path)
     for timestep, call in ((plan.timesteps[0], 0), (plan.timesteps[1], 1)):
         expected = by_step.run(step_feeds(checkpoint, call))["noise_pred"]

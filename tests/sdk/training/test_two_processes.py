@@ -66,47 +66,65 @@ def test_other_launches_are_refused(variable: str, name: str, monkeypatch: pytes
         join_workers("cpu")
 
 
-@pytest.mark.parametrize(("pipeline", "shards"), [("s2p", False), ("s2p", True), ("serial", False)])
-def test_same_latents_and_same_loss(
-    make_job: Callable[..., QuantizationJob], tmp_path: Path, pipeline: str, shards: bool
-) -> None:
-    job = make_job({"pipeline": pipeline, "shard_optimizer": shards})
-    prompts = [
-        f"a {thing} on a red background" for thing in ("cat", "fox", "rose", "snail", "panda", "bus", "key", "sun", "bee")
-    ]
-    (tmp_path / "script.py").write_text(SCRIPT)
-    launch = [*LAUNCH, "--main_process_port", "0"]
-    results = {}
-    for count, command in ((1, [sys.executable]), (2, launch)):
-        work = tmp_path / str(count)
+PROMPTS = [f"a {thing} on a red background" for thing in ("cat", "fox", "rose", "snail", "panda", "bus", "key", "sun", "bee")]
+
+
+class Training:
+    """A training in one or two processes.
+
+    Attributes:
+        latents: SHA-256 of each file of the latent set.
+        losses: of every iteration.
+        state: file of the trainer's state.
+    """
+
+    def __init__(self, folder: Path, job: QuantizationJob, count: int) -> None:
+        folder.mkdir(exist_ok=True)
+        work, script, settings = folder / "work", folder / "script.py", folder / "options.json"
         options = {
             "model": str(job.model.folder),
             "recipe": job.recipe.model_dump(mode="json"),
             "work": str(work),
-            "prompts": prompts,
+            "prompts": PROMPTS,
         }
-        (tmp_path / "options.json").write_text(json.dumps(options))
+        script.write_text(SCRIPT)
+        settings.write_text(json.dumps(options))
+        command = [sys.executable] if count == 1 else [*LAUNCH, "--main_process_port", "0"]
         run = subprocess.run(
-            [*command, str(tmp_path / "script.py"), str(tmp_path / "options.json")],
-            capture_output=True, check=False, text=True, env=ENVIRONMENT, cwd=tmp_path,
-        )  # fmt: skip
+            [*command, str(script), str(settings)], capture_output=True, check=False, text=True, env=ENVIRONMENT, cwd=folder
+        )
         assert run.returncode == 0, run.stderr
         reports = [json.loads(report) for report in re.findall(r'\{"rank".*?\}', run.stdout)]  # two writers, one stream
         assert sorted(report["rank"] for report in reports) == list(range(count))
         assert {report["count"] for report in reports} == {count}
         assert len({report["integers"] for report in reports}) == 1
-        files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (work / "latents").iterdir()}
-        losses = [json.loads(line)["loss"] for line in (work / "training.jsonl").read_text().splitlines()]
-        results[count] = (files, losses)
-    assert results[1][0] == results[2][0]
-    assert len(results[1][1]) == 6
+        self.latents = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (work / "latents").iterdir()}
+        self.losses = [json.loads(line)["loss"] for line in (work / "training.jsonl").read_text().splitlines()]
+        self.state = work / STATE_NAME
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Training]:
+    """Pipeline -> its training in one process, once it was made: nothing is shared out there."""
+    return {}
+
+
+@pytest.mark.parametrize(("pipeline", "shards"), [("s2p", False), ("s2p", True), ("serial", False)])
+def test_same_latents_and_same_loss(
+    make_job: Callable[..., QuantizationJob], alone: dict[str, Training], tmp_path: Path, pipeline: str, shards: bool
+) -> None:
+    if pipeline not in alone:
+        alone[pipeline] = Training(tmp_path / "1", make_job({"pipeline": pipeline}), 1)
+    one, two = alone[pipeline], Training(tmp_path / "2", make_job({"pipeline": pipeline, "shard_optimizer": shards}), 2)
+    assert one.latents == two.latents
+    assert len(one.losses) == 6
     # The first loss is a mean of the same samples, summed in two halves. Later ones follow steps of Adam, which divides each
     # gradient by its own size and so enlarges last-place differences of the tiny ones.
-    assert results[2][1][0] == pytest.approx(results[1][1][0], rel=1e-5)
-    assert results[2][1] == pytest.approx(results[1][1], rel=1e-3)
+    assert two.losses[0] == pytest.approx(one.losses[0], rel=1e-5)
+    assert two.losses == pytest.approx(one.losses, rel=1e-3)
     if pipeline == "serial":  # keeps the state of the beginning: its losses are out of the ordinary
         return
-    states = [load_file(tmp_path / str(count) / STATE_NAME) for count in (1, 2)]
+    states = [load_file(training.state) for training in (one, two)]
     # Gathered from the processes: the same tensors of the same shapes, so that any number of processes can go on.
     assert {name: value.shape for name, value in states[0].items()} == {name: value.shape for name, value in states[1].items()}
     for part in ("adam", "average"):
