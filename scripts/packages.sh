@@ -9,7 +9,7 @@ need() {
   [ -z "$missing" ] && return 0
   if [ "$(id -u)" = 0 ]; then
     become=""
-  elif sudo -n true 2>/dev/null; then
+  elif sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; }; then  # asks for a password only where somebody can give it
     become="sudo"
   else
     echo "error: missing packages:$missing; install them with apt-get install$missing" >&2

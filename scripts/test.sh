@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # The C++ harness needs no Python: it is built while packages are fetched and types are checked on one core.
 cpp_log="$(mktemp)"
 set -m  # a process group of its own, so that its compilers end with it
-android_harness/scripts/test.sh >"$cpp_log" 2>&1 &
+android_harness/scripts/test.sh </dev/null >"$cpp_log" 2>&1 &
 cpp=$!
 set +m
 trap 'kill -- "-$cpp" 2>/dev/null || true; rm -f "$cpp_log"' EXIT
@@ -17,7 +17,7 @@ scripts/setup.sh dev
 jobs="$(nproc)"
 export S2P_JOBS="$jobs" OMP_NUM_THREADS=1
 
-if command -v apt-get >/dev/null && ! fc-list 2>/dev/null | grep -q NotoColorEmoji && [ "$(id -u)" = 0 ]; then
+if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   need fontconfig fonts-noto-color-emoji
 fi
 
@@ -31,5 +31,7 @@ if command -v swift >/dev/null; then
 fi
 wait "$cpp" || { cat "$cpp_log" >&2; exit 1; }
 cat "$cpp_log"
+rm -f "$cpp_log"
+trap - EXIT
 
 .venv/bin/python -m pytest -n "$jobs" --dist loadfile

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the C++ harness and runs its tests: with clang under the address and undefined-behaviour sanitizers (thousands of
-# mutated files among them; g++ takes twice as long to instrument the code), and with g++ for 64-bit Arm, on other machines
-# under qemu. Says nothing but a line each when all is well. S2P_JOBS sets the number of compilers at a time (default: the cores).
+# mutated files among them; g++ takes nearly twice as long to build that), and with g++: for 64-bit Arm under qemu on x86-64, for
+# the machine itself elsewhere. Says nothing but a line each when all is well. S2P_JOBS sets the number of compilers at a time (default: the cores).
 # Usage: test.sh [sanitize] [aarch64] [native]
 set -eu
 cd "$(dirname "$0")/.."
