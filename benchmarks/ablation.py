@@ -8,7 +8,7 @@ k mod 148 from seed ``1000 s + k``. Main rows have ``--seeds`` sets, the others 
 the command may be stopped and repeated, also with more rows; what was begun goes on where it was. All rows share one latent set and
 one measured sensitivity for each number of steps. The serial and the parallel pipeline get as many iterations as take the time of
 the S2P row: the time of an iteration is measured side by side, in turns, in one process. The plot beside ``--out`` shows fidelity
-against CPU minutes.
+against CPU minutes. ``--rows`` with nothing after it only writes the page; notes in it that were written by hand stay.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from ablation_rows import BASES, BUDGET, PROMPTS, Row, merged, rows_of, training
-from result_tables import markdown_table, mean_and_spread
+from result_tables import markdown_table, mean_and_spread, write_page
 from s2p_mobile.checkpointing import write_checkpoint
 from s2p_mobile.demo import calibration_captions, held_out_captions
 from s2p_mobile.evaluation import EvaluationResult, evaluate, open_source
@@ -192,9 +192,9 @@ def plot(study: Study, rows: Sequence[Row], seeds: int, path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
     shown = [row for row in rows if row.steps == 25 and "weights" not in row.changes]
-    colours = dict(zip((row.name for row in shown), matplotlib.color_sequences["tab20"], strict=False))
     for axis, metric, label in zip(axes, ("psnr", "fid_to_fp"), ("PSNR, median (dB)", "FID-to-FP"), strict=True):
         lengths: list[tuple[float, float]] = []
+        axis.set_prop_cycle(color=matplotlib.color_sequences["tab20"])
         for row in shown:
             values = [r.metrics[metric].value for r in study.results(row, seeds if row.main else 1)]
             known = [value for value in values if value is not None]
@@ -202,7 +202,7 @@ def plot(study: Study, rows: Sequence[Row], seeds: int, path: Path) -> None:
             if minutes is None:
                 continue
             point = (minutes, statistics.mean(known))
-            axis.plot(*point, "o", label=row.name, color=colours[row.name])
+            axis.plot(*point, "o", label=row.name)
             if row.method in ("s2p", "gptq") and not row.changes:  # gptq is s2p's start
                 lengths.append(point)
         axis.plot([x for x, _ in sorted(lengths)], [y for _, y in sorted(lengths)], color="gray", zorder=0)
@@ -268,7 +268,7 @@ def main() -> None:
     )
     picture = options.out.with_suffix(".png")
     plot(study, study.rows, options.seeds, picture)
-    options.out.write_text(page(study, study.rows, options.seeds, command, picture.name), "utf-8")
+    write_page(options.out, page(study, study.rows, options.seeds, command, picture.name))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ A row is one method at one setting, number of steps and seed: quantized with tha
 ``DIR/rows.json``, so the command may be stopped and repeated, also with other options; the table holds all rows of the same
 count and prompts and, where the method depends on them, iterations, factor and samples. Rivals' published iteration counts are
 divided by ``--factor``; S2P makes ``--iterations`` steps. All methods of a seed share one set of FP trajectories, whose time is
-not in their minutes. The plot beside ``--out`` shows FID-to-FP against CPU minutes.
+not in their minutes. The plot beside ``--out`` shows FID-to-FP against CPU minutes. ``--methods`` with nothing after it only
+writes the page; notes in it that were written by hand stay.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from result_tables import markdown_table, mean_and_spread
+from result_tables import markdown_table, mean_and_spread, write_page
 from s2p_converters.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.grids import general_size_bytes
 from s2p_mobile.checkpointing import write_checkpoint
@@ -274,12 +275,23 @@ upwards alike in every row: compare rows, not papers.
 """
 
 
+def command_of(rows: Sequence[Row], budget: Budget, out: Path) -> str:
+    """The command that makes these rows, whatever commands they came from."""
+    settings = [name for name in SETTINGS if any(row.setting == name for row in rows)]
+    steps = sorted({row.steps for row in rows})
+    return (
+        f"python benchmarks/rivals.py --work DIR --settings {' '.join(settings)} --steps {' '.join(map(str, steps))} "
+        f"--count {budget.count} --prompts {budget.prompts} --seeds {1 + max((row.seed for row in rows), default=0)} "
+        f"--iterations {budget.iterations} --factor {budget.factor:g} --samples {budget.samples} --out {out}"
+    )
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for trajectories, checkpoints, pictures and rows")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["W4A8"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", nargs="+", type=int, default=[25])
     parser.add_argument("--count", type=int, default=256, help="pictures a row")
     parser.add_argument("--seeds", type=int, default=1)
@@ -319,14 +331,7 @@ def main() -> None:
     if options.out:
         picture = options.out.with_suffix(".png")
         plot(rows, picture)
-        command = (
-            f"python benchmarks/rivals.py --work DIR --settings {' '.join(options.settings)} "
-            f"--steps {' '.join(map(str, options.steps))} "
-        )
-        command += f"--count {budget.count} --prompts {budget.prompts} --seeds {options.seeds} "
-        command += f"--iterations {budget.iterations} --factor {budget.factor:g}"
-        command += f" --samples {budget.samples} --out {options.out}"
-        options.out.write_text(page(rows, budget, command, picture.name), "utf-8")
+        write_page(options.out, page(rows, budget, command_of(rows, budget, options.out), picture.name))
 
 
 if __name__ == "__main__":
