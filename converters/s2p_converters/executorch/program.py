@@ -26,18 +26,32 @@ class _Shapes(nn.Module):
         self.shapes = list(shapes)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        anchor = sum(x.flatten()[0] for x in inputs)
+        anchor = inputs[0].flatten()[0]
         return tuple(torch.zeros(shape) + anchor for shape in self.shapes)
+
+
+class _Delegate(nn.Module):
+    """A subgraph with its constants, which lie in the program and outlive loading."""
+
+    def __init__(self, lowered: nn.Module, constants: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.lowered = lowered
+        for place, constant in enumerate(constants):
+            self.register_buffer(f"constant_{place}", constant)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = self.lowered(*inputs, *self.buffers(recurse=False))
+        return outputs
 
 
 def delegate(subgraph: Subgraph) -> nn.Module:
     """A module that runs the subgraph on XNNPACK when it is part of a program (it computes nothing in eager torch)."""
-    examples = tuple(torch.zeros(shape) for shape in subgraph.input_shapes)
+    constants = [torch.tensor(array) for array in subgraph.constants]
+    examples = (*(torch.zeros(shape) for shape in subgraph.input_shapes), *constants)
     with quiet_import():
-        stand_in = to_edge(torch.export.export(_Shapes(subgraph.output_shapes), examples)).exported_program()
+        stand_in = torch.export.export(_Shapes(subgraph.output_shapes), examples)
         processed, named = subgraph.serialize()
-        module: nn.Module = LoweredBackendModule(stand_in, XNNPACK, processed, [], named)
-    return module
+        return _Delegate(LoweredBackendModule(stand_in, XNNPACK, processed, [], named), constants)
 
 
 def build_program(methods: Mapping[str, tuple[nn.Module, tuple[Any, ...]]]) -> bytes:

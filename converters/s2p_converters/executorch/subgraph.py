@@ -89,7 +89,8 @@ class Subgraph:
         self._inputs: list[Value] = []
         self._outputs: list[Value] = []
         self._buffers: dict[str, int] = {}
-        self._constants: dict[tuple[str, tuple[int, ...]], Value] = {}
+        self._packed: dict[tuple[str, tuple[int, ...]], Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...]], tuple[Value, Array32]] = {}
         self._data: list[Any] = [schema.ConstantDataOffset(0, 0)]
         self._store = NamedDataStore() if store is None else store
 
@@ -123,8 +124,7 @@ class Subgraph:
 
     def _store_bytes(self, data: bytes, prefix: str = "") -> int:
         """Index of a constant buffer with these bytes."""
-        # Named, never inside the subgraph's own bytes: the runtime frees those after loading, while XNNPACK goes on reading the
-        # constants of elementwise nodes where they were. Names also let methods and programs share them.
+        # Named, not inside the subgraph's own bytes, so that methods and programs share it.
         name = prefix + hashlib.sha256(data).hexdigest()
         if name not in self._buffers:
             self._store.add_named_data(name, data, _ALIGNMENT)
@@ -133,12 +133,29 @@ class Subgraph:
         return self._buffers[name]
 
     def constant(self, array: Array32) -> Value:
-        """An fp32 constant; equal constants are stored once."""
+        """An fp32 constant for elementwise nodes; equal ones are given once.
+
+        It is an input that :func:`~s2p_converters.executorch.program.delegate` feeds. The runtime frees a subgraph's own constants
+        after loading as soon as XNNPACK has packed them, and with XNNPACK's weight cache (on in ExecuTorch's Android package) all of
+        them, while elementwise nodes pack nothing and would go on reading them where they were.
+        """
         array = np.ascontiguousarray(array, np.float32)
         key = (hashlib.sha256(array.tobytes()).hexdigest(), array.shape)
         if key not in self._constants:
-            self._constants[key] = self._define(array.shape, buffer=self._store_bytes(array.tobytes()))
-        return self._constants[key]
+            self._constants[key] = self._define(array.shape), array
+        return self._constants[key][0]
+
+    def _packed_constant(self, array: Array32) -> Value:
+        """An fp32 filter or bias of a layer, which XNNPACK copies when it loads; equal ones are stored once."""
+        array = np.ascontiguousarray(array, np.float32)
+        key = (hashlib.sha256(array.tobytes()).hexdigest(), array.shape)
+        if key not in self._packed:
+            self._packed[key] = self._define(array.shape, buffer=self._store_bytes(array.tobytes()))
+        return self._packed[key]
+
+    def _bias(self, bias: Array32 | None) -> int:
+        """Id of a layer's bias."""
+        return XNN_INVALID_VALUE_ID if bias is None else self._packed_constant(bias).id
 
     def _weights(self, weights: Weights) -> Value:
         integers = weights.integers
@@ -299,18 +316,10 @@ class Subgraph:
     ) -> tuple[Value, int, tuple[Any, Any]]:
         """Filter value, bias id and (datatype, quantization) of the output."""
         if not isinstance(weights, Weights):
-            return (
-                self.constant(weights),
-                self.constant(bias).id if bias is not None else XNN_INVALID_VALUE_ID,
-                (
-                    DataType.xnn_datatype_fp32,
-                    None,
-                ),
-            )
+            return self._packed_constant(weights), self._bias(bias), (DataType.xnn_datatype_fp32, None)
         kernel = self._weights(weights)
         if out_scale is None:
-            bias_id = XNN_INVALID_VALUE_ID if bias is None else self.constant(bias).id
-            return kernel, bias_id, (DataType.xnn_datatype_fp32, None)
+            return kernel, self._bias(bias), (DataType.xnn_datatype_fp32, None)
         if bias is not None:
             raise ValueError("a static layer takes no bias: it is added in float behind it")
         return kernel, XNN_INVALID_VALUE_ID, (DataType.xnn_datatype_qint8, schema.PerTensorQuant(out_scale, 0))
@@ -327,10 +336,10 @@ class Subgraph:
 
     def matrix(self, x: Value, matrix: Array32, bias: Array32 | None = None) -> Value:
         """x [..., I] times a constant float matrix [O, I]: arithmetic of the graph, not a layer of the network."""
-        kernel = self.constant(matrix)
-        bias_id = XNN_INVALID_VALUE_ID if bias is None else self.constant(bias).id
+        kernel = self._packed_constant(matrix)
         out = self._define((*x.shape[:-1], matrix.shape[0]))
-        self._node(schema.XNNFullyConnected(input1_id=x.id, filter_id=kernel.id, bias_id=bias_id, output_id=out.id, flags=0))
+        node = schema.XNNFullyConnected(input1_id=x.id, filter_id=kernel.id, bias_id=self._bias(bias), output_id=out.id, flags=0)
+        self._node(node)
         return out
 
     def convolution(
@@ -359,8 +368,13 @@ class Subgraph:
 
     @property
     def input_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the inputs in order."""
+        """Shapes of the inputs in order, without the constants."""
         return [value.shape for value in self._inputs]
+
+    @property
+    def constants(self) -> list[Array32]:
+        """What the further inputs, behind these, are always given."""
+        return [array for _, array in self._constants.values()]
 
     @property
     def output_shapes(self) -> list[tuple[int, ...]]:
@@ -369,9 +383,9 @@ class Subgraph:
 
     def serialize(self) -> tuple[bytes, Any]:
         """The bytes that ExecuTorch hands to XNNPACK, and the named constants (``NamedDataStoreOutput``)."""
+        inputs = [*self._inputs, *(value for value, _ in self._constants.values())]
         for index, (value, flag) in enumerate(
-            [(v, XNN_VALUE_FLAG_EXTERNAL_INPUT) for v in self._inputs]
-            + [(v, XNN_VALUE_FLAG_EXTERNAL_OUTPUT) for v in self._outputs]
+            [(v, XNN_VALUE_FLAG_EXTERNAL_INPUT) for v in inputs] + [(v, XNN_VALUE_FLAG_EXTERNAL_OUTPUT) for v in self._outputs]
         ):
             held = self._values[value.id].xvalue_union
             tensor = getattr(held, "tensor_value", held)
@@ -380,8 +394,8 @@ class Subgraph:
             version="0",
             xnodes=self._nodes,
             xvalues=self._values,
-            num_externs=len(self._inputs) + len(self._outputs),
-            input_ids=[value.id for value in self._inputs],
+            num_externs=len(inputs) + len(self._outputs),
+            input_ids=[value.id for value in inputs],
             output_ids=[value.id for value in self._outputs],
             constant_data=self._data,
         )
