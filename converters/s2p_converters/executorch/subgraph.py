@@ -338,7 +338,9 @@ class Subgraph:
         """x [..., I] times a constant float matrix [O, I]: arithmetic of the graph, not a layer of the network."""
         kernel = self._packed_constant(matrix)
         out = self._define((*x.shape[:-1], matrix.shape[0]))
-        node = schema.XNNFullyConnected(input1_id=x.id, filter_id=kernel.id, bias_id=self._bias(bias), output_id=out.id, flags=0)
+        node = schema.XNNFullyConnected(
+            input1_id=x.id, filter_id=kernel.id, bias_id=self._bias(bias), output_id=out.id, flags=0
+        )
         self._node(node)
         return out
 
