@@ -48,8 +48,13 @@ class Row:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The row's recipe but for the number of iterations."""
-        common = {"weights": {"bits": 4}, "training": {"batch": 8, "prompts": PROMPTS}, **BASES[self.base]}
+        """The row's recipe but for the number of iterations; activations are symmetric where the row does not change that."""
+        common = {
+            "weights": {"bits": 4},
+            "activations": {"zero_points": False},
+            "training": {"batch": 8, "prompts": PROMPTS},
+            **BASES[self.base],
+        }
         return merged(common, self.changes) | {"name": self.name, "description": f"row of the ablation of {self.base}"}
 
     @property
@@ -106,6 +111,7 @@ def rows_of(base: str) -> list[Row]:
         Row("rtn", base, "rtn", main=BASES[base] is TOP),
         Row("gptq", base, "gptq"),
         Row("s2p", base, main=True),
+        Row("s2p with zero points", base, changes={"activations": {"zero_points": True}}),
         *(Row(f"s2p, {count} iterations", base, iterations=count) for count in (50, 1000)),
         Row("s2p without scales per step", base, changes={"activations": {"per_step": False}}),
         Row("s2p with quantized time path", base, changes={"time": "quantized"}),

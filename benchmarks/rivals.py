@@ -48,8 +48,8 @@ BUDGET = {"candidates": [2, 4, 6, 8], "ranking": "sqnr"}
 """How widths are shared out in the rows that choose every layer's: of the same average as with 5% of the layers at 8 bits."""
 
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "rtn": ("rtn", {}),
-    "gptq": ("gptq", {}),
+    "rtn": ("rtn", {"zero_points": False}),
+    "gptq": ("gptq", {"zero_points": False}),
     "ptq4dm": ("ptq4dm", {}),
     "q-diffusion": ("q-diffusion", {}),
     "q-diffusion, widths of s2p": ("q-diffusion", {"budget": True}),
@@ -58,10 +58,12 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "palettes, float activations": ("palettize", {}),
     "6-bit palettes in all layers, float activations": ("palettize", {"palettes": {"candidates": [6], "average_bits": 6}}),
     "6-bit palettes on average, float activations": ("palettize", {"palettes": {"average_bits": 6}}),
+    "s2p, symmetric activations, 5% at 8 bits": ("s2p", {"zero_points": False}),
+    "s2p, symmetric activations": ("s2p", {"zero_points": False, "budget": True}),
     "s2p, 5% at 8 bits": ("s2p", {}),
     "s2p": ("s2p", {"budget": True}),
 }
-"""Row name -> method, and what its recipe says about rivals; ``budget``: widths by :data:`BUDGET`."""
+"""Row name -> method, and what its recipe says about rivals; ``budget``: widths by :data:`BUDGET`; ``zero_points`` of activations."""
 
 COLUMNS = {
     "fid_to_fp": "FID-to-FP",
@@ -117,12 +119,12 @@ def recipe_of(method: str, setting: str, budget: Budget) -> Recipe:
     """The recipe of a row."""
     weights, activations = SETTINGS[setting]
     rivals = dict(METHODS[method][1])
-    budget_rule = rivals.pop("budget", False)
+    budget_rule, zero_points = rivals.pop("budget", False), rivals.pop("zero_points", True)
     document: dict[str, Any] = {
         "name": f"{setting} {method}",
         "description": "row of the comparison",
         "weights": {"bits": weights},
-        "activations": {"bits": activations},
+        "activations": {"bits": activations, "zero_points": zero_points},
         "training": {"iterations": budget.iterations, "batch": 8},
         "rivals": {"factor": budget.factor, "samples": budget.samples, **rivals},
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from s2p_converters.grids import MAX_ACTIVATION_BITS, GeneralLayer, QuantizedLayer
+from s2p_converters.packing import integer_range
 from s2p_converters.unet.operators import LayerSpec
 from s2p_converters.unet.structure import UNetStructure, layer_specs
 from s2p_runtime.bundle import Conditioning, FileEntry, GoldenRun, LatentSpec, TokenizerSpec
@@ -14,7 +16,9 @@ from s2p_runtime.contract import Contract, GrowingContract
 from s2p_runtime.plan import SamplingPlan
 
 CHECKPOINT_FORMAT = "s2p-checkpoint"
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
+"""Written when activations have zero points while weights are symmetric."""
+PROMPT_TABLE_VERSION = 3
 """Written for families whose time table belongs to the prompt (SDXL)."""
 GENERAL_VERSION = 2
 """Written when there are other grids than symmetric ones."""
@@ -25,7 +29,7 @@ SYMMETRIC_VERSION = 1
 class LayerEntry(GrowingContract):
     """One layer of the U-Net. ``weight_bits`` null: left in float by the recipe."""
 
-    later_fields: ClassVar[tuple[str, ...]] = ("grid", "split", "quantizes_output")
+    later_fields: ClassVar[tuple[str, ...]] = ("grid", "split", "quantizes_output", "activation_zero")
 
     name: str
     kind: Literal["conv", "linear"]
@@ -34,9 +38,16 @@ class LayerEntry(GrowingContract):
     grid: Literal["symmetric", "affine", "palette"] = Field(default="symmetric", description="version 2")
     split: int | None = Field(default=None, ge=1, description="version 2: input channels of the first of two parts")
     quantizes_output: bool = Field(default=False, description="version 2: the output is rounded too")
+    activation_zero: int = Field(default=0, description="version 4: the integer that stands for 0, on symmetric weight grids")
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerEntry:
+        if self.activation_zero:
+            if self.activation_bits is None or self.grid != "symmetric":
+                raise ValueError(f"layer {self.name} has a zero point of activations that it does not round on such a grid")
+            low, high = integer_range(self.activation_bits)
+            if not low <= self.activation_zero <= high:
+                raise ValueError(f"layer {self.name} has a zero point outside {self.activation_bits} bits")
         if self.weight_bits is None and (self.activation_bits is not None or self.is_general):
             raise ValueError(f"layer {self.name} quantizes activations but not weights")
         if self.grid == "symmetric" and self.is_general:
@@ -55,7 +66,10 @@ def layer_entry(spec: LayerSpec, layer: QuantizedLayer | GeneralLayer | None) ->
         return LayerEntry(name=spec.name, kind=spec.kind)
     if isinstance(layer, QuantizedLayer):
         widths = (layer.weight_bits, layer.activation_bits)
-        return LayerEntry(name=spec.name, kind=spec.kind, weight_bits=widths[0], activation_bits=widths[1])
+        zero = layer.activation_zero
+        return LayerEntry(
+            name=spec.name, kind=spec.kind, weight_bits=widths[0], activation_bits=widths[1], activation_zero=zero
+        )
     return LayerEntry(
         name=spec.name,
         kind=spec.kind,
@@ -110,6 +124,8 @@ class CheckpointManifest(GrowingContract):
             raise ValueError("versions 1 and 2 have no conditioning")
         if self.version < 2 and self.needs_general_grids:
             raise ValueError("version 1 has symmetric grids only")
+        if self.version < 4 and any(entry.activation_zero for entry in self.layers):
+            raise ValueError("versions 1 to 3 have no zero points on symmetric weight grids")
         return self
 
     @property
@@ -138,3 +154,13 @@ class CheckpointManifest(GrowingContract):
         quantized = [(entry.weight_bits, specs[entry.name].weights) for entry in self.layers if entry.weight_bits is not None]
         total = sum(weights for _, weights in quantized)
         return sum(bits * weights for bits, weights in quantized) / total if total else 0.0
+
+
+def needed_version(layers: Sequence[LayerEntry], softmax_bits: int | None, conditioning: Conditioning | None) -> int:
+    """The oldest version that can say this, so that older readers open what they can."""
+    if any(entry.activation_zero for entry in layers):
+        return CHECKPOINT_VERSION
+    if conditioning is not None:
+        return PROMPT_TABLE_VERSION
+    general = softmax_bits is not None or any(entry.is_general for entry in layers)
+    return GENERAL_VERSION if general else SYMMETRIC_VERSION

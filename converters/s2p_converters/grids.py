@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_converters.packing import pack_nibbles, packs, unpack_nibbles
+from s2p_converters.packing import integer_range, pack_nibbles, packs, unpack_nibbles
 from s2p_converters.unet.operators import LayerSpec
 
 Array = NDArray[Any]
@@ -49,6 +49,7 @@ class QuantizedLayer:
         scale: float16 [C_out].
         bias: float32 [C_out] or None.
         activation_scale: float32 [T] or None.
+        activation_zero: the integer that stands for 0, the same in all calls: ``x̂ = s_t (clamp(round(x / s_t) + z) - z)``.
     """
 
     spec: LayerSpec
@@ -58,6 +59,14 @@ class QuantizedLayer:
     scale: NDArray[np.float16]
     bias: NDArray[np.float32] | None
     activation_scale: NDArray[np.float32] | None
+    activation_zero: int = 0
+
+    @property
+    def activation_range(self) -> tuple[int, int]:
+        """Smallest and largest multiple of the scale that a quantized activation can be; they hold 0 between them."""
+        assert self.activation_bits is not None
+        low, high = integer_range(self.activation_bits)
+        return low - self.activation_zero, high - self.activation_zero
 
 
 # After the decorator, which would take a value in the class for a default.

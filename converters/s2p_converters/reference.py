@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.grids import GeneralLayer
-from s2p_converters.packing import integer_range
 from s2p_converters.unet import (
     LayerSpec,
     Operators,
@@ -97,7 +96,7 @@ def dequantized(layer: QuantizedLayer, constants: Constants) -> Tensor:
 
 
 class ReferenceLayer(nn.Module):
-    """``y = (W (*) clamp(round(x / s_t))) s_t + b``, with W the dequantized weight."""
+    """``y = (W (*) clamp(round(x / s_t))) s_t + b``, with W the dequantized weight; the clamp is to the layer's range."""
 
     weight: Tensor
     bias: Tensor | None
@@ -106,6 +105,7 @@ class ReferenceLayer(nn.Module):
         super().__init__()
         self.spec = layer.spec
         self.bits = layer.activation_bits if constants.activations else None
+        self.range = (0, 0) if self.bits is None else layer.activation_range
         self._hold(layer, constants)
         bias = None if layer.bias is None else constants.stored(torch.from_numpy(layer.bias).double())
         self.register_buffer("bias", bias)
@@ -116,7 +116,7 @@ class ReferenceLayer(nn.Module):
     def forward(self, x: Tensor, row: StepRow) -> Tensor:
         if self.bits is None:
             return self.spec.apply(x, self.weight, self.bias)
-        low, high = integer_range(self.bits)
+        low, high = self.range
         inverse = self.spec.per_step(row[f"{self.spec.name}.inverse"])
         scale = self.spec.per_step(row[f"{self.spec.name}.scale"])
         rounded = torch.clamp(torch.round(x * inverse * 2.0**7), low, high) * 2.0**-7

@@ -60,7 +60,9 @@ class TensorReader:
             raise self.error(f"has integers outside {entry.weight_bits} bits in layer {spec.name}")
         bias = self.expect(keys["bias"], (spec.out_channels,)).astype(np.float32) if spec.bias else None
         self.taken.update(keys.values())
-        return QuantizedLayer(spec, entry.weight_bits, entry.activation_bits, read, scale, bias, activation_scale)
+        return QuantizedLayer(
+            spec, entry.weight_bits, entry.activation_bits, read, scale, bias, activation_scale, entry.activation_zero
+        )
 
     def _integers(self, key: str, spec: LayerSpec, bits: int) -> NDArray[np.int8]:
         if packs(bits):

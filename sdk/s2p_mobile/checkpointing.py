@@ -9,14 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_converters.checkpoint import MANIFEST_NAME, write_checkpoint_tensors
-from s2p_converters.checkpoint_manifest import (
-    CHECKPOINT_VERSION,
-    GENERAL_VERSION,
-    SYMMETRIC_VERSION,
-    CheckpointManifest,
-    Source,
-    layer_entry,
-)
+from s2p_converters.checkpoint_manifest import CheckpointManifest, Source, layer_entry, needed_version
 from s2p_converters.grids import GeneralLayer, QuantizedLayer
 from s2p_converters.unet import layer_specs
 from s2p_mobile.components import COMPONENT_FOLDERS, SECOND_FOLDERS
@@ -57,9 +50,9 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     for name in COMPONENT_FOLDERS if model.conditioning is None else (*COMPONENT_FOLDERS, *SECOND_FOLDERS):
         shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
     golden = _write_golden(job, folder)
-    general = bool(unet.general) or unet.softmax_bits is not None
+    entries = tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs)
     manifest = CheckpointManifest(
-        version=CHECKPOINT_VERSION if model.conditioning else GENERAL_VERSION if general else SYMMETRIC_VERSION,
+        version=needed_version(entries, unet.softmax_bits, model.conditioning),
         producer=f"s2p-mobile {__version__}",
         family=model.family.name,
         source=Source(name=model.name, unet_sha256=model.unet_sha256, unet_fp32_bytes=model.unet_fp32_bytes),
@@ -71,7 +64,7 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         latents=model.latents,
         tokenizer=model.tokenizer_spec,
         unet_config=dict(model.unet_config),
-        layers=tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs),
+        layers=entries,
         golden=golden,
         files=file_entries(folder, MANIFEST_NAME),
         softmax_bits=unet.softmax_bits,

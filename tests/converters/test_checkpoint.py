@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from s2p_converters.checkpoint import MANIFEST_NAME, Checkpoint, open_checkpoint
+from s2p_converters.checkpoint_manifest import LayerEntry, needed_version
 from s2p_mobile.models import Model
-from s2p_runtime.bundle import file_entries
+from s2p_runtime.bundle import Conditioning, file_entries
 from s2p_runtime.errors import S2PError
 
 
@@ -118,6 +119,41 @@ def test_missing_file(copy: Path) -> None:
 def test_future_version(copy: Path) -> None:
     rehash(copy, lambda manifest: manifest.update(version=99))
     with pytest.raises(S2PError, match="version 99"):
+        open_checkpoint(copy)
+
+
+def test_zero_points_make_the_fourth_version(checkpoint: Checkpoint) -> None:
+    zeros = {name: layer.activation_zero for name, layer in checkpoint.layers.items()}
+    written = {entry["name"]: entry for entry in json.loads((checkpoint.folder / "s2p.json").read_text())["layers"]}
+    assert checkpoint.manifest.version == 4 and any(zeros.values())
+    # What every convolution of a resnet reads comes from SiLU, at least -0.2785.
+    assert all(zeros[name] < 0 for name in zeros if ".resnets." in name and name.endswith(("conv1", "conv2")))
+    assert all(written[name].get("activation_zero", 0) == zero for name, zero in zeros.items())
+    assert all("activation_zero" not in written[name] for name, zero in zeros.items() if zero == 0)
+
+
+@pytest.mark.parametrize(("general", "prompts", "zero", "version"), [(0, 0, 0, 1), (1, 0, 0, 2), (1, 1, 0, 3), (0, 1, 5, 4)])
+def test_a_checkpoint_is_written_as_old_as_possible(general: int, prompts: int, zero: int, version: int) -> None:
+    entry = LayerEntry(name="layer", kind="linear", weight_bits=4, activation_bits=8, activation_zero=zero)
+    size = Conditioning(second_pad_id=0, zero_unconditional=True, time_ids=(1.0,) * 6)
+    assert needed_version([entry], 16 if general else None, size if prompts else None) == version
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda entry, manifest: manifest.update(version=3), "versions 1 to 3 have no zero points"),
+        (lambda entry, manifest: entry.update(activation_zero=128), "zero point outside 8 bits"),
+        (lambda entry, manifest: entry.update(activation_zero=1.5), "activation_zero"),
+        (lambda entry, manifest: entry.update(activation_bits=None), "zero point of activations that it does not round"),
+    ],
+)
+def test_bad_zero_points(copy: Path, change: Callable[[dict[str, Any], dict[str, Any]], None], problem: str) -> None:
+    def apply(manifest: dict[str, Any]) -> None:
+        change(next(entry for entry in manifest["layers"] if entry.get("activation_zero")), manifest)
+
+    rehash(copy, apply)
+    with pytest.raises(S2PError, match=problem):
         open_checkpoint(copy)
 
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.coreml.options import CoreMLOptions
-from s2p_converters.packing import integer_range
 from s2p_converters.unet import LayerSpec, Operators, StepRow
 from s2p_converters.unet.operators import FloatLayer
 from s2p_runtime.errors import S2PError
 
 FLOAT16_MAX = 65504.0
 ACTIVATION_SHIFT = 7
-"""Activations rest as q * 2^-7 in [-1, 1): small enough that a sum over thousands of inputs stays inside float16."""
+"""Activations rest as q * 2^-7 in [-1, 1), in (-2, 2) with zero points: small enough that a sum over thousands of inputs stays
+inside float16."""
 _FLOAT_INPUT_BOUND = 2047.0
 """Largest input magnitude that a layer with float activations must stand when the checkpoint does not know the real one."""
 
@@ -58,6 +58,8 @@ def check_float16_range(layer: QuantizedLayer, options: CoreMLOptions) -> None:
         largest = float((channel_sums(layer.integers) * layer.scale.astype(np.float64)).max())
     else:
         largest = _largest_sum(layer.integers) * 2.0 ** -weight_shift(layer, options)
+    if rounds:
+        largest *= max(map(abs, layer.activation_range)) * 2.0**-ACTIVATION_SHIFT
     if rounds and largest > FLOAT16_MAX:
         raise S2PError(f"layer {name} can overflow float16 (sums up to {largest:.3g}); pass --precision fp32")
     if not options.per_channel:
@@ -88,6 +90,7 @@ class CoreMLLayer(nn.Module):
         super().__init__()
         self.spec, self.options = layer.spec, options
         self.bits = layer.activation_bits if options.quantizes_activations else None
+        self.zero, self.range = layer.activation_zero, (0, 0) if self.bits is None else layer.activation_range
         channel = torch.from_numpy(layer.scale.astype(np.float32))
         scale = None if options.per_channel else channel * 2.0 ** weight_shift(layer, options)
         # One number in the shape of the weight, another for each layer: equal constants would become one.
@@ -100,14 +103,14 @@ class CoreMLLayer(nn.Module):
     def _round(self, x: Tensor) -> Tensor:
         """Round x (in units of 2^-7) to the grid."""
         assert self.bits is not None
-        low, high = integer_range(self.bits)
+        low, high = self.range
         step = 2.0**-ACTIVATION_SHIFT
         if not self.options.has_quantize_operator:
             return torch.clamp(torch.round(x * 2.0**ACTIVATION_SHIFT), low, high) * step
         if self.bits < 8:
             x = torch.clamp(x, low * step, high * step)
-        quantized = torch.ops.quantized_decomposed.quantize_per_tensor(x, step, 0, -128, 127, torch.int8)
-        return torch.ops.quantized_decomposed.dequantize_per_tensor(quantized, step, 0, -128, 127, torch.int8)
+        quantized = torch.ops.quantized_decomposed.quantize_per_tensor(x, step, self.zero, -128, 127, torch.int8)
+        return torch.ops.quantized_decomposed.dequantize_per_tensor(quantized, step, self.zero, -128, 127, torch.int8)
 
     def forward(self, x: Tensor, row: StepRow) -> Tensor:
         name = self.spec.name

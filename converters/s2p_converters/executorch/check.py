@@ -20,7 +20,6 @@ from s2p_converters.executorch.program import build_program, delegate
 from s2p_converters.executorch.subgraph import Subgraph, Value
 from s2p_converters.executorch.symbols import Symbol
 from s2p_converters.executorch.unet import StepRowSymbols, unet_columns
-from s2p_converters.packing import integer_range
 from s2p_runtime.errors import CheckFailed
 from s2p_runtime.quiet import quiet_import
 
@@ -46,8 +45,8 @@ def certain_input(layer: QuantizedLayer, step: int, rng: np.random.Generator) ->
     Returns:
         float32 and int64 of shape [2, C, H, W] or [2, N, C].
     """
-    assert layer.activation_scale is not None and layer.activation_bits is not None
-    low, high = integer_range(layer.activation_bits)
+    assert layer.activation_scale is not None
+    low, high = layer.activation_range
     shape = _input_shape(layer)
     integers = rng.integers(2 * low, 2 * high, shape)
     x = (integers + rng.uniform(-0.3, 0.3, shape)) * float(layer.activation_scale[step])

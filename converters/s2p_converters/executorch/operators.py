@@ -12,7 +12,6 @@ from torch import nn
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.executorch.subgraph import Array32, Subgraph, Value, Weights
 from s2p_converters.executorch.symbols import Symbol, upsample_twice
-from s2p_converters.packing import integer_range
 from s2p_converters.unet import LayerSpec, Operators
 from s2p_runtime.errors import S2PError
 
@@ -42,7 +41,7 @@ def activation_columns(layer: QuantizedLayer, scheme: Scheme) -> dict[str, NDArr
     scale = layer.activation_scale.astype(np.float64)[:, None]
     if scheme == "static":
         return {"inverse": (1 / scale).astype(np.float32), "scale": scale.astype(np.float32)}
-    low, high = integer_range(layer.activation_bits)
+    low, high = layer.activation_range
     return {"low": (low * scale).astype(np.float32), "high": (high * scale).astype(np.float32)}
 
 
@@ -152,7 +151,7 @@ class XnnpackOperators(Operators):
         """
         self.graph, self.layers, self.floats, self.scheme = graph, layers, floats, scheme
         self.output_scales = dict(output_scales or {})
-        self._quantized: dict[tuple[int, bool, bytes, int], Value] = {}
+        self._quantized: dict[tuple[int, bool, bytes, int, int], Value] = {}
         self._above_silu: set[int] = set()
 
     def layer(self, spec: LayerSpec) -> nn.Module:
@@ -172,7 +171,8 @@ class XnnpackOperators(Operators):
     def quantize(self, x: Symbol, layer: QuantizedLayer, row: Mapping[str, Symbol]) -> Value:
         """int8 input of a layer. Layers that read the same tensor with the same scales share it."""
         assert layer.activation_scale is not None
-        key = (x.value.id, x.upsampled, layer.activation_scale.tobytes(), 0 if x.shift is None else x.shift.id)
+        shift = 0 if x.shift is None else x.shift.id
+        key = (x.value.id, x.upsampled, layer.activation_scale.tobytes(), layer.activation_zero, shift)
         if key not in self._quantized:
             self._quantized[key] = self._quantize(x, layer, row)
         return self._quantized[key]
@@ -189,7 +189,7 @@ class XnnpackOperators(Operators):
         if self.scheme == "static":
             value = graph.multiply(value, _scalar(graph, row[f"{name}.inverse"], axes))
             value = upsample_twice(graph, value) if upsampled else value
-            return graph.quantize_static(value, 1.0)
+            return graph.quantize_static(value, 1.0, layer.activation_zero)
         low, high = row[f"{name}.low"].value, row[f"{name}.high"].value
         value = self._pinned_channels(value, layer, low, high)
         value = upsample_twice(graph, value) if upsampled else value
@@ -200,19 +200,23 @@ class XnnpackOperators(Operators):
         graph = self.graph
         axes, ends_shape = len(value.shape), (*value.shape[:-1], 1)
         assert layer.activation_scale is not None and layer.activation_bits is not None
-        lowest = integer_range(layer.activation_bits)[0]
+        lowest, highest = layer.activation_range
 
         def end(of: int) -> Value:
-            # From the lower end of the layer's own range: the factor is a power of two, or rounds the product once.
-            return graph.multiply(low, graph.constant(np.full(ends_shape, of / lowest, np.float32)))
+            # From the farther end of the layer's own range, which is not 0: of a symmetric range the factor is a power of two, or
+            # rounds the product once.
+            own, steps = (low, lowest) if -lowest >= highest else (high, highest)
+            return graph.multiply(own, graph.constant(np.full(ends_shape, of / steps, np.float32)))
 
         if layer.activation_bits != 8:
+            # Other zero points, too, leave the range between these ends.
             clamped = graph.minimum(graph.maximum(value, low), high)
             return graph.concatenate([clamped, end(-128), end(127)], axes - 1)
         # Beyond the range on purpose: the clamp makes the ends of them.
         beyond = graph.constant(np.full(ends_shape, _BEYOND, np.float32))
         if value.id in self._above_silu and lowest * float(layer.activation_scale.min()) <= SILU_MINIMUM:
-            return graph.minimum(graph.concatenate([value, end(-128), beyond], axes - 1), high)
+            ends = graph.multiply(low, graph.constant(np.ones(ends_shape, np.float32)))
+            return graph.minimum(graph.concatenate([value, ends, beyond], axes - 1), high)
         below = graph.constant(np.full(ends_shape, -_BEYOND, np.float32))
         return graph.minimum(graph.maximum(graph.concatenate([value, below, beyond], axes - 1), low), high)
 

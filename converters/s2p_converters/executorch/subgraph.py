@@ -288,9 +288,9 @@ class Subgraph:
         self._node(schema.XNNConvert(input_id=x.id, output_id=out.id, flags=0))
         return out
 
-    def quantize_static(self, x: Value, scale: float) -> Value:
-        """int8 with a constant scale and zero point 0."""
-        out = self._define(x.shape, DataType.xnn_datatype_qint8, schema.PerTensorQuant(scale=scale, zero_point=0))
+    def quantize_static(self, x: Value, scale: float, zero: int = 0) -> Value:
+        """int8 with a constant scale and zero point."""
+        out = self._define(x.shape, DataType.xnn_datatype_qint8, schema.PerTensorQuant(scale=scale, zero_point=zero))
         self._node(schema.XNNConvert(input_id=x.id, output_id=out.id, flags=0))
         return out
 

@@ -29,14 +29,20 @@ def round_to_nearest(job: QuantizationJob) -> QuantizedUNet:
             assert isinstance(module, FloatLayer)
             layers[spec.name] = round_layer(
                 spec, module, bits[spec.name], job.recipe.weights.search, job.recipe.activations.bits,
-                None if table is None else table[:, column],
+                None if table is None else table[:, column], start.activation_zeros.get(spec.name, 0),
             )  # fmt: skip
             advance()
     return QuantizedUNet(layers)
 
 
 def round_layer(
-    spec: LayerSpec, layer: FloatLayer, bits: int, search: str, activation_bits: int | None, activation_scale: Tensor | None
+    spec: LayerSpec,
+    layer: FloatLayer,
+    bits: int,
+    search: str,
+    activation_bits: int | None,
+    activation_scale: Tensor | None,
+    activation_zero: int = 0,
 ) -> QuantizedLayer:
     """Round one float layer; ``activation_scale`` is its column of the activation table, float32 [T]."""
     weight = layer.weight.data
@@ -49,4 +55,5 @@ def round_layer(
         scale=scale.numpy().astype(np.float16),
         bias=None if layer.bias is None else layer.bias.data.numpy().astype(np.float32),
         activation_scale=None if activation_scale is None else activation_scale.numpy().astype(np.float32),
+        activation_zero=activation_zero,
     )

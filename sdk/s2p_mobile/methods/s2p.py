@@ -44,7 +44,13 @@ def serial_to_parallel(job: QuantizationJob) -> QuantizedUNet:
         else:
             table = state.tensors.get("student/tables.base")
             weights = state.tensors.get("student/call_weights")
-            spec = StudentSpec(state.weight_bits, None if table is None else torch.clone(table), call_weights=weights)
+            zeros = state.tensors.get("student/tables.zeros", torch.zeros(0))
+            spec = StudentSpec(
+                state.weight_bits,
+                None if table is None else torch.clone(table),
+                {name: int(zero) for name, zero in zip(state.weight_bits, zeros, strict=table is not None)},
+                call_weights=weights,
+            )
         trainer = Trainer(job, spec, latents, folder, workers)
         if state is not None:
             trainer.restore(state)

@@ -22,11 +22,13 @@ class StartingPoint:
         specs: the quantized layers, L of them, in the order in which they run.
         weight_bits: layer -> width.
         activation_scales: float32 [T, L], snapped; None with float activations.
+        activation_zeros: layer -> zero point of its input's grid.
     """
 
     specs: list[LayerSpec]
     weight_bits: dict[str, int]
     activation_scales: Tensor | None
+    activation_zeros: dict[str, int]
 
 
 def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
@@ -37,7 +39,7 @@ def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
     """
     specs = quantized_specs(layer_specs(job.model.structure), job.recipe)
     prompts = _prompts(job)
-    return StartingPoint(specs, _bits(job, unet, specs, prompts), _activation_scales(job, unet, specs, prompts))
+    return StartingPoint(specs, _bits(job, unet, specs, prompts), *_activation_grids(job, unet, specs, prompts))
 
 
 def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
@@ -68,18 +70,18 @@ def _prompts(job: QuantizationJob) -> list[Prompt]:
     return [encode_prompt(job.model, text, job.seed + k, job.guidance) for k, text in enumerate(texts)]
 
 
-def _activation_scales(
+def _activation_grids(
     job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]
-) -> Tensor | None:
+) -> tuple[Tensor | None, dict[str, int]]:
     rule = job.recipe.activations
     if rule.bits is None:
-        return None
+        return None, {}
     names = [spec.name for spec in specs]
     with job.progress.stage("recording activations", len(prompts)) as advance:
         statistics = record_activations(
             unet, job.plan, prompts, job.guidance, job.latent_shape, names, on_prompt=lambda _: advance()
         )
     with job.progress.stage("searching activation scales", 1) as advance:
-        table = statistics.scales(dict.fromkeys(names, rule.bits), rule.search, rule.percentile, rule.per_step)
+        grids = statistics.grids(rule.bits, rule)
         advance()
-    return table
+    return grids

@@ -34,7 +34,7 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) 
     """
     teacher = float_unet(job.model, job.plan).to(device)
     start = starting_point(job, teacher)
-    spec = StudentSpec(start.weight_bits, start.activation_scales)
+    spec = StudentSpec(start.weight_bits, start.activation_scales, start.activation_zeros)
     if job.recipe.training.loss.calls == "influence":
         spec = replace(spec, call_weights=_call_weights(job, spec, teacher, latents))
     if job.recipe.training.start.rounding == "gptq":

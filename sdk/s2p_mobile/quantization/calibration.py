@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from s2p_converters.unet import StepUNet
-from s2p_mobile.quantization.histogram import Histogram, activation_scale, halved, merge
+from s2p_mobile.quantization.histogram import Histogram, halved
+from s2p_mobile.quantization.zero_points import SignedHistogram, merge_signed, range_scale, zero_point
+from s2p_mobile.recipes import ActivationRule
 from s2p_mobile.trajectory import Prompt, draw_latents
 from s2p_runtime.plan import SamplingPlan
 
@@ -18,13 +20,13 @@ BINS = 1024
 
 @dataclass(frozen=True)
 class ActivationStatistics:
-    """Histograms of the magnitudes at the layers' inputs. Every value counts: a subset would miss the rare large ones, and a
+    """Histograms of the layers' inputs. Every value counts: a subset would miss the rare large ones, and a
     search for the least error would then clip them.
 
     Attributes:
         names: layers, L of them.
-        largest: float32 [T, L], largest magnitude.
-        counts: float32 [T, L, BINS], how many magnitudes lie in each bin of [0, reach].
+        largest: float32 [2, T, L], largest magnitude of the negative values and of the others.
+        counts: float32 [2, T, L, BINS], how many of them lie in each bin of [0, reach].
         reach: float32 [T, L], upper end of the last bin.
     """
 
@@ -33,20 +35,27 @@ class ActivationStatistics:
     counts: Tensor
     reach: Tensor
 
-    def scales(self, bits: dict[str, int], search: str, percentile: float, per_step: bool) -> Tensor:
-        """Activation table, float32 [T, L]; without ``per_step`` every call gets the scale of all calls together."""
-        steps = self.largest.shape[0]
-        table = torch.ones(steps, len(self.names))
+    def grids(self, bits: int, rule: ActivationRule) -> tuple[Tensor, dict[str, int]]:
+        """Activation table, float32 [T, L], and the zero point of each layer; without ``per_step`` every call gets the scale of all
+        calls together."""
+        steps = self.reach.shape[0]
+        table, zeros = torch.ones(steps, len(self.names)), dict.fromkeys(self.names, 0)
         for column, name in enumerate(self.names):
-            histograms = [
-                Histogram(self.counts[step, column], float(self.reach[step, column]), float(self.largest[step, column]))
-                for step in range(steps)
-            ]
-            if not per_step:
-                histograms = [merge(histograms)] * steps
-            scales = [activation_scale(histogram, bits[name], search, percentile) for histogram in dict.fromkeys(histograms)]
+            histograms = [self._histogram(step, column) for step in range(steps)]
+            if not rule.per_step:
+                histograms = [merge_signed(histograms)]
+            if rule.zero_points:
+                zeros[name] = zero_point(histograms, bits, rule.search, rule.percentile)
+            scales = [range_scale(histogram, zeros[name], bits, rule.search, rule.percentile) for histogram in histograms]
             table[:, column] = torch.stack(scales)
-        return table
+        return table, zeros
+
+    def _histogram(self, step: int, column: int) -> SignedHistogram:
+        reach = float(self.reach[step, column])
+        negative, positive = (
+            Histogram(self.counts[side, step, column], reach, float(self.largest[side, step, column])) for side in range(2)
+        )
+        return SignedHistogram(negative, positive)
 
 
 class _Recorder:
@@ -54,8 +63,8 @@ class _Recorder:
 
     def __init__(self, unet: StepUNet, names: Sequence[str], steps: int) -> None:
         self.names = list(names)
-        self.largest = torch.zeros(steps, len(self.names))
-        self.counts = torch.zeros(steps, len(self.names), BINS)
+        self.largest = torch.zeros(2, steps, len(self.names))
+        self.counts = torch.zeros(2, steps, len(self.names), BINS)
         self.reach = torch.zeros(steps, len(self.names))
         self.seen: dict[str, Tensor] = {}
         modules = dict(unet.named_modules())
@@ -70,17 +79,23 @@ class _Recorder:
     def store(self, call: int) -> None:
         """Reduce what the last U-Net call left in ``seen``."""
         for column, name in enumerate(self.names):
-            magnitudes = self.seen[name].reshape(-1).abs().float()
-            largest = float(magnitudes.max())
+            values = self.seen[name].reshape(-1).float()
+            lowest, highest = values.aminmax()
+            ends = torch.stack([-lowest, highest]).clamp(min=0.0)
+            largest = float(ends.max())
             reach = float(self.reach[call, column])
             if reach == 0.0:
                 reach = largest or 1.0
             while reach < largest:
-                self.counts[call, column] = halved(self.counts[call, column])
+                for side in self.counts:
+                    side[call, column] = halved(side[call, column])
                 reach *= 2
             self.reach[call, column] = reach
-            self.largest[call, column] = max(largest, float(self.largest[call, column]))
-            self.counts[call, column] += torch.histc(magnitudes, BINS, 0.0, reach).to(self.counts)
+            self.largest[:, call, column] = torch.maximum(self.largest[:, call, column], ends.to(self.largest))
+            # Values outside of the bins, here the negative ones, count nowhere.
+            positive = torch.histc(values, BINS, 0.0, reach).to(self.counts)
+            both = torch.histc(values.abs(), BINS, 0.0, reach).to(self.counts)
+            self.counts[:, call, column] += torch.stack([both - positive, positive])
         self.seen.clear()
 
     def close(self) -> None:

@@ -49,6 +49,13 @@ def merge(histograms: Sequence[Histogram]) -> Histogram:
     return Histogram(counts, reach, max(histogram.largest for histogram in histograms))
 
 
+def percentile_edge(histogram: Histogram, percentile: float) -> float:
+    """Magnitude that this percentage of the values does not exceed, up to a bin."""
+    cumulative = histogram.counts.double().cumsum(0)
+    edge = int(torch.searchsorted(cumulative, cumulative[-1] * percentile / 100)) + 1
+    return min(edge * histogram.reach / histogram.counts.numel(), histogram.largest)
+
+
 def activation_scale(histogram: Histogram, bits: int, search: str = "mse", percentile: float = 99.99) -> Tensor:
     """Scale of a symmetric ``bits``-bit grid.
 
@@ -74,9 +81,7 @@ def activation_scale(histogram: Histogram, bits: int, search: str = "mse", perce
         errors = ((rounded - centres).square() * histogram.counts).sum(dim=1)
         scale = candidates[errors.argmin()]
     elif search == "percentile":
-        cumulative = histogram.counts.double().cumsum(0)
-        edge = int(torch.searchsorted(cumulative, cumulative[-1] * percentile / 100)) + 1
-        scale = torch.tensor(min(edge * histogram.reach / histogram.counts.numel(), histogram.largest) / high)
+        scale = torch.tensor(percentile_edge(histogram, percentile) / high)
     elif search == "absmax":
         scale = torch.tensor(histogram.largest / high)
     else:

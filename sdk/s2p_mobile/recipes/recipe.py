@@ -47,10 +47,13 @@ class WeightRule(Contract):
 
 
 class ActivationRule(Contract):
-    """Symmetric per-tensor activation grids."""
+    """Per-tensor activation grids."""
 
     bits: int | None = Field(default=8, ge=2, le=8, description="null leaves activations in float")
     per_step: bool = Field(default=True, description="one scale per call; false: one scale for all calls")
+    zero_points: bool = Field(
+        default=True, description="each layer's grid has a zero point of its own, the same in all calls; false: symmetric grids"
+    )
     search: Literal["mse", "percentile", "absmax"] = "mse"
     percentile: float = Field(default=99.99, gt=50, le=100)
 

@@ -1,7 +1,7 @@
 """Quantized layers that can be trained: rounding with straight-through gradients, scales with LSQ gradients.
 
 LSQ: Esser et al., "Learned Step Size Quantization" (ICLR 2020). With ``r = x / s`` and ``q = clamp(round(r), low, high)``,
-``d(s q)/dx`` is 1 inside the grid and 0 outside, and ``d(s q)/ds`` is ``q - r`` inside and ``q`` outside.
+``d(s q)/dx`` is 1 inside the grid and 0 outside, and ``d(s q)/ds`` is ``q - r`` inside and ``q`` outside. Zero points stay.
 Every rounding of the checkpoint (fp16 weight scales, snapped activation scales) is part of the forward pass, so that what is
 trained is what is written.
 """
@@ -95,6 +95,7 @@ class TrainedLayer(nn.Module):
             suits layers of any magnitude.
         log_scale: logarithm of weight scale / initial scale, [C_out].
         base: initial scale, fp16-representable, [C_out].
+        activation_zero: zero point of the input's grid.
         frozen, held: which weights are fixed (bool) and at which integers (int8); None when the recipe freezes nothing.
     """
 
@@ -102,9 +103,12 @@ class TrainedLayer(nn.Module):
     frozen: Tensor | None
     held: Tensor | None
 
-    def __init__(self, spec: LayerSpec, weight_bits: int, activation_bits: int | None, freezes: bool) -> None:
+    def __init__(
+        self, spec: LayerSpec, weight_bits: int, activation_bits: int | None, freezes: bool, activation_zero: int = 0
+    ) -> None:
         super().__init__()
         self.spec, self.weight_bits, self.activation_bits = spec, weight_bits, activation_bits
+        self.activation_zero = activation_zero
         self.weight = nn.Parameter(torch.zeros(spec.weight_shape))
         self.log_scale = nn.Parameter(torch.zeros(spec.out_channels))
         self.bias = nn.Parameter(torch.zeros(spec.out_channels)) if spec.bias else None
@@ -144,7 +148,7 @@ class TrainedLayer(nn.Module):
             self.weight, self._column(self.scale), self._column(self.base), low, high, self.frozen, self.held
         )
         if self.activation_bits is not None:
-            low, high = integer_range(self.activation_bits)
+            low, high = (end - self.activation_zero for end in integer_range(self.activation_bits))
             scale = self.spec.per_step(row[f"{self.spec.name}.scale"])
             inverse = self.spec.per_step(row[f"{self.spec.name}.inverse"])
             x = _QuantizeActivation.apply(x.to(scale.dtype), scale, inverse, low, high)
@@ -154,12 +158,20 @@ class TrainedLayer(nn.Module):
 class TrainedOperators(Operators):
     """Makes the layers of a student: quantized ones for the layers with bits, float ones for the rest."""
 
-    def __init__(self, weight_bits: Mapping[str, int], activation_bits: int | None, freezes: bool) -> None:
+    def __init__(
+        self,
+        weight_bits: Mapping[str, int],
+        activation_bits: int | None,
+        freezes: bool,
+        activation_zeros: Mapping[str, int] | None = None,
+    ) -> None:
         self.weight_bits, self.activation_bits, self.freezes = weight_bits, activation_bits, freezes
+        self.activation_zeros = activation_zeros or {}
 
     def layer(self, spec: LayerSpec) -> nn.Module:
         if spec.name in self.weight_bits:
-            return TrainedLayer(spec, self.weight_bits[spec.name], self.activation_bits, self.freezes)
+            zero = self.activation_zeros.get(spec.name, 0)
+            return TrainedLayer(spec, self.weight_bits[spec.name], self.activation_bits, self.freezes, zero)
         return FloatLayer(spec)
 
 

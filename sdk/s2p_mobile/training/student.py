@@ -26,12 +26,14 @@ class StudentSpec:
     Attributes:
         weight_bits: bits of every quantized layer, in the order in which they run.
         activation_scales: initial activation table, float32 [T, L], or None.
+        activation_zeros: layer -> zero point of its input's grid; 0 where a layer is missing.
         weights: layer -> weights to start from; the model's own where a layer is missing.
         call_weights: of the calls in the loss, float32 [T] with mean 1; None: all alike.
     """
 
     weight_bits: dict[str, int]
     activation_scales: Tensor | None
+    activation_zeros: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     call_weights: Tensor | None = None
 
@@ -39,7 +41,9 @@ class StudentSpec:
 def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
     """The quantized graph at its starting point."""
     recipe = job.recipe
-    operators = TrainedOperators(spec.weight_bits, recipe.activations.bits, recipe.training.freezing is not None)
+    operators = TrainedOperators(
+        spec.weight_bits, recipe.activations.bits, recipe.training.freezing is not None, spec.activation_zeros
+    )
     path = job_time_path(job)
     tables = TrainedTables(
         path.tables,
@@ -124,5 +128,6 @@ def _quantized_layers(student: StepUNet) -> Mapping[str, QuantizedLayer]:
             scale=layer.scale.cpu().numpy().astype(np.float16),
             bias=None if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float32),
             activation_scale=None if table is None else table[:, column].cpu().numpy().astype(np.float32),
+            activation_zero=layer.activation_zero,
         )
     return layers

@@ -237,6 +237,8 @@ class Trainer:
         if self.student.tables.log_scales is not None and self.student.tables.base is not None:
             tensors["tables.log_scales"] = self.student.tables.log_scales.detach()
             tensors["tables.base"] = self.student.tables.base
+            zeros = [layer.activation_zero for layer in trained_layers(self.student).values()]
+            tensors["tables.zeros"] = torch.tensor(zeros, dtype=torch.int32)
         return tensors
 
     def _save(self) -> None:

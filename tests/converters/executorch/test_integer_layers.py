@@ -28,7 +28,7 @@ SPECS = {
 }
 
 
-def random_layer(spec: LayerSpec, weight_bits: int = 8, activation_bits: int = 8) -> QuantizedLayer:
+def random_layer(spec: LayerSpec, weight_bits: int = 8, activation_bits: int = 8, zero: int = 0) -> QuantizedLayer:
     rng = np.random.default_rng(5)
     top = 2 ** (weight_bits - 1)
     return QuantizedLayer(
@@ -39,6 +39,7 @@ def random_layer(spec: LayerSpec, weight_bits: int = 8, activation_bits: int = 8
         scale=rng.uniform(0.001, 0.02, spec.out_channels).astype(np.float16),
         bias=rng.normal(size=spec.out_channels).astype(np.float32) if spec.bias else None,
         activation_scale=np.array([0.011, 0.3, 0.07], np.float32),
+        activation_zero=zero,
     )
 
 
@@ -46,7 +47,7 @@ def fake_quantized(layer: QuantizedLayer, x: Tensor, step: int) -> Tensor:
     """torch's fake quantization of the input, then the layer in float64."""
     assert layer.activation_scale is not None and layer.activation_bits is not None
     top, scale = 2 ** (layer.activation_bits - 1), float(layer.activation_scale[step])
-    rounded = torch.fake_quantize_per_tensor_affine(x, scale, 0, -top, top - 1).double()
+    rounded = torch.fake_quantize_per_tensor_affine(x, scale, layer.activation_zero, -top, top - 1).double()
     weight = torch.from_numpy(layer.integers.astype(np.float64))
     weight = weight * torch.from_numpy(layer.scale.astype(np.float64)).reshape(-1, *[1] * (weight.dim() - 1))
     return layer.spec.apply(rounded, weight, None if layer.bias is None else torch.from_numpy(layer.bias).double())
@@ -77,7 +78,7 @@ def layer_program(layer: QuantizedLayer, shape: tuple[int, ...], scheme: Scheme,
     table = np.concatenate(list(columns.values()), axis=1) if columns else np.zeros((3, 1), np.float32)
     graph = Subgraph([name])
     # A static layer's output range: its largest possible output, so that nothing saturates.
-    peak = float(np.abs(layer.integers.astype(np.float64)).reshape(len(layer.integers), -1).sum(1).max()) * 128
+    peak = float(np.abs(layer.integers.astype(np.float64)).reshape(len(layer.integers), -1).sum(1).max()) * 256
     scales = {name: peak * float(layer.scale.max()) / 127}
     operators = XnnpackOperators(graph, {name: layer}, {}, scheme, scales)
     is_image = layer.spec.kind == "conv"
@@ -123,6 +124,19 @@ def test_pinned_layer_equals_fake_quantization_at_every_step(kind: str, bits: tu
         assert (run_layer(data, table, x, step) - want).abs().max() <= check.TOLERANCE * want.abs().max()
 
 
+@pytest.mark.parametrize(("bits", "zero"), [(8, -128), (8, -103), (8, 127), (6, -32), (6, 11), (2, 1)])
+@pytest.mark.parametrize("kind", ["3x3", "linear"])
+def test_pinned_layer_with_a_zero_point(kind: str, bits: int, zero: int) -> None:
+    layer = random_layer(SPECS[kind], 4, bits, zero)
+    shape = shape_of(layer.spec)
+    data, table = layer_program(layer, shape, "pinned")
+    for step in (0, 1, 2):
+        x = safe_input(layer, step, shape) * 1.3
+        x = torch.where((x / layer.activation_scale[step] % 1 - 0.5).abs() < 0.1, torch.zeros(()), x)  # type: ignore[index]
+        want = fake_quantized(layer, x, step)
+        assert (run_layer(data, table, x, step) - want).abs().max() <= check.TOLERANCE * want.abs().max()
+
+
 @pytest.mark.parametrize("prepare", ["upsample", "pad", "concatenate"])
 def test_pinned_convolution_behind_what_was_left_pending(prepare: str) -> None:
     inputs = 20 if prepare == "concatenate" else 10
@@ -139,9 +153,10 @@ def test_pinned_convolution_behind_what_was_left_pending(prepare: str) -> None:
     assert (run_layer(data, table, x, 1) - want).abs().max() <= check.TOLERANCE * want.abs().max()
 
 
+@pytest.mark.parametrize("zero", [0, -110])
 @pytest.mark.parametrize("scale", [0.5, 0.001], ids=["range reaches below SiLU's minimum", "range ends above it"])
-def test_pinned_convolution_behind_silu_clamps_both_ends(scale: float) -> None:
-    layer = random_layer(SPECS["1x1"])
+def test_pinned_convolution_behind_silu_clamps_both_ends(scale: float, zero: int) -> None:
+    layer = random_layer(SPECS["1x1"], zero=zero)
     layer = QuantizedLayer(**{**vars(layer), "activation_scale": np.full(3, scale, np.float32)})
     shape = (1, 10, 32, 32)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3
@@ -154,13 +169,14 @@ def test_pinned_convolution_behind_silu_clamps_both_ends(scale: float) -> None:
     assert F.silu(x).min() >= SILU_MINIMUM - 1e-6
 
 
+@pytest.mark.parametrize("zero", [0, -60])
 @pytest.mark.parametrize("kind", SPECS)
-def test_static_layer_is_within_its_output_grid(kind: str) -> None:
-    layer = random_layer(SPECS[kind])
+def test_static_layer_is_within_its_output_grid(kind: str, zero: int) -> None:
+    layer = random_layer(SPECS[kind], zero=zero)
     shape = shape_of(layer.spec)
     data, table = layer_program(layer, shape, "static")
     x = safe_input(layer, 2, shape)
-    peak = np.abs(layer.integers.astype(np.float64)).reshape(len(layer.integers), -1).sum(1).max() * 128
+    peak = np.abs(layer.integers.astype(np.float64)).reshape(len(layer.integers), -1).sum(1).max() * 256
     step = peak * float(layer.scale.max()) / 127 * float(layer.activation_scale[2])  # type: ignore[index]
     # Rounding to the nearest output value: half a step, and float32 rounding around it.
     assert (run_layer(data, table, x, 2) - fake_quantized(layer, x, 2)).abs().max() <= 0.5001 * step

@@ -30,10 +30,10 @@ from s2p_runtime.pictures import relative_error
 STEP = 1
 
 
-def inputs(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(checkpoint: Checkpoint, stream: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     latents, tokens = checkpoint.manifest.latents, checkpoint.manifest.tokenizer.max_length
-    sample = torch.from_numpy(gaussian(7, (2, latents.channels, latents.height, latents.width)))
-    context = torch.from_numpy(gaussian(8, (2, tokens, checkpoint.structure.context_dim)))
+    sample = torch.from_numpy(gaussian(stream, (2, latents.channels, latents.height, latents.width)))
+    context = torch.from_numpy(gaussian(stream + 1, (2, tokens, checkpoint.structure.context_dim)))
     return sample, torch.tensor([STEP]), context
 
 
@@ -66,15 +66,16 @@ def test_float_program_equals_torch(checkpoint: Checkpoint) -> None:
     assert relative_error(run(program(checkpoint, {}, floats), feeds), want) < 60 * 4 * 2.0**-24
 
 
-def test_integer_program_is_as_close_as_float32_arithmetic_allows(checkpoint: Checkpoint, executorch_bundle: Path) -> None:
-    feeds = inputs(checkpoint)
+def test_integer_program_computes_the_reference(checkpoint: Checkpoint, executorch_bundle: Path) -> None:
     exact = reference_unet(checkpoint)
-    want = exact(feeds[0].double(), feeds[1], feeds[2].double()).numpy()
-    # A rounding that flips moves an activation by a whole grid step, and every float32 evaluation flips some: the yardstick is
-    # torch's own float32 evaluation of the same fake quantization. The two flip different roundings, hence the factor.
-    single = reference_unet(checkpoint).float()(*feeds).numpy()
-    allowed = 3 * max(relative_error(single, want), 1e-4)
-    assert relative_error(run(executorch_bundle / "unet.pte", feeds), want) < allowed
+    errors = []
+    for seed in range(5):
+        feeds = inputs(checkpoint, 2 * seed)
+        want = exact(feeds[0].double(), feeds[1], feeds[2].double()).numpy()
+        errors.append(relative_error(run(executorch_bundle / "unet.pte", feeds), want))
+    # About 60 layers in a row, each with a few roundings of 2^-24. Now and then one of them moves an activation across the middle
+    # of two integers, by a whole grid step, as it does in torch in float32: not in most of the inputs.
+    assert np.median(errors) < 60 * 4 * 2.0**-24
 
 
 def test_program_loaded_from_a_file_keeps_its_constants(executorch_bundle: Path, checkpoint: Checkpoint) -> None:

@@ -72,7 +72,8 @@ def latents(make_job: Callable[..., QuantizationJob], tmp_path_factory: pytest.T
 def start(make_job: Callable[..., QuantizationJob]) -> StudentSpec:
     job = make_job()
     point = starting_point(job, float_unet(job.model, job.plan))
-    return StudentSpec(point.weight_bits, point.activation_scales)
+    assert any(point.activation_zeros.values())
+    return StudentSpec(point.weight_bits, point.activation_scales, point.activation_zeros)
 
 
 @pytest.fixture

@@ -35,12 +35,13 @@ def straight_through(value: Tensor, scale: Tensor, low: int, high: int) -> Tenso
     return ((torch.round(clamped) - clamped).detach() + clamped) * scale
 
 
+@pytest.mark.parametrize("zero", [0, -110])
 @pytest.mark.parametrize("kind", list(SPECS))
-def test_gradients_are_those_of_lsq(kind: str) -> None:
+def test_gradients_are_those_of_lsq(kind: str, zero: int) -> None:
     """Values inside and outside both grids; float64, so that nothing but the formulas can differ."""
     spec = SPECS[kind]
     torch.manual_seed(0)
-    layer = TrainedLayer(spec, 4, 8, freezes=False).double()
+    layer = TrainedLayer(spec, 4, 8, freezes=False, activation_zero=zero).double()
     weight = torch.randn(spec.weight_shape, dtype=torch.float64)
     with torch.no_grad():
         layer.base.copy_((weight.flatten(1).abs().amax(1) / 6).half().double())
@@ -58,7 +59,7 @@ def test_gradients_are_those_of_lsq(kind: str) -> None:
     units = layer.weight.detach().clone().requires_grad_()
     scale = layer.base.clone().requires_grad_()
     wide = scale.reshape(-1, *([1] * (weight.dim() - 1)))
-    rounded = straight_through(x, spec.per_step(steps), -128, 127)
+    rounded = straight_through(x, spec.per_step(steps), -128 - zero, 127 - zero)
     output = spec.apply(rounded, straight_through(units * wide.detach(), wide, -8, 7), layer.bias)
     theirs = torch.autograd.grad((output * target).sum(), [units, scale, x, steps])
     for name, a, b in zip(("weight", "scale", "x", "step"), mine, theirs, strict=True):
@@ -112,8 +113,8 @@ def test_checkpoint_computes_what_was_trained(
     recipe: dict[str, object],
 ) -> None:
     job = make_job(recipe=recipe)
-    scales = start.activation_scales if job.recipe.activations.bits else None
-    trainer = Trainer(job, StudentSpec(start.weight_bits, scales), latents, folder, Workers("cpu"))
+    grids = (start.activation_scales, start.activation_zeros) if job.recipe.activations.bits else (None, {})
+    trainer = Trainer(job, StudentSpec(start.weight_bits, *grids), latents, folder, Workers("cpu"))
     trained = trainer.run()
     student = trainer.student
     (folder / "checkpoint").mkdir()
