@@ -332,7 +332,10 @@ def main() -> None:
             elif options.again or not figures_path(place, stage, options.model, latents).is_file():
                 command = [sys.executable, __file__, "--here", "--model", options.model, "--scale", str(scale)]
                 command += ["--latents", str(latents), "--stages", stage, "--work", str(options.work)]
-                subprocess.run(command, check=True)
+                ended = subprocess.run(command, check=False).returncode
+                if ended:
+                    # A stage that failed has said why; one that was killed has not.
+                    raise SystemExit(ended if ended > 0 else f"stage {stage} of {place.name} was ended by signal {-ended}")
     if options.here:
         return
     figures = f"Machine: {machine()}. {options.note}\n\n{table(options.work)}{growth(options.work, 'sd1')}"
