@@ -48,10 +48,12 @@ class Row:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The row's recipe but for the number of iterations; activations are symmetric where the row does not change that."""
+        """The row's recipe but for the number of iterations; activations are symmetric and shortcuts whole where the row does not
+        change that."""
         common = {
             "weights": {"bits": 4},
             "activations": {"zero_points": False},
+            "split_shortcuts": False,
             "training": {"batch": 8, "prompts": PROMPTS},
             **BASES[self.base],
         }

@@ -141,7 +141,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         if name not in manifest.files:
             raise S2PError(f"{folder} lists no {name}; make the checkpoint again with s2p-mobile quantize")
     check_files(folder, manifest.files)
-    structure = UNetStructure.from_config(manifest.unet_config)
+    structure = manifest.structure
     reader = TensorReader(folder.name, TensorFile(folder / UNET_FILE))
     activations = read_tensors(folder / ACTIVATIONS_FILE)
     scales = activations.get("scales")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -16,7 +17,9 @@ from s2p_runtime.contract import Contract, GrowingContract
 from s2p_runtime.plan import SamplingPlan
 
 CHECKPOINT_FORMAT = "s2p-checkpoint"
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
+"""Written when shortcuts are split."""
+ZERO_POINT_VERSION = 4
 """Written when activations have zero points while weights are symmetric."""
 PROMPT_TABLE_VERSION = 3
 """Written for families whose time table belongs to the prompt (SDXL)."""
@@ -92,7 +95,7 @@ class Source(Contract):
 class CheckpointManifest(GrowingContract):
     """``s2p.json``."""
 
-    later_fields: ClassVar[tuple[str, ...]] = ("softmax_bits", "conditioning")
+    later_fields: ClassVar[tuple[str, ...]] = ("softmax_bits", "conditioning", "split_shortcuts")
 
     format: Literal["s2p-checkpoint"] = "s2p-checkpoint"
     version: int = GENERAL_VERSION
@@ -117,6 +120,7 @@ class CheckpointManifest(GrowingContract):
     )
 
     conditioning: Conditioning | None = Field(default=None, description="version 3: families with two text encoders")
+    split_shortcuts: bool = Field(default=False, description="version 5: shortcuts of up blocks are two convolutions")
 
     @model_validator(mode="after")
     def _features_of_the_version(self) -> CheckpointManifest:
@@ -126,7 +130,18 @@ class CheckpointManifest(GrowingContract):
             raise ValueError("version 1 has symmetric grids only")
         if self.version < 4 and any(entry.activation_zero for entry in self.layers):
             raise ValueError("versions 1 to 3 have no zero points on symmetric weight grids")
+        if self.version < 5 and self.split_shortcuts:
+            raise ValueError("versions 1 to 4 have no split shortcuts")
         return self
+
+    @property
+    def structure(self) -> UNetStructure:
+        """Of the U-Net.
+
+        Raises:
+            S2PError: as :meth:`UNetStructure.from_config`.
+        """
+        return replace(UNetStructure.from_config(self.unet_config), split_shortcuts=self.split_shortcuts)
 
     @property
     def needs_general_grids(self) -> bool:
@@ -150,16 +165,20 @@ class CheckpointManifest(GrowingContract):
     @property
     def average_weight_bits(self) -> float:
         """Bits per weight over the quantized layers."""
-        specs = {spec.name: spec for spec in layer_specs(UNetStructure.from_config(self.unet_config))}
+        specs = {spec.name: spec for spec in layer_specs(self.structure)}
         quantized = [(entry.weight_bits, specs[entry.name].weights) for entry in self.layers if entry.weight_bits is not None]
         total = sum(weights for _, weights in quantized)
         return sum(bits * weights for bits, weights in quantized) / total if total else 0.0
 
 
-def needed_version(layers: Sequence[LayerEntry], softmax_bits: int | None, conditioning: Conditioning | None) -> int:
+def needed_version(
+    layers: Sequence[LayerEntry], softmax_bits: int | None, conditioning: Conditioning | None, split: bool
+) -> int:
     """The oldest version that can say this, so that older readers open what they can."""
-    if any(entry.activation_zero for entry in layers):
+    if split:
         return CHECKPOINT_VERSION
+    if any(entry.activation_zero for entry in layers):
+        return ZERO_POINT_VERSION
     if conditioning is not None:
         return PROMPT_TABLE_VERSION
     general = softmax_bits is not None or any(entry.is_general for entry in layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from s2p_converters.checkpoint import MANIFEST_NAME, write_checkpoint_tensors
 from s2p_converters.checkpoint_manifest import CheckpointManifest, Source, layer_entry, needed_version
 from s2p_converters.grids import GeneralLayer, QuantizedLayer
-from s2p_converters.unet import layer_specs
+from s2p_converters.unet import layer_specs, split_shortcuts
 from s2p_mobile.components import COMPONENT_FOLDERS, SECOND_FOLDERS
 from s2p_mobile.models import Model
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
@@ -35,12 +36,13 @@ def golden_prompts(model: Model) -> tuple[str, ...]:
 def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, folder: Path) -> CheckpointManifest:
     """Write tensors, golden FP runs, the model's other components and the manifest into an existing folder."""
     model = job.model
-    specs = layer_specs(model.structure)
+    structure = replace(model.structure, split_shortcuts=unet.split_shortcuts)
+    specs = layer_specs(structure)
     layers: dict[str, QuantizedLayer | GeneralLayer] = {**unet.layers, **unet.general}
     in_layers = {f"{name}.{part}" for name in layers for part in ("weight", "bias")}
     floats = {
         name: value.numpy().astype(np.float32)
-        for name, value in model.unet.state_dict().items()
+        for name, value in split_shortcuts(model.unet.state_dict(), structure).items()
         if name not in in_layers and not _is_time_path(name)
     }
     path = job_time_path(job)
@@ -52,7 +54,7 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     golden = _write_golden(job, folder)
     entries = tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs)
     manifest = CheckpointManifest(
-        version=needed_version(entries, unet.softmax_bits, model.conditioning),
+        version=needed_version(entries, unet.softmax_bits, model.conditioning, unet.split_shortcuts),
         producer=f"s2p-mobile {__version__}",
         family=model.family.name,
         source=Source(name=model.name, unet_sha256=model.unet_sha256, unet_fp32_bytes=model.unet_fp32_bytes),
@@ -69,6 +71,7 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         files=file_entries(folder, MANIFEST_NAME),
         softmax_bits=unet.softmax_bits,
         conditioning=model.conditioning,
+        split_shortcuts=unet.split_shortcuts,
     )
     write_contract(folder / MANIFEST_NAME, manifest)
     return manifest

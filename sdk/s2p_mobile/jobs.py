@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from s2p_mobile.demo import calibration_captions
+from s2p_mobile.methods.registry import recipe_for
 from s2p_mobile.models import Model, open_model
 from s2p_mobile.picture_size import PictureSize
 from s2p_mobile.plan import plan_for
@@ -58,6 +59,7 @@ def make_job(
     prompts: Path | None,
     seed: int,
     progress: Progress,
+    method: str = "s2p",
     pipeline: str | None = None,
     device: str = "auto",
     work: Path | None = None,
@@ -73,13 +75,14 @@ def make_job(
 
     Args:
         recipe_name, steps, guidance: the model's own when None.
+        method: what the job is for.
         size: ``WIDTHxHEIGHT`` of the pictures; the model's own when None.
         loras: ``FILE[:scale]`` each, fused into the weights in their order.
         sensitivity: a result of ``s2p-mobile sensitivity`` to rank layers by.
         count, subset_seed: how many prompts, and the seed that picks them.
 
     Raises:
-        S2PError: unknown recipe, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of range, a size
+        S2PError: unknown recipe, method, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of range, a size
             that the model cannot draw, a sensitivity of something else.
     """
     chosen_size = None if size is None else PictureSize.parse(size)
@@ -89,7 +92,7 @@ def make_job(
     if pipeline is not None and pipeline not in PIPELINES:
         raise S2PError(f"unknown pipeline {pipeline!r}; pipelines are {', '.join(PIPELINES)}")
     model = open_model(source, chosen_size, loras)
-    recipe = named_recipe or load_recipe(model.family.recipe)
+    recipe = recipe_for(method, named_recipe or load_recipe(model.family.recipe))
     if pipeline is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pipeline": pipeline})})
     plan = plan_for(model.folder / "scheduler", scheduler, steps or model.steps)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s2p_converters.unet import Operators, StepUNet
+from s2p_converters.unet import Operators, StepUNet, UNetStructure, split_shortcuts
 from s2p_mobile.components import Components
 from s2p_mobile.models import Model
 from s2p_mobile.time_tables import time_path
@@ -21,14 +21,18 @@ Observer = Callable[[int, Array32, Array32], None]
 """(call index, scaled input [B, C, H, W], raw U-Net output [B, C, H, W])"""
 
 
-def float_unet(model: Model, plan: SamplingPlan) -> StepUNet:
+def float_unet(model: Model, plan: SamplingPlan, structure: UNetStructure | None = None) -> StepUNet:
     """The FP U-Net as a step graph: original weights, time tables of the plan, float32.
 
     An SDXL model's takes the pooled text as its fourth input.
+
+    Args:
+        structure: the model's, perhaps with split shortcuts; the model's own when None.
     """
-    unet = StepUNet(model.structure, time_path(model, plan.timesteps).rows, Operators())
+    structure = structure or model.structure
+    unet = StepUNet(structure, time_path(model, plan.timesteps).rows, Operators())
     # The very tensors of the model: a large network does not fit twice, and nothing writes into an FP network's weights.
-    unet.load_state_dict(model.unet.state_dict(), strict=False, assign=True)
+    unet.load_state_dict(split_shortcuts(model.unet.state_dict(), structure), strict=False, assign=True)
     return unet.eval().requires_grad_(False)
 
 

@@ -25,11 +25,11 @@ def small_model(make_small_model: Callable[[str, tuple[int, int], int], Model]) 
 
 @pytest.fixture(scope="session")
 def make_checkpoint(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
-    """Make an RTN checkpoint of the small model: ``make_checkpoint(weight_bits=4, activation_bits=8, mixed=True)``."""
-    made: dict[tuple[int, int | None, bool], Checkpoint] = {}
+    """Make an RTN checkpoint of the small model: ``make_checkpoint(weight_bits=4, activation_bits=8, mixed=True, split=True)``."""
+    made: dict[tuple[int, int | None, bool, bool], Checkpoint] = {}
 
-    def make(weight_bits: int = 4, activation_bits: int | None = 8, mixed: bool = True) -> Checkpoint:
-        key = (weight_bits, activation_bits, mixed)
+    def make(weight_bits: int = 4, activation_bits: int | None = 8, mixed: bool = True, split: bool = True) -> Checkpoint:
+        key = (weight_bits, activation_bits, mixed, split)
         if key not in made:
             rules = {
                 "name": "test",
@@ -37,6 +37,7 @@ def make_checkpoint(small_model: Model, tmp_path_factory: pytest.TempPathFactory
                 "weights": {"bits": weight_bits},
                 "activations": {"bits": activation_bits},
                 "calibration": {"prompts": 1},
+                "split_shortcuts": split,
                 "mixed": {"top": "10%", "bits": 8, "ranking": "sqnr"} if mixed else None,
             }
             plan = plan_for(small_model.folder / "scheduler", "ddim", 3)

@@ -14,9 +14,12 @@ from safetensors.numpy import load_file, save_file
 
 from s2p_converters.checkpoint import MANIFEST_NAME, Checkpoint, open_checkpoint
 from s2p_converters.checkpoint_manifest import LayerEntry, needed_version
+from s2p_converters.unet import split_shortcuts
 from s2p_mobile.models import Model
 from s2p_runtime.bundle import Conditioning, file_entries
 from s2p_runtime.errors import S2PError
+
+MakeCheckpoint = Callable[..., Checkpoint]
 
 
 @pytest.fixture()
@@ -40,7 +43,7 @@ def edit(folder: Path, file: str, change: Callable[[dict[str, np.ndarray]], None
 
 
 def test_integers_times_scales_approximate_the_source(checkpoint: Checkpoint, small_model: Model) -> None:
-    source = small_model.unet.state_dict()
+    source = split_shortcuts(small_model.unet.state_dict(), checkpoint.structure)
     for name, layer in checkpoint.layers.items():
         scale = layer.scale.astype(np.float64).reshape(-1, *([1] * (layer.integers.ndim - 1)))
         error = np.abs(scale * layer.integers - source[f"{name}.weight"].numpy())
@@ -122,8 +125,27 @@ def test_future_version(copy: Path) -> None:
         open_checkpoint(copy)
 
 
-def test_zero_points_make_the_fourth_version(checkpoint: Checkpoint) -> None:
+def test_split_shortcuts_make_the_fifth_version(copy: Path, checkpoint: Checkpoint) -> None:
+    assert checkpoint.manifest.version == 5 and checkpoint.manifest.split_shortcuts
+    names = [entry.name for entry in checkpoint.manifest.layers if "conv_shortcut" in entry.name]
+    # Those of down blocks have one input; of up blocks the state (with the bias) and the skip.
+    up = [name for name in names if name.startswith("up_blocks")]
+    assert up and {name.rpartition(".")[2] for name in up} == {"0", "1"}
+    assert all(name.endswith("conv_shortcut") for name in names if name not in up)
+    for name in up:
+        assert (checkpoint.layers[name].bias is not None) == name.endswith(".0")
+    rehash(copy, lambda manifest: manifest.update(version=4))
+    with pytest.raises(S2PError, match="versions 1 to 4 have no split shortcuts"):
+        open_checkpoint(copy)
+    rehash(copy, lambda manifest: (manifest.update(version=5), manifest.pop("split_shortcuts")))
+    with pytest.raises(S2PError, match="conv_shortcut"):
+        open_checkpoint(copy)
+
+
+def test_whole_shortcuts_with_zero_points_make_the_fourth_version(make_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = make_checkpoint(split=False)
     zeros = {name: layer.activation_zero for name, layer in checkpoint.layers.items()}
+    assert not any(".conv_shortcut." in name for name in zeros)
     written = {entry["name"]: entry for entry in json.loads((checkpoint.folder / "s2p.json").read_text())["layers"]}
     assert checkpoint.manifest.version == 4 and any(zeros.values())
     # What every convolution of a resnet reads comes from SiLU, at least -0.2785.
@@ -132,17 +154,23 @@ def test_zero_points_make_the_fourth_version(checkpoint: Checkpoint) -> None:
     assert all("activation_zero" not in written[name] for name, zero in zeros.items() if zero == 0)
 
 
-@pytest.mark.parametrize(("general", "prompts", "zero", "version"), [(0, 0, 0, 1), (1, 0, 0, 2), (1, 1, 0, 3), (0, 1, 5, 4)])
-def test_a_checkpoint_is_written_as_old_as_possible(general: int, prompts: int, zero: int, version: int) -> None:
+@pytest.mark.parametrize(
+    ("general", "prompts", "zero", "split", "version"),
+    [(0, 0, 0, 0, 1), (1, 0, 0, 0, 2), (1, 1, 0, 0, 3), (0, 1, 5, 0, 4), (0, 0, 0, 1, 5)],
+)
+def test_a_checkpoint_is_written_as_old_as_possible(general: int, prompts: int, zero: int, split: int, version: int) -> None:
     entry = LayerEntry(name="layer", kind="linear", weight_bits=4, activation_bits=8, activation_zero=zero)
     size = Conditioning(second_pad_id=0, zero_unconditional=True, time_ids=(1.0,) * 6)
-    assert needed_version([entry], 16 if general else None, size if prompts else None) == version
+    assert needed_version([entry], 16 if general else None, size if prompts else None, bool(split)) == version
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda entry, manifest: manifest.update(version=3), "versions 1 to 3 have no zero points"),
+        (
+            lambda entry, manifest: (manifest.update(version=3), manifest.pop("split_shortcuts")),
+            "versions 1 to 3 have no zero points",
+        ),
         (lambda entry, manifest: entry.update(activation_zero=128), "zero point outside 8 bits"),
         (lambda entry, manifest: entry.update(activation_zero=1.5), "activation_zero"),
         (lambda entry, manifest: entry.update(activation_bits=None), "zero point of activations that it does not round"),

@@ -85,8 +85,13 @@ def test_each_call_at_equal_inputs(
 
     # In float32 a difference in the last place flips some roundings of activations to the neighbouring integer, which moves an
     # output by whole grid steps: no bound near 1e-5 can hold for any float32 engine. The yardstick is torch's own float32
-    # evaluation of the same function, or, should no rounding flip there, the plain noise of about 60 layers.
-    yardstick = max(relative_error(single_call(single, sample, call, embeddings), want), 60 * 4 * EPSILON)
+    # evaluation of the same function. A single one may happen to flip nothing: its input is also changed by the plain noise of
+    # about 60 layers, which is what engines differ by in front of a rounding.
+    noise = 60 * 4 * EPSILON
+    rng = np.random.default_rng(call)
+    changed = [(sample * (1 + noise * rng.uniform(-1, 1, sample.shape))).astype(np.float32) for _ in range(8)]
+    errors = [relative_error(single_call(single, x, call, embeddings), want) for x in (sample, *changed)]
+    yardstick = max(*errors, noise)
     for backend in (open_backend(open_bundle(coreml_bundle)), open_backend(open_bundle(executorch_bundle))):
         error = relative_error(backend.predict(sample, call, embeddings), want)
         assert error <= CHAOS * yardstick, backend.describe("unet")

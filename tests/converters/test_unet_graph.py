@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
-from s2p_converters.unet import Operators, PromptTables, StepTables, StepUNet, UNetStructure, layer_specs, resnet_names
+from s2p_converters.unet import (
+    Operators,
+    PromptTables,
+    StepTables,
+    StepUNet,
+    UNetStructure,
+    layer_specs,
+    resnet_names,
+    split_shortcuts,
+)
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.loading.guidance import fold_guidance
 from s2p_mobile.models import Model
@@ -80,19 +91,21 @@ def diffusers_unet(**changes: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**settings, **changes}).eval()
 
 
-def step_graph(unet: UNet2DConditionModel, timesteps: list[float]) -> StepUNet:
-    graph = StepUNet(UNetStructure.from_config(dict(unet.config)), StepTables(time_tables(unet, timesteps)), Operators())
-    loaded = graph.load_state_dict(unet.state_dict(), strict=False)
+def step_graph(unet: UNet2DConditionModel, timesteps: list[float], split: bool = False) -> StepUNet:
+    structure = replace(UNetStructure.from_config(dict(unet.config)), split_shortcuts=split)
+    graph = StepUNet(structure, StepTables(time_tables(unet, timesteps)), Operators())
+    loaded = graph.load_state_dict(split_shortcuts(unet.state_dict(), structure), strict=False)
     assert loaded.missing_keys == ["tables.matrix"]
     return graph.eval()
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
-def test_equals_diffusers_at_every_call(changes: dict[str, object]) -> None:
+def test_equals_diffusers_at_every_call(changes: dict[str, object], split: bool) -> None:
     unet = diffusers_unet(**changes)
     timesteps = [981.0, 500.5, 1.0]
-    graph = step_graph(unet, timesteps).double()
+    graph = step_graph(unet, timesteps, split).double()
     reference = unet.double()
     for call, timestep in enumerate(timesteps):
         sample = torch.randn(2, unet.config.in_channels, 8, 8, dtype=torch.float64)
@@ -101,6 +114,40 @@ def test_equals_diffusers_at_every_call(changes: dict[str, object]) -> None:
         error = (graph(sample, torch.tensor([call]), text) - expected).norm() / expected.norm()
         # Tables are float32 (6e-8 each) and diffusers computes the sinusoid in float32; all else is float64.
         assert error < 1e-6
+
+
+def test_split_shortcuts_see_the_state_and_the_skip() -> None:
+    unet = diffusers_unet(layers_per_block=2)
+    graph, seen = step_graph(unet, [5.0], split=True), {}
+    originals: dict[str, torch.Tensor] = {}
+
+    def keep(where: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
+        return lambda module, args: where.__setitem__(name, args[0])
+
+    for name, module in graph.named_modules():
+        if ".conv_shortcut." in name:
+            module.register_forward_pre_hook(keep(seen, name))
+    for name, module in unet.named_modules():
+        if name.startswith("up_blocks") and name.endswith("conv_shortcut"):
+            module.register_forward_pre_hook(keep(originals, name))
+    sample, text = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 20)
+    with torch.no_grad():
+        graph(sample, torch.tensor([0]), text)
+        unet(sample, 5.0, text)
+    # Every resnet of an up block changes the number of channels here: three for each of two blocks.
+    assert len(originals) == 6 and len(seen) == 12
+    weights = dict(graph.named_parameters())
+    for name, whole in originals.items():
+        parts = [seen[f"{name}.{part}"] for part in (0, 1)]
+        # A resnet's output or the block before, and what the way down left: here as many channels as the level has.
+        assert [part.shape[1] for part in parts] == [whole.shape[1] - parts[1].shape[1], parts[1].shape[1]]
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+        joined = torch.cat([weights[f"{name}.{part}.weight"] for part in (0, 1)], dim=1)
+        assert torch.equal(joined, unet.get_parameter(f"{name}.weight"))
+        assert torch.equal(weights[f"{name}.0.bias"], unet.get_parameter(f"{name}.bias")) and f"{name}.1.bias" not in weights
+    # Channels of the skips, last pushed first: down blocks of 16 and 24 channels, two resnets each, behind conv_in (16).
+    skips = [seen[f"up_blocks.{b}.resnets.{j}.conv_shortcut.1"].shape[1] for b in (0, 1) for j in (0, 1, 2)]
+    assert skips == [24, 24, 16, 16, 16, 16]
 
 
 @torch.no_grad()

@@ -43,6 +43,7 @@ class Symbol:
         border: pending zero rows below and columns to the right.
         upsampled: pending upsampling by two.
         halves: the two halves along the last axis where a layer computed them separately.
+        parts: the images that this one was put together of along the channels, nothing pending; empty: not known.
     """
 
     graph: Subgraph = field(repr=False)
@@ -52,6 +53,7 @@ class Symbol:
     border: int = 0
     upsampled: bool = False
     halves: tuple[Value, Value] | None = None
+    parts: tuple[Symbol, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -134,17 +136,24 @@ class Symbol:
             first, second = (self.graph.slice(self.value, last, start, size) for start in (0, size))
         return Symbol(self.graph, first, False), Symbol(self.graph, second, False)
 
+    def split(self, sizes: Sequence[int], dim: int) -> tuple[Symbol, ...]:
+        """Back into the images that this one was put together of."""
+        if dim != 1 or tuple(part.shape[1] for part in self.parts) != tuple(sizes):
+            raise _unknown(f"split({tuple(sizes)}, {dim}) of {self.shape}")
+        return self.parts
+
     @classmethod
     def __torch_function__(
         cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Symbol:
         kwargs = kwargs or {}
         if function is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) == 1:
-            parts = [part.settle() for part in args[0]]
+            parts = tuple(part.settle() for part in args[0])
             if not all(part.channels_last for part in parts):
                 raise _unknown("concatenation along axis 1 of tensors that are no images")
             graph = parts[0].graph
-            return Symbol(graph, graph.concatenate([part.value for part in parts], len(parts[0].shape) - 1), True)
+            whole = graph.concatenate([part.value for part in parts], len(parts[0].shape) - 1)
+            return Symbol(graph, whole, True, parts=parts)
         if function is F.pad and tuple(args[1]) == (0, 1, 0, 1):
             return replace(args[0].settle(), border=1)
         raise _unknown(f"the function {getattr(function, '__name__', function)}")

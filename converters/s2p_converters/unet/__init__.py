@@ -1,6 +1,6 @@
 """The U-Net as a graph whose layers, norms and attention are chosen by the caller and whose time path is a table."""
 
-from s2p_converters.unet.graph import StepUNet
+from s2p_converters.unet.graph import StepUNet, split_shortcuts
 from s2p_converters.unet.operators import LayerSpec, Operators, StepRow
 from s2p_converters.unet.structure import UNetStructure, layer_specs, resnet_names
 from s2p_converters.unet.tables import PooledTables, PromptTables, StepTables
@@ -19,4 +19,5 @@ __all__ = [
     "empty_network",
     "layer_specs",
     "resnet_names",
+    "split_shortcuts",
 ]

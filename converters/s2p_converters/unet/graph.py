@@ -18,25 +18,66 @@ from s2p_converters.unet.structure import BlockStructure, UNetStructure, block_s
 class _Resnet(nn.Module):
     """GroupNorm, SiLU, conv, plus time row, GroupNorm, SiLU, conv, plus shortcut."""
 
-    def __init__(self, name: str, specs: dict[str, LayerSpec], structure: UNetStructure, ops: Operators) -> None:
+    conv_shortcut: nn.Module | None
+
+    def __init__(
+        self, name: str, specs: dict[str, LayerSpec], parts: tuple[int, ...], structure: UNetStructure, ops: Operators
+    ) -> None:
+        """
+        Args:
+            parts: channels of what the input is put together of.
+        """
         super().__init__()
-        self.ops = ops
+        self.ops, self.parts = ops, parts
         self.time_key = f"{name}.time"
         first, second = specs[f"{name}.conv1"], specs[f"{name}.conv2"]
         self.norm1 = nn.GroupNorm(structure.groups, first.in_channels, structure.eps)
         self.conv1 = ops.layer(first)
         self.norm2 = nn.GroupNorm(structure.groups, second.in_channels, structure.eps)
         self.conv2 = ops.layer(second)
-        shortcut = specs.get(f"{name}.conv_shortcut")
-        self.conv_shortcut = ops.layer(shortcut) if shortcut else None
+        shortcut = f"{name}.conv_shortcut"
+        if shortcut in specs:
+            self.conv_shortcut = ops.layer(specs[shortcut])
+        elif f"{shortcut}.0" in specs:
+            self.conv_shortcut = nn.ModuleList(ops.layer(specs[f"{shortcut}.{part}"]) for part in range(len(parts)))
+        else:
+            self.conv_shortcut = None
 
     def forward(self, x: Tensor, row: StepRow) -> Tensor:
         ops = self.ops
         hidden = self.conv1(ops.silu(ops.group_norm(x, self.norm1)), row)
         hidden = hidden + row[self.time_key][:, :, None, None]
         hidden = self.conv2(ops.silu(ops.group_norm(hidden, self.norm2)), row)
-        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x, row)
-        return shortcut + hidden
+        return self._shortcut(x, row) + hidden
+
+    def _shortcut(self, x: Tensor, row: StepRow) -> Tensor:
+        if self.conv_shortcut is None:
+            return x
+        if not isinstance(self.conv_shortcut, nn.ModuleList):
+            out: Tensor = self.conv_shortcut(x, row)
+            return out
+        of_state, of_skip = self.conv_shortcut
+        state, skip = x.split(self.parts, dim=1)
+        both: Tensor = of_state(state, row) + of_skip(skip, row)
+        return both
+
+
+def split_shortcuts(weights: Mapping[str, Tensor], structure: UNetStructure) -> dict[str, Tensor]:
+    """A model's U-Net weights under the names of a structure, whose shortcuts may be split; parts share the model's memory."""
+    found = dict(weights)
+    for spec in layer_specs(structure):
+        stem = spec.name.rpartition(".")[0]
+        if not stem.endswith(".conv_shortcut"):
+            continue
+        # Parts come in their order, and take their columns from the front.
+        whole = found[f"{stem}.weight"]
+        found[f"{spec.name}.weight"], rest = whole[:, : spec.in_channels], whole[:, spec.in_channels :]
+        found[f"{stem}.weight"] = rest
+        if spec.bias:
+            found[f"{spec.name}.bias"] = found.pop(f"{stem}.bias")
+        if not rest.shape[1]:
+            del found[f"{stem}.weight"]
+    return found
 
 
 class _Attention(nn.Module):
@@ -183,7 +224,7 @@ class _Block(nn.Module):
         self.name, self.kind = block.name, block.name.split("_")[0]
         specs = {spec.name: spec for spec in block_specs(block, structure)}
         self.resnets = nn.ModuleList(
-            _Resnet(f"{block.name}.resnets.{j}", specs, structure, ops) for j in range(len(block.resnets))
+            _Resnet(f"{block.name}.resnets.{j}", specs, block.input_parts(j), structure, ops) for j in range(len(block.resnets))
         )
         self.attentions = nn.ModuleList(
             _Transformer(f"{block.name}.attentions.{j}", specs, depth, block, structure, ops)

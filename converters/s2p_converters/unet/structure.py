@@ -49,6 +49,13 @@ class BlockStructure:
     """Ends in a downsampler (down block) or upsampler (up block)."""
     only_cross_attention: bool = False
     """Both attentions of a transformer layer look at the text, none at the picture."""
+    skips: tuple[int, ...] = ()
+    """Channels of the skip at the end of each resnet's input; up blocks only."""
+
+    def input_parts(self, resnet: int) -> tuple[int, ...]:
+        """Channels of what a resnet's input is put together of."""
+        inputs = self.resnets[resnet][0]
+        return (inputs - self.skips[resnet], self.skips[resnet]) if self.skips else (inputs,)
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,9 @@ class UNetStructure:
     """Width of the guidance embedding that joins the timestep's sinusoid (latent consistency models)."""
     text_time: TextTimeStructure | None = None
     """SDXL: the time embedding depends on the prompt too."""
+    split_shortcuts: bool = False
+    """Shortcuts of up blocks are two convolutions, ``conv_shortcut.0`` of the state and ``conv_shortcut.1`` of the skip, whose sum
+    is the original's output: each half of the input, whose ranges differ, can then have grids of its own."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> UNetStructure:
@@ -149,12 +159,16 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
             raise S2PError(f"U-Net block {kind} is not supported; supported are {', '.join((*_DOWN_BLOCKS, *_UP_BLOCKS))}")
         level = count - 1 - i
         resnet_count = layers[level] + 1
+        own_skips = tuple(skips.pop() for _ in range(resnet_count))
         pairs = []
-        for _ in range(resnet_count):
-            pairs.append((previous + skips.pop(), channels[level]))
+        for skip in own_skips:
+            pairs.append((previous + skip, channels[level]))
             previous = channels[level]
         attention = tuple(_spread(up_depth[i], resnet_count)) if _UP_BLOCKS[kind] else ()
-        up.append(BlockStructure(f"up_blocks.{i}", tuple(pairs), attention, heads[level], i < count - 1, only_cross[level]))
+        resample = i < count - 1
+        up.append(
+            BlockStructure(f"up_blocks.{i}", tuple(pairs), attention, heads[level], resample, only_cross[level], own_skips)
+        )
     size = config["sample_size"]
     return UNetStructure(
         in_channels=config["in_channels"],
@@ -202,14 +216,27 @@ def _transformer_specs(
     yield LayerSpec(f"{name}.proj_out", projection, channels, channels)  # type: ignore[arg-type]
 
 
+def shortcut_specs(block: BlockStructure, resnet: int, structure: UNetStructure) -> Iterator[LayerSpec]:
+    """The shortcut convolutions of a resnet: none, one, or one for each part of its input."""
+    inputs, outputs = block.resnets[resnet]
+    name = f"{block.name}.resnets.{resnet}.conv_shortcut"
+    parts = block.input_parts(resnet)
+    if inputs == outputs:
+        return
+    if not structure.split_shortcuts or len(parts) == 1:
+        yield LayerSpec(name, "conv", inputs, outputs)
+        return
+    for index, channels in enumerate(parts):
+        yield LayerSpec(f"{name}.{index}", "conv", channels, outputs, bias=index == 0)
+
+
 def block_specs(block: BlockStructure, structure: UNetStructure) -> Iterator[LayerSpec]:
     """The layers of one block, in the order in which they run."""
     for j, (inputs, outputs) in enumerate(block.resnets):
         name = f"{block.name}.resnets.{j}"
         yield LayerSpec(f"{name}.conv1", "conv", inputs, outputs, 3, 1, 1)
         yield LayerSpec(f"{name}.conv2", "conv", outputs, outputs, 3, 1, 1)
-        if inputs != outputs:
-            yield LayerSpec(f"{name}.conv_shortcut", "conv", inputs, outputs)
+        yield from shortcut_specs(block, j, structure)
         if j < len(block.attention_layers):
             attention = f"{block.name}.attentions.{j}"
             yield from _transformer_specs(

@@ -88,6 +88,7 @@ def quantize(
         prompts=prompts,
         seed=seed,
         progress=TerminalProgress(),
+        method=method,
         pipeline=pipeline,
         device=device,
         work=work,

@@ -39,6 +39,13 @@ def sensitivity(
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; the family's when left out.")] = None,
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Where the U-Net runs: auto, cpu, cuda or mps.")] = "auto",
+    split_shortcuts: Annotated[
+        bool,
+        typer.Option(
+            "--split-shortcuts/--whole-shortcuts",
+            help="As the recipe that the result is for: both halves of a shortcut's input apart, or together.",
+        ),
+    ] = True,
     force: ForceOption = False,
 ) -> None:
     """Measure how much each layer's weight rounding hurts."""
@@ -65,8 +72,9 @@ def sensitivity(
     results = []
     for name, target in targets.items():
         result = measure(
-            source, plan, texts, scale, name, count=count, seed=seed, progress=TerminalProgress(), device=choose_device(device)
-        )
+            source, plan, texts, scale, name, count=count, seed=seed, progress=TerminalProgress(),
+            device=choose_device(device), split_shortcuts=split_shortcuts,
+        )  # fmt: skip
         write_sensitivity(target, result, force=force)
         values = result.at(bits)
         first = sorted(values, key=lambda layer: -values[layer])[:6]

@@ -18,7 +18,7 @@ from s2p_mobile.trajectory import float_unet
 @register("rtn")
 def round_to_nearest(job: QuantizationJob) -> QuantizedUNet:
     """Quantize every layer of the recipe by rounding to the nearest grid point."""
-    unet = float_unet(job.model, job.plan)
+    unet = float_unet(job.model, job.plan, job.structure)
     start = starting_point(job, unet)
     bits, table = start.weight_bits, start.activation_scales
     modules = dict(unet.named_modules())
@@ -32,7 +32,7 @@ def round_to_nearest(job: QuantizationJob) -> QuantizedUNet:
                 None if table is None else table[:, column], start.activation_zeros.get(spec.name, 0),
             )  # fmt: skip
             advance()
-    return QuantizedUNet(layers)
+    return QuantizedUNet(layers, split_shortcuts=job.recipe.split_shortcuts)
 
 
 def round_layer(

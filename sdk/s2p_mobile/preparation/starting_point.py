@@ -37,7 +37,7 @@ def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
     Args:
         unet: the FP graph under the job's plan.
     """
-    specs = quantized_specs(layer_specs(job.model.structure), job.recipe)
+    specs = quantized_specs(layer_specs(unet.structure), job.recipe)
     prompts = _prompts(job)
     return StartingPoint(specs, _bits(job, unet, specs, prompts), *_activation_grids(job, unet, specs, prompts))
 
@@ -48,7 +48,7 @@ def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
     Args:
         unet: the FP graph under the job's plan.
     """
-    return _bits(job, unet, quantized_specs(layer_specs(job.model.structure), job.recipe), _prompts(job))
+    return _bits(job, unet, quantized_specs(layer_specs(unet.structure), job.recipe), _prompts(job))
 
 
 def _bits(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]) -> dict[str, int]:

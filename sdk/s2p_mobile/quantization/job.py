@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from s2p_converters.checkpoint import QuantizedLayer
 from s2p_converters.grids import GeneralLayer
+from s2p_converters.unet import UNetStructure
 from s2p_mobile.models import Model
 from s2p_mobile.recipes import Recipe
 from s2p_mobile.sensitivity.result import Sensitivity
@@ -46,6 +47,11 @@ class QuantizationJob:
     sensitivity: Sensitivity | None = None
 
     @property
+    def structure(self) -> UNetStructure:
+        """Of the U-Net that is quantized: the model's, with split shortcuts where the recipe says so."""
+        return replace(self.model.structure, split_shortcuts=self.recipe.split_shortcuts)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """[1, C, H, W]"""
         return self.model.latent_shape
@@ -61,6 +67,7 @@ class QuantizedUNet:
         time_tables: ``<resnet>.time`` -> float32 [T, C_out] of the resnets whose rows the method changed.
         general: quantized layers with other grids by name, in the order in which they run.
         softmax_bits: width of attention's softmax; None leaves it in float.
+        split_shortcuts: see :class:`UNetStructure`.
     """
 
     layers: Mapping[str, QuantizedLayer]
@@ -68,3 +75,4 @@ class QuantizedUNet:
     time_tables: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     general: Mapping[str, GeneralLayer] = field(default_factory=dict)
     softmax_bits: int | None = None
+    split_shortcuts: bool = False

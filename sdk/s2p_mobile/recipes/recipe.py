@@ -108,6 +108,10 @@ class Recipe(Contract):
     activations: ActivationRule = ActivationRule()
     mixed: MixedRule | None = None
     keep: tuple[str, ...] = Field(default=("conv_in", "conv_out"), description="patterns of layers left in float")
+    split_shortcuts: bool = Field(
+        default=True,
+        description="shortcut convolutions of up blocks become two, with grids of their own for the state and for the skip",
+    )
     calibration: CalibrationRule = CalibrationRule()
     time: Literal["table", "quantized"] = Field(
         default="table", description="table: precalculated by the FP time path; quantized: by one on the recipe's grids"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -103,6 +104,7 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
+    split_shortcuts: bool = True,
 ) -> Sensitivity:
     """Measure a model's sensitivity with one estimator.
 
@@ -112,6 +114,7 @@ def measure(
         layers: layers to measure; all of the U-Net unless given (see ``quantization.bits.quantized_specs``).
         count: U-Net calls to look at, the estimator's own number unless given.
         device: where the U-Net runs.
+        split_shortcuts: of the recipe that the result is for.
 
     Raises:
         S2PError: as :func:`rank_layers`; no prompts; a width outside 2 to 8.
@@ -121,9 +124,10 @@ def measure(
     if not bits or any(not 2 <= width <= 8 for width in bits):
         raise S2PError(f"candidate widths {', '.join(map(str, bits)) or '(none)'} are impossible; give widths from 2 to 8")
     chosen = estimator(name)
-    specs = list(layers) if layers is not None else layer_specs(model.structure)
+    structure = replace(model.structure, split_shortcuts=split_shortcuts)
+    specs = list(layers) if layers is not None else layer_specs(structure)
     latents = model.latents
-    unet = float_unet(model, plan).to(device)
+    unet = float_unet(model, plan, structure).to(device)
     encoded = [encode_prompt(model, text, seed + k, guidance) for k, text in enumerate(prompts)]
     samples = collect_samples(
         unet, plan, encoded, guidance, (1, latents.channels, latents.height, latents.width), count or chosen.samples

@@ -40,7 +40,8 @@ def sensitivity_for(job: QuantizationJob, path: Path) -> Sensitivity:
     if missing := sorted(set(ranking_bits(job.recipe)) - set(found.bits)):
         raise S2PError(f"{path} has no values at {', '.join(map(str, missing))} bits, which recipe {job.recipe.name} needs")
     names = {layer.name for layer in found.layers}
-    for spec in quantized_specs(layer_specs(job.model.structure), job.recipe):
+    for spec in quantized_specs(layer_specs(job.structure), job.recipe):
         if spec.name not in names:
-            raise S2PError(f"{path} has no layer {spec.name}; measure this model with s2p-mobile sensitivity")
+            ask = "--split-shortcuts" if job.recipe.split_shortcuts else "--whole-shortcuts"
+            raise S2PError(f"{path} has no layer {spec.name}; measure this model with s2p-mobile sensitivity {ask}")
     return found

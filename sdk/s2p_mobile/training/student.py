@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s2p_converters.checkpoint import QuantizedLayer
-from s2p_converters.unet import StepUNet, layer_specs
+from s2p_converters.unet import StepUNet, layer_specs, split_shortcuts
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.quantization.grid import weight_scale
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
@@ -52,8 +52,8 @@ def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
         recipe.activations.per_step,
         path.of_prompt,
     )
-    student = StepUNet(job.model.structure, tables, operators)
-    source = dict(job.model.unet.state_dict())
+    student = StepUNet(job.structure, tables, operators)
+    source = split_shortcuts(job.model.unet.state_dict(), job.structure)
     for name, module in student.named_modules():
         if isinstance(module, TrainedLayer):
             original = FloatLayer(module.spec)
@@ -112,7 +112,12 @@ def quantized_unet(student: StepUNet) -> QuantizedUNet:
     for name, norm in _norms(student):
         floats |= {f"{name}.weight": norm.weight.cpu().numpy().copy(), f"{name}.bias": norm.bias.cpu().numpy().copy()}
     tables = student.tables.time_tables if student.tables.learns_time else {}
-    return QuantizedUNet(_quantized_layers(student), floats, {name: table.cpu().numpy() for name, table in tables.items()})
+    return QuantizedUNet(
+        _quantized_layers(student),
+        floats,
+        {name: table.cpu().numpy() for name, table in tables.items()},
+        split_shortcuts=student.structure.split_shortcuts,
+    )
 
 
 def _quantized_layers(student: StepUNet) -> Mapping[str, QuantizedLayer]:

@@ -54,7 +54,7 @@ class Trainer:
         """
         self.job, self.rule, self.folder, self.workers = job, job.recipe.training, folder, workers
         self.spec = spec
-        self.teacher = float_unet(job.model, job.plan).to(workers.device)
+        self.teacher = float_unet(job.model, job.plan, job.structure).to(workers.device)
         self.student = build_student(job, spec).to(workers.device)
         weights = torch.ones(len(job.plan.calls)) if spec.call_weights is None else spec.call_weights
         self.call_weights = weights.to(workers.device)

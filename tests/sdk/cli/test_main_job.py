@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,7 +99,10 @@ def rehash(bundle: Path) -> None:
 def flip_weight_byte(bundle: Path, checkpoint: Path) -> None:
     blob = next((bundle / "unet.mlpackage").rglob("weight.bin"))
     data = bytearray(blob.read_bytes())
-    data[len(data) // 2] ^= 0x10
+    # A record begins with 0xDEADBEEF, its type, its size and where its bytes lie; between records there is padding.
+    starts = [k for k in range(0, len(data), 64) if data[k : k + 4] == b"\xef\xbe\xad\xde"]
+    size, offset = max(struct.unpack_from("<QQ", data, start + 8) for start in starts)
+    data[offset + size // 2] ^= 0x10
     blob.write_bytes(data)
 
 

@@ -158,7 +158,7 @@ def test_time_grows_with_the_work(plain: Forecast) -> None:
 @pytest.mark.usefixtures("no_probe")
 def test_layers_by_width_add_up(plain: Forecast) -> None:
     job = make_job(None, **SETTINGS)
-    assert sum(plain.layers.values()) == len(layer_specs(job.model.structure))
+    assert sum(plain.layers.values()) == len(layer_specs(job.structure))
     assert plain.bits_note is not None and "sqnr" in plain.bits_note
     uniform = Recipe.model_validate({**load_recipe("w4a8-mixed").model_dump(mode="json"), "mixed": None})
     flat = make_forecast(QuantizationJob(job.model, job.plan, uniform, job.prompts, job.guidance, device="cpu"), "rtn")
@@ -174,7 +174,7 @@ def test_ranking_takes_the_counted_samples() -> None:
     update = {"mixed": rule, "keep": ("conv_*", "down_blocks.*", "up_blocks.*"), "calibration": CalibrationRule(prompts=2)}
     job = replace(job, recipe=job.recipe.model_copy(update=update))
     forecast = make_forecast(job, "s2p")
-    unet, seen = float_unet(job.model, job.plan), []
+    unet, seen = float_unet(job.model, job.plan, job.structure), []
     unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[0]))
     planned_bits(job, unet)
     assert forecast.flops["ranking"] == sum(seen) * forecast.unet_flops

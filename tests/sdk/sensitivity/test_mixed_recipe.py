@@ -12,8 +12,8 @@ from s2p_mobile.recipes import ActivationRule, CalibrationRule, MixedRule, Recip
 
 @pytest.mark.parametrize(
     ("mixed", "eight"),
-    # ceil(5% of 118 layers) = 6; a budget decides the number itself.
-    [({"top": "5%"}, 6), ({"average_bits": 4.2, "ranking": "gradient"}, None)],
+    # ceil(5% of 124 layers) = 7; a budget decides the number itself.
+    [({"top": "5%"}, 7), ({"average_bits": 4.2, "ranking": "gradient"}, None)],
 )
 def test_layers_get_the_bits_of_the_rule(mixed: dict[str, object], eight: int | None) -> None:
     model = open_model(None)

@@ -142,7 +142,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_measured_file_gives_the_widths_of_a_measurement(measured: Path) -> None:
     asked = job()
-    unet = float_unet(asked.model, asked.plan)
+    unet = float_unet(asked.model, asked.plan, asked.structure)
     widths = planned_bits(asked, unet)
     assert set(widths.values()) == {4, 8}
     assert planned_bits(replace(asked, sensitivity=sensitivity_for(asked, measured)), unet) == widths

@@ -71,7 +71,7 @@ def latents(make_job: Callable[..., QuantizationJob], tmp_path_factory: pytest.T
 @pytest.fixture(scope="session")
 def start(make_job: Callable[..., QuantizationJob]) -> StudentSpec:
     job = make_job()
-    point = starting_point(job, float_unet(job.model, job.plan))
+    point = starting_point(job, float_unet(job.model, job.plan, job.structure))
     assert any(point.activation_zeros.values())
     return StudentSpec(point.weight_bits, point.activation_scales, point.activation_zeros)
 

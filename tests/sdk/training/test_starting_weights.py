@@ -183,7 +183,7 @@ def test_method_gptq_is_nearer_to_fp_than_nearest_rounding(make_job: MakeJob, la
     spec = prepare(job, latents, torch.device("cpu"))
     assert spec.call_weights is None
     nearest = run_method("rtn", job).layers
-    unet = float_unet(job.model, job.plan)
+    unet = float_unet(job.model, job.plan, job.structure)
     prompts, calls = [0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 2]
     batch = WeightedCalls(
         torch.from_numpy(latents.states(prompts, calls)), torch.tensor(calls),
