@@ -1,11 +1,12 @@
 """S2P and its rivals in one table: same model, plan, prompts, quantized operators and average weight bits.
 
     python benchmarks/rivals.py --work DIR [--settings W4A8 ...] [--methods s2p pcr ...] [--steps 25] [--count 256] [--seeds 3]
-                                [--prompts 200] [--iterations 300] [--factor 20] [--samples 1024] [--out docs/results-rivals.md]
+                                [--prompts 200] [--iterations 300] [--factor 20] [--samples 1024]
+                                [--rows docs/results-rivals.json] [--out docs/results-rivals.md]
 
 A row is one method at one setting, number of steps and seed: quantized with that seed from the calibration captions
-(``DIR/checkpoints``), then held-out caption k mod 148 is drawn from seed ``1000 seed + k``. Finished rows lie in
-``DIR/rows.json``, so the command may be stopped and repeated, also with other options; the table holds all rows of the same
+(``DIR/checkpoints``), then held-out caption k mod 148 is drawn from seed ``1000 seed + k``. Finished rows lie in ``--rows``
+(``DIR/rows.json``), so the command may be stopped and repeated, also with other options; the table holds all rows of the same
 count and prompts and, where the method depends on them, iterations, factor and samples. Rivals' published iteration counts are
 divided by ``--factor``; S2P makes ``--iterations`` steps. All methods of a seed share one set of FP trajectories, whose time is
 not in their minutes. The plot beside ``--out`` shows FID-to-FP against CPU minutes. ``--methods`` with nothing after it only
@@ -20,12 +21,14 @@ import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 
+from ablation_rows import merged
 from result_tables import markdown_table, mean_and_spread, write_page
 from s2p_converters.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.grids import general_size_bytes
@@ -47,23 +50,54 @@ SETTINGS: Mapping[str, tuple[int, int]] = {"W8A8": (8, 8), "W4A8": (4, 8), "W3A8
 BUDGET = {"candidates": [2, 4, 6, 8], "ranking": "sqnr"}
 """How widths are shared out in the rows that choose every layer's: of the same average as with 5% of the layers at 8 bits."""
 
-METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "rtn": ("rtn", {"zero_points": False}),
-    "gptq": ("gptq", {"zero_points": False}),
-    "ptq4dm": ("ptq4dm", {}),
-    "q-diffusion": ("q-diffusion", {}),
-    "q-diffusion, widths of s2p": ("q-diffusion", {"budget": True}),
-    "pcr": ("pcr", {"relaxing": True}),
-    "pcr without relaxing": ("pcr", {"relaxing": False}),
-    "palettes, float activations": ("palettize", {}),
-    "6-bit palettes in all layers, float activations": ("palettize", {"palettes": {"candidates": [6], "average_bits": 6}}),
-    "6-bit palettes on average, float activations": ("palettize", {"palettes": {"average_bits": 6}}),
-    "s2p, symmetric activations, 5% at 8 bits": ("s2p", {"zero_points": False}),
-    "s2p, symmetric activations": ("s2p", {"zero_points": False, "budget": True}),
-    "s2p, 5% at 8 bits": ("s2p", {}),
-    "s2p": ("s2p", {"budget": True}),
+TOP = {"top": "5%", "bits": 8, "ranking": "fisher"}
+"""The paper's rule."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table.
+
+    Attributes:
+        method: as ``s2p-mobile quantize --method`` takes it.
+        by_layer: widths by :data:`BUDGET` instead of :data:`TOP`.
+        changes: fields of the recipe, section by section.
+    """
+
+    method: str
+    by_layer: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def palettes(**rule: Any) -> Entry:
+    """k-means palettes, of the average of :data:`TOP` unless given."""
+    return Entry("palettize", changes={"rivals": {"palettes": rule}})
+
+
+PLAIN = {"activations": {"zero_points": False}, "split_shortcuts": False}
+"""S2P's activations as the paper has them."""
+
+GPTQ = {"training": {"start": {"rounding": "gptq"}}}
+
+METHODS: Mapping[str, Entry] = {
+    "rtn": Entry("rtn", changes=PLAIN),
+    "gptq": Entry("gptq", changes=PLAIN),
+    "ptq4dm": Entry("ptq4dm"),
+    "q-diffusion": Entry("q-diffusion"),
+    "q-diffusion, widths of s2p": Entry("q-diffusion", by_layer=True),
+    "pcr": Entry("pcr", changes={"rivals": {"relaxing": True}}),
+    "pcr without relaxing": Entry("pcr", changes={"rivals": {"relaxing": False}}),
+    "palettes, float activations": palettes(),
+    "6-bit palettes in all layers, float activations": palettes(candidates=[6], average_bits=6),
+    "6-bit palettes on average, float activations": palettes(average_bits=6),
+    "s2p as the paper has it (gptq start, 5% at 8 bits)": Entry("s2p", changes=PLAIN | GPTQ),
+    "s2p, gptq start, whole shortcuts, symmetric activations": Entry("s2p", True, PLAIN | GPTQ),
+    "s2p, gptq start, whole shortcuts": Entry("s2p", True, {"split_shortcuts": False} | GPTQ),
+    "s2p, 5% at 8 bits": Entry("s2p"),
+    "s2p without training": Entry("adaround", True),
+    "s2p": Entry("s2p", True),
 }
-"""Row name -> method, and what its recipe says about rivals; ``budget``: widths by :data:`BUDGET`; ``zero_points`` of activations."""
+"""Row name -> what it is; ``s2p`` has the settings of the built-in recipe ``w4a8-mixed``."""
 
 COLUMNS = {
     "fid_to_fp": "FID-to-FP",
@@ -91,7 +125,7 @@ class Budget(Contract):
 
     def allows(self, row: Row) -> bool:
         """Whether a row was made under this budget, in all that its method depends on."""
-        method = METHODS[row.method][0]
+        method = METHODS[row.method].method
         unused = set() if method in CALIBRATED else {"factor", "samples"}
         unused |= set() if method == "s2p" else {"iterations"}
         return self.model_dump(exclude=unused) == row.budget.model_dump(exclude=unused)
@@ -118,20 +152,18 @@ ROWS = TypeAdapter(list[Row])
 def recipe_of(method: str, setting: str, budget: Budget) -> Recipe:
     """The recipe of a row."""
     weights, activations = SETTINGS[setting]
-    rivals = dict(METHODS[method][1])
-    budget_rule, zero_points = rivals.pop("budget", False), rivals.pop("zero_points", True)
+    entry = METHODS[method]
     document: dict[str, Any] = {
         "name": f"{setting} {method}",
         "description": "row of the comparison",
         "weights": {"bits": weights},
-        "activations": {"bits": activations, "zero_points": zero_points},
-        "training": {"iterations": budget.iterations, "batch": 8},
-        "rivals": {"factor": budget.factor, "samples": budget.samples, **rivals},
+        "activations": {"bits": activations},
+        "training": {"iterations": budget.iterations, "batch": 8, "start": {"rounding": "adaround"}},
+        "rivals": {"factor": budget.factor, "samples": budget.samples},
     }
     if weights < 8:
-        top = {"top": "5%", "bits": 8, "ranking": "fisher"}
-        document["mixed"] = BUDGET | {"average_bits": weights + 0.06} if budget_rule else top
-    return Recipe.model_validate(document)
+        document["mixed"] = BUDGET | {"average_bits": weights + 0.06} if entry.by_layer else TOP
+    return Recipe.model_validate(merged(document, entry.changes))
 
 
 def weight_bytes(checkpoint: Checkpoint) -> int:
@@ -156,12 +188,12 @@ def make_row(work: Path, model: Model, method: str, setting: str, steps: int, se
         model, plan, recipe_of(method, setting, budget), prompts, model.guidance, seed=seed, device="cpu", latents=latents
     )
     wall, cpu = time.monotonic(), time.process_time()
-    unet = run_method(METHODS[method][0], job)
+    unet = run_method(METHODS[method].method, job)
     minutes = (time.monotonic() - wall) / 60, (time.process_time() - cpu) / 60
     slug = "".join(c if c.isalnum() else "-" for c in f"{setting}-{method}-{steps}-{seed}")
     folder = work / "checkpoints" / slug
     with atomic_folder(folder, force=True) as scratch:
-        write_checkpoint(job, METHODS[method][0], unet, scratch)
+        write_checkpoint(job, METHODS[method].method, unet, scratch)
     captions = held_out_captions()
     drawn = [captions[k % len(captions)] for k in range(budget.count)]
     result = evaluate(open_source(folder), drawn, seed=1000 * seed, cache=work / "fp")
@@ -284,7 +316,8 @@ def command_of(rows: Sequence[Row], budget: Budget, out: Path) -> str:
     return (
         f"python benchmarks/rivals.py --work DIR --settings {' '.join(settings)} --steps {' '.join(map(str, steps))} "
         f"--count {budget.count} --prompts {budget.prompts} --seeds {1 + max((row.seed for row in rows), default=0)} "
-        f"--iterations {budget.iterations} --factor {budget.factor:g} --samples {budget.samples} --out {out}"
+        f"--iterations {budget.iterations} --factor {budget.factor:g} --samples {budget.samples} "
+        f"--rows {out.with_suffix('.json')} --out {out}"
     )
 
 
@@ -301,6 +334,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=300, help="of S2P")
     parser.add_argument("--factor", type=float, default=20.0, help="published iteration counts are divided by this")
     parser.add_argument("--samples", type=int, default=1024, help="U-Net calls rivals are calibrated on, at most")
+    parser.add_argument("--rows", type=Path, help="file of finished rows; WORK/rows.json when left out")
     parser.add_argument("--out", type=Path, help="Markdown page to write; the plot lies beside it")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -313,7 +347,7 @@ def main() -> None:
         samples=options.samples,
     )
     print(f"published iteration counts divided by {budget.factor:g}; S2P: {budget.iterations} iterations", flush=True)
-    path, model = options.work / "rows.json", open_model(None)
+    path, model = options.rows or options.work / "rows.json", open_model(None)
     wanted = [
         (method, setting, steps, seed)
         for seed in range(options.seeds)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 import torch
 from pydantic import Field
 
-from s2p_converters.unet import layer_specs
+from s2p_converters.unet import LayerSpec, layer_specs
 from s2p_mobile.forecast.counting import Counted, count_unet
 from s2p_mobile.forecast.disk import latent_set_bytes
 from s2p_mobile.forecast.speed import GPUS, HOST_SHARE, LAUNCH_SECONDS, UTILISATION, probe
 from s2p_mobile.latents import LatentJob
 from s2p_mobile.latents.manifest import SHARD_PROMPTS
 from s2p_mobile.loading.resources import checkpoint_bytes, load_bytes, parameter_count
+from s2p_mobile.preparation.reconstructed import BATCH
 from s2p_mobile.prompts import repeated
 from s2p_mobile.quantization.bits import quantized_specs, ranking_bits
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.quantization.moments import MEMORY_BYTES, block_columns
+from s2p_mobile.reconstruction.memory import sample_bytes, samples_that_fit
+from s2p_mobile.reconstruction.walk import WALK_BATCH, reconstruction_units
 from s2p_mobile.sensitivity import estimator
 from s2p_mobile.sensitivity.measure import TRAJECTORIES
 from s2p_mobile.training.work import TRAINED_METHODS
@@ -68,13 +72,13 @@ def make_forecast(job: QuantizationJob, method: str) -> Forecast:
     """Count and time; loads no weights and draws nothing."""
     model, recipe = job.model, job.recipe
     rule = recipe.training
-    specs = layer_specs(model.structure)
+    specs = layer_specs(job.structure)
     chosen = quantized_specs(specs, recipe)
     layers, weights, note = _widths(job)
     trained = method in TRAINED_METHODS
     branches = 2 if job.guidance > 1 else 1
     tokens = model.tokenizer_spec.max_length
-    counted = count_unet(model.structure, recipe, [spec.name for spec in chosen], len(job.plan.calls), tokens, branches)
+    counted = count_unet(job.structure, recipe, [spec.name for spec in chosen], len(job.plan.calls), tokens, branches)
     latents = _latents_bytes(job, tokens) if trained else None
     process = Probes().resident_bytes() or 0  # read once: it changes from one reading to the next
     parts = _memory(job, counted, branches, process) if trained else {}
@@ -107,7 +111,7 @@ def make_forecast(job: QuantizationJob, method: str) -> Forecast:
 
 def _widths(job: QuantizationJob) -> tuple[dict[str, int], dict[str, int] | None, str | None]:
     """Layers and weights by width, and what is not known before sensitivity is measured."""
-    recipe, specs = job.recipe, layer_specs(job.model.structure)
+    recipe, specs = job.recipe, layer_specs(job.structure)
     chosen = quantized_specs(specs, recipe)
     kept = len(specs) - len(chosen)
     base, mixed = str(recipe.weights.bits), recipe.mixed
@@ -152,7 +156,7 @@ def _memory(job: QuantizationJob, counted: Counted, branches: int, process: int)
     """Bytes of what training holds, beside what this process holds before (``process``). The allocator's and autograd's own needs
     are not counted: measured peaks on the CPU were 1.4 times the sum."""
     model, rule = job.model, job.recipe.training
-    chosen = quantized_specs(layer_specs(model.structure), job.recipe)
+    chosen = quantized_specs(layer_specs(job.structure), job.recipe)
     weights = sum(spec.weights for spec in chosen)
     learned = weights + sum(2 * spec.out_channels for spec in chosen)
     samples = rule.batch * branches
@@ -162,12 +166,11 @@ def _memory(job: QuantizationJob, counted: Counted, branches: int, process: int)
         activations = samples * (counted.block_bytes + counted.saved_bytes // 10)
     if rule.precision == "bf16":
         activations = activations * 2 // 3  # convolutions and products keep halves, norms and rounding do not
-    moments = sum(_FLOAT32 * spec.in_channels * spec.kernel**2 * block_columns(spec) for spec in chosen)
     state = _FLOAT32 * learned * (3 + (rule.ema is not None)) + (9 * weights if rule.freezing is not None else 0)
     return {
         "process": process,
         "model": load_bytes(model.folder, ("unet", "vae", *model.family.text_encoders)),
-        "starting weights": _FLOAT32 * weights if rule.start.rounding == "gptq" else 0,
+        "starting weights": _FLOAT32 * weights if rule.start.rounding != "nearest" else 0,
         "student": _FLOAT32 * learned + (2 * weights if rule.freezing is not None else 0),
         "optimizer and averages": _FLOAT32 * learned * (2 + (rule.ema is not None)),
         "freezing": 9 * weights if rule.freezing is not None else 0,
@@ -175,8 +178,21 @@ def _memory(job: QuantizationJob, counted: Counted, branches: int, process: int)
         "quantized weights": counted.weight_bytes,
         "activations": activations,
         "state file": state,
-        "moments": min(moments, MEMORY_BYTES) if rule.start.rounding == "gptq" else 0,
+        "rounding": _rounding_bytes(job, chosen),
     }
+
+
+def _rounding_bytes(job: QuantizationJob, layers: Sequence[LayerSpec]) -> int:
+    """What finding the weights to start from holds."""
+    rule = job.recipe.training.start
+    if rule.rounding == "gptq":
+        moments = sum(_FLOAT32 * spec.in_channels * spec.kernel**2 * block_columns(spec) for spec in layers)
+        return min(moments, MEMORY_BYTES)
+    if rule.rounding == "adaround":
+        samples = samples_that_fit(job.structure, rule.samples)
+        # Of every weight the integer below, what is missing to it, and the way it goes.
+        return sum((2 * _FLOAT32 + 1) * spec.weights for spec in layers) + samples * sample_bytes(job.structure)
+    return 0
 
 
 def _frugal(job: QuantizationJob) -> QuantizationJob:
@@ -190,7 +206,7 @@ def _peak(parts: dict[str, int]) -> int:
     fixed = parts["process"] + parts["model"] + parts["starting weights"]
     held = fixed + parts["student"] + parts["optimizer and averages"] + parts["freezing"]
     iteration = held + parts["gradients"] + parts["quantized weights"] + parts["activations"]
-    return max(fixed + parts["moments"], iteration, held + parts["state file"])
+    return max(fixed + parts["rounding"], iteration, held + parts["state file"])
 
 
 def _stages(job: QuantizationJob, branches: int, trained: bool) -> dict[str, tuple[int, int]]:
@@ -211,10 +227,23 @@ def _stages(job: QuantizationJob, branches: int, trained: bool) -> dict[str, tup
         stages["influence of calls"] = (rule.loss.prompts * (calls + 1) * run // 2, (calls + 1) * calls // 2)
     if rule.start.rounding == "gptq":
         stages["rounding"] = (2 * rule.start.calls * branches, 2 * rule.start.calls)
+    if rule.start.rounding == "adaround":
+        stages["rounding"] = _adaround(job)
     teacher = rule.pipeline != "s2p" or (rule.distillation.weight > 0 and not rule.store_features)
     passes = 3 + teacher + rule.checkpoint_activations
     steps = rule.iterations * rule.accumulate * passes
     return stages | {"training": (steps * rule.batch * branches, steps)}
+
+
+def _adaround(job: QuantizationJob) -> tuple[int, int]:
+    """Samples and passes of learned rounding: both networks walk, and every part of the network is trained by itself."""
+    rule, specs = job.recipe.training.start, layer_specs(job.structure)
+    samples = samples_that_fit(job.structure, rule.samples)
+    units = [name.split(".resnets.")[0].split(".attentions.")[0] for name, _ in reconstruction_units(specs)]
+    # A walk runs the blocks before a unit once, and those of its block before it once for each unit: half of them on average.
+    walked = 1 + len(units) / (2 * len(set(units)))
+    steps = 3 * rule.iterations
+    return round(2 * walked * samples) + steps * BATCH, round(2 * walked * samples / WALK_BATCH) + steps
 
 
 def _ranking(job: QuantizationJob, prompts: int, branches: int) -> tuple[int, int]:
@@ -223,7 +252,7 @@ def _ranking(job: QuantizationJob, prompts: int, branches: int) -> tuple[int, in
     assert rule is not None
     chosen = estimator(rule.ranking)
     trajectories = min(prompts, TRAJECTORIES) * calls
-    layers = len(quantized_specs(layer_specs(job.model.structure), job.recipe))
+    layers = len(quantized_specs(layer_specs(job.structure), job.recipe))
     looks = min(chosen.samples, trajectories) * (1 + chosen.passes(layers, len(ranking_bits(job.recipe))))
     return (trajectories + looks) * branches, trajectories + looks
 

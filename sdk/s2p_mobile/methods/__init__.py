@@ -1,6 +1,6 @@
 """Quantization methods, registered by name: importing the package registers them."""
 
-from s2p_mobile.methods import gptq, palettize, pcr, ptq4dm, q_diffusion, rtn, s2p
+from s2p_mobile.methods import palettize, pcr, ptq4dm, q_diffusion, rtn, s2p, starting_points
 from s2p_mobile.methods.registry import Method, check_method, method_names, run_method
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 
@@ -9,7 +9,6 @@ __all__ = [
     "QuantizationJob",
     "QuantizedUNet",
     "check_method",
-    "gptq",
     "method_names",
     "palettize",
     "pcr",
@@ -18,4 +17,5 @@ __all__ = [
     "rtn",
     "run_method",
     "s2p",
+    "starting_points",
 ]

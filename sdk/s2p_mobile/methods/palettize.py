@@ -13,17 +13,17 @@ from s2p_converters.grids import GeneralLayer, LayerPart, Palette
 from s2p_converters.unet import StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.methods.registry import register
+from s2p_mobile.preparation.rivals import rival_latents
 from s2p_mobile.preparation.starting_point import planned_bits
 from s2p_mobile.quantization.bits import average_bits
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.calls import CalibrationCalls, random_pairs, read_calls
 from s2p_mobile.reconstruction.palettes import palettize_weight, widths_by_psnr
-from s2p_mobile.reconstruction.rival import rival_latents
 from s2p_mobile.trajectory import float_unet
 from s2p_runtime.errors import S2PError
 
 
-@register("palettize")
+@register("palettize", splits_shortcuts=False)
 def palettize(job: QuantizationJob) -> QuantizedUNet:
     """Palettes for every layer of the recipe; activations stay in float whatever the recipe says.
 
@@ -35,7 +35,7 @@ def palettize(job: QuantizationJob) -> QuantizedUNet:
     with rival_latents(job) as (latents, device):
         unet = float_unet(job.model, job.plan)
         plan = planned_bits(job, unet)
-        specs = [spec for spec in layer_specs(job.model.structure) if spec.name in plan]
+        specs = [spec for spec in layer_specs(job.structure) if spec.name in plan]
         average = average_bits(specs, plan) if rule.average_bits is None else rule.average_bits
         if average < candidates[0]:
             raise S2PError(

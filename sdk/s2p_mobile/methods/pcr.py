@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from s2p_mobile.latents.walk import Walk, guide_pairs
 from s2p_mobile.latents.writer import run_pairs
 from s2p_mobile.methods.registry import register
+from s2p_mobile.preparation.rivals import rival_bits, rival_latents
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.calls import random_pairs, read_calls
 from s2p_mobile.reconstruction.observers import RunningRanges, observing
-from s2p_mobile.reconstruction.rival import Rival, build_rival, rival_latents
+from s2p_mobile.reconstruction.rival import Rival, build_rival
 from s2p_mobile.reconstruction.rounding import RoundingRule, reconstruct_weights
-from s2p_mobile.trajectory import encode_prompt, stacked_pooled
+from s2p_mobile.trajectory import encode_prompt, float_unet, stacked_pooled
 
 PROMPTS = 200
 ROUNDING = RoundingRule(iterations=2_000, batch=32, learning_rate=1e-3, quantized_inputs=False, warmup=0.0)
@@ -24,7 +25,7 @@ MOMENTUM = 0.9
 PROMPTS_AT_A_TIME = 8
 
 
-@register("pcr")
+@register("pcr", splits_shortcuts=False)
 def pcr(job: QuantizationJob) -> QuantizedUNet:
     """Quantize as PCR does; ``rivals.relaxing`` switches the relaxed calls.
 
@@ -35,7 +36,8 @@ def pcr(job: QuantizationJob) -> QuantizedUNet:
     with rival_latents(job) as (latents, device):
         pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
         calls = read_calls(latents, *pairs, device)
-        rival = build_rival(job, device, search="minmax", split_skips=False, edges=False, attention=False)
+        bits = rival_bits(job, float_unet(job.model, job.plan), edges=False)
+        rival = build_rival(job, bits, device, search="minmax", split_skips=False, attention=False)
         reconstruct_weights(job, rival, calls, ROUNDING)
         if rival.activation_bits is not None:
             rival.add_input_grids()

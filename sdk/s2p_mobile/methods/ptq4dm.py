@@ -15,11 +15,12 @@ from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.methods.registry import register
 from s2p_mobile.methods.rtn import round_layer
+from s2p_mobile.preparation.rivals import rival_bits, rival_latents
 from s2p_mobile.quantization.calibration import BINS
 from s2p_mobile.quantization.histogram import Histogram, activation_scale, merge
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.calls import CalibrationCalls, call_of_time, normal_times, read_calls
-from s2p_mobile.reconstruction.rival import EDGE_BITS, rival_bits, rival_latents
+from s2p_mobile.reconstruction.rival import EDGE_BITS
 from s2p_mobile.reconstruction.walk import run_calls
 from s2p_mobile.trajectory import float_unet
 from s2p_runtime.progress import Progress
@@ -28,7 +29,7 @@ SAMPLES = 1024
 _BATCH = 16
 
 
-@register("ptq4dm")
+@register("ptq4dm", splits_shortcuts=False)
 def ptq4dm(job: QuantizationJob) -> QuantizedUNet:
     """Quantize as PTQ4DM does. All grids are symmetric, so targets can emit the result.
 
@@ -39,7 +40,7 @@ def ptq4dm(job: QuantizationJob) -> QuantizedUNet:
     with rival_latents(job) as (latents, device):
         unet = float_unet(job.model, job.plan)
         bits = rival_bits(job, unet, edges=rule.operators == "own")
-        specs = [spec for spec in layer_specs(job.model.structure) if spec.name in bits]
+        specs = [spec for spec in layer_specs(job.structure) if spec.name in bits]
         modules = dict(unet.named_modules())
         widths = dict.fromkeys(bits, job.recipe.activations.bits)
         if rule.operators == "own" and job.recipe.activations.bits is not None:

@@ -6,13 +6,15 @@ from __future__ import annotations
 import numpy as np
 
 from s2p_mobile.methods.registry import register
+from s2p_mobile.preparation.rivals import rival_bits, rival_latents
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.affine import NORM
 from s2p_mobile.reconstruction.calls import CalibrationCalls, read_calls, strided_pairs
 from s2p_mobile.reconstruction.observers import RunningRanges, observing
-from s2p_mobile.reconstruction.rival import Rival, build_rival, rival_latents
+from s2p_mobile.reconstruction.rival import Rival, build_rival
 from s2p_mobile.reconstruction.rounding import RoundingRule, ScaleRule, reconstruct_scales, reconstruct_weights
 from s2p_mobile.reconstruction.walk import run_calls
+from s2p_mobile.trajectory import float_unet
 from s2p_runtime.progress import Progress
 
 PROMPTS, STRIDE = 128, 2
@@ -21,7 +23,7 @@ SCALES = ScaleRule(iterations=5_000, batch=8, learning_rate=4e-4, power=NORM)
 SEARCH_SAMPLES, MOMENTUM = 16, 0.95
 
 
-@register("q-diffusion")
+@register("q-diffusion", splits_shortcuts=False)
 def q_diffusion(job: QuantizationJob) -> QuantizedUNet:
     """Quantize as Q-Diffusion does.
 
@@ -34,7 +36,8 @@ def q_diffusion(job: QuantizationJob) -> QuantizedUNet:
         rng = np.random.default_rng([job.seed, 11])
         pairs = strided_pairs(latents, PROMPTS, STRIDE, rule.samples, rng)
         calls = read_calls(latents, *pairs, device)
-        rival = build_rival(job, device, search="clip", split_skips=True, edges=own, attention=own)
+        bits = rival_bits(job, float_unet(job.model, job.plan), edges=own)
+        rival = build_rival(job, bits, device, search="clip", split_skips=True, attention=own)
         reconstruct_weights(job, rival, calls, ROUNDING)
         if rival.activation_bits is not None:
             rival.add_input_grids()

@@ -1,5 +1,4 @@
-"""The network that training starts from: bits, scales, the weight of each call, and weights whose rounding errors make up for each
-other."""
+"""The network that training starts from: bits, scales, the weight of each call, and weights whose rounding hurts little."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from s2p_converters.unet import LayerSpec, StepUNet
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.latents import LatentDataset, flat_pooled
+from s2p_mobile.preparation.reconstructed import reconstructed_weights
 from s2p_mobile.preparation.starting_point import starting_point
 from s2p_mobile.quantization.gptq import compensated
 from s2p_mobile.quantization.grid import weight_scale
@@ -32,13 +32,16 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) 
         latents: FP calls of the job's prompts.
         device: where the networks run.
     """
-    teacher = float_unet(job.model, job.plan).to(device)
+    teacher = float_unet(job.model, job.plan, job.structure).to(device)
     start = starting_point(job, teacher)
     spec = StudentSpec(start.weight_bits, start.activation_scales, start.activation_zeros)
     if job.recipe.training.loss.calls == "influence":
         spec = replace(spec, call_weights=_call_weights(job, spec, teacher, latents))
-    if job.recipe.training.start.rounding == "gptq":
+    rounding = job.recipe.training.start.rounding
+    if rounding == "gptq":
         spec = replace(spec, weights=_compensated_weights(job, start.specs, spec, teacher, latents))
+    elif rounding == "adaround":
+        spec = replace(spec, weights=reconstructed_weights(job, spec.weight_bits, latents, device))
     return spec
 
 

@@ -23,10 +23,14 @@ class LearningRates(Contract):
 class StartRule(Contract):
     """The weights that training starts from."""
 
-    rounding: Literal["gptq", "nearest"] = Field(
-        default="gptq", description="gptq: rounding errors make up for each other; nearest: each weight alone"
+    rounding: Literal["adaround", "gptq", "nearest"] = Field(
+        default="gptq",
+        description="adaround: up or down, learned resnet by resnet and transformer layer by transformer layer; "
+        "gptq: rounding errors make up for each other; nearest: each weight alone",
     )
     calls: int = Field(default=160, ge=1, description="FP calls whose inputs gptq sees")
+    samples: int = Field(default=1024, ge=1, description="U-Net calls that adaround learns from, as far as memory allows")
+    iterations: int = Field(default=1000, ge=1, description="optimizer steps of adaround for each part of the network")
 
 
 class OutputLossRule(Contract):

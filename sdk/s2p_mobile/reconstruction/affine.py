@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s2p_mobile.quantization.grid import weight_scale
+
 CLIP_STEPS = 80
 """Q-Diffusion shrinks the range by 0 to 79%, one percent a time."""
 NORM = 2.4
@@ -59,13 +61,15 @@ def weight_grid(weight: Tensor, bits: int, search: str) -> AffineGrid:
     """Grid of each output channel of a weight [C_out, ...].
 
     Args:
-        search: ``minmax``, or ``clip``: of 80 ranges shrunk by 0 to 79% the one with the least sum of ``|error|^2.4``.
+        search: ``minmax``, or ``clip``: of 80 ranges shrunk by 0 to 79% the one with the least sum of ``|error|^2.4``. Any other
+            is one of :func:`~s2p_mobile.quantization.grid.weight_scale`, whose grids are symmetric: zero is ``2^(b-1)``.
 
     Raises:
         ValueError: unknown search.
     """
     if search not in ("minmax", "clip"):
-        raise ValueError(f"unknown search {search!r}")
+        scale = weight_scale(weight, bits, search)
+        return AffineGrid(scale, torch.full_like(scale, 2.0 ** (bits - 1)), bits)
     rows = weight.flatten(1).float()
     low, high = rows.amin(dim=1), rows.amax(dim=1)
     best = grid_of_range(low, high, bits, half=True)

@@ -176,6 +176,7 @@ def reconstruct(
             inputs, targets = fp.capture(name, output=True)
             assert targets is not None
             if own is not None:
+                inputs.clear()  # memory: many samples wait here
                 inputs, _ = own.capture(name, output=False)
             learn(rival.student.get_submodule(name), rival.student.tables, UnitData(inputs, calls.calls, targets, calls.pooled))
             advance()

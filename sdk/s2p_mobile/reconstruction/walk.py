@@ -12,7 +12,8 @@ from s2p_converters.unet import LayerSpec, StepUNet
 from s2p_mobile.reconstruction.calls import CalibrationCalls
 from s2p_mobile.reconstruction.layers import table_rows
 
-_BATCH = 16
+WALK_BATCH = 16
+"""Samples that a walk runs at a time."""
 
 
 class _Seen(Exception):
@@ -44,7 +45,7 @@ class Walk:
 
     def __init__(self, unet: StepUNet, calls: CalibrationCalls) -> None:
         self.unet = unet
-        self._batches = list(calls.batches(_BATCH))
+        self._batches = list(calls.batches(WALK_BATCH))
         self._rows = [table_rows(unet.tables, batch.calls, batch.pooled) for batch in self._batches]
         self._parts: list[tuple[str, nn.Module | None]] = [("conv_in", None), *unet.named_blocks(), ("conv_out", None)]
         self._position = 0

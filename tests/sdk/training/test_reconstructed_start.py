@@ -1,0 +1,124 @@
+"""Starting weights by learned rounding: where they may lie, what they gain, and how many samples wait meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from s2p_converters.unet import layer_specs, split_shortcuts
+from s2p_mobile.latents import LatentDataset
+from s2p_mobile.methods import run_method
+from s2p_mobile.preparation.student import prepare
+from s2p_mobile.quantization.grid import weight_scale
+from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
+from s2p_mobile.reconstruction import memory
+from s2p_mobile.reconstruction.calls import read_calls
+from s2p_mobile.reconstruction.walk import Walk, reconstruction_units
+from s2p_mobile.training.student import build_student, trained_layers
+from s2p_mobile.trajectory import float_unet
+
+MakeJob = Callable[..., QuantizationJob]
+START = {"start": {"rounding": "adaround", "iterations": 80, "samples": 24}, "loss": {"calls": "uniform"}}
+FLOAT_ACTIVATIONS = {"activations": {"bits": None}, "weights": {"bits": 4}, "mixed": None}
+
+
+@pytest.fixture(scope="module")
+def job(make_job: MakeJob, latents: LatentDataset) -> QuantizationJob:
+    return make_job(START, FLOAT_ACTIVATIONS, latents=latents.folder)
+
+
+@pytest.fixture(scope="module")
+def rounded(job: QuantizationJob) -> QuantizedUNet:
+    return run_method("adaround", job)
+
+
+def output_error(job: QuantizationJob, layers: QuantizedUNet, latents: LatentDataset) -> float:
+    """Relative squared error of the network's output with these weights, on calls of all trajectories."""
+    fp, unet = (float_unet(job.model, job.plan, job.structure) for _ in range(2))
+    for name, layer in layers.layers.items():
+        scale = torch.from_numpy(layer.scale.astype(np.float32)).reshape(-1, *[1] * (layer.integers.ndim - 1))
+        module = unet.get_submodule(name)
+        # Parameters of its own: FP graphs share the model's.
+        module.weight = torch.nn.Parameter(torch.from_numpy(layer.integers.astype(np.float32)) * scale, requires_grad=False)
+    calls = read_calls(latents, [0, 1, 2, 3] * 5, [call for call in range(5) for _ in range(4)], torch.device("cpu"))
+    with torch.no_grad():
+        expected, found = (network(calls.samples, calls.calls, calls.texts) for network in (fp, unet))
+    return float((found - expected).square().sum() / expected.square().sum())
+
+
+def test_weights_stay_within_a_step_of_the_fp_ones_on_the_recipes_grids(job: QuantizationJob, rounded: QuantizedUNet) -> None:
+    source = split_shortcuts(job.model.unet.state_dict(), job.structure)
+    went_up = went_down = 0
+    for name, layer in rounded.layers.items():
+        weight = source[f"{name}.weight"]
+        scale = weight_scale(weight, layer.weight_bits, job.recipe.weights.search)
+        np.testing.assert_array_equal(layer.scale, scale.numpy().astype(np.float16))
+        steps = (weight / scale.reshape(-1, *[1] * (weight.dim() - 1))).numpy()
+        assert layer.integers.min() >= -8 and layer.integers.max() <= 7
+        inside = (steps > -8) & (steps < 7)
+        assert (np.abs(layer.integers - steps)[inside] < 1).all()
+        nearest = np.round(steps)
+        went_up += int((layer.integers > nearest)[inside].sum())
+        went_down += int((layer.integers < nearest)[inside].sum())
+    # Learned, not rounded to nearest, in both directions.
+    assert went_up > 100 and went_down > 100
+
+
+def test_output_is_nearer_to_fp_than_with_nearest_rounding(
+    job: QuantizationJob, rounded: QuantizedUNet, latents: LatentDataset
+) -> None:
+    assert output_error(job, rounded, latents) < 0.8 * output_error(job, run_method("rtn", job), latents)
+
+
+def test_training_starts_from_these_integers(job: QuantizationJob, rounded: QuantizedUNet, latents: LatentDataset) -> None:
+    student = build_student(job, prepare(job, latents, torch.device("cpu")))
+    for name, layer in trained_layers(student).items():
+        np.testing.assert_array_equal(layer.integers().numpy(), rounded.layers[name].integers)
+        # In the middle of their cells, so that no weight goes elsewhere for a last bit.
+        assert (layer.weight - layer.integers()).abs().max() < 1e-3
+
+
+def test_bytes_of_waiting_samples(job: QuantizationJob, latents: LatentDataset) -> None:
+    """The count against the tensors that a walk really holds, at every unit of the network."""
+    calls = read_calls(latents, [0, 1, 2], [0, 1, 4], torch.device("cpu"))
+    unet = float_unet(job.model, job.plan, job.structure)
+    walk = Walk(unet, calls)
+    most = 0
+    for name, _ in reconstruction_units(layer_specs(job.structure)):
+        inputs, output = walk.capture(name, output=True)
+        assert output is not None
+        waiting = sum(t.nbytes for state, skips in walk._states for t in (state, *skips))
+        # Two walks; inputs of one of them and targets of the other.
+        most = max(most, 2 * waiting + sum(t.nbytes for t in inputs) + output.nbytes)
+    counted = memory.sample_bytes(job.structure) * calls.count
+    # The count takes the largest of both at once, and one more copy of a unit's tensors while they are put together.
+    assert most <= counted <= 2 * most
+
+
+def test_fewer_samples_where_memory_is_short(job: QuantizationJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = memory.sample_bytes(job.structure)
+    monkeypatch.setattr(memory, "MEMORY_BYTES", 20 * one)
+    assert [memory.samples_that_fit(job.structure, wanted) for wanted in (12, 1000)] == [12, 20]
+    monkeypatch.setattr(memory, "MEMORY_BYTES", one)
+    assert memory.samples_that_fit(job.structure, 1000) == 8
+
+
+def test_whole_shortcuts_where_the_recipe_or_the_method_has_them(job: QuantizationJob, rounded: QuantizedUNet) -> None:
+    def whole(found: QuantizedUNet) -> list[str]:
+        return [name for name in (*found.layers, *found.general) if "up_blocks" in name and name.endswith("conv_shortcut")]
+
+    assert rounded.split_shortcuts and not whole(rounded)
+    assert {f"{name}.{part}" for name in whole(run_method("rtn", _whole(job))) for part in (0, 1)} == {
+        name for name in rounded.layers if "up_blocks" in name and ".conv_shortcut." in name
+    }
+    for method in ("ptq4dm", "palettize"):
+        found = run_method(method, job)
+        assert not found.split_shortcuts and whole(found) and not any(".conv_shortcut." in name for name in found.layers)
+
+
+def _whole(job: QuantizationJob) -> QuantizationJob:
+    return replace(job, recipe=job.recipe.model_copy(update={"split_shortcuts": False}))
