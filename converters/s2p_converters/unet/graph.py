@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from s2p_converters.unet.operators import LayerSpec, Operators, StepRow
-from s2p_converters.unet.structure import BlockStructure, UNetStructure, block_specs, layer_specs
+from s2p_converters.unet.structure import BlockStructure, UNetStructure, block_specs, layer_specs, shortcut_specs
 
 
 class _Resnet(nn.Module):
@@ -65,18 +65,15 @@ class _Resnet(nn.Module):
 def split_shortcuts(weights: Mapping[str, Tensor], structure: UNetStructure) -> dict[str, Tensor]:
     """A model's U-Net weights under the names of a structure, whose shortcuts may be split; parts share the model's memory."""
     found = dict(weights)
-    for spec in layer_specs(structure):
-        stem = spec.name.rpartition(".")[0]
-        if not stem.endswith(".conv_shortcut"):
-            continue
-        # Parts come in their order, and take their columns from the front.
-        whole = found[f"{stem}.weight"]
-        found[f"{spec.name}.weight"], rest = whole[:, : spec.in_channels], whole[:, spec.in_channels :]
-        found[f"{stem}.weight"] = rest
-        if spec.bias:
-            found[f"{spec.name}.bias"] = found.pop(f"{stem}.bias")
-        if not rest.shape[1]:
-            del found[f"{stem}.weight"]
+    for block in structure.up:
+        for resnet in range(len(block.resnets)):
+            parts = list(shortcut_specs(block, resnet, structure))
+            if len(parts) < 2:
+                continue
+            whole = f"{block.name}.resnets.{resnet}.conv_shortcut"
+            pieces = found.pop(f"{whole}.weight").split([part.in_channels for part in parts], dim=1)
+            found |= {f"{part.name}.weight": piece for part, piece in zip(parts, pieces, strict=True)}
+            found[f"{parts[0].name}.bias"] = found.pop(f"{whole}.bias")
     return found
 
 
