@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace, batch: int) -> dict[str, Any]:
     job.model.load()
     latents = speed_latents(options, job)
     workers = Workers(options.device)
-    names = [spec.name for spec in quantized_specs(layer_specs(job.model.structure), job.recipe)]
+    names = [spec.name for spec in quantized_specs(layer_specs(job.structure), job.recipe)]
     spec = StudentSpec(dict.fromkeys(names, 4), torch.full((len(job.plan.calls), len(names)), 2.0**-5))
     trainer = Trainer(job, spec, latents, options.work, workers)
     guard = Guard(job.recipe.training.guard, [])
@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace, batch: int) -> dict[str, Any]:
     timed = sorted(seconds[options.warm_up :])
     return {
         "batch": batch, "seconds": timed[len(timed) // 2], "peak_bytes": torch.cuda.max_memory_allocated() if cuda else resident,
-        "parameters": sum(spec.weights for spec in layer_specs(job.model.structure)),
+        "parameters": sum(spec.weights for spec in layer_specs(job.structure)),
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ TOLERANCE = {
 reference to about 1e-12, so what is left is the rounding of the golden tensors to float32 (6e-8) with some room. ExecuTorch
 kernels compute in float32. Float components then differ by summation order (3e-6 measured). In the U-Net a difference of one
 unit in the last place flips some roundings of activations and moves the output by whole grid steps: torch itself in float32 is
-up to 2.3e-2 away from torch in float64 over the calls of the demo model's golden run, so twice that is allowed."""
+up to 3.9e-2 away from torch in float64 over the calls of the demo model's golden run, and XNNPACK as far."""
 
 SAMPLER_TOLERANCE = 1e-6
 """The plan's rows over recorded outputs: sums in double rounded to float32 on both sides."""

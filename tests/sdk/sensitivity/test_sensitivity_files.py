@@ -11,6 +11,7 @@ import torch
 
 from s2p_converters.unet import layer_specs
 from s2p_mobile.jobs import make_job
+from s2p_mobile.methods.registry import recipe_for
 from s2p_mobile.models import open_model
 from s2p_mobile.plan import plan_for
 from s2p_mobile.preparation.starting_point import planned_bits
@@ -156,6 +157,18 @@ def test_a_measured_file_gives_the_widths_of_a_measurement(measured: Path) -> No
     layers = tuple(layer.model_copy(update={"values": swap.get(layer.name, layer.values)}) for layer in found.layers)
     swapped = planned_bits(replace(asked, sensitivity=found.model_copy(update={"layers": layers})), unet)
     assert (swapped[one.name], swapped[other.name]) == (8, 4)
+
+
+def test_a_file_of_whole_shortcuts_is_for_methods_that_keep_them(tmp_path: Path) -> None:
+    asked, path = job(), tmp_path / "whole.json"
+    found = measure(asked.model, asked.plan, asked.prompts[:1], asked.guidance, "gradient", bits=(4, 8), split_shortcuts=False)
+    write_sensitivity(path, found)
+    with pytest.raises(S2PError, match=r"no layer \S+conv_shortcut\.0; .* --split-shortcuts"):
+        sensitivity_for(asked, path)
+    rivals = replace(asked, recipe=recipe_for("ptq4dm", asked.recipe))
+    assert sensitivity_for(rivals, path) == found and recipe_for("s2p", asked.recipe) == asked.recipe
+    widths = planned_bits(replace(rivals, sensitivity=found), float_unet(asked.model, asked.plan, rivals.structure))
+    assert set(widths) <= {layer.name for layer in found.layers} and set(widths.values()) == {4, 8}
 
 
 @pytest.mark.parametrize(
