@@ -71,7 +71,9 @@ def measured(
         if same and [layer.name for layer in known.layers] == [spec.name for spec in specs] and known.bits == CANDIDATE_BITS:
             return known, "from file"
     start = time.process_time()
-    found = measure(model, plan, calibration_captions()[:TRAJECTORIES], model.guidance, name, specs, seed=seed, split_shortcuts=False)
+    found = measure(
+        model, plan, calibration_captions()[:TRAJECTORIES], model.guidance, name, specs, seed=seed, split_shortcuts=False
+    )
     seconds = time.process_time() - start
     write_sensitivity(file, found, force=True)
     return found, f"{seconds:.0f} s"

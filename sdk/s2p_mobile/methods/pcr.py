@@ -14,7 +14,7 @@ from s2p_mobile.preparation.rivals import rival_bits, rival_latents
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.calls import random_pairs, read_calls
 from s2p_mobile.reconstruction.observers import RunningRanges, observing
-from s2p_mobile.reconstruction.rival import Rival, build_rival
+from s2p_mobile.reconstruction.rounded import RoundedNetwork, build_rounded
 from s2p_mobile.reconstruction.rounding import RoundingRule, reconstruct_weights
 from s2p_mobile.trajectory import encode_prompt, float_unet, stacked_pooled
 
@@ -37,13 +37,13 @@ def pcr(job: QuantizationJob) -> QuantizedUNet:
         pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
         calls = read_calls(latents, *pairs, device)
         bits = rival_bits(job, float_unet(job.model, job.plan), edges=False)
-        rival = build_rival(job, bits, device, search="minmax", split_skips=False, attention=False)
-        reconstruct_weights(job, rival, calls, ROUNDING)
-        if rival.activation_bits is not None:
-            rival.add_input_grids()
+        network = build_rounded(job, bits, device, search="minmax", split_skips=False, attention=False)
+        reconstruct_weights(job, network, calls, ROUNDING)
+        if network.activation_bits is not None:
+            network.add_input_grids()
             relaxed = relaxed_calls(len(job.plan.calls), rule.relaxed) if rule.relaxing else frozenset[int]()
-            calibrate_progressively(job, rival, relaxed)
-        return rival.export()
+            calibrate_progressively(job, network, relaxed)
+        return network.export()
 
 
 def relaxed_calls(calls: int, share: tuple[float, float]) -> frozenset[int]:
@@ -52,13 +52,13 @@ def relaxed_calls(calls: int, share: tuple[float, float]) -> frozenset[int]:
     return frozenset(i for i in range(calls) if low + 1e-9 < (calls - i) / calls <= high + 1e-9)
 
 
-def calibrate_progressively(job: QuantizationJob, rival: Rival, relaxed: frozenset[int]) -> None:
+def calibrate_progressively(job: QuantizationJob, network: RoundedNetwork, relaxed: frozenset[int]) -> None:
     """Set the grids of call 0, 1, ...: each call's ranges are seen on states that the quantized calls before it led to.
 
     All trajectories wait at a call until its grids are set, which is the same as beginning from noise for every call.
     """
-    assert rival.activation_bits is not None
-    student, texts = rival.student, job.prompts[:PROMPTS]
+    assert network.activation_bits is not None
+    student, texts = network.student, job.prompts[:PROMPTS]
     prompts = [encode_prompt(job.model, text, job.seed + k, job.guidance) for k, text in enumerate(texts)]
     groups = [prompts[k : k + PROMPTS_AT_A_TIME] for k in range(0, len(prompts), PROMPTS_AT_A_TIME)]
     walks = [Walk(job.plan, [prompt.seed for prompt in group], job.latent_shape) for group in groups]
@@ -71,10 +71,10 @@ def calibrate_progressively(job: QuantizationJob, rival: Rival, relaxed: frozens
         found: NDArray[np.float32] = output.cpu().numpy()
         return guide_pairs(found, job.guidance)
 
-    with torch.no_grad(), job.progress.stage(f"calibrating on {len(prompts)} quantized trajectories", rival.calls) as advance:
-        for call in range(rival.calls):
-            ranges = RunningRanges(MOMENTUM, RELAXED_BITS if call in relaxed else rival.activation_bits, call)
-            with observing(rival, ranges.update):
+    with torch.no_grad(), job.progress.stage(f"calibrating on {len(prompts)} quantized trajectories", network.calls) as advance:
+        for call in range(network.calls):
+            ranges = RunningRanges(MOMENTUM, RELAXED_BITS if call in relaxed else network.activation_bits, call)
+            with observing(network, ranges.update):
                 for index in range(len(walks)):
                     outputs(index, call)
             for index, walk in enumerate(walks):

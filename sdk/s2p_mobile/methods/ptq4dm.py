@@ -20,7 +20,7 @@ from s2p_mobile.quantization.calibration import BINS
 from s2p_mobile.quantization.histogram import Histogram, activation_scale, merge
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.calls import CalibrationCalls, call_of_time, normal_times, read_calls
-from s2p_mobile.reconstruction.rival import EDGE_BITS
+from s2p_mobile.reconstruction.rounded import EDGE_BITS
 from s2p_mobile.reconstruction.walk import run_calls
 from s2p_mobile.trajectory import float_unet
 from s2p_runtime.progress import Progress

@@ -11,7 +11,7 @@ from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction.affine import NORM
 from s2p_mobile.reconstruction.calls import CalibrationCalls, read_calls, strided_pairs
 from s2p_mobile.reconstruction.observers import RunningRanges, observing
-from s2p_mobile.reconstruction.rival import Rival, build_rival
+from s2p_mobile.reconstruction.rounded import RoundedNetwork, build_rounded
 from s2p_mobile.reconstruction.rounding import RoundingRule, ScaleRule, reconstruct_scales, reconstruct_weights
 from s2p_mobile.reconstruction.walk import run_calls
 from s2p_mobile.trajectory import float_unet
@@ -37,26 +37,26 @@ def q_diffusion(job: QuantizationJob) -> QuantizedUNet:
         pairs = strided_pairs(latents, PROMPTS, STRIDE, rule.samples, rng)
         calls = read_calls(latents, *pairs, device)
         bits = rival_bits(job, float_unet(job.model, job.plan), edges=own)
-        rival = build_rival(job, bits, device, search="clip", split_skips=True, attention=own)
-        reconstruct_weights(job, rival, calls, ROUNDING)
-        if rival.activation_bits is not None:
-            rival.add_input_grids()
-            search_ranges(rival, calls, job.progress)
-            reconstruct_scales(job, rival, calls, SCALES)
-        return rival.export()
+        network = build_rounded(job, bits, device, search="clip", split_skips=True, attention=own)
+        reconstruct_weights(job, network, calls, ROUNDING)
+        if network.activation_bits is not None:
+            network.add_input_grids()
+            search_ranges(network, calls, job.progress)
+            reconstruct_scales(job, network, calls, SCALES)
+        return network.export()
 
 
-def search_ranges(rival: Rival, calls: CalibrationCalls, progress: Progress) -> None:
+def search_ranges(network: RoundedNetwork, calls: CalibrationCalls, progress: Progress) -> None:
     """First grids by a search on 16 samples, then running ranges over all of them."""
     ranges = RunningRanges(MOMENTUM)
     first = calls.part(slice(0, SEARCH_SAMPLES))
     with progress.stage("searching activation ranges", calls.count) as advance:
-        with observing(rival, ranges.start):
-            for _ in run_calls(rival.student, first, SEARCH_SAMPLES):
+        with observing(network, ranges.start):
+            for _ in run_calls(network.student, first, SEARCH_SAMPLES):
                 pass
-        with observing(rival, ranges.update):
+        with observing(network, ranges.update):
             done = 0
-            for now in run_calls(rival.student, calls, SEARCH_SAMPLES):
+            for now in run_calls(network.student, calls, SEARCH_SAMPLES):
                 for _ in range(now - done):
                     advance()
                 done = now

@@ -14,7 +14,7 @@ from s2p_mobile.latents import LatentDataset
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.reconstruction.calls import random_pairs, read_calls
 from s2p_mobile.reconstruction.memory import samples_that_fit
-from s2p_mobile.reconstruction.rival import build_rival
+from s2p_mobile.reconstruction.rounded import build_rounded
 from s2p_mobile.reconstruction.rounding import RoundingRule, learn_rounding, reconstruct
 
 BATCH = 8
@@ -42,9 +42,9 @@ def reconstructed_weights(
     rule = rounding_rule(start.iterations)
     samples = samples_that_fit(job.structure, start.samples)
     calls = read_calls(latents, *random_pairs(latents, samples, np.random.default_rng([job.seed, 14])), device)
-    rival = build_rival(job, bits, device, search=job.recipe.weights.search, split_skips=False, attention=False)
+    network = build_rounded(job, bits, device, search=job.recipe.weights.search, split_skips=False, attention=False)
     learn = partial(learn_rounding, rule=rule, generator=torch.Generator().manual_seed(job.seed))
     title = f"rounding weights, {rule.iterations} iterations a part, {calls.count} samples"
-    reconstruct(rival, calls, learn, rule.quantized_inputs, job.progress, title)
+    reconstruct(network, calls, learn, rule.quantized_inputs, job.progress, title)
     with torch.no_grad():
-        return {name: torch.cat([part() for part in layer.parts], dim=1).cpu() for name, layer in rival.layers.items()}
+        return {name: torch.cat([part() for part in layer.parts], dim=1).cpu() for name, layer in network.layers.items()}

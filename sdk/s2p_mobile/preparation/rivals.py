@@ -14,7 +14,7 @@ from s2p_mobile.latents import LatentDataset
 from s2p_mobile.preparation.latents import job_latents
 from s2p_mobile.preparation.starting_point import planned_bits
 from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.reconstruction.rival import EDGE_BITS
+from s2p_mobile.reconstruction.rounded import EDGE_BITS
 from s2p_mobile.workers import Workers
 
 

@@ -137,7 +137,7 @@ class InputGrid(nn.Module):
         return StepGrid(bits.astype(np.uint8), scale.astype(np.float32), zero.astype(np.int32))
 
 
-class RivalLayer(nn.Module):
+class RoundedLayer(nn.Module):
     """A layer of one part, or of two for an input that two tensors were put together to.
 
     Attributes:
@@ -191,14 +191,14 @@ class RivalLayer(nn.Module):
         return GeneralLayer(self.spec, parts, bias, None if self.output is None else self.output.export())
 
 
-class RivalOperators(Operators):
+class RoundedOperators(Operators):
     """Makes the layers of a graph: rounded ones where there are some, float ones elsewhere.
 
     Attributes:
         softmax_bits: width of attention's softmax; None: float.
     """
 
-    def __init__(self, layers: Mapping[str, RivalLayer]) -> None:
+    def __init__(self, layers: Mapping[str, RoundedLayer]) -> None:
         self.layers = layers
         self.softmax_bits: int | None = None
 

@@ -10,21 +10,21 @@ from torch import Tensor, nn
 
 from s2p_mobile.reconstruction.affine import activation_grid, grid_of_range
 from s2p_mobile.reconstruction.layers import InputGrid
-from s2p_mobile.reconstruction.rival import Rival
+from s2p_mobile.reconstruction.rounded import RoundedNetwork
 
 Sees = Callable[[InputGrid, Tensor], None]
 """Called with a grid and the tensor that it is about to round; may change the grid."""
 
 
 @contextlib.contextmanager
-def observing(rival: Rival, sees: Sees) -> Iterator[None]:
+def observing(network: RoundedNetwork, sees: Sees) -> Iterator[None]:
     """While the student runs, show every tensor to its grid first; what follows sees it rounded by the changed grid."""
 
     def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
         assert isinstance(module, InputGrid)
         sees(module, args[0])
 
-    grids = [module for module in rival.student.modules() if isinstance(module, InputGrid)]
+    grids = [module for module in network.student.modules() if isinstance(module, InputGrid)]
     handles = [grid.register_forward_pre_hook(hook) for grid in grids]
     try:
         yield

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.recipes.rivals import LARGEST_RATE
 from s2p_mobile.reconstruction.calls import CalibrationCalls
-from s2p_mobile.reconstruction.layers import InputGrid, RivalLayer, table_rows
-from s2p_mobile.reconstruction.rival import Rival
+from s2p_mobile.reconstruction.layers import InputGrid, RoundedLayer, table_rows
+from s2p_mobile.reconstruction.rounded import RoundedNetwork
 from s2p_mobile.reconstruction.walk import Walk, reconstruction_units
 from s2p_runtime.progress import Progress
 
@@ -68,15 +68,15 @@ def output_error(found: Tensor, target: Tensor, power: float) -> Tensor:
     return (found - target).abs().pow(power).sum(dim=1).mean()
 
 
-def rounding_penalty(layers: Sequence[RivalLayer], exponent: float) -> Tensor:
+def rounding_penalty(layers: Sequence[RoundedLayer], exponent: float) -> Tensor:
     """``sum (1 - |2 h - 1|^exponent)`` over all weights: zero exactly when every h is 0 or 1."""
     terms = [(1 - (2 * weight.softness() - 1).abs().pow(exponent)).sum() for layer in layers for weight in layer.parts]
     return torch.stack(terms).sum()
 
 
-def rival_layers(unit: nn.Module) -> list[RivalLayer]:
+def rounded_layers(unit: nn.Module) -> list[RoundedLayer]:
     """The rounded layers of a unit (itself, when it is one)."""
-    return [module for module in unit.modules() if isinstance(module, RivalLayer)]
+    return [module for module in unit.modules() if isinstance(module, RoundedLayer)]
 
 
 def learn_rounding(unit: nn.Module, tables: nn.Module, data: UnitData, rule: RoundingRule, generator: torch.Generator) -> None:
@@ -85,7 +85,7 @@ def learn_rounding(unit: nn.Module, tables: nn.Module, data: UnitData, rule: Rou
     Args:
         tables: step -> row, of the unit's graph.
     """
-    layers = rival_layers(unit)
+    layers = rounded_layers(unit)
     variables = [weight.begin() for layer in layers for weight in layer.parts]
 
     def loss(found: Tensor, target: Tensor, iteration: int) -> Tensor:
@@ -159,7 +159,7 @@ LearnUnit = Callable[[nn.Module, nn.Module, UnitData], None]
 
 
 def reconstruct(
-    rival: Rival, calls: CalibrationCalls, learn: LearnUnit, quantized_inputs: bool, progress: Progress, title: str
+    network: RoundedNetwork, calls: CalibrationCalls, learn: LearnUnit, quantized_inputs: bool, progress: Progress, title: str
 ) -> None:
     """Let every unit learn in the order in which they run.
 
@@ -168,9 +168,9 @@ def reconstruct(
         quantized_inputs: units see the student's own inputs, else the FP model's.
         title: of the progress stage.
     """
-    units = [unit for unit, _ in reconstruction_units(rival.specs)]
-    fp = Walk(rival.teacher, calls)
-    own = Walk(rival.student, calls) if quantized_inputs else None
+    units = [unit for unit, _ in reconstruction_units(network.specs)]
+    fp = Walk(network.teacher, calls)
+    own = Walk(network.student, calls) if quantized_inputs else None
     with progress.stage(title, len(units)) as advance:
         for name in units:
             inputs, targets = fp.capture(name, output=True)
@@ -178,11 +178,17 @@ def reconstruct(
             if own is not None:
                 inputs.clear()  # memory: many samples wait here
                 inputs, _ = own.capture(name, output=False)
-            learn(rival.student.get_submodule(name), rival.student.tables, UnitData(inputs, calls.calls, targets, calls.pooled))
+            learn(
+                network.student.get_submodule(name),
+                network.student.tables,
+                UnitData(inputs, calls.calls, targets, calls.pooled),
+            )
             advance()
 
 
-def reconstruct_weights(job: QuantizationJob, rival: Rival, calls: CalibrationCalls, published: RoundingRule) -> None:
+def reconstruct_weights(
+    job: QuantizationJob, network: RoundedNetwork, calls: CalibrationCalls, published: RoundingRule
+) -> None:
     """AdaRound on every unit, with the published rule's iterations and rate scaled as the recipe says."""
     scaling = job.recipe.rivals
     rule = replace(
@@ -192,10 +198,10 @@ def reconstruct_weights(job: QuantizationJob, rival: Rival, calls: CalibrationCa
     )
     learn = partial(learn_rounding, rule=rule, generator=torch.Generator().manual_seed(job.seed))
     title = f"rounding weights, {rule.iterations} iterations a unit ({published.iterations} published), {calls.count} samples"
-    reconstruct(rival, calls, learn, rule.quantized_inputs, job.progress, title)
+    reconstruct(network, calls, learn, rule.quantized_inputs, job.progress, title)
 
 
-def reconstruct_scales(job: QuantizationJob, rival: Rival, calls: CalibrationCalls, published: ScaleRule) -> None:
+def reconstruct_scales(job: QuantizationJob, network: RoundedNetwork, calls: CalibrationCalls, published: ScaleRule) -> None:
     """LSQ on the activation scales of every unit, FP inputs; scaled like :func:`reconstruct_weights`."""
     scaling = job.recipe.rivals
     rule = replace(
@@ -205,4 +211,4 @@ def reconstruct_scales(job: QuantizationJob, rival: Rival, calls: CalibrationCal
     )
     learn = partial(learn_scales, rule=rule, generator=torch.Generator().manual_seed(job.seed + 1))
     title = f"learning activation scales, {rule.iterations} iterations a unit ({published.iterations} published)"
-    reconstruct(rival, calls, learn, False, job.progress, title)
+    reconstruct(network, calls, learn, False, job.progress, title)

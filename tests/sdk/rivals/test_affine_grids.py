@@ -11,7 +11,7 @@ from s2p_converters.reference import CHECKPOINT_CONSTANTS, GeneralReferenceLayer
 from s2p_converters.unet import LayerSpec, StepTables
 from s2p_converters.unet.operators import FloatLayer
 from s2p_mobile.reconstruction.affine import activation_grid, fake_affine, weight_grid
-from s2p_mobile.reconstruction.layers import IndexedTables, RivalLayer, RoundedWeight
+from s2p_mobile.reconstruction.layers import IndexedTables, RoundedLayer, RoundedWeight
 from s2p_mobile.reconstruction.rounding import RoundingRule, UnitData, learn_rounding
 
 SPEC = LayerSpec("layer", "conv", 6, 4, 3, 1, 1)
@@ -103,11 +103,11 @@ def test_reference_of_a_split_layer_equals_two_layers_of_torch() -> None:
         torch.testing.assert_close(module(x, row), expected, rtol=0, atol=54 * 19.2 * 2.0**-24)
 
 
-def layer_data(samples: int = 24) -> tuple[RivalLayer, UnitData, torch.Tensor, IndexedTables]:
+def layer_data(samples: int = 24) -> tuple[RoundedLayer, UnitData, torch.Tensor, IndexedTables]:
     original = FloatLayer(SPEC)
     original.weight.data, original.bias = 0.05 * random_weight(5), None
     original.requires_grad_(False)
-    layer = RivalLayer(SPEC, original, 3, "minmax", (6,))
+    layer = RoundedLayer(SPEC, original, 3, "minmax", (6,))
     # Inputs whose channels go together, so that rounding errors can make up for each other.
     generator = torch.Generator().manual_seed(7)
     inputs = torch.randn(samples, 1, 6, 6, generator=generator) + 0.1 * torch.randn(samples, 6, 6, 6, generator=generator)

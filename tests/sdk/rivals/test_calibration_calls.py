@@ -14,7 +14,7 @@ from s2p_mobile.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.methods.pcr import relaxed_calls
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.reconstruction.calls import call_of_time, normal_times, random_pairs, read_calls, strided_pairs
-from s2p_mobile.reconstruction.rival import skip_splits
+from s2p_mobile.reconstruction.rounded import skip_splits
 from s2p_mobile.reconstruction.walk import Walk, reconstruction_units
 from s2p_mobile.trajectory import float_unet
 

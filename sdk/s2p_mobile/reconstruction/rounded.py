@@ -11,7 +11,7 @@ from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
 from s2p_converters.unet.operators import FloatLayer
 from s2p_converters.unet.structure import UNetStructure, shortcut_specs
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.reconstruction.layers import IndexedTables, RivalLayer, RivalOperators
+from s2p_mobile.reconstruction.layers import IndexedTables, RoundedLayer, RoundedOperators
 from s2p_mobile.training.time_path import job_time_path
 from s2p_mobile.trajectory import float_unet
 
@@ -20,7 +20,7 @@ EDGE_BITS = 8
 
 
 @dataclass(frozen=True)
-class Rival:
+class RoundedNetwork:
     """
     Attributes:
         teacher: the FP graph.
@@ -33,7 +33,7 @@ class Rival:
 
     teacher: StepUNet
     student: StepUNet
-    layers: dict[str, RivalLayer]
+    layers: dict[str, RoundedLayer]
     calls: int
     activation_bits: int | None
     attention: bool
@@ -50,12 +50,12 @@ class Rival:
         for name, layer in self.layers.items():
             bits = EDGE_BITS if name in ("conv_in", "conv_out") else self.activation_bits
             layer.add_grids(self.calls, bits, self.attention and name.endswith((".to_q", ".to_k", ".to_v")))
-        assert isinstance(self.student.ops, RivalOperators)
+        assert isinstance(self.student.ops, RoundedOperators)
         self.student.ops.softmax_bits = 16 if self.attention else None
 
     def export(self) -> QuantizedUNet:
         """As the checkpoint holds it."""
-        assert isinstance(self.student.ops, RivalOperators)
+        assert isinstance(self.student.ops, RoundedOperators)
         general = {name: layer.export() for name, layer in self.layers.items()}
         return QuantizedUNet({}, general=general, softmax_bits=self.student.ops.softmax_bits)
 
@@ -72,9 +72,9 @@ def skip_splits(structure: UNetStructure) -> dict[str, int]:
     }
 
 
-def build_rival(
+def build_rounded(
     job: QuantizationJob, bits: Mapping[str, int], device: torch.device, *, search: str, split_skips: bool, attention: bool
-) -> Rival:
+) -> RoundedNetwork:
     """Both graphs on the device, weights rounded to nearest, activations in float.
 
     Args:
@@ -94,8 +94,10 @@ def build_rival(
             channels = (spec.in_channels,) if first is None else (first, spec.in_channels - first)
             module = modules[spec.name]
             assert isinstance(module, FloatLayer)
-            layers[spec.name] = RivalLayer(spec, module, bits[spec.name], search, channels)
-    student = StepUNet(structure, IndexedTables(job_time_path(job).rows), RivalOperators(layers))
+            layers[spec.name] = RoundedLayer(spec, module, bits[spec.name], search, channels)
+    student = StepUNet(structure, IndexedTables(job_time_path(job).rows), RoundedOperators(layers))
     student.load_state_dict(teacher.state_dict(), strict=False)
     student.eval().requires_grad_(False)
-    return Rival(teacher.to(device), student.to(device), layers, len(job.plan.calls), job.recipe.activations.bits, attention)
+    return RoundedNetwork(
+        teacher.to(device), student.to(device), layers, len(job.plan.calls), job.recipe.activations.bits, attention
+    )
