@@ -227,8 +227,8 @@ def page(study: Study, rows: Sequence[Row], seeds: int, command: str, picture: s
 quantizing, without the shared latent set. Machine: {platform.machine()}, {os.cpu_count()} cores, one thread. FID of so few
 pictures is biased upwards alike in every row: compare rows, not papers.
 
-Rows change `{study.base}`, with fewer iterations. `w4a8-mixed` shares an average width among all layers; `5% at 8 bits` is the
-paper's rule of the same average (`w4a8-top5`); `gptq` is what S2P's training starts from.
+Rows change `{study.base}`, with fewer iterations, symmetric activations, whole shortcuts and GPTQ's weights to start from (`gptq`).
+`w4a8-mixed` shares an average width among all layers; `5% at 8 bits` is the paper's rule of the same average (`w4a8-top5`).
 
 {table(study, rows, seeds)}
 
