@@ -22,8 +22,9 @@ from s2p_runtime.errors import S2PError
 def serial_to_parallel(job: QuantizationJob) -> QuantizedUNet:
     """Train a quantized model; ``recipe.training.pipeline`` may also name the serial or the parallel pipeline.
 
-    With ``job.work`` the latent set (``latents/``), the training state, the log and the loss plot lie in that folder and
-    outlive the run, so that ``job.resume`` can go on after an interruption; without it they are temporary.
+    With ``job.work`` the latent set (``latents/``), finished parts of the start (``rounding/``), the training state, the log and the
+    loss plot lie in that folder and outlive the run, so that ``job.resume`` can go on after an interruption; without it they are
+    temporary.
 
     Raises:
         Interrupted: Ctrl-C; with ``job.work`` the state is kept.
@@ -40,7 +41,7 @@ def serial_to_parallel(job: QuantizationJob) -> QuantizedUNet:
             state = load_state(path, fingerprint(job))
         latents = job_latents(job, folder, workers)
         if state is None:
-            spec = prepare(job, latents, workers.device)
+            spec = prepare(job, latents, workers.device, folder)
         else:
             table = state.tensors.get("student/tables.base")
             weights = state.tensors.get("student/call_weights")

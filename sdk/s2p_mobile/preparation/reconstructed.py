@@ -5,17 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from s2p_mobile.latents import LatentDataset
+from s2p_mobile.preparation.finished_units import FinishedUnits
 from s2p_mobile.quantization.job import QuantizationJob
 from s2p_mobile.reconstruction.calls import random_pairs, read_calls
 from s2p_mobile.reconstruction.memory import samples_that_fit
 from s2p_mobile.reconstruction.rounded import build_rounded
 from s2p_mobile.reconstruction.rounding import RoundingRule, learn_rounding, reconstruct
+from s2p_mobile.training.state import fingerprint
+from s2p_mobile.training.work import ROUNDING_FOLDER
 
 BATCH = 8
 """Samples of an optimizer step."""
@@ -28,12 +32,13 @@ def rounding_rule(iterations: int) -> RoundingRule:
 
 
 def reconstructed_weights(
-    job: QuantizationJob, bits: Mapping[str, int], latents: LatentDataset, device: torch.device
+    job: QuantizationJob, bits: Mapping[str, int], latents: LatentDataset, device: torch.device, work: Path | None = None
 ) -> dict[str, Tensor]:
     """Weights on the recipe's symmetric grids, each within one step of the FP one. Activations are in float meanwhile.
 
     Args:
         bits: width of every layer to round.
+        work: folder in which finished parts of the network are kept, so that an interrupted run goes on with the others.
 
     Returns:
         layer -> float32 [C_out, ...], on the CPU.
@@ -43,8 +48,10 @@ def reconstructed_weights(
     samples = samples_that_fit(job.structure, start.samples)
     calls = read_calls(latents, *random_pairs(latents, samples, np.random.default_rng([job.seed, 14])), device)
     network = build_rounded(job, bits, device, search=job.recipe.weights.search, split_skips=False, attention=False)
-    learn = partial(learn_rounding, rule=rule, generator=torch.Generator().manual_seed(job.seed))
+    generator = torch.Generator().manual_seed(job.seed)
+    kept = None if work is None else FinishedUnits(work / ROUNDING_FOLDER, fingerprint(job), generator)
+    learn = partial(learn_rounding, rule=rule, generator=generator)
     title = f"rounding weights, {rule.iterations} iterations a part, {calls.count} samples"
-    reconstruct(network, calls, learn, rule.quantized_inputs, job.progress, title)
+    reconstruct(network, calls, learn, rule.quantized_inputs, job.progress, title, kept)
     with torch.no_grad():
         return {name: torch.cat([part() for part in layer.parts], dim=1).cpu() for name, layer in network.layers.items()}

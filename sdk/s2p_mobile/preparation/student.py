@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,12 +26,13 @@ from s2p_mobile.trajectory import float_unet
 _CALLS_AT_A_TIME = 8
 
 
-def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) -> StudentSpec:
+def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device, work: Path | None = None) -> StudentSpec:
     """Everything that is decided before training.
 
     Args:
         latents: FP calls of the job's prompts.
         device: where the networks run.
+        work: folder for what an interrupted run need not do again.
     """
     teacher = float_unet(job.model, job.plan, job.structure).to(device)
     start = starting_point(job, teacher)
@@ -41,7 +43,7 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) 
     if rounding == "gptq":
         spec = replace(spec, weights=_compensated_weights(job, start.specs, spec, teacher, latents))
     elif rounding == "adaround":
-        spec = replace(spec, weights=reconstructed_weights(job, spec.weight_bits, latents, device))
+        spec = replace(spec, weights=reconstructed_weights(job, spec.weight_bits, latents, device, work))
     return spec
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -158,8 +159,24 @@ def _descend(
 LearnUnit = Callable[[nn.Module, nn.Module, UnitData], None]
 
 
+class Kept(Protocol):
+    """Units that need not learn, because they did before."""
+
+    def restore(self, name: str, unit: nn.Module) -> bool:
+        """Give a unit what it learned; False if nothing is kept of it."""
+
+    def store(self, name: str, unit: nn.Module) -> None:
+        """Keep what a unit learned."""
+
+
 def reconstruct(
-    network: RoundedNetwork, calls: CalibrationCalls, learn: LearnUnit, quantized_inputs: bool, progress: Progress, title: str
+    network: RoundedNetwork,
+    calls: CalibrationCalls,
+    learn: LearnUnit,
+    quantized_inputs: bool,
+    progress: Progress,
+    title: str,
+    kept: Kept | None = None,
 ) -> None:
     """Let every unit learn in the order in which they run.
 
@@ -167,22 +184,23 @@ def reconstruct(
         learn: called as ``learn(unit, tables, data)``.
         quantized_inputs: units see the student's own inputs, else the FP model's.
         title: of the progress stage.
+        kept: where finished units are kept, if anywhere.
     """
     units = [unit for unit, _ in reconstruction_units(network.specs)]
     fp = Walk(network.teacher, calls)
     own = Walk(network.student, calls) if quantized_inputs else None
     with progress.stage(title, len(units)) as advance:
         for name in units:
-            inputs, targets = fp.capture(name, output=True)
-            assert targets is not None
-            if own is not None:
-                inputs.clear()  # memory: many samples wait here
-                inputs, _ = own.capture(name, output=False)
-            learn(
-                network.student.get_submodule(name),
-                network.student.tables,
-                UnitData(inputs, calls.calls, targets, calls.pooled),
-            )
+            unit = network.student.get_submodule(name)
+            if kept is None or not kept.restore(name, unit):
+                inputs, targets = fp.capture(name, output=True)
+                assert targets is not None
+                if own is not None:
+                    inputs.clear()  # memory: many samples wait here
+                    inputs, _ = own.capture(name, output=False)
+                learn(unit, network.student.tables, UnitData(inputs, calls.calls, targets, calls.pooled))
+                if kept is not None:
+                    kept.store(name, unit)
             advance()
 
 

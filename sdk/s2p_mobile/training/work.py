@@ -8,6 +8,8 @@ from pathlib import Path
 from s2p_mobile.training.state import STATE_NAME
 
 TRAINED_METHODS = ("s2p",)
+ROUNDING_FOLDER = "rounding"
+"""Finished parts of the weights that training starts from."""
 
 
 def training_folder(checkpoint: Path) -> Path:
@@ -18,4 +20,5 @@ def training_folder(checkpoint: Path) -> Path:
 def forget_state(folder: Path) -> None:
     """Drop what only an unfinished training needs; log and plot stay."""
     (folder / STATE_NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder / "latents", ignore_errors=True)
+    for name in ("latents", ROUNDING_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from s2p_converters.unet import layer_specs, split_shortcuts
 from s2p_mobile.latents import LatentDataset
 from s2p_mobile.methods import run_method
+from s2p_mobile.preparation import reconstructed
+from s2p_mobile.preparation.reconstructed import reconstructed_weights
 from s2p_mobile.preparation.student import prepare
 from s2p_mobile.quantization.grid import weight_scale
 from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.reconstruction import memory
 from s2p_mobile.reconstruction.calls import read_calls
+from s2p_mobile.reconstruction.layers import RoundedLayer
+from s2p_mobile.reconstruction.rounding import learn_rounding
 from s2p_mobile.reconstruction.walk import Walk, reconstruction_units
 from s2p_mobile.training.student import build_student, trained_layers
+from s2p_mobile.training.work import ROUNDING_FOLDER
 from s2p_mobile.trajectory import float_unet
 
 MakeJob = Callable[..., QuantizationJob]
@@ -80,6 +88,44 @@ def test_training_starts_from_these_integers(job: QuantizationJob, rounded: Quan
         np.testing.assert_array_equal(layer.integers().numpy(), rounded.layers[name].integers)
         # In the middle of their cells, so that no weight goes elsewhere for a last bit.
         assert (layer.weight - layer.integers()).abs().max() < 1e-3
+
+
+def test_an_interrupted_rounding_goes_on(
+    job: QuantizationJob, rounded: QuantizedUNet, latents: LatentDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[int] = []
+    stop_at: int | None = 5
+
+    def learn(unit: nn.Module, *rest: Any, **more: Any) -> None:
+        if len(learned) == stop_at:
+            raise KeyboardInterrupt
+        learned.append(sum(isinstance(module, RoundedLayer) for module in unit.modules()))
+        learn_rounding(unit, *rest, **more)
+
+    monkeypatch.setattr(reconstructed, "learn_rounding", learn)
+    bits = {name: layer.weight_bits for name, layer in rounded.layers.items()}
+
+    def run(some: QuantizationJob) -> dict[str, torch.Tensor]:
+        learned.clear()
+        return reconstructed_weights(some, bits, latents, torch.device("cpu"), tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(job)
+    files = sorted((tmp_path / ROUNDING_FOLDER).iterdir())
+    units = len(reconstruction_units([layer.spec for layer in rounded.layers.values()]))
+    assert len(files) == 5 and all(file.suffix == ".safetensors" for file in files)
+    # A damaged unit is learned again, with the batches that it had: the file before says where the random numbers were.
+    stop_at, damaged = None, files[2].read_bytes()
+    files[2].write_bytes(damaged[:-7])
+    found = run(job)
+    assert len(learned) == units - 4
+    for name, layer in rounded.layers.items():
+        scale = torch.from_numpy(layer.scale.astype(np.float32)).reshape(-1, *[1] * (layer.integers.ndim - 1))
+        assert torch.equal(found[name], torch.from_numpy(layer.integers.astype(np.float32)) * scale), name
+    assert run(job).keys() == found.keys() and not learned
+    # Another job's files are not taken.
+    run(replace(job, seed=3))
+    assert len(learned) == units
 
 
 def test_bytes_of_waiting_samples(job: QuantizationJob, latents: LatentDataset) -> None:
