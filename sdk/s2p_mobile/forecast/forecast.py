@@ -33,6 +33,8 @@ from s2p_runtime.contract import Contract
 
 _FLOAT32 = 4
 _GOLDEN_RUNS = 2
+_LEARNED_PASSES = 2.25
+"""Forward passes that a step of learned rounding is worth: a unit's input needs no gradient. Counted on the demo model."""
 
 
 class DeviceForecast(Contract):
@@ -237,13 +239,14 @@ def _stages(job: QuantizationJob, branches: int, trained: bool) -> dict[str, tup
 
 def _adaround(job: QuantizationJob) -> tuple[int, int]:
     """Samples and passes of learned rounding: both networks walk, and every part of the network is trained by itself."""
-    rule, specs = job.recipe.training.start, layer_specs(job.structure)
-    samples = samples_that_fit(job.structure, rule.samples)
-    units = [name.split(".resnets.")[0].split(".attentions.")[0] for name, _ in reconstruction_units(specs)]
-    # A walk runs the blocks before a unit once, and those of its block before it once for each unit: half of them on average.
-    walked = 1 + len(units) / (2 * len(set(units)))
-    steps = 3 * rule.iterations
-    return round(2 * walked * samples) + steps * BATCH, round(2 * walked * samples / WALK_BATCH) + steps
+    rule, structure = job.recipe.training.start, job.structure
+    samples = samples_that_fit(structure, rule.samples)
+    units = reconstruction_units(quantized_specs(layer_specs(structure), job.recipe))
+    blocks = len(structure.down) + len(structure.up) + (structure.mid is not None)
+    # A walk runs every block once to its end, and once up to each of its units.
+    walked = 2 * samples * (1 + (len(units) / blocks + 1) / 2)
+    learned = rule.iterations * BATCH * _LEARNED_PASSES
+    return round(walked + learned), round(walked / WALK_BATCH) + 3 * rule.iterations
 
 
 def _ranking(job: QuantizationJob, prompts: int, branches: int) -> tuple[int, int]:

@@ -164,7 +164,7 @@ def test_inspect_lists_every_layer(place: Path, bundle: Path) -> None:
     result = command(place, "inspect", bundle, "--json", "layers.json")
     assert result.returncode == 0 and "left in float: conv_in, conv_out" in result.stdout
     layers = json.loads((place / "layers.json").read_text())["layers"]
-    assert len(layers) == 120 and {layer["weight_bits"] for layer in layers} == {2, 4, 6, 8, 16}
+    assert len(layers) == 126 and {layer["weight_bits"] for layer in layers} == {2, 4, 6, 8, 16}
 
 
 def test_golden_runs_hold_what_the_format_says(bundle: Path) -> None:

@@ -187,7 +187,7 @@ def test_dry_run_writes_nothing(
     tmp_path: Path, place: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = ["quantize", *place, "--dry-run", "--steps", "2", "--device", "cpu"]
+    given = ["quantize", *place, "--recipe", "w4a8-quick", "--dry-run", "--steps", "2", "--device", "cpu"]
     assert run([*given, "--json", str(tmp_path / "a.json")]) == 0
     document = json.loads((tmp_path / "a.json").read_text())
     assert {"parameters", "layers", "latents_bytes", "memory_bytes", "devices"} <= set(document)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from s2p_converters.unet import layer_specs, split_shortcuts
+from s2p_mobile.forecast import make_forecast
 from s2p_mobile.latents import LatentDataset
 from s2p_mobile.methods import run_method
 from s2p_mobile.preparation import reconstructed
@@ -143,6 +145,18 @@ def test_bytes_of_waiting_samples(job: QuantizationJob, latents: LatentDataset) 
     counted = memory.sample_bytes(job.structure) * calls.count
     # The count takes the largest of both at once, and one more copy of a unit's tensors while they are put together.
     assert most <= counted <= 2 * most
+
+
+def test_work_is_foreseen(job: QuantizationJob, rounded: QuantizedUNet, latents: LatentDataset) -> None:
+    """Convolutions and products that torch counts while rounding is learned, against the forecast."""
+    bits = {name: layer.weight_bits for name, layer in rounded.layers.items()}
+    with FlopCounterMode(display=False) as counter:
+        reconstructed_weights(job, bits, latents, torch.device("cpu"))
+    forecast = make_forecast(job, "s2p")
+    # The forecast takes each block's units for half of the block and counts attention, for which torch has no count on the CPU.
+    assert forecast.flops["rounding"] == pytest.approx(counter.get_total_flops(), rel=0.25)
+    weights = sum(layer.integers.size for layer in rounded.layers.values())
+    assert forecast.memory_parts["rounding"] == 9 * weights + 24 * memory.sample_bytes(job.structure)
 
 
 def test_fewer_samples_where_memory_is_short(job: QuantizationJob, monkeypatch: pytest.MonkeyPatch) -> None:
