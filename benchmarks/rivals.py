@@ -99,6 +99,8 @@ METHODS: Mapping[str, Entry] = {
 }
 """Row name -> what it is; ``s2p`` has the settings of the built-in recipe ``w4a8-mixed``."""
 
+PANELS_IN_A_LINE = 3
+
 COLUMNS = {
     "fid_to_fp": "FID-to-FP",
     "sfid_to_fp": "sFID",
@@ -258,31 +260,45 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """FID-to-FP against CPU minutes: one panel for each setting and number of steps, a method in one colour everywhere."""
+    """FID-to-FP against CPU minutes: a panel for each setting and number of steps, methods in one colour everywhere, S2P as stars."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    colours = dict(zip(METHODS, matplotlib.color_sequences["tab20"], strict=False))
+    colours = dict(zip(METHODS, matplotlib.color_sequences["tab20"], strict=False)) | {"s2p": "black"}
     panels: dict[tuple[str, int], dict[str, list[Row]]] = {}
     for (setting, steps, method), group in groups_of(rows).items():
         panels.setdefault((setting, steps), {})[method] = group
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), squeeze=False, layout="constrained")
-    for axis, ((setting, steps), methods) in zip(axes[0], panels.items(), strict=True):
+    lines = -(-len(panels) // PANELS_IN_A_LINE)
+    figure, grid = pyplot.subplots(
+        lines, PANELS_IN_A_LINE, figsize=(4.5 * PANELS_IN_A_LINE, 3.6 * lines + 1), squeeze=False, layout="constrained"
+    )
+    axes, unused = grid.flat[: len(panels)], grid.flat[len(panels) :]
+    for axis in unused:
+        axis.remove()
+    for axis, ((setting, steps), methods) in zip(axes, panels.items(), strict=True):
         for method, group in methods.items():
             values = [row.metrics["fid_to_fp"] for row in group]
             known = [value for value in values if value is not None]
             if known:
                 minutes = statistics.mean(row.cpu_minutes for row in group)
-                axis.scatter(minutes, statistics.mean(known), label=method, color=colours[method])
+                star = METHODS[method].method == "s2p"
+                axis.scatter(
+                    minutes,
+                    statistics.mean(known),
+                    90 if star else 36,
+                    label=method,
+                    color=colours[method],
+                    marker="*" if star else "o",
+                )
         axis.set(title=f"{setting}, {steps} steps", xlabel="CPU minutes", ylabel="FID-to-FP", xscale="log", yscale="log")
         for direction in (axis.xaxis, axis.yaxis):
             direction.set_major_locator(LogLocator(subs=(1, 2, 5)))
             direction.set_major_formatter(ScalarFormatter())
             direction.set_minor_formatter(NullFormatter())
-    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
