@@ -14,6 +14,7 @@ from torch import Tensor
 from s2p_mobile.latents import LatentDataset
 from s2p_mobile.preparation.finished_units import FinishedUnits
 from s2p_mobile.quantization.job import QuantizationJob
+from s2p_mobile.recipes.rivals import LARGEST_RATE
 from s2p_mobile.reconstruction.calls import random_pairs, read_calls
 from s2p_mobile.reconstruction.memory import samples_that_fit
 from s2p_mobile.reconstruction.rounded import build_rounded
@@ -28,7 +29,7 @@ BATCH = 8
 def rounding_rule(iterations: int) -> RoundingRule:
     """Learning rate, penalty and warm-up: 20 over the iterations, at most 0.02, so that a short run moves a variable as far as the
     20,000 steps of 0.001 that Q-Diffusion takes."""
-    return RoundingRule(iterations, BATCH, min(0.02, 20 / iterations), quantized_inputs=True, warmup=0.2)
+    return RoundingRule(iterations, BATCH, min(LARGEST_RATE, 20 / iterations), quantized_inputs=True, warmup=0.2)
 
 
 def reconstructed_weights(
