@@ -29,19 +29,19 @@ import torch
 
 from ablation_rows import BASES, BUDGET, PROMPTS, Row, merged, rows_of, training
 from result_tables import markdown_table, mean_and_spread, write_page
-from s2p_mobile.checkpointing import write_checkpoint
+from s2p_converters.core.plan import plan_for
 from s2p_mobile.demo import calibration_captions, held_out_captions
-from s2p_mobile.evaluation import EvaluationResult, evaluate, open_source
-from s2p_mobile.latents import LatentJob, write_latents
-from s2p_mobile.methods import QuantizationJob, run_method
-from s2p_mobile.models import open_model
-from s2p_mobile.plan import plan_for
-from s2p_mobile.recipes import Recipe
-from s2p_mobile.sensitivity import Sensitivity, measure, write_sensitivity
-from s2p_mobile.sensitivity.measure import TRAJECTORIES
-from s2p_mobile.sensitivity.reuse import sensitivity_for
-from s2p_mobile.training import STATE_NAME
-from s2p_mobile.training.log import LOG_NAME, read_log
+from s2p_mobile.judge.evaluation import EvaluationResult, evaluate, open_source
+from s2p_mobile.quantize.checkpointing import write_checkpoint
+from s2p_mobile.quantize.latents import LatentJob, write_latents
+from s2p_mobile.quantize.methods import QuantizationJob, run_method
+from s2p_mobile.quantize.recipes import Recipe
+from s2p_mobile.quantize.sensitivity import Sensitivity, measure, write_sensitivity
+from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
+from s2p_mobile.quantize.sensitivity.reuse import sensitivity_for
+from s2p_mobile.quantize.training import STATE_NAME
+from s2p_mobile.quantize.training.log import LOG_NAME, read_log
+from s2p_mobile.sources.model import open_model
 from s2p_runtime.files import atomic_file, atomic_folder
 from s2p_runtime.progress import Silent
 

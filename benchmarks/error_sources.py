@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2p_converters.checkpoint import Checkpoint, open_checkpoint
-from s2p_converters.reference import CHECKPOINT_CONSTANTS, ReferenceLayer, reference_unet
-from s2p_converters.unet import StepUNet
+from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
+from s2p_converters.core.graph import StepUNet
+from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, ReferenceLayer, reference_unet
 from s2p_mobile.demo import held_out_captions
-from s2p_mobile.evaluation.drawing import Drawings, draw
-from s2p_mobile.evaluation.makers import TorchMaker
-from s2p_mobile.models import Model, open_model
-from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_mobile.judge.evaluation.drawing import Drawings, draw
+from s2p_mobile.judge.evaluation.makers import TorchMaker
+from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.backends import Array32
 from s2p_runtime.plan import SamplingPlan, guide
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from s2p_mobile.demo import held_out_captions
-from s2p_mobile.evaluation import EvaluationResult, default_cache_folder, evaluate, open_source
-from s2p_mobile.metrics import METRIC_NAMES
-from s2p_mobile.models import Model
+from s2p_mobile.judge.evaluation import EvaluationResult, default_cache_folder, evaluate, open_source
+from s2p_mobile.judge.metrics import METRIC_NAMES
+from s2p_mobile.sources.model import Model
 
 _DIGITS = {"fid_to_fp": 3, "sfid_to_fp": 3, "ssim": 4, "lpips": 4}
 

@@ -39,9 +39,9 @@ import numpy as np
 import torch
 
 from full_size_model import CONFIGS, Figures, make, random_integers
-from s2p_converters.assemble import folder_bytes
-from s2p_converters.checkpoint import Checkpoint, open_checkpoint
-from s2p_converters.reference import Constants, streamed_reference_unet
+from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
+from s2p_converters.core.reference import Constants, streamed_reference_unet
+from s2p_converters.targets.assembly import folder_bytes
 from s2p_runtime.allocator import give_back_large_blocks
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.noise import gaussian
@@ -76,8 +76,8 @@ def at_latents(folder: Path, side: int) -> Checkpoint:
 
 def coreml(checkpoint: Checkpoint, out: Path) -> Figures:
     """The U-Net of ``s2p-mobile convert --target coreml``."""
-    from s2p_converters.coreml.components import convert_unet
-    from s2p_converters.coreml.options import CoreMLOptions
+    from s2p_converters.targets.coreml.components import convert_unet
+    from s2p_converters.targets.coreml.options import CoreMLOptions
 
     out.mkdir()
     convert_unet(checkpoint, CoreMLOptions(), out)
@@ -86,8 +86,8 @@ def coreml(checkpoint: Checkpoint, out: Path) -> Figures:
 
 def executorch(checkpoint: Checkpoint, out: Path) -> Figures:
     """The U-Net of ``s2p-mobile convert --target executorch``."""
-    from s2p_converters.executorch.components import convert_unet
-    from s2p_converters.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.components import convert_unet
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
 
     out.mkdir()
     convert_unet(checkpoint, out / "unet.pte", ExecuTorchOptions())
@@ -96,10 +96,10 @@ def executorch(checkpoint: Checkpoint, out: Path) -> Figures:
 
 def download(checkpoint: Checkpoint, out: Path) -> Figures:
     """Size of the program in the download form, how long packing takes, and the process's peak by then."""
-    from s2p_converters.executorch.archive import packed_bytes
-    from s2p_converters.executorch.components import layer_summaries
-    from s2p_converters.executorch.inspection import read_program
-    from s2p_converters.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.archive import packed_bytes
+    from s2p_converters.targets.executorch.components import layer_summaries
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.xnnpack.inspection import read_program
 
     start = time.perf_counter()
     data = (out / "unet.pte").read_bytes()
@@ -120,8 +120,8 @@ def fingerprint(out: Path) -> Figures:
 
 def call_inputs(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     """Noise for one U-Net call: the state, the text and, of SDXL, the time table."""
-    from s2p_converters.coreml.components import unet_ports
-    from s2p_converters.coreml.options import CoreMLOptions
+    from s2p_converters.targets.coreml.components import unet_ports
+    from s2p_converters.targets.coreml.options import CoreMLOptions
 
     latents = checkpoint.manifest.latents
     ports, _ = unet_ports(checkpoint, CoreMLOptions(), (latents.height, latents.width))
@@ -143,8 +143,8 @@ def torch_output(
 
 def verify_coreml(checkpoint: Checkpoint, out: Path) -> Figures:
     """One call of the package in the interpreter, in float64."""
-    from s2p_converters.coreml.components import program_constants
-    from s2p_converters.coreml.options import CoreMLOptions
+    from s2p_converters.targets.coreml.components import program_constants
+    from s2p_converters.targets.coreml.options import CoreMLOptions
     from s2p_runtime.mil import load_program
 
     feeds = call_inputs(checkpoint)
@@ -159,8 +159,8 @@ def verify_coreml(checkpoint: Checkpoint, out: Path) -> Figures:
 
 def verify_executorch(checkpoint: Checkpoint, out: Path) -> Figures:
     """One call of the .pte in ExecuTorch's runtime."""
-    from s2p_converters.executorch.components import program_constants
-    from s2p_converters.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.components import program_constants
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
 
     with quiet_import():
         from executorch.runtime import Runtime

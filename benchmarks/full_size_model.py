@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from s2p_converters.assemble import folder_bytes
-from s2p_converters.checkpoint import QuantizedLayer
+from s2p_converters.core.checkpoint import QuantizedLayer
+from s2p_converters.targets.assembly import folder_bytes
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_runtime.quiet import quiet_import
 
@@ -124,14 +124,14 @@ def make(folder: Path, model: str, scale: float) -> Figures:
 
 def random_integers(model: Path, out: Path) -> Figures:
     """A checkpoint like that of :func:`quantize` with random integers, for networks whose float32 form does not fit the machine."""
-    from s2p_converters.checkpoint import write_checkpoint_tensors
-    from s2p_converters.checkpoint_manifest import CheckpointManifest, Source, layer_entry
-    from s2p_converters.unet import Operators, StepTables, StepUNet, layer_specs, resnet_names
-    from s2p_converters.unet.time_network import time_network_shapes
-    from s2p_mobile.models import Model
-    from s2p_mobile.plan import plan_for
-    from s2p_mobile.quantization.bits import quantized_specs
-    from s2p_mobile.recipes import load_recipe
+    from s2p_converters.core.checkpoint import write_checkpoint_tensors
+    from s2p_converters.core.checkpoint_manifest import CheckpointManifest, Source, layer_entry
+    from s2p_converters.core.graph import Operators, StepTables, StepUNet, layer_specs, resnet_names
+    from s2p_converters.core.graph.time_network import time_network_shapes
+    from s2p_converters.core.plan import plan_for
+    from s2p_mobile.quantize.bits import quantized_specs
+    from s2p_mobile.quantize.recipes import load_recipe
+    from s2p_mobile.sources.model import Model
     from s2p_runtime.bundle import file_entries
     from s2p_runtime.contract import write_contract
 

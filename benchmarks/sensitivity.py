@@ -22,16 +22,15 @@ from pathlib import Path
 
 import torch
 
-from s2p_converters.unet import LayerSpec, StepUNet, layer_specs
+from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
+from s2p_converters.core.plan import plan_for
 from s2p_mobile.demo import calibration_captions, held_out_captions
-from s2p_mobile.evaluation.evaluate import evaluate
-from s2p_mobile.evaluation.makers import TorchMaker
-from s2p_mobile.evaluation.source import EvaluationSource
-from s2p_mobile.models import Model, open_model
-from s2p_mobile.plan import plan_for
-from s2p_mobile.quantization.bits import average_bits, quantized_specs, weight_bits
-from s2p_mobile.recipes import MixedRule, Recipe, WeightRule
-from s2p_mobile.sensitivity import (
+from s2p_mobile.judge.evaluation.evaluate import evaluate
+from s2p_mobile.judge.evaluation.makers import TorchMaker
+from s2p_mobile.judge.evaluation.source import EvaluationSource
+from s2p_mobile.quantize.bits import average_bits, quantized_specs, weight_bits
+from s2p_mobile.quantize.recipes import MixedRule, Recipe, WeightRule
+from s2p_mobile.quantize.sensitivity import (
     CANDIDATE_BITS,
     Sensitivity,
     compare,
@@ -41,10 +40,11 @@ from s2p_mobile.sensitivity import (
     read_sensitivity,
     write_sensitivity,
 )
-from s2p_mobile.sensitivity.measure import TRAJECTORIES
-from s2p_mobile.sensitivity.plot import plot_comparison
-from s2p_mobile.sensitivity.rounding import Rounded, round_layers
-from s2p_mobile.trajectory import float_unet
+from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
+from s2p_mobile.quantize.sensitivity.plot import plot_comparison
+from s2p_mobile.quantize.sensitivity.rounding import Rounded, round_layers
+from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.plan import SamplingPlan
 
 METRICS = ("fid_to_fp", "ssim", "psnr")

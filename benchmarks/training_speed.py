@@ -25,15 +25,15 @@ from typing import Any
 
 import torch
 
-from s2p_converters.unet import layer_specs
-from s2p_mobile.jobs import make_job
-from s2p_mobile.latents import LatentDataset, LatentJob, write_latents
-from s2p_mobile.latents.dataset import open_latents
-from s2p_mobile.quantization.bits import quantized_specs
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.training import StudentSpec, Trainer
-from s2p_mobile.training.guard import Guard
-from s2p_mobile.workers import Workers, choose_device
+from s2p_converters.core.graph import layer_specs
+from s2p_mobile.quantize.bits import quantized_specs
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.jobs import make_job
+from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
+from s2p_mobile.quantize.latents.dataset import open_latents
+from s2p_mobile.quantize.training import StudentSpec, Trainer
+from s2p_mobile.quantize.training.guard import Guard
+from s2p_mobile.quantize.workers import Workers, choose_device
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.progress import Silent
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from s2p_mobile.models import Model
+    from s2p_mobile.sources.model import Model
 
 # Tests run in parallel processes; with more than one thread in each, OpenMP's threads wait for each other in busy loops.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,7 +27,7 @@ def make_small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str,
         from diffusers import UNet2DConditionModel
 
         from s2p_mobile.demo import DEMO_MODEL
-        from s2p_mobile.models import Model
+        from s2p_mobile.sources.model import Model
 
         folder = tmp_path_factory.mktemp("models") / name
         shutil.copytree(DEMO_MODEL, folder, ignore=lambda _, names: {"clip", "unet", "MODEL_CARD.md"} & set(names))

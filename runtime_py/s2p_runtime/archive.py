@@ -47,9 +47,9 @@ def unpack_archive(path: Path, folder: Path, *, force: bool = False) -> None:
             _unpack(archive, scratch, path.name)
             open_bundle(scratch)
     except FileNotFoundError:
-        raise S2PError(f"{path} does not exist; give an archive made by s2p-mobile convert --archive") from None
+        raise S2PError(f"{path} does not exist", "give an archive made by s2p-mobile convert `archive`", "archive") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise S2PError(f"{path} is damaged or no archive ({error}); get it again") from error
+        raise S2PError(f"{path} is damaged or no archive ({error})", "get it again") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int, archive_name: str) -> bytes:
@@ -57,13 +57,13 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int, archive_name: str) 
     try:
         info = archive.getinfo(name)
     except KeyError:
-        raise S2PError(f"{archive_name} lacks {name}; get it again") from None
+        raise S2PError(f"{archive_name} lacks {name}", "get it again") from None
     if info.file_size > limit:
-        raise S2PError(f"{name} in {archive_name} is larger than its manifest says; get it again")
+        raise S2PError(f"{name} in {archive_name} is larger than its manifest says", "get it again")
     with archive.open(info) as member:
         data = member.read(limit + 1)
     if len(data) > limit:
-        raise S2PError(f"{name} in {archive_name} is larger than its manifest says; get it again")
+        raise S2PError(f"{name} in {archive_name} is larger than its manifest says", "get it again")
     return data
 
 
@@ -73,11 +73,11 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, archive_name: str) -> None:
         manifest_bytes = _member(archive, MANIFEST_NAME, _INDEX_LIMIT, archive_name)
         manifest = BundleManifest.model_validate_json(manifest_bytes, strict=True)
     except ValidationError as error:
-        raise S2PError(f"{archive_name} is invalid ({first_problem(error)}); get it again") from error
+        raise S2PError(f"{archive_name} is invalid ({first_problem(error)})", "get it again") from error
     if index.format != ARCHIVE_FORMAT:
-        raise S2PError(f"{archive_name} is not of format {ARCHIVE_FORMAT!r}; give an archive made by s2p-mobile")
+        raise S2PError(f"{archive_name} is not of format {ARCHIVE_FORMAT!r}", "give an archive made by s2p-mobile")
     if index.version > ARCHIVE_VERSION:
-        raise S2PError(f"{archive_name} has version {index.version}, this s2p-mobile reads {ARCHIVE_VERSION}; update it")
+        raise S2PError(f"{archive_name} has version {index.version}, this s2p-mobile reads {ARCHIVE_VERSION}", "update it")
     (folder / MANIFEST_NAME).write_bytes(manifest_bytes)
     for name, entry in manifest.files.items():
         target = inside(folder, name)
@@ -95,11 +95,11 @@ def _restore(rest: bytes, nibbles: bytes, regions: tuple[tuple[int, int], ...], 
     """Put the stretches back between the parts of ``rest``."""
     expected = len(rest) + sum(length for _, length in regions)
     if expected != size or len(nibbles) != sum((length + 1) // 2 for _, length in regions):
-        raise S2PError(f"{archive_name} has packed weights of the wrong size; get it again")
+        raise S2PError(f"{archive_name} has packed weights of the wrong size", "get it again")
     parts, taken, used, position = [], 0, 0, 0
     for offset, length in regions:
         if offset < position or offset - position > len(rest) - taken:
-            raise S2PError(f"{archive_name} has packed weights in the wrong order; get it again")
+            raise S2PError(f"{archive_name} has packed weights in the wrong order", "get it again")
         parts.append(rest[taken : taken + offset - position])
         taken += offset - position
         packed = np.frombuffer(nibbles, np.uint8, (length + 1) // 2, used)

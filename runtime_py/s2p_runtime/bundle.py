@@ -249,7 +249,7 @@ class BundleManifest(GrowingContract):
             if size.fits(shape):
                 return size
         known = " or ".join(f"{size.latent_height}x{size.latent_width}" for size in self.picture_sizes)
-        raise S2PError(f"{self.name} takes latents [..., H, W] of {known}, not {list(shape)}; use the shapes of the manifest")
+        raise S2PError(f"{self.name} takes latents [..., H, W] of {known}, not {list(shape)}", "use the shapes of the manifest")
 
     def size_named(self, title: str) -> PictureSize:
         """The size called ``WIDTHxHEIGHT``.
@@ -262,7 +262,9 @@ class BundleManifest(GrowingContract):
             if (size.width, size.height) == wanted:
                 return size
         known = ", ".join(size.title for size in self.picture_sizes)
-        raise S2PError(f"the bundle draws {known}, not {title}; choose one of these, or convert again with --size {title}")
+        raise S2PError(
+            f"the bundle draws {known}, not {title}", f"choose one of these, or convert again with `size={title}`", "size"
+        )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -273,7 +275,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if match is None:
-        raise S2PError(f"{text!r} is no picture size; give width and height in pixels, like 512x768")
+        raise S2PError(f"{text!r} is no picture size", "give width and height in pixels, like 512x768")
     return int(match[1]), int(match[2])
 
 
@@ -304,7 +306,7 @@ class Bundle:
             S2PError: the bundle has no such component.
         """
         if name not in self.manifest.components:
-            raise S2PError(f"{self.folder.name} has no component {name!r}; it has {', '.join(self.manifest.components)}")
+            raise S2PError(f"{self.folder.name} has no component {name!r}", f"it has {', '.join(self.manifest.components)}")
         component = self.manifest.components[name]
         return component, self.path(component.path)
 
@@ -333,9 +335,9 @@ def open_bundle(folder: Path) -> Bundle:
         S2PError: no bundle, invalid manifest, path outside the folder, file missing, truncated or altered.
     """
     if not folder.is_dir():
-        raise S2PError(f"{folder} is not a folder; give a bundle made by s2p-mobile convert")
+        raise S2PError(f"{folder} is not a folder", "give a bundle made by s2p-mobile convert")
     if not (folder / MANIFEST_NAME).is_file():
-        raise S2PError(f"{folder} has no {MANIFEST_NAME}; give a bundle made by s2p-mobile convert")
+        raise S2PError(f"{folder} has no {MANIFEST_NAME}", "give a bundle made by s2p-mobile convert")
     manifest = read_contract(folder / MANIFEST_NAME, BundleManifest, BUNDLE_FORMAT, BUNDLE_VERSION)
     for component in manifest.components.values():
         inside(folder, component.path)
@@ -353,11 +355,13 @@ def check_files(folder: Path, files: dict[str, FileEntry]) -> None:
         path = inside(folder, name)
         try:
             if not path.is_file():
-                raise S2PError(f"{folder.name} lacks {name}; get the folder again")
+                raise S2PError(f"{folder.name} lacks {name}", "get the folder again")
             found = path.stat().st_size
             if found != entry.bytes:
-                raise S2PError(f"{name} in {folder.name} has {found} bytes instead of {entry.bytes}; get the folder again")
+                raise S2PError(f"{name} in {folder.name} has {found} bytes instead of {entry.bytes}", "get the folder again")
             if sha256_file(path) != entry.sha256:
-                raise S2PError(f"{name} in {folder.name} was altered (sha256 differs); get the folder again")
+                raise S2PError(f"{name} in {folder.name} was altered (sha256 differs)", "get the folder again")
         except OSError as error:
-            raise S2PError(f"cannot read {name} in {folder.name} ({error.strerror}); check its name and permissions") from error
+            raise S2PError(
+                f"cannot read {name} in {folder.name} ({error.strerror})", "check its name and permissions"
+            ) from error

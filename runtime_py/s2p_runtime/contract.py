@@ -53,23 +53,23 @@ def read_contract(path: Path, kind: type[ContractT], format_name: str, version: 
         text = path.read_text(encoding="utf-8")
         document = json.loads(text)
     except FileNotFoundError:
-        raise S2PError(f"{path} does not exist; is {path.parent} complete?") from None
+        raise S2PError(f"{path} does not exist", f"is {path.parent} complete?") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise S2PError(f"{path} is not readable JSON ({error}); get it from its author again") from error
+        raise S2PError(f"{path} is not readable JSON ({error})", "get it from its author again") from error
     if not isinstance(document, dict) or document.get("format") != format_name:
-        raise S2PError(f"{path} is not of format {format_name!r}; give a folder made by s2p-mobile")
+        raise S2PError(f"{path} is not of format {format_name!r}", "give a folder made by s2p-mobile")
     found = document.get("version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise S2PError(f"{path} has no valid version number; get it from its author again")
+        raise S2PError(f"{path} has no valid version number", "get it from its author again")
     if found > version:
         raise S2PError(
-            f"{path} has format version {found}, this s2p-mobile reads up to {version}; update with pip install -U s2p-mobile"
+            f"{path} has format version {found}, this s2p-mobile reads up to {version}", "update with pip install -U s2p-mobile"
         )
     try:
         # Strict: a number in quotes, or true for 1, is refused by the Swift and C++ readers too.
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise S2PError(f"{path} is invalid ({first_problem(error)}); get it from its author again") from error
+        raise S2PError(f"{path} is invalid ({first_problem(error)})", "get it from its author again") from error
 
 
 def write_contract(path: Path, value: Contract) -> None:

@@ -22,7 +22,9 @@ def open_backend(bundle: Bundle, compute: Compute = "declared", release_chunks: 
     """
     if release_chunks and not bundle.manifest.chunks:
         raise S2PError(
-            f"the U-Net of {bundle.folder.name} is one program; leave --release-chunks out, or convert with --chunks"
+            f"the U-Net of {bundle.folder.name} is one program",
+            "leave `release_chunks` out, or convert with `chunks`",
+            "release_chunks",
         )
     if bundle.manifest.target == "coreml":
         return InterpreterBackend(bundle, compute, release_chunks)

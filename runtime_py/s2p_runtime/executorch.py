@@ -29,7 +29,7 @@ def installed_version() -> str:
     try:
         return version("executorch")
     except PackageNotFoundError:
-        raise S2PError("this bundle needs executorch, which is not installed; run pip install executorch") from None
+        raise S2PError("this bundle needs executorch, which is not installed", "run pip install executorch") from None
 
 
 def check_version(built_with: str, installed: str, bundle: str) -> None:
@@ -43,14 +43,16 @@ def check_version(built_with: str, installed: str, bundle: str) -> None:
     """
     match = re.fullmatch(r"(\w+) executorch (\d+)\.(\d+)\S*", built_with)
     if match is None:
-        raise S2PError(f"{bundle} does not say which executorch made it ({built_with!r}); convert the checkpoint again")
+        raise S2PError(f"{bundle} does not say which executorch made it ({built_with!r})", "convert the checkpoint again")
     backend, made = match[1], built_with.rsplit(" ", 1)[1]
     if backend != "xnnpack":
-        raise S2PError(f"{bundle} is built for the {backend} backend, which does not run here; convert with --backend xnnpack")
+        raise S2PError(
+            f"{bundle} is built for the {backend} backend, which does not run here", "convert with `backend=xnnpack`", "backend"
+        )
     if installed.split(".")[:2] != [match[2], match[3]]:
         raise S2PError(
-            f"{bundle} was made by executorch {made}, installed is {installed}; "
-            f"run pip install executorch=={made}, or convert again"
+            f"{bundle} was made by executorch {made}, installed is {installed}",
+            f"run pip install executorch=={made}, or convert again",
         )
 
 
@@ -68,7 +70,9 @@ class ExecuTorchBackend:
         manifest = bundle.manifest
         if manifest.target != "executorch":
             raise S2PError(
-                f"{bundle.folder.name} is a bundle for {manifest.target}, not for ExecuTorch; convert with --target executorch"
+                f"{bundle.folder.name} is a bundle for {manifest.target}, not for ExecuTorch",
+                "convert with `target=executorch`",
+                "target",
             )
         installed = installed_version()
         for component in manifest.components.values():
@@ -101,7 +105,7 @@ class ExecuTorchBackend:
             return self._methods[component, name]
         spec, path = self.bundle.component(component)
         if component not in self._checked and sha256_file(path) != self.bundle.manifest.files[spec.path].sha256:
-            raise S2PError(f"{spec.path} in {self.bundle.folder.name} was altered (sha256 differs); get the folder again")
+            raise S2PError(f"{spec.path} in {self.bundle.folder.name} was altered (sha256 differs)", "get the folder again")
         self._checked.add(component)
         try:
             with quiet_import():
@@ -115,7 +119,7 @@ class ExecuTorchBackend:
                 raise ValueError(f"it has no method {name}")
         except (RuntimeError, ValueError, KeyError, ImportError) as error:
             reason = str(error).splitlines()[0]
-            raise S2PError(f"executorch cannot load {spec.path} ({reason}); convert the checkpoint again") from error
+            raise S2PError(f"executorch cannot load {spec.path} ({reason})", "convert the checkpoint again") from error
         self._methods[component, name] = method
         return method
 
@@ -138,7 +142,7 @@ class ExecuTorchBackend:
             if reset is not None:
                 reset(threads)
         if ask is None or ask() != threads:
-            raise S2PError(f"this executorch cannot be told to use {threads} threads; leave --threads out")
+            raise S2PError(f"this executorch cannot be told to use {threads} threads", "leave `threads` out", "threads")
 
     def _run(self, component: str, inputs: Sequence[NDArray[Any]], size: PictureSize | None = None) -> Array32:
         """The first output of one call."""
@@ -157,7 +161,9 @@ class ExecuTorchBackend:
             with quiet_import():
                 outputs = method.execute([torch.from_numpy(np.ascontiguousarray(x)) for x in inputs])
         except RuntimeError as error:
-            raise S2PError(f"{component} failed to run ({str(error).splitlines()[0]}); convert the checkpoint again") from error
+            raise S2PError(
+                f"{component} failed to run ({str(error).splitlines()[0]})", "convert the checkpoint again"
+            ) from error
         # The runtime reuses its output buffer in the next call.
         results = [output.numpy().astype(np.float32, copy=True) for output in outputs]
         del outputs, method
@@ -185,7 +191,7 @@ class ExecuTorchBackend:
         """
         calls = len(self.bundle.manifest.plan.calls)
         if not 0 <= step < calls:
-            raise S2PError(f"step {step} is outside of the plan's {calls} calls; give 0 to {calls - 1}")
+            raise S2PError(f"step {step} is outside of the plan's {calls} calls", f"give 0 to {calls - 1}")
         manifest = self.bundle.manifest
         inputs: dict[str, NDArray[Any]] = {
             "sample": sample, "step": np.array([step], np.int64), "encoder_hidden_states": embeddings
@@ -217,6 +223,6 @@ def check_input(given: NDArray[Any], wanted: TensorSpec, component: str) -> None
     """
     if given.dtype != np.dtype(wanted.dtype) or given.shape != wanted.shape:
         raise S2PError(
-            f"{component} takes {wanted.name} as {wanted.dtype} {list(wanted.shape)}, not {given.dtype} {list(given.shape)}; "
-            "use the shapes of the manifest"
+            f"{component} takes {wanted.name} as {wanted.dtype} {list(wanted.shape)}, not {given.dtype} {list(given.shape)}",
+            "use the shapes of the manifest",
         )

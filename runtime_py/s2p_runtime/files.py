@@ -33,14 +33,16 @@ def inside(folder: Path, relative: str) -> Path:
     """
     pure = PurePosixPath(relative)
     if not relative or pure.is_absolute() or ".." in pure.parts or "\\" in relative or "\0" in relative:
-        raise S2PError(f"path {relative!r} in {folder.name} points outside its folder; get the folder from its author again")
+        raise S2PError(f"path {relative!r} in {folder.name} points outside its folder", "get the folder from its author again")
     path = folder / pure
     try:
         stays = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # a loop of links
         stays = False
     if not stays:
-        raise S2PError(f"path {relative!r} in {folder.name} is a link out of its folder; get the folder from its author again")
+        raise S2PError(
+            f"path {relative!r} in {folder.name} is a link out of its folder", "get the folder from its author again"
+        )
     return path
 
 
@@ -64,16 +66,16 @@ def _readable(error: OSError, target: Path) -> Exception:
         if not _on_the_way(path, target):
             return error
     if error.errno == errno.ENOSPC:
-        return S2PError(f"no space left to write {target}; free some space or choose another place with --out")
+        return S2PError(f"no space left to write {target}", "free some space or choose another place with `out`", "out")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return S2PError(f"no permission to write {target}; choose another place with --out")
-    return S2PError(f"cannot write {target}: {error.strerror or error}; choose another place with --out")
+        return S2PError(f"no permission to write {target}", "choose another place with `out`", "out")
+    return S2PError(f"cannot write {target}: {error.strerror or error}", "choose another place with `out`", "out")
 
 
 def refuse_existing(target: Path, force: bool) -> None:
     """Raise :class:`S2PError` when ``target`` exists and ``force`` is false."""
     if os.path.lexists(target) and not force:
-        raise S2PError(f"{target} exists; choose another --out or pass --force to replace it")
+        raise S2PError(f"{target} exists", "choose another `out` or pass `force` to replace it", "out")
 
 
 def require_writable(target: Path) -> None:
@@ -84,7 +86,7 @@ def require_writable(target: Path) -> None:
     """
     target = Path(os.path.abspath(target))
     if target.is_dir():
-        raise S2PError(f"{target} is a folder; give a file name")
+        raise S2PError(f"{target} is a folder", "give a file name")
     place = next(parent for parent in target.parents if os.path.lexists(parent))
     probe = place / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
@@ -146,7 +148,7 @@ def atomic_file(target: Path, *, force: bool = True) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
     refuse_existing(target, force)
     if target.is_dir():
-        raise S2PError(f"{target} is a folder; give a file name")
+        raise S2PError(f"{target} is a folder", "give a file name")
     scratch = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial{target.suffix}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

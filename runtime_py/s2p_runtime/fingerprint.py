@@ -121,7 +121,7 @@ def check_fingerprint(bundle: Bundle) -> list[str]:
     recorded = read_tensors(bundle.path(FINGERPRINT_FILE))
     found = constant_moments(bundle.folder, package_paths(bundle.manifest))
     if any(value.shape != (2,) for value in recorded.values()):
-        raise S2PError(f"{FINGERPRINT_FILE} of {bundle.folder.name} is malformed; convert the checkpoint again")
+        raise S2PError(f"{FINGERPRINT_FILE} of {bundle.folder.name} is malformed", "convert the checkpoint again")
     names = sorted(set(recorded) ^ set(found))
     # fsum is correctly rounded, so equal constants give equal moments on every machine.
     return names + [name for name in sorted(set(recorded) & set(found)) if not np.array_equal(recorded[name], found[name])]

@@ -28,7 +28,9 @@ class InterpreterBackend:
             S2PError: the bundle is for another target.
         """
         if bundle.manifest.target != "coreml":
-            raise S2PError(f"{bundle.folder.name} is a bundle for {bundle.manifest.target}, not for Core ML")
+            raise S2PError(
+                f"{bundle.folder.name} is a bundle for {bundle.manifest.target}, not for Core ML", "open it with open_backend"
+            )
         self.bundle, self.compute, self.release_chunks = bundle, compute, release_chunks
         self._programs: dict[str, Program] = {}
 
@@ -87,7 +89,9 @@ class InterpreterBackend:
         self._let_go(component)
         for output in outputs:
             if output not in results:
-                raise S2PError(f"a component of {self.bundle.folder.name} has no output {output}; convert the checkpoint again")
+                raise S2PError(
+                    f"a component of {self.bundle.folder.name} has no output {output}", "convert the checkpoint again"
+                )
         return results
 
     def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:

@@ -36,9 +36,9 @@ def read_tensors(path: Path) -> dict[str, Array]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise S2PError(f"{path} does not exist; is {path.parent} complete?") from None
+        raise S2PError(f"{path} does not exist", f"is {path.parent} complete?") from None
     except OSError as error:
-        raise S2PError(f"cannot read {path} ({error.strerror or error}); check the path and its permissions") from error
+        raise S2PError(f"cannot read {path} ({error.strerror or error})", "check the path and its permissions") from error
     try:
         tensors = load(content)
     except _DAMAGE as error:
@@ -51,7 +51,7 @@ _DAMAGE = (SafetensorError, KeyError, TypeError, ValueError)
 
 def _incomplete(path: Path, error: Exception) -> S2PError:
     reason = " ".join(str(error).split())
-    return S2PError(f"{path} is not a complete safetensors file ({reason}); get it from its author again")
+    return S2PError(f"{path} is not a complete safetensors file ({reason})", "get it from its author again")
 
 
 class TensorFile(Mapping[str, Array]):
@@ -69,9 +69,9 @@ class TensorFile(Mapping[str, Array]):
         try:
             opened: Any = safe_open(path, framework="numpy")
         except FileNotFoundError:
-            raise S2PError(f"{path} does not exist; is {path.parent} complete?") from None
+            raise S2PError(f"{path} does not exist", f"is {path.parent} complete?") from None
         except OSError as error:
-            raise S2PError(f"cannot read {path} ({error.strerror or error}); check the path and its permissions") from error
+            raise S2PError(f"cannot read {path} ({error.strerror or error})", "check the path and its permissions") from error
         except _DAMAGE as error:
             raise _incomplete(path, error) from error
         # A field of type Any: only some releases of safetensors have types.
@@ -113,7 +113,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     for name, dtype in dtypes.items():
         if dtype not in _DTYPES:
             raise S2PError(
-                f"tensor {name!r} has dtype {arrays[name].dtype}, which {path.name} cannot hold; use an integer or a float dtype"
+                f"tensor {name!r} has dtype {arrays[name].dtype}, which {path.name} cannot hold",
+                "use an integer or a float dtype",
             )
     order = sorted(arrays, key=lambda name: (_RANKS[dtypes[name]], name))
     header, offset = {}, 0

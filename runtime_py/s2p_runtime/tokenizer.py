@@ -48,7 +48,7 @@ class ClipTokenizer:
         self._special: dict[str, int] = {}
         for field, token_id in (("bos_id", spec.bos_id), ("eos_id", spec.eos_id), ("pad_id", spec.pad_id)):
             if not tokens.get(token_id):
-                raise S2PError(f"tokenizer vocabulary has no token for {field} {token_id}; get the bundle again")
+                raise S2PError(f"tokenizer vocabulary has no token for {field} {token_id}", "get the bundle again")
             self._special[tokens[token_id]] = token_id
         # Longest first, so that one special token may begin with another.
         longest_first = sorted(self._special, key=len, reverse=True)
@@ -58,7 +58,7 @@ class ClipTokenizer:
             for token in (left, right, left + right):
                 if token not in self._vocab:
                     raise S2PError(
-                        f"tokenizer merge {rank + 1} needs token {token!r}, not in the vocabulary; get the files again"
+                        f"tokenizer merge {rank + 1} needs token {token!r}, not in the vocabulary", "get the files again"
                     )
             self._merges[self._vocab[left], self._vocab[right]] = (rank, self._vocab[left + right])
         self._words: dict[str, list[int]] = {}
@@ -97,7 +97,7 @@ class ClipTokenizer:
             S2PError: as :meth:`encode`.
         """
         if any(0xD800 <= ord(char) < 0xE000 for char in text):
-            raise S2PError("the prompt is not valid Unicode text (lone surrogate); give it in UTF-8")
+            raise S2PError("the prompt is not valid Unicode text (lone surrogate)", "give it in UTF-8")
         ids: list[int] = []
         for piece in filter(None, self._special_pattern.split(text)):
             if piece in self._special:
@@ -149,16 +149,16 @@ def _read_vocab(path: Path) -> dict[str, int]:
     try:
         vocab = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise S2PError(f"{path} does not exist; is {path.parent} complete?") from None
+        raise S2PError(f"{path} does not exist", f"is {path.parent} complete?") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise S2PError(f"{path} is not readable JSON ({error}); get it from its author again") from error
+        raise S2PError(f"{path} is not readable JSON ({error})", "get it from its author again") from error
     if not isinstance(vocab, dict) or not vocab:
-        raise S2PError(f"{path} is not a vocabulary (a JSON object of token: id); get it from its author again")
+        raise S2PError(f"{path} is not a vocabulary (a JSON object of token: id)", "get it from its author again")
     for token, token_id in vocab.items():
         if type(token_id) is not int or token_id < 0:
-            raise S2PError(f"{path} gives token {token!r} the id {token_id!r}, no whole number; get it from its author again")
+            raise S2PError(f"{path} gives token {token!r} the id {token_id!r}, no whole number", "get it from its author again")
     if len(set(vocab.values())) != len(vocab):
-        raise S2PError(f"{path} gives two tokens the same id; get it from its author again")
+        raise S2PError(f"{path} gives two tokens the same id", "get it from its author again")
     return vocab
 
 
@@ -166,16 +166,16 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise S2PError(f"{path} does not exist; is {path.parent} complete?") from None
+        raise S2PError(f"{path} does not exist", f"is {path.parent} complete?") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise S2PError(f"{path} is not readable text ({error}); get it from its author again") from error
+        raise S2PError(f"{path} is not readable text ({error})", "get it from its author again") from error
     merges: list[tuple[str, str]] = []
     for number, line in enumerate(lines, start=1):
         if line.startswith("#version") or not line.strip():
             continue
         pair = line.rstrip("\r").split(" ")
         if len(pair) != 2 or not all(pair):
-            raise S2PError(f"line {number} of {path} is not two tokens and one space; get it from its author again")
+            raise S2PError(f"line {number} of {path} is not two tokens and one space", "get it from its author again")
         merges.append((pair[0], pair[1]))
     return merges
 

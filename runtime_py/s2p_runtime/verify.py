@@ -99,7 +99,7 @@ def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:
     tensors = read_tensors(bundle.path(run.path))
     for name in (*_GOLDEN_TENSORS, *(() if bundle.manifest.conditioning is None else _PROMPT_TENSORS)):
         if name not in tensors:
-            raise S2PError(f"golden run {run.id} of {bundle.folder.name} lacks {name}; convert the checkpoint again")
+            raise S2PError(f"golden run {run.id} of {bundle.folder.name} lacks {name}", "convert the checkpoint again")
     return tensors
 
 
@@ -161,7 +161,7 @@ def size_errors(bundle: Bundle, backend: Backend, size: PictureSize) -> dict[str
     tensors = read_tensors(bundle.path(size.check))
     for name in (*_SIZE_TENSORS, *(() if bundle.manifest.conditioning is None else ("time_table",))):
         if name not in tensors:
-            raise S2PError(f"{size.check} of {bundle.folder.name} lacks {name}; convert the checkpoint again")
+            raise S2PError(f"{size.check} of {bundle.folder.name} lacks {name}", "convert the checkpoint again")
     errors = [
         relative_error(backend.predict(tensors["sample"], int(call), *recorded(tensors).inputs), expected)
         for call, expected in zip(tensors["noise_pred_calls"], tensors["noise_pred"], strict=True)

@@ -229,7 +229,7 @@ def test_an_interrupt_stops_the_runner_on_the_device(phone: Phone) -> None:
 
 def test_refuses_a_bundle_for_another_target(phone: Phone) -> None:
     phone.bundle = Path(__file__).resolve().parents[1] / "fixtures" / "replay.s2pmobile"
-    with pytest.raises(S2PError, match="is for coreml; convert with s2p-mobile convert --target executorch"):
+    with pytest.raises(S2PError, match="is for coreml; convert with s2p-mobile convert `target` executorch"):
         phone.bench()
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from s2p_converters.checkpoint import Checkpoint, open_checkpoint
-from s2p_mobile.checkpointing import write_checkpoint
-from s2p_mobile.methods import QuantizationJob, run_method
-from s2p_mobile.models import Model
-from s2p_mobile.plan import plan_for
-from s2p_mobile.recipes import Recipe
+from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
+from s2p_converters.core.plan import plan_for
+from s2p_mobile.quantize.checkpointing import write_checkpoint
+from s2p_mobile.quantize.methods import QuantizationJob, run_method
+from s2p_mobile.quantize.recipes import Recipe
+from s2p_mobile.sources.model import Model
 from s2p_runtime.progress import Silent
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -59,8 +59,8 @@ def checkpoint(make_checkpoint: MakeCheckpoint) -> Checkpoint:
 @pytest.fixture(scope="session")
 def executorch_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the converted W4A8 checkpoint."""
-    from s2p_converters.executorch.options import ExecuTorchOptions
-    from s2p_converters.executorch.target import convert_checkpoint
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.target import convert_checkpoint
 
     folder = tmp_path_factory.mktemp("bundles") / "small.s2pmobile"
     folder.mkdir()
@@ -71,8 +71,8 @@ def executorch_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def coreml_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The W4A8 checkpoint as a Core ML bundle in float32, so that nothing but arithmetic parts it from the others."""
-    from s2p_converters.coreml.options import CoreMLOptions
-    from s2p_converters.coreml.target import convert_checkpoint
+    from s2p_converters.targets.coreml.options import CoreMLOptions
+    from s2p_converters.targets.coreml.target import convert_checkpoint
 
     folder = tmp_path_factory.mktemp("bundles") / "small-coreml.s2pmobile"
     folder.mkdir()

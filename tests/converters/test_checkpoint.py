@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from s2p_converters.checkpoint import MANIFEST_NAME, Checkpoint, open_checkpoint
-from s2p_converters.checkpoint_manifest import LayerEntry, needed_version
-from s2p_converters.unet import split_shortcuts
-from s2p_mobile.models import Model
+from s2p_converters.core.checkpoint import MANIFEST_NAME, Checkpoint, open_checkpoint
+from s2p_converters.core.checkpoint_manifest import LayerEntry, needed_version
+from s2p_converters.core.graph import split_shortcuts
+from s2p_mobile.sources.model import Model
 from s2p_runtime.bundle import Conditioning, file_entries
 from s2p_runtime.errors import S2PError
 
@@ -62,9 +62,9 @@ def test_mixed_recipe_gives_a_tenth_of_the_layers_eight_bits(checkpoint: Checkpo
 
 
 def test_same_seed_gives_the_same_bytes(checkpoint: Checkpoint, small_model: Model, tmp_path: Path) -> None:
-    from s2p_mobile.checkpointing import write_checkpoint
-    from s2p_mobile.methods import QuantizationJob, run_method
-    from s2p_mobile.recipes import Recipe
+    from s2p_mobile.quantize.checkpointing import write_checkpoint
+    from s2p_mobile.quantize.methods import QuantizationJob, run_method
+    from s2p_mobile.quantize.recipes import Recipe
 
     manifest = checkpoint.manifest
     job = QuantizationJob(

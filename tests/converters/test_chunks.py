@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.chunks import convert_chunks
-from s2p_converters.coreml.components import convert_unet
-from s2p_converters.coreml.options import CoreMLOptions
-from s2p_converters.coreml.target import convert_checkpoint as convert_to_coreml
-from s2p_converters.executorch.archive import write_archive
-from s2p_converters.executorch.options import ExecuTorchOptions
-from s2p_converters.executorch.target import convert_checkpoint as convert_to_executorch
-from s2p_converters.reference import reference_unet
-from s2p_converters.unet import UNetStructure
-from s2p_converters.unet.chunks import UNetChunk, best_cuts, chunk_inputs, chunk_tables, plan_chunks
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.graph import UNetStructure
+from s2p_converters.core.graph.splitting import UNetChunk, best_cuts, chunk_inputs, chunk_tables, plan_chunks
+from s2p_converters.core.reference import reference_unet
+from s2p_converters.targets.coreml.components import convert_unet
+from s2p_converters.targets.coreml.options import CoreMLOptions
+from s2p_converters.targets.coreml.split_unet import convert_chunks
+from s2p_converters.targets.coreml.target import convert_checkpoint as convert_to_coreml
+from s2p_converters.targets.executorch.archive import write_archive
+from s2p_converters.targets.executorch.options import ExecuTorchOptions
+from s2p_converters.targets.executorch.target import convert_checkpoint as convert_to_executorch
 from s2p_mobile.cli.app import run
-from s2p_mobile.inspection import describe
+from s2p_mobile.judge.inspection import describe
 from s2p_runtime.archive import unpack_archive
 from s2p_runtime.backends import Backend
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, component_bytes, open_bundle
@@ -190,7 +190,7 @@ CONFIG = {
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 23])
 def test_chunks_of_a_random_unet_in_torch(count: int) -> None:
-    from s2p_converters.unet import Operators, StepTables, StepUNet, layer_specs, resnet_names
+    from s2p_converters.core.graph import Operators, StepTables, StepUNet, layer_specs, resnet_names
 
     structure = UNetStructure.from_config(CONFIG)
     torch.manual_seed(count)

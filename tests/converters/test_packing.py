@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s2p_converters.packing import integer_range, pack_nibbles, packs, unpack_nibbles
+from s2p_converters.core.packing import integer_range, pack_nibbles, packs, unpack_nibbles
 
 
 @pytest.mark.parametrize("shape", [(1,), (2, 3), (3, 5, 3, 3), (16, 1)])

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from s2p_converters.assemble import reference_call
-from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.components import program_constants as coreml_constants
-from s2p_converters.coreml.options import CoreMLOptions
-from s2p_converters.reference import reference_unet
-from s2p_converters.unet import StepUNet
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.graph import StepUNet
+from s2p_converters.core.reference import reference_unet
+from s2p_converters.targets.assembly import reference_call
+from s2p_converters.targets.coreml.components import program_constants as coreml_constants
+from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_mobile.cli.app import run
 from s2p_runtime.backends import Array32
 from s2p_runtime.bundle import open_bundle

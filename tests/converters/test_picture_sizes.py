@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.components import program_constants
-from s2p_converters.coreml.options import CoreMLOptions
-from s2p_converters.coreml.target import convert_checkpoint as convert_to_coreml
-from s2p_converters.executorch.inspection import read_program
-from s2p_converters.executorch.options import ExecuTorchOptions
-from s2p_converters.executorch.target import convert_checkpoint as convert_to_executorch
-from s2p_converters.float_components import decoder_module
-from s2p_converters.reference import Constants, reference_unet
-from s2p_converters.sizes import picture_sizes
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.reference import Constants, reference_unet
+from s2p_converters.targets.coreml.components import program_constants
+from s2p_converters.targets.coreml.options import CoreMLOptions
+from s2p_converters.targets.coreml.target import convert_checkpoint as convert_to_coreml
+from s2p_converters.targets.executorch.options import ExecuTorchOptions
+from s2p_converters.targets.executorch.target import convert_checkpoint as convert_to_executorch
+from s2p_converters.targets.executorch.xnnpack.inspection import read_program
+from s2p_converters.targets.float_components import decoder_module
+from s2p_converters.targets.sizes import picture_sizes
 from s2p_mobile.cli.app import run
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, file_entries, open_bundle
 from s2p_runtime.contract import write_contract

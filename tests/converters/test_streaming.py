@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from s2p_converters.checkpoint import Checkpoint, open_checkpoint
-from s2p_converters.coreml.components import unet_module
-from s2p_converters.coreml.options import CoreMLOptions
-from s2p_converters.reference import reference_unet, streamed_reference_unet
+from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
+from s2p_converters.core.reference import reference_unet, streamed_reference_unet
+from s2p_converters.targets.coreml.components import unet_module
+from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_mobile.demo.checkpoint import checkpoint_folder
 from s2p_runtime.noise import gaussian
 

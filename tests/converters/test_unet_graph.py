@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
-from s2p_converters.unet import (
+from s2p_converters.core.graph import (
     Operators,
     PromptTables,
     StepTables,
@@ -21,11 +21,11 @@ from s2p_converters.unet import (
     resnet_names,
     split_shortcuts,
 )
+from s2p_converters.core.plan import plan_for
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.loading.guidance import fold_guidance
-from s2p_mobile.models import Model
-from s2p_mobile.plan import plan_for
-from s2p_mobile.time_tables import time_network, time_tables
+from s2p_mobile.sources.guidance import fold_guidance
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.time_tables import time_network, time_tables
 from s2p_runtime.errors import S2PError
 
 CONFIGS = {

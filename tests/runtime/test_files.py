@@ -104,7 +104,7 @@ def test_target_that_appears_meanwhile_is_refused(tmp_path: Path) -> None:
     assert list_files(tmp_path) == ["out/theirs"]
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), S2PError("wrong; right it")])
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), S2PError("wrong", "right it")])
 def test_an_error_leaves_nothing_and_keeps_the_old(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "out"
     target.mkdir()
@@ -222,7 +222,7 @@ def test_atomic_file(tmp_path: Path) -> None:
     with atomic_file(target) as scratch:
         scratch.write_text("2")
     assert target.read_text() == "2"
-    with pytest.raises(S2PError, match="--force"), atomic_file(target, force=False):
+    with pytest.raises(S2PError, match="`force`"), atomic_file(target, force=False):
         pytest.fail("the block must not run")
     with pytest.raises(ValueError, match="broken"), atomic_file(target) as scratch:
         scratch.write_text("3")

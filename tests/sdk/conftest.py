@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.cli.app import run
-from s2p_mobile.models import Model
-from s2p_mobile.plan.registry import plan_for
+from s2p_mobile.sources.model import Model
 from s2p_runtime.plan import SamplingPlan
 
 

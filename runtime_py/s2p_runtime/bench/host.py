@@ -78,9 +78,9 @@ class HostSettings:
         """
         times = (self.cooldown, self.minimum)
         if self.runs < 1 or self.warmup < 0 or not all(math.isfinite(t) and t >= 0 for t in times):
-            raise S2PError("runs must be at least 1 and no count or time negative; change the options")
+            raise S2PError("runs must be at least 1 and no count or time negative", "change the options")
         if self.threads is not None and self.threads < 1:
-            raise S2PError("the number of threads must be at least 1; change --threads")
+            raise S2PError("the number of threads must be at least 1", "change `threads`", "threads")
 
 
 class _Clock:
@@ -177,7 +177,7 @@ def bench_host(
     settings.check()
     manifest = bundle.manifest
     if not manifest.golden:
-        raise S2PError(f"{bundle.folder.name} has no golden run to compare with; convert the checkpoint again")
+        raise S2PError(f"{bundle.folder.name} has no golden run to compare with", "convert the checkpoint again")
     with on_cores(settings.cores):
         return _measure(bundle, settings, progress or Silent(), on_picture or _ignore, probes or Probes())
 
@@ -294,10 +294,12 @@ def _compare(bundle: Bundle, run: GoldenRun, drawing: _TimedDrawing, on_picture:
     tensors = read_golden(bundle, run)
     golden, picture = tensors["quantized_latents"], to_picture(tensors["image"])
     if golden.shape != drawing.latents.shape or picture.shape != drawing.picture.shape:
-        raise S2PError(f"golden run {run.id} of {bundle.folder.name} has other shapes than the bundle; convert it again")
+        raise S2PError(f"golden run {run.id} of {bundle.folder.name} has other shapes than the bundle", "convert it again")
     if not np.isfinite(drawing.latents).all():
         raise CheckFailed(
-            f"the final latents of golden run {run.id} are not finite; convert the checkpoint with --precision fp32"
+            f"the final latents of golden run {run.id} are not finite",
+            "convert the checkpoint with `precision=fp32`",
+            "precision",
         )
     on_picture(run.id, drawing.picture)
     return Fidelity(

@@ -81,10 +81,10 @@ def memory_of_a_picture(folder: Path, threads: int | None, release_chunks: bool 
         command += ["--release-chunks"] if release_chunks else []
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode < 0:
-            raise S2PError(f"the memory pass was ended by signal {-done.returncode}; is there enough memory?")
+            raise S2PError(f"the memory pass was ended by signal {-done.returncode}", "is there enough memory?")
         if done.returncode or not out.is_file():
             lines = done.stderr.strip().splitlines() or ["no message"]
-            raise S2PError(f"the memory pass failed: {lines[-1].removeprefix('error: ')}")
+            raise S2PError(f"the memory pass failed ({lines[-1].removeprefix('error: ')})", "run the bundle once with verify")
         return Memory.model_validate_json(out.read_text(encoding="utf-8"))
 
 

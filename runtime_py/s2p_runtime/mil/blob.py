@@ -57,13 +57,13 @@ class BlobFile:
                 raise self._damaged("it is shorter than its header")
             self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         except OSError as error:
-            raise S2PError(f"cannot read {path}: {error.strerror}; convert or copy the package again") from error
+            raise S2PError(f"cannot read {path}: {error.strerror}", "convert or copy the package again") from error
         version = int.from_bytes(self._bytes[4:8].tobytes(), "little")
         if version != _VERSION:
             raise self._damaged(f"its version is {version}, not {_VERSION}")
 
     def _damaged(self, reason: str) -> S2PError:
-        return S2PError(f"{self._path} is damaged: {reason}; convert or copy the package again")
+        return S2PError(f"{self._path} is damaged: {reason}", "convert or copy the package again")
 
     def read(self, offset: int, element: ElementType, count: int) -> NDArray[Any]:
         """The blob whose metadata starts at ``offset``.

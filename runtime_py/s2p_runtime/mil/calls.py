@@ -56,13 +56,15 @@ class OpCall:
 
     def unsupported(self, what: str) -> S2PError:
         """An error for a form of the operation that this interpreter does not evaluate."""
-        return S2PError(f"operation {self.label} {what}, which the interpreter does not evaluate; convert the model without it")
+        return S2PError(
+            f"operation {self.label} {what}, which the interpreter does not evaluate", "convert the model without it"
+        )
 
     def tensors(self, name: str) -> list[Tensor]:
         """All values of a parameter that takes several."""
         arguments = self.operation.arguments.get(name)
         if not arguments:
-            raise S2PError(f"operation {self.label} lacks its {name}; the package is damaged, convert it again")
+            raise S2PError(f"operation {self.label} lacks its {name}", "the package is damaged, convert it again")
         values = []
         for argument in arguments:
             value = self._resolve(argument)
@@ -99,10 +101,10 @@ class OpCall:
         if default is not None and not self.has(name):
             return default
         if not self.has(name):
-            raise S2PError(f"operation {self.label} lacks its {name}; the package is damaged, convert it again")
+            raise S2PError(f"operation {self.label} lacks its {name}", "the package is damaged, convert it again")
         value = self._resolve(self.operation.arguments[name][0])
         if not isinstance(value, Constant) or value.type.element.kind != "string":
-            raise S2PError(f"operation {self.label} has a {name} that is no text; the package is damaged, convert it again")
+            raise S2PError(f"operation {self.label} has a {name} that is no text", "the package is damaged, convert it again")
         return value.text()
 
 

@@ -62,9 +62,11 @@ def read_constant(message: Any, blob: Callable[[str, int, ElementType, int], NDA
     elif kind == "tensor":
         values = _immediate(message.immediateValue.tensor, declared.element, count)
     else:
-        raise S2PError(f"the program holds a constant of kind {kind}, which is not supported; convert the model again")
+        raise S2PError(f"the program holds a constant of kind {kind}, which is not supported", "convert the model again")
     if values.size != count:
-        raise S2PError(f"a constant of type {declared} holds {values.size} elements; the package is damaged, convert it again")
+        raise S2PError(
+            f"a constant of type {declared} holds {values.size} elements", "the package is damaged, convert it again"
+        )
     return Constant(declared, 0, lambda: values)
 
 
@@ -75,12 +77,12 @@ def _immediate(tensor: Any, element: ElementType, count: int) -> NDArray[Any]:
         raw = np.frombuffer(tensor.bytes.values, np.uint8)
         if element.kind == "string" or raw.size != (count * element.bits + 7) // 8:
             raise S2PError(
-                f"a constant of {count} {element.name} holds {raw.size} bytes; the package is damaged, convert it again"
+                f"a constant of {count} {element.name} holds {raw.size} bytes", "the package is damaged, convert it again"
             )
         return unpack_bits(raw, element, count) if element.bits < 8 else raw.view(element.holder)
     if field not in _FIELD_OF_KIND[element.kind]:
         raise S2PError(
-            f"a constant of element type {element.name} is stored as {field}; the package is damaged, convert it again"
+            f"a constant of element type {element.name} is stored as {field}", "the package is damaged, convert it again"
         )
     return np.array(getattr(tensor, field).values, dtype=element.holder)
 
@@ -136,15 +138,15 @@ class Weight:
             decompress = DECOMPRESSORS.get(self.form)
             if decompress is None:
                 raise S2PError(
-                    f"weight {self.name} has the unknown form {self.form}; convert the model with palettes or linear scales"
+                    f"weight {self.name} has the unknown form {self.form}", "convert the model with palettes or linear scales"
                 )
             parts = {name: self._source(name, exact) for name in self.sources}
             try:
                 value = decompress(parts, np.dtype(np.float64 if exact else np.float32))
             except (KeyError, ValueError, IndexError, TypeError) as error:
-                raise S2PError(f"weight {self.name} ({self.form}) is damaged ({error}); convert the model again") from error
+                raise S2PError(f"weight {self.name} ({self.form}) is damaged ({error})", "convert the model again") from error
         if not self.type.admits(value.shape):
-            raise S2PError(f"weight {self.name} has shape {value.shape}, declared {self.type}; convert the model again")
+            raise S2PError(f"weight {self.name} has shape {value.shape}, declared {self.type}", "convert the model again")
         if self.type.element.kind == "float":
             return value.astype(np.float64 if exact else self.type.element.holder, copy=False)
         return value
@@ -152,5 +154,5 @@ class Weight:
     def _source(self, name: str, exact: bool) -> NDArray[Any]:
         source = self.sources.get(name)
         if source is None:
-            raise S2PError(f"weight {self.name} lacks its {name}; the package is damaged, convert it again")
+            raise S2PError(f"weight {self.name} lacks its {name}", "the package is damaged, convert it again")
         return source.dense(exact=exact) if isinstance(source, Weight) else source.array()

@@ -63,7 +63,7 @@ def read_function(name: str, message: Any, blob: Callable[..., Any]) -> Function
     """
     if len(message.block_specializations) != 1:
         raise S2PError(
-            f"function {name} has {len(message.block_specializations)} specializations, expected 1; convert it again"
+            f"function {name} has {len(message.block_specializations)} specializations, expected 1", "convert it again"
         )
     block = next(iter(message.block_specializations.values()))
     inputs = tuple(NamedType(item.name, tensor_type(item.type)) for item in message.inputs)
@@ -75,7 +75,7 @@ def read_function(name: str, message: Any, blob: Callable[..., Any]) -> Function
         for names in arguments.values():
             for argument in names:
                 if isinstance(argument, str) and argument not in types:
-                    raise S2PError(f"operation {item.type} reads {argument}, which nothing defines; convert the model again")
+                    raise S2PError(f"operation {item.type} reads {argument}, which nothing defines", "convert the model again")
         outputs = tuple(NamedType(output.name, tensor_type(output.type)) for output in item.outputs)
         types.update((output.name, output.type) for output in outputs)
         if item.type == "const" or item.type.startswith("constexpr_"):
@@ -84,7 +84,7 @@ def read_function(name: str, message: Any, blob: Callable[..., Any]) -> Function
             operations.append(Operation(item.type, outputs, arguments))
     missing = [output for output in block.outputs if output not in types]
     if missing:
-        raise S2PError(f"function {name} returns {missing[0]}, which nothing defines; convert the model again")
+        raise S2PError(f"function {name} returns {missing[0]}, which nothing defines", "convert the model again")
     outputs = tuple(NamedType(output, types[output]) for output in block.outputs)
     return Function(name, inputs, outputs, constants, tuple(operations), _last_use(operations, {o.name for o in outputs}))
 
@@ -106,12 +106,12 @@ def _weight(form: str, output: NamedType, arguments: Mapping[str, tuple[Argument
     sources: dict[str, Constant | Weight] = {}
     for key, values in arguments.items():
         if len(values) != 1:
-            raise S2PError(f"weight {output.name} ({form}) has {len(values)} values for {key}; convert the model again")
+            raise S2PError(f"weight {output.name} ({form}) has {len(values)} values for {key}", "convert the model again")
         value = values[0]
         if isinstance(value, str):
             if value not in known:
                 raise S2PError(
-                    f"weight {output.name} ({form}) depends on {value}, which is no constant; convert the model again"
+                    f"weight {output.name} ({form}) depends on {value}, which is no constant", "convert the model again"
                 )
             sources[key] = known[value]
         else:

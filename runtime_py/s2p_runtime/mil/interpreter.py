@@ -55,8 +55,8 @@ def evaluate(function: Function, feeds: Mapping[str, Tensor], compute: Compute, 
     for operation in function.operations:
         if operation.kind not in IMPLEMENTATIONS:
             raise S2PError(
-                f"operation {operation.kind} (output {_first_output(operation)}) is not known to the interpreter; "
-                "convert the model without it, or run the package on a Mac"
+                f"operation {operation.kind} (output {_first_output(operation)}) is not known to the interpreter",
+                "convert the model without it, or run the package on a Mac",
             )
     exact = compute == "float64"
     arithmetic = torch.float64 if exact else torch.float32
@@ -99,12 +99,12 @@ def _apply(operation: Operation, call: OpCall) -> list[Tensor]:
             result = IMPLEMENTATIONS[operation.kind](call)
     except (RuntimeError, ValueError, LookupError, TypeError, OverflowError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise S2PError(f"operation {call.label} failed: {reason}; the package is damaged, convert it again") from error
+        raise S2PError(f"operation {call.label} failed: {reason}", "the package is damaged, convert it again") from error
     results = [result] if isinstance(result, Tensor) else list(result)
     if len(results) != len(operation.outputs):
         raise S2PError(
-            f"operation {call.label} gave {len(results)} values, the program declares {len(operation.outputs)}; "
-            "the package is damaged, convert it again"
+            f"operation {call.label} gave {len(results)} values, the program declares {len(operation.outputs)}",
+            "the package is damaged, convert it again",
         )
     return results
 
@@ -114,7 +114,8 @@ def _settle(operation: Operation, output: NamedType, value: Tensor, exact: bool)
     if not output.type.admits(tuple(value.shape)):
         raise S2PError(
             f"operation {operation.kind} (output {output.name}) gave shape {tuple(value.shape)}, the program declares "
-            f"{output.type}; the package is damaged, convert it again"
+            f"{output.type}",
+            "the package is damaged, convert it again",
         )
     element = output.type.element
     if element.kind == "float":

@@ -29,30 +29,30 @@ def read_package(path: Path) -> dict[str, Function]:
     try:
         model.ParseFromString(specification.read_bytes())
     except OSError as error:
-        raise S2PError(f"cannot read {specification}: {error.strerror}; convert or copy the package again") from error
+        raise S2PError(f"cannot read {specification}: {error.strerror}", "convert or copy the package again") from error
     except Exception as error:  # DecodeError's module differs between protobuf implementations
-        raise S2PError(f"{specification} is not a Core ML model ({error}); convert or copy the package again") from error
+        raise S2PError(f"{specification} is not a Core ML model ({error})", "convert or copy the package again") from error
     if model.WhichOneof("Type") != "mlProgram":
-        raise S2PError(f"{path} holds no ML program; convert the model with a target of iOS 16 or newer")
+        raise S2PError(f"{path} holds no ML program", "convert the model with a target of iOS 16 or newer")
     blobs = _Blobs(specification.parent)
     functions = model.mlProgram.functions
     try:
         return {name: read_function(name, functions[name], blobs.read) for name in sorted(functions)}
     except (ValueError, OverflowError, TypeError) as error:
-        raise S2PError(f"{path} is damaged ({error}); convert or copy the package again") from error
+        raise S2PError(f"{path} is damaged ({error})", "convert or copy the package again") from error
 
 
 def _model_file(path: Path) -> Path:
     """The model message's file: the manifest's root item."""
     if not path.is_dir():
-        raise S2PError(f"{path} is not a folder; give the path of an .mlpackage")
+        raise S2PError(f"{path} is not a folder", "give the path of an .mlpackage")
     manifest = path / "Manifest.json"
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))
         relative = entries["itemInfoEntries"][entries["rootModelIdentifier"]]["path"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise S2PError(
-            f"{manifest} is missing or damaged; give the path of an .mlpackage folder, or convert it again"
+            f"{manifest} is missing or damaged", "give the path of an .mlpackage folder, or convert it again"
         ) from error
     return inside(path, str(PurePosixPath("Data") / str(relative)))
 
@@ -67,6 +67,6 @@ class _Blobs:
     def read(self, name: str, offset: int, element: ElementType, count: int) -> NDArray[Any]:
         if name not in self._open:
             if not name.startswith(_MODEL_PATH):
-                raise S2PError(f"the program refers to weights at {name!r}, outside its package; convert it again")
+                raise S2PError(f"the program refers to weights at {name!r}, outside its package", "convert it again")
             self._open[name] = BlobFile(inside(self._folder, name.removeprefix(_MODEL_PATH)))
         return self._open[name].read(offset, element, count)

@@ -64,7 +64,7 @@ class Program:
     def function(self, name: str = "main") -> Function:
         """One function. :class:`S2PError` when the program lacks it."""
         if name not in self._functions:
-            raise S2PError(f"{self._path.name} has no function {name}; it has {', '.join(self.functions) or 'none'}")
+            raise S2PError(f"{self._path.name} has no function {name}", f"it has {', '.join(self.functions) or 'none'}")
         return self._functions[name]
 
     def operation_counts(self, function: str = "main") -> Counter[str]:
@@ -104,7 +104,7 @@ class Program:
         from s2p_runtime.mil.interpreter import DenseWeights, evaluate
 
         if compute not in ("declared", "float64"):
-            raise S2PError(f"unknown arithmetic {compute!r}; choose declared or float64")
+            raise S2PError(f"unknown arithmetic {compute!r}", "choose declared or float64")
         graph = self.function(function)
         feeds = {
             item.name: to_tensor(array, item.type.element) for item, array in _checked_inputs(self._path.name, graph, inputs)
@@ -134,13 +134,13 @@ def _checked_inputs(name: str, graph: Function, inputs: Mapping[str, NDArray[Any
     declared = {item.name: item for item in graph.inputs}
     for given in inputs:
         if given not in declared:
-            raise S2PError(f"{name} has no input {given!r}; its inputs are {', '.join(declared)}")
+            raise S2PError(f"{name} has no input {given!r}", f"its inputs are {', '.join(declared)}")
     for item in graph.inputs:
         if item.name not in inputs:
-            raise S2PError(f"{name} needs input {item.name!r} of type {item.type}; pass it")
+            raise S2PError(f"{name} needs input {item.name!r} of type {item.type}", "pass it")
         array = np.asarray(inputs[item.name])
         if not item.type.admits(array.shape):
-            raise S2PError(f"input {item.name!r} of {name} has shape {array.shape}, declared {item.type}; pass that shape")
+            raise S2PError(f"input {item.name!r} of {name} has shape {array.shape}, declared {item.type}", "pass that shape")
         yield item, _checked_dtype(name, item, array)
 
 
@@ -153,9 +153,9 @@ def _checked_dtype(name: str, item: NamedType, array: NDArray[Any]) -> NDArray[A
     if element.kind == "int" and array.dtype.kind in "iu":
         cast = array.astype(element.holder)
         if not np.array_equal(cast, array):
-            raise S2PError(f"input {item.name!r} of {name} has values outside {element.name}; pass smaller values")
+            raise S2PError(f"input {item.name!r} of {name} has values outside {element.name}", "pass smaller values")
         return cast
-    raise S2PError(f"input {item.name!r} of {name} has dtype {array.dtype}, declared {item.type}; pass that dtype")
+    raise S2PError(f"input {item.name!r} of {name} has dtype {array.dtype}, declared {item.type}", "pass that dtype")
 
 
 def _returned(array: NDArray[Any], element: ElementType, exact: bool) -> NDArray[Any]:

@@ -26,7 +26,7 @@ def _load(module: str) -> Any:
         return importlib.import_module(f"coremltools.proto.{module}")
     spec = importlib.machinery.PathFinder.find_spec("coremltools")
     if spec is None or not spec.submodule_search_locations:
-        raise S2PError("reading a Core ML package needs coremltools, which is not installed; install coremltools 9.0")
+        raise S2PError("reading a Core ML package needs coremltools, which is not installed", "install coremltools 9.0")
     if _PACKAGE not in sys.modules:
         package = types.ModuleType(_PACKAGE)
         package.__path__ = [str(Path(location) / "proto") for location in spec.submodule_search_locations]

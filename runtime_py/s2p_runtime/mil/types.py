@@ -64,7 +64,7 @@ def element_type(number: int) -> ElementType:
     """
     if number not in _BY_NUMBER:
         raise S2PError(
-            f"the program holds tensors of element type {number}, which is not supported; convert it in fp16 or fp32"
+            f"the program holds tensors of element type {number}, which is not supported", "convert it in fp16 or fp32"
         )
     return _BY_NUMBER[number]
 
@@ -80,7 +80,7 @@ class TensorType:
     def count(self) -> int:
         """Number of elements; :class:`S2PError` when a dimension is unknown."""
         if None in self.shape:
-            raise S2PError("a constant of the program has no fixed shape; the package is damaged, convert it again")
+            raise S2PError("a constant of the program has no fixed shape", "the package is damaged, convert it again")
         return math.prod(size for size in self.shape if size is not None)
 
     def admits(self, shape: tuple[int, ...]) -> bool:
@@ -102,7 +102,7 @@ def tensor_type(message: Any) -> TensorType:
         inner = tensor_type(message.listType.type)
         return TensorType(inner.element, (_dimension(message.listType.length), *inner.shape))
     if kind != "tensorType":
-        raise S2PError(f"the program holds a value of kind {kind}, which is not supported; convert the model without states")
+        raise S2PError(f"the program holds a value of kind {kind}, which is not supported", "convert the model without states")
     tensor = message.tensorType
     return TensorType(element_type(tensor.dataType), tuple(_dimension(dimension) for dimension in tensor.dimensions))
 

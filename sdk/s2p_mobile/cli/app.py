@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from typing import Annotated, Any
@@ -64,7 +65,7 @@ def run(arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
     except S2PError as error:
-        return _fail(str(error), error.exit_status)
+        return _fail(as_options(str(error)), error.exit_status)
     except BrokenPipeError:
         sys.stdout = None  # nobody reads any more; do not complain at exit either
         return 0
@@ -81,6 +82,20 @@ def run(arguments: list[str]) -> int:
             return _usage(error)
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         return _fail(f"unexpected {reason}; run s2p-mobile --debug ... and report it", BAD_INPUT)
+
+
+_PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+"""A parameter as messages of the library name it, see :mod:`s2p_runtime.errors`."""
+
+
+def as_options(message: str) -> str:
+    """A library's message for people at the command line: its parameters in backticks become options."""
+
+    def option(found: re.Match[str]) -> str:
+        name = "--" + found[1].replace("_", "-")
+        return name if found[2] is None else f"{name} {found[2]}"
+
+    return _PARAMETER.sub(option, message)
 
 
 def _interrupted() -> int:

@@ -102,9 +102,9 @@ def _host(request: Request) -> BenchReport:
     from s2p_runtime.report import picture_path
 
     if request.name is not None:
-        raise S2PError(f"the host has no devices such as {request.name!r}; give --device host")
+        raise S2PError(f"the host has no devices such as {request.name!r}", "give `device=host`", "device")
     if request.allow_charging:
-        raise S2PError("--allow-charging is an option of phones; leave it out for the host")
+        raise S2PError("`allow_charging` is an option of phones", "leave it out for the host", "allow_charging")
     settings = HostSettings(
         runs=request.runs,
         warmup=request.warmup,
@@ -151,9 +151,13 @@ def _ios(request: Request) -> BenchReport:
 
     for option, given in (("--threads", request.threads), ("--cores", request.cores)):
         if given is not None:
-            raise S2PError(f"{option} is an option of host and android; Core ML chooses on an iPhone, leave it out")
+            raise S2PError(f"{option} is an option of host and android", "Core ML chooses on an iPhone, leave it out")
     if request.allow_charging:
-        raise S2PError("--allow-charging is an option of android; an iPhone is measured either way and the report says so")
+        raise S2PError(
+            "`allow_charging` is an option of android",
+            "an iPhone is measured either way and the report says so",
+            "allow_charging",
+        )
     settings = IosSettings(minimum_seconds=request.minimum, release_chunks=request.release_chunks)
     with _told() as progress:
         return bench_ios(
@@ -190,13 +194,13 @@ def bench(
     json: JsonOption = None,
 ) -> int:
     """Measure a bundle on this machine or on a phone. Exit status 1 when it draws something else than its golden picture."""
-    from s2p_mobile.reporting import Entry
+    from s2p_mobile.judge.reports import Entry
     from s2p_runtime.errors import S2PError
     from s2p_runtime.files import refuse_existing, require_writable
 
     kind, colon, name = device.partition(":")
     if kind not in DEVICES or (colon and not name):
-        raise S2PError(f"unknown device {device!r}; give host, android[:SERIAL] or ios[:UDID]")
+        raise S2PError(f"unknown device {device!r}", "give host, android[:SERIAL] or ios[:UDID]")
     refuse_existing(out, force)
     require_writable(out)
     request = Request(

@@ -14,8 +14,8 @@ from s2p_mobile.cli.console import TerminalProgress, emit_json, say, size
 from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder
 
 if TYPE_CHECKING:
-    from s2p_converters.checkpoint import Checkpoint
-    from s2p_converters.coreml.apple_pipeline import PipelineSettings
+    from s2p_converters.core.checkpoint import Checkpoint
+    from s2p_converters.targets.coreml.apple_pipeline import PipelineSettings
     from s2p_runtime.bundle import BundleManifest
     from s2p_runtime.progress import Progress
 
@@ -34,7 +34,7 @@ class _Target:
 
 
 def _coreml(options: dict[str, Any]) -> _Target:
-    from s2p_converters.coreml.options import CoreMLOptions
+    from s2p_converters.targets.coreml.options import CoreMLOptions
 
     chosen = CoreMLOptions(**options)
     note = None
@@ -42,7 +42,7 @@ def _coreml(options: dict[str, Any]) -> _Target:
         note = "iOS16 has no quantize operator; activations are rounded to the same 8-bit values in float"
 
     def convert_to(checkpoint: Checkpoint, folder: Path, progress: Progress) -> BundleManifest:
-        from s2p_converters.coreml.target import convert_checkpoint
+        from s2p_converters.targets.coreml.target import convert_checkpoint
 
         return convert_checkpoint(checkpoint, chosen, folder, progress)
 
@@ -51,7 +51,7 @@ def _coreml(options: dict[str, Any]) -> _Target:
         return _Target(title, convert_to, note)
 
     def settings(checkpoint: Checkpoint) -> PipelineSettings:
-        from s2p_converters.coreml.apple_pipeline import pipeline_settings
+        from s2p_converters.targets.coreml.apple_pipeline import pipeline_settings
 
         return pipeline_settings(checkpoint)
 
@@ -62,13 +62,13 @@ def _executorch(options: dict[str, Any]) -> _Target:
     from s2p_runtime.errors import S2PError
 
     try:
-        from s2p_converters.executorch.options import ExecuTorchOptions
+        from s2p_converters.targets.executorch.options import ExecuTorchOptions
     except ImportError as error:
-        raise S2PError("ExecuTorch is not installed; run pip install 's2p-mobile[executorch]'") from error
+        raise S2PError("ExecuTorch is not installed", "run pip install 's2p-mobile[executorch]'") from error
     chosen = ExecuTorchOptions(**options)
 
     def convert_to(checkpoint: Checkpoint, folder: Path, progress: Progress) -> BundleManifest:
-        from s2p_converters.executorch.target import convert_checkpoint
+        from s2p_converters.targets.executorch.target import convert_checkpoint
 
         return convert_checkpoint(checkpoint, chosen, folder, progress)
 
@@ -146,20 +146,22 @@ def convert(
     if sizes:
         options["sizes"] = tuple(parse_size(text) for text in sizes)
     if chunks < 1:
-        raise S2PError(f"--chunks {chunks} is out of range; give 1 or more")
+        raise S2PError(f"`chunks={chunks}` is out of range", "give 1 or more", "chunks")
     if chunks > 1:
         options["chunks"] = chunks
     chosen = _choose(target, options)
     if archive is not None and target != "executorch":
-        raise S2PError("--archive is an option of the ExecuTorch target; Core ML packages are small as they are, leave it out")
+        raise S2PError(
+            "`archive` is an option of the ExecuTorch target", "Core ML packages are small as they are, leave it out", "archive"
+        )
     destination = out or Path(f"{checkpoint.resolve().name if checkpoint else 'demo'}-{target}.s2pmobile")
     refuse_existing(destination, force)
     if archive is not None:
         refuse_existing(archive, force)
 
-    from s2p_converters.checkpoint import open_checkpoint
+    from s2p_converters.core.checkpoint import open_checkpoint
+    from s2p_converters.targets.needs import require_conversion
     from s2p_mobile.demo.checkpoint import checkpoint_folder
-    from s2p_mobile.loading.conversion import require_conversion
 
     with checkpoint_folder(checkpoint) as folder:
         source = open_checkpoint(folder)
@@ -171,7 +173,7 @@ def convert(
         with atomic_folder(destination, force=force) as scratch:
             manifest = chosen.convert(source, scratch, TerminalProgress())
     if archive is not None:
-        from s2p_converters.executorch.archive import write_archive
+        from s2p_converters.targets.executorch.archive import write_archive
 
         write_archive(destination, archive, force=force)
         say(f"archive: {archive} ({size(archive.stat().st_size)})", json)
@@ -182,11 +184,11 @@ def _choose(target: str, given: dict[str, Any]) -> _Target:
     from s2p_runtime.errors import S2PError
 
     if target not in TARGETS:
-        raise S2PError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
+        raise S2PError(f"unknown target {target!r}", f"targets are {', '.join(TARGETS)}")
     for name in given:
         if _OPTIONS_OF.get(name, target) != target:
             option = name.replace("_", "-")
-            raise S2PError(f"--{option} is an option of the target {_OPTIONS_OF[name]}; leave it out for {target}")
+            raise S2PError(f"--{option} is an option of the target {_OPTIONS_OF[name]}", f"leave it out for {target}")
     return TARGETS[target](given)
 
 

@@ -37,18 +37,20 @@ def evaluate(
 ) -> None:
     """Compare pictures with those of the floating-point model: FID, sFID, SSIM, LPIPS, PSNR, CLIP score."""
     from s2p_mobile.demo import HELD_OUT_PROMPTS
-    from s2p_mobile.evaluation import default_cache_folder, open_source
-    from s2p_mobile.evaluation import evaluate as compare
-    from s2p_mobile.evaluation.source import is_model
-    from s2p_mobile.metrics import check_metrics
-    from s2p_mobile.models import open_model
-    from s2p_mobile.picture_size import PictureSize
-    from s2p_mobile.prompts import long_prompts, read_prompts
+    from s2p_mobile.judge.evaluation import default_cache_folder, open_source
+    from s2p_mobile.judge.evaluation import evaluate as compare
+    from s2p_mobile.judge.evaluation.source import is_model
+    from s2p_mobile.judge.metrics import check_metrics
+    from s2p_mobile.sources.model import open_model
+    from s2p_mobile.sources.picture_size import PictureSize
+    from s2p_mobile.sources.prompts import long_prompts, read_prompts
     from s2p_runtime.errors import S2PError
 
     check_metrics(metrics)
     if model is not None and is_model(source):
-        raise S2PError("--model names the floating-point model of a checkpoint or a bundle; leave it out for a model")
+        raise S2PError(
+            "`model` names the floating-point model of a checkpoint or a bundle", "leave it out for a model", "model"
+        )
     given = source if is_model(source) else model
     chosen = None if size is None else PictureSize.parse(size)
     known = given is not None or chosen is not None or lora

@@ -36,14 +36,14 @@ def generate(
     release_chunks: ReleaseOption = False,
 ) -> None:
     """Draw a picture."""
-    from s2p_mobile.artist import draw_source
+    from s2p_mobile.judge.artist import draw_source
     from s2p_runtime.errors import S2PError
     from s2p_runtime.pictures import save_picture
 
     if out.suffix.lower() != ".png":
-        raise S2PError(f"{out} is no .png file; pictures are written as PNG")
+        raise S2PError(f"{out} is no .png file", "pictures are written as PNG")
     if not out.parent.is_dir():
-        raise S2PError(f"folder {out.parent} does not exist; make it first or choose another --out")
+        raise S2PError(f"folder {out.parent} does not exist", "make it first or choose another `out`", "out")
     drawing = draw_source(
         source, prompt, seed, TerminalProgress(), scheduler=scheduler, steps=steps, guidance=guidance, size=size,
         loras=lora or (), release_chunks=release_chunks,

@@ -22,7 +22,7 @@ def inspect(
     json: JsonOption = None,
 ) -> None:
     """Show what a checkpoint or a bundle holds, layer by layer."""
-    from s2p_mobile.inspection import describe
+    from s2p_mobile.judge.inspection import describe
 
     description = describe(path)
     for title, value in description.facts.items():

@@ -41,13 +41,13 @@ def latents(
     force: ForceOption = False,
 ) -> None:
     """Draw prompts with the floating-point model and store the trajectories for training; 512 of them without --prompts."""
-    from s2p_mobile.jobs import job_prompts
-    from s2p_mobile.latents import LatentJob, write_latents
-    from s2p_mobile.models import open_model
-    from s2p_mobile.picture_size import PictureSize
-    from s2p_mobile.plan import plan_for
-    from s2p_mobile.prompts import long_prompts, repeated
-    from s2p_mobile.recipes.training import TrainingRule
+    from s2p_converters.core.plan import plan_for
+    from s2p_mobile.quantize.jobs import job_prompts
+    from s2p_mobile.quantize.latents import LatentJob, write_latents
+    from s2p_mobile.quantize.recipes.training import TrainingRule
+    from s2p_mobile.sources.model import open_model
+    from s2p_mobile.sources.picture_size import PictureSize
+    from s2p_mobile.sources.prompts import long_prompts, repeated
 
     source = open_model(model, None if size is None else PictureSize.parse(size), lora or ())
     texts = job_prompts(source, prompts, count, subset_seed)

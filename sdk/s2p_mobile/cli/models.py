@@ -12,10 +12,10 @@ def register(app: typer.Typer) -> None:
 
 def models() -> None:
     """List the model families and what a model folder must hold."""
-    from s2p_mobile.methods import method_names
-    from s2p_mobile.models import FAMILIES
-    from s2p_mobile.plan import SCHEDULER_NAMES
-    from s2p_mobile.recipes import load_recipe, recipe_names
+    from s2p_converters.core.plan import SCHEDULER_NAMES
+    from s2p_mobile.quantize.methods import method_names
+    from s2p_mobile.quantize.recipes import load_recipe, recipe_names
+    from s2p_mobile.sources.model import FAMILIES
 
     typer.echo("demo  built-in text-to-emoji Stable Diffusion, 64x64 pixels; used wherever MODEL is left out")
     for family in FAMILIES:

@@ -59,20 +59,20 @@ def quantize(
     json: JsonOption = None,
 ) -> None:
     """Quantize a model into an S2P checkpoint. Training keeps its log, loss plot and state in OUT.training."""
-    from s2p_mobile.checkpointing import write_checkpoint
-    from s2p_mobile.jobs import make_job
-    from s2p_mobile.loading.resources import checkpoint_bytes, require_disk
-    from s2p_mobile.methods import check_method, run_method
-    from s2p_mobile.prompts import long_prompts
-    from s2p_mobile.training.offload import saved_elsewhere
-    from s2p_mobile.training.work import TRAINED_METHODS, forget_state, training_folder
-    from s2p_mobile.workers import choose_device, is_main_process
+    from s2p_converters.core.resources import checkpoint_bytes, require_disk
+    from s2p_mobile.quantize.checkpointing import write_checkpoint
+    from s2p_mobile.quantize.jobs import make_job
+    from s2p_mobile.quantize.methods import check_method, run_method
+    from s2p_mobile.quantize.training.offload import saved_elsewhere
+    from s2p_mobile.quantize.training.work import TRAINED_METHODS, forget_state, training_folder
+    from s2p_mobile.quantize.workers import choose_device, is_main_process
+    from s2p_mobile.sources.prompts import long_prompts
     from s2p_runtime.errors import S2PError
     from s2p_runtime.files import atomic_folder, refuse_existing
 
     check_method(method)
     if out is None and not dry_run:
-        raise S2PError("missing option '--out'; see s2p-mobile quantize --help")
+        raise S2PError("missing option '`out`'", "see s2p-mobile quantize `help`", "out")
     if out is not None:
         refuse_existing(out, force)
     work = training_folder(out) if out is not None and method in TRAINED_METHODS else None
@@ -103,7 +103,7 @@ def quantize(
     if job.recipe.training.offload_activations and not saved_elsewhere(choose_device(job.device)):
         say("note: training.offload_activations has no effect on this device, whose memory is the machine's own", json)
     if dry_run:
-        from s2p_mobile.forecast import forecast_lines, make_forecast
+        from s2p_mobile.quantize.forecast import forecast_lines, make_forecast
 
         forecast = make_forecast(job, method)
         for line in forecast_lines(forecast):

@@ -16,7 +16,7 @@ from s2p_mobile.cli.console import emit_json, say
 from s2p_mobile.cli.options import ForceOption, JsonOption
 
 if TYPE_CHECKING:
-    from s2p_mobile.reporting import Entry
+    from s2p_mobile.judge.reports import Entry
 
 _PIPE_WIDTH = 160
 """Columns where nobody's terminal sets a width."""
@@ -41,7 +41,7 @@ def report(
     json: JsonOption = None,
 ) -> None:
     """Compare reports: a table here, and one HTML file with charts and pictures that opens without a network."""
-    from s2p_mobile.reporting import figures, find_golden_pictures, read_entries, render_page
+    from s2p_mobile.judge.reports import figures, find_golden_pictures, read_entries, render_page
     from s2p_runtime.files import atomic_file, refuse_existing
 
     refuse_existing(out, force)
@@ -56,7 +56,7 @@ def report(
 
 def print_table(entries: Sequence[Entry], json: str | None) -> None:
     """The main figures side by side, on stdout, or on stderr when stdout carries JSON."""
-    from s2p_mobile.reporting import compact_rows, comparison_notes
+    from s2p_mobile.judge.reports import compact_rows, comparison_notes
 
     console = Console(file=sys.stderr if json == "-" else sys.stdout)
     if not console.is_terminal:

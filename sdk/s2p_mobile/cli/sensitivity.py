@@ -49,16 +49,16 @@ def sensitivity(
     force: ForceOption = False,
 ) -> None:
     """Measure how much each layer's weight rounding hurts."""
-    from s2p_mobile.jobs import job_prompts
-    from s2p_mobile.models import open_model
-    from s2p_mobile.picture_size import PictureSize
-    from s2p_mobile.plan import plan_for
-    from s2p_mobile.sensitivity import compare as compare_estimators
-    from s2p_mobile.sensitivity import comparison_lines, estimator_names, measure, write_sensitivity
-    from s2p_mobile.sensitivity.measure import TRAJECTORIES
-    from s2p_mobile.sensitivity.plot import plot_comparison
-    from s2p_mobile.sensitivity.registry import estimator as find_estimator
-    from s2p_mobile.workers import choose_device
+    from s2p_converters.core.plan import plan_for
+    from s2p_mobile.quantize.jobs import job_prompts
+    from s2p_mobile.quantize.sensitivity import compare as compare_estimators
+    from s2p_mobile.quantize.sensitivity import comparison_lines, estimator_names, measure, write_sensitivity
+    from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
+    from s2p_mobile.quantize.sensitivity.plot import plot_comparison
+    from s2p_mobile.quantize.sensitivity.registry import estimator as find_estimator
+    from s2p_mobile.quantize.workers import choose_device
+    from s2p_mobile.sources.model import open_model
+    from s2p_mobile.sources.picture_size import PictureSize
     from s2p_runtime.files import refuse_existing
 
     names = estimator_names() if compare else [find_estimator(estimator).name]

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from s2p_mobile.components import COMPONENT_FOLDERS
 from s2p_mobile.demo import DEMO_MODEL
+from s2p_mobile.sources.components import COMPONENT_FOLDERS
 
 PACKAGED = Path(__file__).parent / "w4a8-mixed"
 

@@ -24,7 +24,7 @@ def find_adb(program: str | Path | None) -> str:
     """
     found = shutil.which(str(program or "adb"))
     if found is None:
-        raise S2PError(f"no adb at {program or 'PATH'}; install Android's platform-tools and put adb on PATH")
+        raise S2PError(f"no adb at {program or 'PATH'}", "install Android's platform-tools and put adb on PATH")
     return found
 
 
@@ -49,20 +49,22 @@ class Adb:
         """
         listing = subprocess.run([program, "devices"], capture_output=True, text=True, check=False)
         if listing.returncode != 0:
-            raise S2PError(f"adb does not work ({_last_line(listing.stderr)}); try adb kill-server, then adb devices")
+            raise S2PError(f"adb does not work ({_last_line(listing.stderr)})", "try adb kill-server, then adb devices")
         rows = [line.split() for line in listing.stdout.splitlines()[1:] if line.strip()]
         states = {row[0]: row[1] for row in rows if len(row) >= 2}
         if not states:
-            raise S2PError("no Android device is connected; switch on USB debugging on the phone and check with adb devices")
+            raise S2PError("no Android device is connected", "switch on USB debugging on the phone and check with adb devices")
         if serial is None and len(states) > 1:
-            raise S2PError(f"several Android devices are connected ({', '.join(states)}); choose with --device android:SERIAL")
+            raise S2PError(
+                f"several Android devices are connected ({', '.join(states)})", "choose with `device=android:SERIAL`", "device"
+            )
         chosen = serial or next(iter(states))
         if chosen not in states:
-            raise S2PError(f"no device {chosen} is connected; there is {', '.join(states)}")
+            raise S2PError(f"no device {chosen} is connected", f"there is {', '.join(states)}")
         if states[chosen] == "unauthorized":
-            raise S2PError(f"device {chosen} does not trust this computer; unlock it and accept the question on its screen")
+            raise S2PError(f"device {chosen} does not trust this computer", "unlock it and accept the question on its screen")
         if states[chosen] != "device":
-            raise S2PError(f"device {chosen} is {states[chosen]}; reconnect it and check with adb devices")
+            raise S2PError(f"device {chosen} is {states[chosen]}", "reconnect it and check with adb devices")
         return cls(program, chosen)
 
     def shell(self, command: str, *, check: bool = True) -> str:
@@ -74,7 +76,7 @@ class Adb:
         done = self._run(["shell", command])
         self._raise_if_lost(done.returncode, done.stderr)
         if check and done.returncode != 0:
-            raise S2PError(f"device {self.serial} refused '{command}' ({_last_line(done.stderr)}); check the device")
+            raise S2PError(f"device {self.serial} refused '{command}' ({_last_line(done.stderr)})", "check the device")
         return done.stdout
 
     def stream(self, command: str, on_line: Callable[[str], None]) -> None:
@@ -105,14 +107,14 @@ class Adb:
             return
         if status == _KILLED:
             raise CheckFailed(
-                "the runner was killed on the device, most likely because memory ran out; close other apps, or convert a "
-                "smaller model or one with fewer bits"
+                "the runner was killed on the device, most likely because memory ran out",
+                "close other apps, or convert a smaller model or one with fewer bits",
             )
         message = _last_line(errors)
         if message.startswith("error: ") and not message.startswith(("error: device", "error: no devices", "error: closed")):
-            raise (CheckFailed if status == 1 else S2PError)(message.removeprefix("error: "))
+            raise (CheckFailed if status == 1 else S2PError).from_line(message, "run the tool on the device by hand")
         self._raise_if_lost(status, errors)
-        raise S2PError(f"the runner failed on device {self.serial} with status {status} ({message}); try again")
+        raise S2PError(f"the runner failed on device {self.serial} with status {status} ({message})", "try again")
 
     def push(self, source: Path, target: str) -> None:
         """Copy a file to the device.
@@ -125,9 +127,9 @@ class Adb:
             return
         if "no space left" in done.stderr.lower():
             size = source.stat().st_size / 1e6
-            raise S2PError(f"no space left on device {self.serial} for {source.name} ({size:.1f} MB); free some space on it")
+            raise S2PError(f"no space left on device {self.serial} for {source.name} ({size:.1f} MB)", "free some space on it")
         self._raise_if_lost(done.returncode, done.stderr)
-        raise S2PError(f"cannot copy {source.name} to device {self.serial} ({_last_line(done.stderr)}); check the device")
+        raise S2PError(f"cannot copy {source.name} to device {self.serial} ({_last_line(done.stderr)})", "check the device")
 
     def pull(self, source: str, target: Path) -> None:
         """Copy a file from the device.
@@ -138,7 +140,7 @@ class Adb:
         done = self._run(["pull", source, str(target)])
         if done.returncode != 0:
             self._raise_if_lost(done.returncode, done.stderr)
-            raise S2PError(f"cannot copy {source} from device {self.serial} ({_last_line(done.stderr)}); try again")
+            raise S2PError(f"cannot copy {source} from device {self.serial} ({_last_line(done.stderr)})", "try again")
 
     def _run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*self._command, *arguments], capture_output=True, text=True, errors="replace", check=False)
@@ -148,7 +150,7 @@ class Adb:
         last = _last_line(errors).lower()
         if status != 0 and last.startswith(("adb: ", "error: ")) and any(sign in last for sign in _LOST):
             raise S2PError(
-                f"device {self.serial} went away ({_last_line(errors)}); reconnect it and run again, what was copied is kept"
+                f"device {self.serial} went away ({_last_line(errors)})", "reconnect it and run again, what was copied is kept"
             )
 
 

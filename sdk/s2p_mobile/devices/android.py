@@ -107,7 +107,9 @@ def bench_android(
     settings = settings or AndroidSettings()
     opened = open_bundle(bundle)
     if opened.manifest.target != "executorch":
-        raise S2PError(f"{bundle.name} is for {opened.manifest.target}; convert with s2p-mobile convert --target executorch")
+        raise S2PError(
+            f"{bundle.name} is for {opened.manifest.target}", "convert with s2p-mobile convert `target=executorch`", "target"
+        )
     runner = _find_runner(settings.runner)
     adb = Adb.connect(find_adb(settings.adb), serial)
     _wait_until_ready(adb, settings, progress)
@@ -139,7 +141,7 @@ def bench_android(
 def _find_runner(given: Path | None) -> Path:
     runner = given or Path(os.environ.get(RUNNER_VARIABLE) or BUILT_RUNNER)
     if not runner.is_file():
-        raise S2PError(f"no Android runner at {runner}; build it as docs/devices.md says, or name one in {RUNNER_VARIABLE}")
+        raise S2PError(f"no Android runner at {runner}", f"build it as docs/devices.md says, or name one in {RUNNER_VARIABLE}")
     return runner
 
 
@@ -196,12 +198,14 @@ def _wait_until_ready(adb: Adb, settings: AndroidSettings, progress: Progress) -
     while (obstacle := _obstacle(read_state(adb), settings)) is not None:
         if obstacle == "it is being charged" and not adb.over_network:
             raise CheckFailed(
-                f"device {adb.serial} is charged through its cable; connect with adb over Wi-Fi (adb tcpip 5555, adb connect "
-                "HOST:5555) and pull the cable, or pass --allow-charging"
+                f"device {adb.serial} is charged through its cable",
+                "connect with adb over Wi-Fi (adb tcpip 5555, adb connect "
+                "HOST:5555) and pull the cable, or pass `allow_charging`",
+                "allow_charging",
             )
         left = deadline - time.monotonic()
         if left <= 0:
-            raise CheckFailed(f"device {adb.serial} is not ready: {obstacle}; let it rest unplugged and try again")
+            raise CheckFailed(f"device {adb.serial} is not ready: {obstacle}", "let it rest unplugged and try again")
         progress("wait", round(settings.wait_seconds - left), round(settings.wait_seconds))
         time.sleep(min(settings.poll_seconds, left))
 

@@ -1,6 +1,6 @@
 """Apple's ``xcrun devicectl``: one chosen device, its apps and their files, with errors that say what to do.
 
-devicectl writes what a program may rely on into the file of ``--json-output``: ``result`` when it worked, else ``error``. Its
+devicectl writes what a program may rely on into its JSON output file: ``result`` when it worked, else ``error``. Its
 terminal output is for people; only two of its sentences are looked for in it, by :class:`Launch`.
 """
 
@@ -43,13 +43,14 @@ def find_xcrun(program: str | Path | None) -> str:
     found = shutil.which(str(program or "xcrun"))
     if found is None:
         raise S2PError(
-            f"no xcrun at {program or 'PATH'}; measuring an iPhone needs a Mac: install Xcode 16 from the App Store and open it once"
+            f"no xcrun at {program or 'PATH'}",
+            "measuring an iPhone needs a Mac: install Xcode 16 from the App Store and open it once",
         )
     known = subprocess.run([found, "--find", "devicectl"], capture_output=True, text=True, errors="replace", check=False)
     if known.returncode != 0:
         raise S2PError(
-            "this xcrun has no devicectl; install Xcode 16 (the command line tools are not enough), then run "
-            "sudo xcode-select -s /Applications/Xcode.app"
+            "this xcrun has no devicectl",
+            "install Xcode 16 (the command line tools are not enough), then run sudo xcode-select -s /Applications/Xcode.app",
         )
     return found
 
@@ -90,20 +91,20 @@ class Device:
             chosen = next((row for row in phones if udid in (row.udid, row.identifier)), None)
             if chosen is None:
                 there = ", ".join(f"{row.udid} ({row.name})" for row in phones) or "none"
-                raise S2PError(f"no device {udid} is known to Xcode; there is {there}")
+                raise S2PError(f"no device {udid} is known to Xcode", f"there is {there}")
         else:
             reachable = [row for row in phones if row.reachable]
             if not phones:
-                raise S2PError("no iPhone or iPad is connected; connect one, unlock it and answer Trust on its screen")
+                raise S2PError("no iPhone or iPad is connected", "connect one, unlock it and answer Trust on its screen")
             if len(reachable) > 1:
                 there = ", ".join(f"{row.udid} ({row.name})" for row in reachable)
-                raise S2PError(f"several devices are connected: {there}; choose with --device ios:UDID")
+                raise S2PError(f"several devices are connected: {there}", "choose with `device=ios:UDID`", "device")
             chosen = reachable[0] if reachable else phones[0]
         if not chosen.paired:
-            raise S2PError(f"{chosen.name} does not trust this Mac; unlock it, answer Trust on its screen and try again")
+            raise S2PError(f"{chosen.name} does not trust this Mac", "unlock it, answer Trust on its screen and try again")
         if not chosen.reachable:
             raise S2PError(
-                f"{chosen.name} is out of reach; connect it by cable or bring it into this Mac's Wi-Fi, and unlock it"
+                f"{chosen.name} is out of reach", "connect it by cable or bring it into this Mac's Wi-Fi, and unlock it"
             )
         return cls(xcrun, chosen.udid, chosen.name)
 
@@ -188,7 +189,8 @@ class Device:
             process.stdout.close()
         if expired.is_set():
             raise S2PError(
-                f"{self.name} did not finish within {limit_seconds:.0f} s; keep it unlocked with the app in front, or measure less"
+                f"{self.name} did not finish within {limit_seconds:.0f} s",
+                "keep it unlocked with the app in front, or measure less",
             )
         return Launch(started or status == 0, signal, message)
 
@@ -283,15 +285,16 @@ def _refusal(what: str, reason: str, name: str) -> S2PError:
     reason = " ".join(reason.removeprefix("ERROR: ").split()).rstrip(".")
     if _speaks_of(reason, _UNTRUSTED):
         return S2PError(
-            f"{name} does not trust the app's developer; on the device open Settings, General, VPN & Device Management and trust it"
+            f"{name} does not trust the app's developer",
+            "on the device open Settings, General, VPN & Device Management and trust it",
         )
     if _speaks_of(reason, ("no space", "not enough space", "insufficient storage")):
-        return S2PError(f"no space left on {name}; free some space on it")
+        return S2PError(f"no space left on {name}", "free some space on it")
     if _speaks_of(reason, _LOCKED):
-        return S2PError(f"{name} is locked; unlock it, keep its screen on and run again")
+        return S2PError(f"{name} is locked", "unlock it, keep its screen on and run again")
     if _speaks_of(reason, _LOST):
-        return S2PError(f"{name} went away ({reason}); reconnect and unlock it and run again")
-    return S2PError(f"{name} did not {what} ({reason or 'no message'}); check it in Xcode, Window, Devices and Simulators")
+        return S2PError(f"{name} went away ({reason})", "reconnect and unlock it and run again")
+    return S2PError(f"{name} did not {what} ({reason or 'no message'})", "check it in Xcode, Window, Devices and Simulators")
 
 
 def _speaks_of(reason: str, signs: Sequence[str]) -> bool:
@@ -301,7 +304,7 @@ def _speaks_of(reason: str, signs: Sequence[str]) -> bool:
 def _list(result: dict[str, Any], key: str) -> list[Any]:
     value = result.get(key)
     if not isinstance(value, list):
-        raise S2PError(f"devicectl's answer has no {key}; update Xcode to 16 or newer")
+        raise S2PError(f"devicectl's answer has no {key}", "update Xcode to 16 or newer")
     return value
 
 

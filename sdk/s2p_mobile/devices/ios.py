@@ -36,7 +36,7 @@ class IosSettings:
         app: a built S2PBenchApp.app to install first; absent: it is installed already.
         app_identifier: of that app, for a build under another name.
         minimum_seconds: the app measures at least this long.
-        units: compute units, as in ``--units`` of the app (``unet=cpuAndGPU``); absent: the app's own choice.
+        units: compute units, as the app takes them (``unet=cpuAndGPU``); absent: the app's own choice.
         stage: load and release each component per picture; None: the app decides by free memory.
         release_chunks: of a U-Net in several programs, load and let go of each at every call.
         limit_seconds: when the app has not ended by then, it is stopped.
@@ -96,7 +96,7 @@ def bench_ios(
     with tempfile.TemporaryDirectory() as scratch:
         report = _fetch_report(device, settings.app_identifier, launch, Path(scratch))
         if report.bundle_sha256 != digest:
-            raise S2PError(f"the report on {device.name} is of another bundle; close the app on the device and run again")
+            raise S2PError(f"the report on {device.name} is of another bundle", "close the app on the device and run again")
         for fidelity in report.fidelity:
             picture = Path(scratch) / f"{fidelity.golden_id}.png"
             if device.pull(settings.app_identifier, f"Documents/{_PICTURES}/{fidelity.golden_id}.png", picture):
@@ -110,19 +110,21 @@ def bench_ios(
 def _check_bundle(bundle: Bundle) -> None:
     manifest = bundle.manifest
     if manifest.target != "coreml":
-        raise S2PError(f"{bundle.folder.name} is for {manifest.target}; convert with s2p-mobile convert --target coreml")
+        raise S2PError(
+            f"{bundle.folder.name} is for {manifest.target}", "convert with s2p-mobile convert `target=coreml`", "target"
+        )
     if all(port.name != "step" for port in manifest.unet.inputs):
-        raise S2PError(f"{bundle.folder.name} is in Apple's layout; convert without --layout apple to measure it")
+        raise S2PError(f"{bundle.folder.name} is in Apple's layout", "convert without `layout=apple` to measure it", "layout")
 
 
 def _ensure_app(device: Device, settings: IosSettings) -> None:
     if settings.app is not None:
         if settings.app.suffix != ".app" or not settings.app.is_dir():
-            raise S2PError(f"{settings.app} is no built app; give the S2PBenchApp.app that docs/devices.md builds")
+            raise S2PError(f"{settings.app} is no built app", "give the S2PBenchApp.app that docs/devices.md builds")
         device.install(settings.app)
     elif not device.has_app(settings.app_identifier):
         raise S2PError(
-            f"the app {settings.app_identifier} is not on {device.name}; build and install it as docs/devices.md says"
+            f"the app {settings.app_identifier} is not on {device.name}", "build and install it as docs/devices.md says"
         )
 
 
@@ -175,16 +177,14 @@ def _fetch_report(device: Device, app: str, launch: Launch, scratch: Path) -> Be
         return read_contract(scratch / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
     if device.pull(app, "Documents/error.txt", scratch / "error.txt"):
         text = " ".join((scratch / "error.txt").read_text(encoding="utf-8", errors="replace").split())
-        raise S2PError(
-            text.removeprefix("error: ") or f"the app on {device.name} failed without a message; run it with its screen"
-        )
+        raise S2PError.from_line(text or f"the app on {device.name} failed without a message", "run it with its screen")
     if launch.signal == _OUT_OF_MEMORY:
         raise CheckFailed(
-            f"iOS ended the app on {device.name}, most likely because memory ran out; close other apps, or convert a smaller model "
-            "or one with fewer bits"
+            f"iOS ended the app on {device.name}, most likely because memory ran out",
+            "close other apps, or convert a smaller model or one with fewer bits",
         )
     if launch.signal is not None:
         raise CheckFailed(
-            f"the app crashed on {device.name} (signal {launch.signal}); see its crash log in Xcode and report it"
+            f"the app crashed on {device.name} (signal {launch.signal})", "see its crash log in Xcode and report it"
         )
-    raise S2PError(f"the app on {device.name} left no report ({launch.message or 'no message'}); run it with its screen")
+    raise S2PError(f"the app on {device.name} left no report ({launch.message or 'no message'})", "run it with its screen")

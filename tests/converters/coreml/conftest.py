@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.components import convert_unet
-from s2p_converters.coreml.options import CoreMLOptions
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.targets.coreml.components import convert_unet
+from s2p_converters.targets.coreml.options import CoreMLOptions
 
 
 @pytest.fixture(scope="session")

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.apple import FloatIdsTextEncoder, call_thresholds, nearest_call
-from s2p_converters.coreml.apple_pipeline import (
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.plan import make_scheduler, plan_for
+from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder, call_thresholds, nearest_call
+from s2p_converters.targets.coreml.apple_pipeline import (
     karras_timesteps,
     leading_timesteps,
     linspace_timesteps,
     pipeline_settings,
     pndm_timesteps,
 )
-from s2p_converters.coreml.components import convert_unet
-from s2p_converters.coreml.options import CoreMLOptions
-from s2p_converters.coreml.package import Port, convert_module
-from s2p_converters.coreml.target import convert_checkpoint
+from s2p_converters.targets.coreml.components import convert_unet
+from s2p_converters.targets.coreml.options import CoreMLOptions
+from s2p_converters.targets.coreml.package import Port, convert_module
+from s2p_converters.targets.coreml.target import convert_checkpoint
 from s2p_mobile.cli.app import run
-from s2p_mobile.models import Model
-from s2p_mobile.plan import make_scheduler, plan_for
+from s2p_mobile.sources.model import Model
 from s2p_runtime.bundle import Bundle, open_bundle
 from s2p_runtime.drawing import draw
 from s2p_runtime.errors import S2PError

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.components import convert_unet
-from s2p_converters.coreml.options import CoreMLOptions
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.targets.coreml.components import convert_unet
+from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_runtime.quiet import quiet_import
 
 CASES = {

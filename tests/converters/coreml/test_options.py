@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.layers import FLOAT16_MAX, check_float16_range, weight_shift
-from s2p_converters.coreml.options import CoreMLOptions
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.targets.coreml.layers import FLOAT16_MAX, check_float16_range, weight_shift
+from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_runtime.errors import S2PError
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_converters.checkpoint import Checkpoint
-from s2p_converters.coreml.components import program_constants
-from s2p_converters.coreml.options import CoreMLOptions
-from s2p_converters.reference import CHECKPOINT_CONSTANTS, reference_unet
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, reference_unet
+from s2p_converters.targets.coreml.components import program_constants
+from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_runtime.mil import load_program
 from s2p_runtime.pictures import relative_error
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from s2p_converters.executorch.program import build_program, delegate
-from s2p_converters.executorch.subgraph import Subgraph
+from s2p_converters.targets.executorch.xnnpack.program import build_program, delegate
+from s2p_converters.targets.executorch.xnnpack.subgraph import Subgraph
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.noise import gaussian
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from s2p_converters.executorch.archive import split_program, write_archive
+from s2p_converters.targets.executorch.archive import split_program, write_archive
 from s2p_runtime.archive import unpack_archive
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.errors import S2PError

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s2p_converters.checkpoint import QuantizedLayer
-from s2p_converters.executorch import check
-from s2p_converters.executorch.inspection import check_integers, read_program
-from s2p_converters.executorch.operators import SILU_MINIMUM, Scheme, XnnpackOperators
-from s2p_converters.executorch.program import build_program, delegate
-from s2p_converters.executorch.subgraph import Subgraph
-from s2p_converters.executorch.symbols import Symbol, image_input, image_output
-from s2p_converters.executorch.unet import StepRowSymbols, unet_columns
-from s2p_converters.unet import LayerSpec
+from s2p_converters.core.checkpoint import QuantizedLayer
+from s2p_converters.core.graph import LayerSpec
+from s2p_converters.targets.executorch.xnnpack import check
+from s2p_converters.targets.executorch.xnnpack.inspection import check_integers, read_program
+from s2p_converters.targets.executorch.xnnpack.operators import SILU_MINIMUM, Scheme, XnnpackOperators
+from s2p_converters.targets.executorch.xnnpack.program import build_program, delegate
+from s2p_converters.targets.executorch.xnnpack.subgraph import Subgraph
+from s2p_converters.targets.executorch.xnnpack.symbols import Symbol, image_input, image_output
+from s2p_converters.targets.executorch.xnnpack.unet import StepRowSymbols, unet_columns
 from s2p_runtime.errors import CheckFailed
 
 SPECS = {

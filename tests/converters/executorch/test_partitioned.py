@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s2p_converters.executorch.inspection import read_program
-from s2p_converters.executorch.options import ExecuTorchOptions
-from s2p_converters.executorch.partitioned import lower
+from s2p_converters.targets.executorch.options import ExecuTorchOptions
+from s2p_converters.targets.executorch.partitioned import lower
+from s2p_converters.targets.executorch.xnnpack.inspection import read_program
 from s2p_runtime.errors import S2PError
 
 

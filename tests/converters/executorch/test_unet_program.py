@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from s2p_converters.checkpoint import Checkpoint, QuantizedLayer
-from s2p_converters.executorch.archive import write_archive
-from s2p_converters.executorch.components import convert_unet
-from s2p_converters.executorch.inspection import read_program, stored_integers
-from s2p_converters.executorch.operators import FloatSymbolLayer, XnnpackOperators
-from s2p_converters.executorch.options import ExecuTorchOptions
-from s2p_converters.executorch.program import build_program
-from s2p_converters.executorch.unet import UNetProgram, unet_columns, unet_subgraph
-from s2p_converters.reference import CHECKPOINT_CONSTANTS, reference_unet
-from s2p_converters.unet import LayerSpec
-from s2p_mobile.inspection import describe
+from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
+from s2p_converters.core.graph import LayerSpec
+from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, reference_unet
+from s2p_converters.targets.executorch.archive import write_archive
+from s2p_converters.targets.executorch.components import convert_unet
+from s2p_converters.targets.executorch.options import ExecuTorchOptions
+from s2p_converters.targets.executorch.xnnpack.inspection import read_program, stored_integers
+from s2p_converters.targets.executorch.xnnpack.operators import FloatSymbolLayer, XnnpackOperators
+from s2p_converters.targets.executorch.xnnpack.program import build_program
+from s2p_converters.targets.executorch.xnnpack.unet import UNetProgram, unet_columns, unet_subgraph
+from s2p_mobile.judge.inspection import describe
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import CheckFailed, S2PError

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s2p_converters.executorch.operators import FloatSymbolLayer, XnnpackOperators
-from s2p_converters.executorch.program import build_program, delegate
-from s2p_converters.executorch.subgraph import Subgraph, pack_qcint4
-from s2p_converters.executorch.symbols import Symbol, image_input, image_output
-from s2p_converters.unet import LayerSpec
+from s2p_converters.core.graph import LayerSpec
+from s2p_converters.targets.executorch.xnnpack.operators import FloatSymbolLayer, XnnpackOperators
+from s2p_converters.targets.executorch.xnnpack.program import build_program, delegate
+from s2p_converters.targets.executorch.xnnpack.subgraph import Subgraph, pack_qcint4
+from s2p_converters.targets.executorch.xnnpack.symbols import Symbol, image_input, image_output
 from s2p_runtime.errors import S2PError
 
 EPSILON = 2.0**-24
@@ -171,5 +171,5 @@ def test_methods_share_their_weights() -> None:
 def test_what_has_no_nodes_is_said_in_one_line(operation: Callable[[Symbol, Symbol], object]) -> None:
     graph = Subgraph([])
     image, tokens = image_input(graph, (1, 4, 6, 6)), Symbol(graph, graph.input((1, 6, 4)), False)
-    with pytest.raises(S2PError, match=r"^this U-Net needs [^\n]+; convert with --target coreml instead$"):
+    with pytest.raises(S2PError, match=r"^this U-Net needs [^\n]+; convert with `target` coreml instead$"):
         operation(image, tokens)

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from s2p_mobile.methods import method_names
-from s2p_mobile.recipes import load_recipe
+from s2p_mobile.quantize.methods import method_names
+from s2p_mobile.quantize.recipes import load_recipe
 
 SOURCE = Path(__file__).parents[3] / "benchmarks" / "result_tables.py"
 
@@ -35,30 +35,30 @@ def test_notes_below_the_mark_outlive_the_figures_above_it(tables: ModuleType, t
 
 
 def test_every_page_of_these_benchmarks_has_the_mark(tables: ModuleType) -> None:
-    pages = [SOURCE.parents[1] / "docs" / f"results-{name}.md" for name in ("ablation", "ablation-top5", "rivals")]
+    pages = [SOURCE.parents[1] / "docs" / f"results-{name}.md" for name in ("ablation", "ablation-top5", "baselines")]
     assert [page.read_text().count(tables.BY_HAND) for page in pages] == [1, 1, 1]
 
 
-def test_page_of_rivals_shows_the_rows_that_lie_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_baselines_shows_the_rows_that_lie_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SOURCE.parent))
-    rivals = importlib.import_module("rivals")
+    baselines = importlib.import_module("baselines")
     docs = SOURCE.parents[1] / "docs"
-    rows = rivals.read_rows(docs / "results-rivals.json")
+    rows = baselines.read_rows(docs / "results-baselines.json")
     assert rows and len({(row.method, row.setting, row.steps, row.seed) for row in rows}) == len(rows)
-    assert rivals.table(rows) in (docs / "results-rivals.md").read_text()
+    assert baselines.table(rows) in (docs / "results-baselines.md").read_text()
 
 
-def test_every_row_of_rivals_has_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_of_baselines_has_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SOURCE.parent))
-    rivals = importlib.import_module("rivals")
-    budget = rivals.Budget(count=256, prompts=512, iterations=300, factor=20.0, samples=1024)
-    for setting, (weights, activations) in rivals.SETTINGS.items():
-        for method, entry in rivals.METHODS.items():
-            recipe = rivals.recipe_of(method, setting, budget)
+    baselines = importlib.import_module("baselines")
+    budget = baselines.Budget(count=256, prompts=512, iterations=300, factor=20.0, samples=1024)
+    for setting, (weights, activations) in baselines.SETTINGS.items():
+        for method, entry in baselines.METHODS.items():
+            recipe = baselines.recipe_of(method, setting, budget)
             assert (recipe.weights.bits, recipe.activations.bits) == (weights, activations)
             assert entry.method in method_names()
             # Rows of one setting share their average width, by whichever rule.
             if weights < 8 and entry.by_layer:
                 assert recipe.mixed is not None and recipe.mixed.average_bits == pytest.approx(weights + 0.06)
-    own = rivals.recipe_of("s2p", "W4A8", budget).model_dump(exclude={"name", "description", "rivals"})
-    assert own == load_recipe("w4a8-mixed").model_dump(exclude={"name", "description", "rivals"})
+    own = baselines.recipe_of("s2p", "W4A8", budget).model_dump(exclude={"name", "description", "baselines"})
+    assert own == load_recipe("w4a8-mixed").model_dump(exclude={"name", "description", "baselines"})

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from s2p_mobile.models import Model
+from s2p_mobile.sources.model import Model
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "training_speed.py"
 

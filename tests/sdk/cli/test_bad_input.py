@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from diffusers import UNet2DConditionModel
 
-from s2p_converters.checkpoint import MANIFEST_NAME
+from s2p_converters.core.checkpoint import MANIFEST_NAME
 from s2p_mobile.cli.app import run
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.demo.checkpoint import checkpoint_folder
@@ -165,7 +165,7 @@ def test_no_space_leaves_nothing(
 ) -> None:
     import errno
 
-    import s2p_converters.coreml.target as target
+    import s2p_converters.targets.coreml.target as target
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

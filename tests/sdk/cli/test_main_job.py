@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from s2p_converters.checkpoint import open_checkpoint
+from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_mobile.cli.app import run
 from s2p_mobile.demo.checkpoint import checkpoint_folder
-from s2p_mobile.models import Model
+from s2p_mobile.sources.model import Model
 from s2p_runtime.bundle import file_entries
 
 

@@ -10,11 +10,11 @@ import torch
 from diffusers.training_utils import compute_snr
 from PIL import Image
 
+from demo_training.config import Cycle, DataConfig, DiffusionConfig, TrainConfig, VaeConfig
+from demo_training.data import COLOURS, Pictures, find_font, make_sprites, noto_renderer
+from demo_training.diffusion import learning_rate, min_snr_weight, new_scheduler, new_unet, stratified_timesteps
+from demo_training.vae import fold_statistics, new_autoencoder
 from s2p_mobile.demo.captions import EmojiObject, all_captions, objects
-from s2p_mobile.demo.train.config import Cycle, DataConfig, DiffusionConfig, TrainConfig, VaeConfig
-from s2p_mobile.demo.train.data import COLOURS, Pictures, find_font, make_sprites, noto_renderer
-from s2p_mobile.demo.train.diffusion import learning_rate, min_snr_weight, new_scheduler, new_unet, stratified_timesteps
-from s2p_mobile.demo.train.vae import fold_statistics, new_autoencoder
 from s2p_runtime.errors import S2PError
 
 
@@ -64,7 +64,7 @@ def test_sprites_that_would_leave_the_picture_are_refused() -> None:
 
 
 def test_a_missing_font_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("s2p_mobile.demo.train.data._FONT_PLACES", (tmp_path / "none.ttf",))
+    monkeypatch.setattr("demo_training.data._FONT_PLACES", (tmp_path / "none.ttf",))
     with pytest.raises(S2PError, match="fonts-noto-color-emoji"):
         find_font()
     with pytest.raises(S2PError, match="does not exist"):

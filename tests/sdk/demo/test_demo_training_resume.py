@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from demo_training.config import ClipConfig, Cycle, DiffusionConfig, TrainConfig, VaeConfig
+from demo_training.stages import Training
+from demo_training.state import Clock, Paused
 from s2p_mobile.demo.captions import EmojiObject
-from s2p_mobile.demo.train.config import ClipConfig, Cycle, DiffusionConfig, TrainConfig, VaeConfig
-from s2p_mobile.demo.train.stages import Training
-from s2p_mobile.demo.train.state import Clock, Paused
 from s2p_runtime.errors import S2PError
 
 TINY = TrainConfig(
@@ -101,7 +101,7 @@ def test_killed_between_two_saves(undisturbed: Path, tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import importlib.util, os, signal, sys
         import torch
-        from s2p_mobile.demo.train.state import Clock
+        from demo_training.state import Clock
         spec = importlib.util.spec_from_file_location("resume", sys.argv[1])
         module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
         torch.set_num_threads(1)
@@ -153,7 +153,7 @@ def test_a_state_that_does_not_fit_is_refused(undisturbed: Path, tmp_path: Path,
 
 
 def test_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "s2p_mobile.demo.train", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "demo_training", "--out", str(tmp_path / "run")]
     done = subprocess.run([*command, "--font", str(tmp_path / "no.ttf"), "--stage", "data"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "error: font" in done.stderr and "--font" in done.stderr

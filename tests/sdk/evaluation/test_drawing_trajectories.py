@@ -8,12 +8,12 @@ import torch
 from diffusers import DDIMScheduler
 from transformers import CLIPTokenizer
 
+from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.evaluation import EvaluationSource, TorchMaker, open_source
-from s2p_mobile.evaluation.drawing import draw
-from s2p_mobile.models import Model, open_model
-from s2p_mobile.plan.registry import plan_for
-from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_mobile.judge.evaluation import EvaluationSource, TorchMaker, open_source
+from s2p_mobile.judge.evaluation.drawing import draw
+from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from s2p_converters.unet import StepUNet
-from s2p_mobile.checkpointing import write_checkpoint
+from s2p_converters.core.graph import StepUNet
+from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.evaluation import evaluate, open_source
-from s2p_mobile.methods.registry import run_method
-from s2p_mobile.models import Model, open_model
-from s2p_mobile.plan.registry import plan_for
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.recipes import ActivationRule, Recipe, WeightRule
-from s2p_mobile.trajectory import float_unet
+from s2p_mobile.judge.evaluation import evaluate, open_source
+from s2p_mobile.quantize.checkpointing import write_checkpoint
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.quantize.recipes import ActivationRule, Recipe, WeightRule
+from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.bundle import Bundle, BundleManifest, GoldenRun, QuantizationSummary, file_entries
 from s2p_runtime.contract import write_contract
 from s2p_runtime.errors import S2PError
@@ -117,7 +117,7 @@ def test_model_against_itself(plan: SamplingPlan) -> None:
 
 
 def test_checkpoint_of_another_model_is_refused(checkpoint: Path, other_model: Model, tmp_path: Path) -> None:
-    with pytest.raises(S2PError, match=r"another U-Net than that of other .* folder of demo with --model"):
+    with pytest.raises(S2PError, match=r"another U-Net than that of other .* folder of demo with `model`"):
         open_source(checkpoint, other_model)
     renamed = tmp_path / "renamed"
     shutil.copytree(checkpoint, renamed)
@@ -206,7 +206,7 @@ def test_bundle_of_another_model_is_refused(
     make_bundle: Callable[[Model], Path], other_model: Model, plan: SamplingPlan
 ) -> None:
     folder = make_bundle(other_model)
-    with pytest.raises(S2PError, match=r"was not made from the model demo; give the folder of its FP model with --model"):
+    with pytest.raises(S2PError, match=r"was not made from the model demo; give the folder of its FP model with `model`"):
         open_source(folder, backend=lambda _: FpBackend(other_model, plan))
     opened = open_source(folder, other_model, backend=lambda _: FpBackend(other_model, plan))
     assert opened.model is other_model

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2p_mobile.evaluation import PictureCache, default_cache_folder
-from s2p_mobile.evaluation.drawing import Drawings
-from s2p_mobile.models import Model, open_model
-from s2p_mobile.plan.registry import plan_for
+from s2p_converters.core.plan.schedulers import plan_for
+from s2p_mobile.judge.evaluation import PictureCache, default_cache_folder
+from s2p_mobile.judge.evaluation.drawing import Drawings
+from s2p_mobile.sources.model import Model, open_model
 from s2p_runtime.plan import SamplingPlan
 
 PROMPTS, SEEDS = ["one", "two"], [4, 5]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from s2p_mobile.models import open_model
-from s2p_mobile.prompts import long_prompts, read_prompts
+from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.prompts import long_prompts, read_prompts
 from s2p_runtime.errors import S2PError
 
 

@@ -12,21 +12,21 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from s2p_converters.unet import layer_specs
+from s2p_converters.core.graph import layer_specs
 from s2p_mobile.cli.app import run
-from s2p_mobile.forecast import Forecast, forecast_lines, make_forecast
-from s2p_mobile.forecast.counting import count_unet
-from s2p_mobile.forecast.disk import latent_set_bytes, safetensors_bytes
-from s2p_mobile.jobs import make_job
-from s2p_mobile.latents import LatentJob, write_latents
-from s2p_mobile.models import open_model
-from s2p_mobile.preparation.starting_point import planned_bits
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.recipes import CalibrationRule, MixedRule, Recipe, load_recipe
-from s2p_mobile.sensitivity import measure
-from s2p_mobile.training import StudentSpec
-from s2p_mobile.training.student import build_student
-from s2p_mobile.trajectory import float_unet
+from s2p_mobile.quantize.forecast import Forecast, forecast_lines, make_forecast
+from s2p_mobile.quantize.forecast.counting import count_unet
+from s2p_mobile.quantize.forecast.disk import latent_set_bytes, safetensors_bytes
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.jobs import make_job
+from s2p_mobile.quantize.latents import LatentJob, write_latents
+from s2p_mobile.quantize.preparation.starting_point import planned_bits
+from s2p_mobile.quantize.recipes import CalibrationRule, MixedRule, Recipe, load_recipe
+from s2p_mobile.quantize.sensitivity import measure
+from s2p_mobile.quantize.training import StudentSpec
+from s2p_mobile.quantize.training.student import build_student
+from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.progress import Silent
 
 SETTINGS: dict[str, Any] = {
@@ -52,7 +52,7 @@ def plain() -> Forecast:
 @pytest.fixture()
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are not timed: for tests of what is counted."""
-    monkeypatch.setattr("s2p_mobile.forecast.forecast.probe", lambda layers, device: 1e10)
+    monkeypatch.setattr("s2p_mobile.quantize.forecast.forecast.probe", lambda layers, device: 1e10)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_latents_take_the_foreseen_bytes(guidance: float, features: bool, tmp_pa
     write_latents(wanted, tmp_path / "set")
     shapes: dict[str, Any] = {}
     if features:
-        from s2p_mobile.forecast.forecast import _block_shapes
+        from s2p_mobile.quantize.forecast.forecast import _block_shapes
 
         shapes = _block_shapes(job, 2)
     foreseen = latent_set_bytes(wanted.request, job.model.tokenizer_spec.max_length, 128, None, shapes)

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_mobile.interruption import Interrupted
-from s2p_mobile.latents import LatentJob, open_latents, partial_folder, write_latents
-from s2p_mobile.latents import writer as writer_module
-from s2p_mobile.models import Model
-from s2p_mobile.plan.registry import plan_for
-from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_converters.core.plan.schedulers import plan_for
+from s2p_mobile.quantize.interruption import Interrupted
+from s2p_mobile.quantize.latents import LatentJob, open_latents, partial_folder, write_latents
+from s2p_mobile.quantize.latents import writer as writer_module
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan, initial_latents
 
@@ -110,9 +110,9 @@ def test_killed_and_resumed_is_byte_identical(job: LatentJob, whole: Path, tmp_p
 import os, signal, sys, torch
 from contextlib import contextmanager
 from pathlib import Path
-from s2p_mobile.latents import LatentJob, write_latents, writer
-from s2p_mobile.models import Model
-from s2p_mobile.plan.registry import plan_for
+from s2p_mobile.quantize.latents import LatentJob, write_latents, writer
+from s2p_mobile.sources.model import Model
+from s2p_converters.core.plan.schedulers import plan_for
 torch.set_num_threads(1)
 model = Model(Path({str(job.model.folder)!r}))
 left = [{prompts}]
@@ -131,7 +131,7 @@ write_latents(LatentJob(model, plan, {PROMPTS!r}, 4.0, 5, True), Path({str(tmp_p
     assert not (tmp_path / "set").exists()
     shards = len(list(partial_folder(tmp_path / "set").glob("shard-*")))
     assert shards == prompts // 8
-    with pytest.raises(S2PError, match=r"unfinished latent set lies in .*--resume"):
+    with pytest.raises(S2PError, match=r"unfinished latent set lies in .*`resume`"):
         write_latents(job, tmp_path / "set")
     write_latents(job, tmp_path / "set", resume=True)
     assert digests(tmp_path / "set") == digests(whole)
@@ -139,7 +139,7 @@ write_latents(LatentJob(model, plan, {PROMPTS!r}, 4.0, 5, True), Path({str(tmp_p
 
 
 def test_ctrl_c_keeps_the_finished_shards(job: LatentJob, whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="--resume") as caught:
+    with pytest.raises(Interrupted, match="`resume`") as caught:
         write_latents(job, tmp_path / "set", progress=At(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert caught.value.exit_status == 3
     assert len(list(partial_folder(tmp_path / "set").glob("shard-*"))) == 1
@@ -225,7 +225,7 @@ def test_reading_everything_takes_flat_memory(job: LatentJob, whole: Path) -> No
     code = f"""
 import numpy as np, re
 from pathlib import Path
-from s2p_mobile.latents.dataset import LatentDataset, open_latents
+from s2p_mobile.quantize.latents.dataset import LatentDataset, open_latents
 from s2p_runtime.tensors import write_tensors
 import tempfile
 def anonymous():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.latents.walk import Walk, guide_pairs
-from s2p_mobile.plan.registry import plan_for
+from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
 from s2p_runtime.plan import denoise, guide, initial_latents
 
 SHAPE = (1, 4, 6, 5)

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.metrics.clip import ClipScorer
+from s2p_mobile.judge.metrics.clip import ClipScorer
 from s2p_runtime.errors import S2PError
 
 PROMPTS = ["a red apple on a blue background", "a panda on a yellow background", " ".join(["apple"] * 40)]

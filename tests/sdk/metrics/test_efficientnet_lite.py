@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from s2p_mobile.metrics.efficientnet_lite import (
+from s2p_mobile.judge.metrics.efficientnet_lite import (
     EfficientNetDistance,
     EfficientNetFeatures,
     EfficientNetLite0,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from s2p_mobile.metrics import Gaussian, frechet_distance
+from s2p_mobile.judge.metrics import Gaussian, frechet_distance
 from s2p_runtime.errors import S2PError
 
 # All in float64: a distance is a difference of traces, each good to about 1e-15 times the trace times the dimension.

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.metrics import Missing, networks, reference_networks, resolve_networks
-from s2p_mobile.metrics.efficientnet_lite import weights_file
-from s2p_mobile.metrics.reference_networks import ALEXNET_WEIGHTS, INCEPTION_VARIABLE, INCEPTION_WEIGHTS
+from s2p_mobile.judge.metrics import Missing, networks, reference_networks, resolve_networks
+from s2p_mobile.judge.metrics.efficientnet_lite import weights_file
+from s2p_mobile.judge.metrics.reference_networks import ALEXNET_WEIGHTS, INCEPTION_VARIABLE, INCEPTION_WEIGHTS
 from s2p_runtime.errors import S2PError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 17, 17, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from s2p_mobile.metrics import psnr, ssim
+from s2p_mobile.judge.metrics import psnr, ssim
 from s2p_runtime.errors import S2PError
 
 

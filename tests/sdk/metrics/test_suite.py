@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from s2p_mobile.metrics import METRIC_NAMES, Missing, Networks, PictureMetrics, check_metrics
+from s2p_mobile.judge.metrics import METRIC_NAMES, Missing, Networks, PictureMetrics, check_metrics
 from s2p_runtime.errors import S2PError
 
 

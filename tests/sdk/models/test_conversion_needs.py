@@ -9,11 +9,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from s2p_converters.checkpoint import open_checkpoint
-from s2p_converters.unet import UNetStructure
+from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_converters.core.graph import UNetStructure
+from s2p_converters.targets.needs import _largest_scores, conversion_disk, conversion_memory
 from s2p_mobile.cli.app import run
 from s2p_mobile.demo.checkpoint import checkpoint_folder
-from s2p_mobile.loading.conversion import _largest_scores, conversion_disk, conversion_memory
 
 
 class _Full:
@@ -26,7 +26,7 @@ def test_too_little_is_said_before_anything_is_written(
     target: str, what: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if what == "memory":
-        monkeypatch.setattr("s2p_mobile.loading.resources.available_memory", lambda: 1 << 20)
+        monkeypatch.setattr("s2p_converters.core.resources.available_memory", lambda: 1 << 20)
     else:
         monkeypatch.setattr("shutil.disk_usage", lambda _: _Full)
     assert run(["convert", "--target", target, "--out", str(tmp_path / "out")]) == 2

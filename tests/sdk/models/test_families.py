@@ -23,14 +23,14 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from s2p_converters.checkpoint import open_checkpoint
-from s2p_converters.unet import Operators, PromptTables, StepUNet
+from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_converters.core.graph import Operators, PromptTables, StepUNet
+from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
-from s2p_mobile.models import Model
-from s2p_mobile.picture_size import PictureSize
-from s2p_mobile.plan import plan_for
-from s2p_mobile.time_tables import time_network
-from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.time_tables import time_network
+from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.plan import denoise, guide, initial_latents

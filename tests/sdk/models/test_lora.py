@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from s2p_mobile.models import Model, open_model
+from s2p_mobile.sources.model import Model, open_model
 from s2p_runtime.errors import S2PError
 
 RANK = 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from s2p_mobile.prompts import read_prompts
+from s2p_mobile.sources.prompts import read_prompts
 from s2p_runtime.errors import S2PError
 
 EXPECTED = [60, 23, 93]
@@ -63,7 +63,7 @@ def test_subset_rule(tmp_path: Path) -> None:
     # What CPython's Mersenne Twister gave when the rule was written down: a published table depends on it.
     assert random.Random(2024).sample(range(100), 3) == EXPECTED
     assert read_prompts(path, 3, 2024) == [f"prompt {i}" for i in EXPECTED]
-    with pytest.raises(S2PError, match="101 prompts were asked for but there are 100; lower --count"):
+    with pytest.raises(S2PError, match="101 prompts were asked for but there are 100; lower `count`"):
         read_prompts(path, 101)
 
 

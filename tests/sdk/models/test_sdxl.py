@@ -14,19 +14,19 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from safetensors.numpy import load_file, save_file
 from transformers import CLIPTokenizer
 
-from s2p_converters.checkpoint import open_checkpoint
-from s2p_converters.reference import checkpoint_unet
-from s2p_mobile.checkpointing import write_checkpoint
+from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_converters.core.plan import plan_for
+from s2p_converters.core.reference import checkpoint_unet
 from s2p_mobile.cli.app import run
-from s2p_mobile.evaluation import TorchMaker
-from s2p_mobile.evaluation.drawing import draw
-from s2p_mobile.latents import LatentJob, write_latents
-from s2p_mobile.methods import QuantizationJob, run_method
-from s2p_mobile.models import Model
-from s2p_mobile.picture_size import PictureSize
-from s2p_mobile.plan import plan_for
-from s2p_mobile.recipes import Recipe, load_recipe
-from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_mobile.judge.evaluation import TorchMaker
+from s2p_mobile.judge.evaluation.drawing import draw
+from s2p_mobile.quantize.checkpointing import write_checkpoint
+from s2p_mobile.quantize.latents import LatentJob, write_latents
+from s2p_mobile.quantize.methods import QuantizationJob, run_method
+from s2p_mobile.quantize.recipes import Recipe, load_recipe
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.bundle import MANIFEST_NAME, open_bundle
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
@@ -55,8 +55,8 @@ def quick(name: str = "w4a8", **training: Any) -> Recipe:
     calibration = recipe.calibration.model_copy(update={"prompts": 2})
     start = recipe.training.start.model_copy(update={"calls": 8})
     rule = recipe.training.model_copy(update={"iterations": 2, "prompts": 2, "batch": 2, "start": start, **training})
-    rivals = recipe.rivals.model_copy(update={"samples": 8, "factor": 20_000.0})
-    return recipe.model_copy(update={"training": rule, "calibration": calibration, "rivals": rivals})
+    baselines = recipe.baselines.model_copy(update={"samples": 8, "factor": 20_000.0})
+    return recipe.model_copy(update={"training": rule, "calibration": calibration, "baselines": baselines})
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from s2p_mobile.models import Model, open_model
-from s2p_mobile.picture_size import PictureSize
-from s2p_mobile.plan import plan_for
+from s2p_converters.core.plan import plan_for
+from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.picture_size import PictureSize
 from s2p_runtime.errors import S2PError
 
 MakeModel = Callable[..., Path]
@@ -163,7 +163,7 @@ def test_sd2_says_what_it_predicts(make_model: MakeModel, tmp_path: Path, line: 
         (["conditioner.embedders.0.model.x", "model.diffusion_model.x"], "one of SDXL's two text encoders, as its refiner has"),
         (["conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x", "first_stage_model.x"], "has no U-Net"),
         (["control_model.x"], "ControlNet"),
-        (["lora_unet_down_blocks_0_x.lora_up.weight"], "LoRA file, which goes with --lora"),
+        (["lora_unet_down_blocks_0_x.lora_up.weight"], "LoRA file, which goes with `lora`"),
         (["encoder.down.0.x", "decoder.conv_in.weight"], "VAE alone"),
         (["model.diffusion_model.x", "first_stage_model.x"], "has no text encoder"),
         (["words"], "no checkpoint known"),
@@ -198,8 +198,8 @@ def test_too_little_memory_is_foreseen(family_models: dict[str, Path], monkeypat
     floats = [sum(p.numel() for p in part.state_dict().values() if p.is_floating_point()) for part in parts]
     # Float32, the U-Net's integers beside it, and half a GiB of libraries.
     needed = 4 * sum(floats) + floats[0] + 2**29
-    monkeypatch.setattr("s2p_mobile.loading.resources.available_memory", lambda: needed)
+    monkeypatch.setattr("s2p_converters.core.resources.available_memory", lambda: needed)
     Model(family_models["sd1"]).load()
-    monkeypatch.setattr("s2p_mobile.loading.resources.available_memory", lambda: needed - 1)
+    monkeypatch.setattr("s2p_converters.core.resources.available_memory", lambda: needed - 1)
     with pytest.raises(S2PError, match=r"in float32 needs about .* of memory"):
         Model(family_models["sd1"]).load()

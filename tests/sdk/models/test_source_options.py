@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import s2p_runtime.bench
-from s2p_mobile.artist import draw_source
+from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
-from s2p_mobile.evaluation import open_source
-from s2p_mobile.models import open_model
-from s2p_mobile.picture_size import PictureSize
-from s2p_mobile.plan import plan_for
-from s2p_mobile.sensitivity import read_sensitivity
-from s2p_mobile.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_mobile.judge.artist import draw_source
+from s2p_mobile.judge.evaluation import open_source
+from s2p_mobile.quantize.sensitivity import read_sensitivity
+from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Silent
 
@@ -95,9 +95,9 @@ def test_evaluate_names_what_does_not_fit(make_model: MakeModel, tmp_path: Path,
 
 
 def test_a_checkpoint_of_another_size_is_not_compared(tmp_path: Path) -> None:
-    from s2p_mobile.checkpointing import write_checkpoint
-    from s2p_mobile.jobs import make_job
-    from s2p_mobile.methods import run_method
+    from s2p_mobile.quantize.checkpointing import write_checkpoint
+    from s2p_mobile.quantize.jobs import make_job
+    from s2p_mobile.quantize.methods import run_method
 
     job = make_job(
         None, recipe_name="w4a8-mixed", scheduler=None, steps=1, guidance=None, prompts=None, seed=0, progress=Silent(),
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_size_is_not_compared(tmp_path: Path) -> None:
     )
     job = type(job)(**{**job.__dict__, "recipe": plain})
     write_checkpoint(job, "rtn", run_method("rtn", job), tmp_path)
-    with pytest.raises(S2PError, match="pass that as --size"):
+    with pytest.raises(S2PError, match="pass that as `size`"):
         open_source(tmp_path)
     assert open_source(tmp_path, open_model(None, PictureSize(96, 64))).maker.latent_shape == (1, 4, 16, 24)
 

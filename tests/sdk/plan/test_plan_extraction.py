@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_mobile.plan import SCHEDULER_NAMES, extract_plan, make_scheduler
+from s2p_converters.core.plan import SCHEDULER_NAMES, extract_plan, make_scheduler
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.plan import SamplingPlan, denoise
@@ -236,7 +236,7 @@ def test_impossible_step_counts(steps: int) -> None:
 
 def test_a_scheduler_that_clips_in_secret_is_found_out(monkeypatch: Any) -> None:
     """The check by random numbers sees what no option tells: a clamp that unit vectors do not reach."""
-    from s2p_mobile.plan import double
+    from s2p_converters.core.plan import double
 
     kind = double.double_precision(make_scheduler("ddim", STABLE_DIFFUSION)).__class__
     step = kind.step

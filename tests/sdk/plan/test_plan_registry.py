@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 
-from s2p_mobile.plan import SCHEDULER_NAMES, extract_plan, make_scheduler, plan_for
+from s2p_converters.core.plan import SCHEDULER_NAMES, extract_plan, make_scheduler, plan_for
 from s2p_runtime.errors import S2PError
 
 CONFIG: dict[str, Any] = {

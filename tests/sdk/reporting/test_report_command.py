@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from scipy.stats import ecdf
 
 from s2p_mobile.cli.app import run
-from s2p_mobile.reporting.charts import Series, distribution, line_chart, thin
+from s2p_mobile.judge.reports.charts import Series, distribution, line_chart, thin
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 Fails = Callable[..., str]

@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from s2p_mobile.sensitivity import LayerSensitivity, Sensitivity, compare, comparison_lines
-from s2p_mobile.sensitivity.comparison import kendall, ranks, spearman
-from s2p_mobile.sensitivity.plot import plot_comparison
+from s2p_mobile.quantize.sensitivity import LayerSensitivity, Sensitivity, compare, comparison_lines
+from s2p_mobile.quantize.sensitivity.comparison import kendall, ranks, spearman
+from s2p_mobile.quantize.sensitivity.plot import plot_comparison
 from s2p_runtime.errors import S2PError
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from s2p_mobile.sensitivity import CallSample, estimator_names, rank_layers
-from s2p_mobile.sensitivity.fisher import weighted_fisher
-from s2p_mobile.sensitivity.gradient import first_order
-from s2p_mobile.sensitivity.hutchinson import hessian_traces
-from s2p_mobile.sensitivity.probes import normal_probe, rademacher_probe
-from s2p_mobile.sensitivity.registry import Measurement
-from s2p_mobile.sensitivity.rounding import round_layers
-from s2p_mobile.sensitivity.samples import mean_signal
+from s2p_mobile.quantize.sensitivity import CallSample, estimator_names, rank_layers
+from s2p_mobile.quantize.sensitivity.fisher import weighted_fisher
+from s2p_mobile.quantize.sensitivity.gradient import first_order
+from s2p_mobile.quantize.sensitivity.hutchinson import hessian_traces
+from s2p_mobile.quantize.sensitivity.probes import normal_probe, rademacher_probe
+from s2p_mobile.quantize.sensitivity.registry import Measurement
+from s2p_mobile.quantize.sensitivity.rounding import round_layers
+from s2p_mobile.quantize.sensitivity.samples import mean_signal
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.progress import Silent

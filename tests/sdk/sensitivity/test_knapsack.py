@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from s2p_mobile.quantization.knapsack import Choices, solve
+from s2p_mobile.quantize.knapsack import Choices, solve
 
 
 def enumerated(items: list[Choices], budget: int) -> float:

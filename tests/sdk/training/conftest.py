@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from s2p_mobile.latents import LatentDataset, LatentJob, write_latents
-from s2p_mobile.models import Model
-from s2p_mobile.preparation.starting_point import starting_point
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.recipes import Recipe
-from s2p_mobile.training import StudentSpec
-from s2p_mobile.trajectory import float_unet
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
+from s2p_mobile.quantize.preparation.starting_point import starting_point
+from s2p_mobile.quantize.recipes import Recipe
+from s2p_mobile.quantize.training import StudentSpec
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.plan import SamplingPlan
 
 PROMPTS = tuple(f"a {thing} on a {colour} background" for thing in ("cat", "fox") for colour in ("red", "blue"))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from s2p_mobile.latents import LatentDataset
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.training.batches import Batch, Batches, CallSampler, make_batches
-from s2p_mobile.trajectory import Prompt, draw_latents, float_unet
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.latents import LatentDataset
+from s2p_mobile.quantize.training.batches import Batch, Batches, CallSampler, make_batches
+from s2p_mobile.sources.trajectory import Prompt, draw_latents, float_unet
 from s2p_runtime.errors import S2PError
 
 MakeBatches = Callable[..., Batches]
@@ -111,7 +111,7 @@ def test_serial_walks_the_sampler_with_fp_outputs(
         # The walk's noise is its own: the loop for one prompt is started from the state that the batch shows.
         start = shown[0].samples[k : k + 1].numpy() / np.float32(job.plan.calls[0].input_scale)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("s2p_mobile.trajectory.initial_latents", lambda *_, start=start: start)
+            patch.setattr("s2p_mobile.sources.trajectory.initial_latents", lambda *_, start=start: start)
             draw_latents(unet, job.plan, prompt, job.guidance, job.latent_shape, keep)
         for call in range(5):
             close = {"rtol": 1e-3, "atol": 1e-4}  # another batch size, five calls

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from s2p_converters.checkpoint import open_checkpoint
-from s2p_converters.reference import reference_unet
-from s2p_converters.unet import LayerSpec
-from s2p_mobile.checkpointing import write_checkpoint
-from s2p_mobile.latents import LatentDataset
-from s2p_mobile.quantization.grid import snap_activation_scale
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.training import StudentSpec, Trainer
-from s2p_mobile.training.fake_quant import TrainedLayer, TrainedTables
-from s2p_mobile.training.student import quantized_unet, trained_layers
-from s2p_mobile.workers import Workers
+from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_converters.core.graph import LayerSpec
+from s2p_converters.core.reference import reference_unet
+from s2p_mobile.quantize.checkpointing import write_checkpoint
+from s2p_mobile.quantize.grid import snap_activation_scale
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.latents import LatentDataset
+from s2p_mobile.quantize.training import StudentSpec, Trainer
+from s2p_mobile.quantize.training.fake_quant import TrainedLayer, TrainedTables
+from s2p_mobile.quantize.training.student import quantized_unet, trained_layers
+from s2p_mobile.quantize.workers import Workers
 
 SPECS = {
     "conv": LayerSpec("layer", "conv", 3, 5, kernel=3, padding=1),

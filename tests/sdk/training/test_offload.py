@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from s2p_mobile.cli.app import run
-from s2p_mobile.latents import LatentDataset
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.training import StudentSpec, Trainer, fingerprint
-from s2p_mobile.training.offload import saved_elsewhere
-from s2p_mobile.workers import Workers
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.latents import LatentDataset
+from s2p_mobile.quantize.training import StudentSpec, Trainer, fingerprint
+from s2p_mobile.quantize.training.offload import saved_elsewhere
+from s2p_mobile.quantize.workers import Workers
 
 MakeJob = Callable[..., QuantizationJob]
 

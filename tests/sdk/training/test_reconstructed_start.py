@@ -13,23 +13,23 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from s2p_converters.unet import layer_specs, split_shortcuts
-from s2p_mobile.forecast import make_forecast
-from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods import run_method
-from s2p_mobile.preparation import reconstructed
-from s2p_mobile.preparation.reconstructed import reconstructed_weights
-from s2p_mobile.preparation.student import prepare
-from s2p_mobile.quantization.grid import weight_scale
-from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.reconstruction import memory
-from s2p_mobile.reconstruction.calls import read_calls
-from s2p_mobile.reconstruction.layers import RoundedLayer
-from s2p_mobile.reconstruction.rounding import learn_rounding
-from s2p_mobile.reconstruction.walk import Walk, reconstruction_units
-from s2p_mobile.training.student import build_student, trained_layers
-from s2p_mobile.training.work import ROUNDING_FOLDER
-from s2p_mobile.trajectory import float_unet
+from s2p_converters.core.graph import layer_specs, split_shortcuts
+from s2p_mobile.quantize.forecast import make_forecast
+from s2p_mobile.quantize.grid import weight_scale
+from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
+from s2p_mobile.quantize.latents import LatentDataset
+from s2p_mobile.quantize.methods import run_method
+from s2p_mobile.quantize.preparation import reconstructed
+from s2p_mobile.quantize.preparation.reconstructed import reconstructed_weights
+from s2p_mobile.quantize.preparation.student import prepare
+from s2p_mobile.quantize.rounding import memory
+from s2p_mobile.quantize.rounding.calls import read_calls
+from s2p_mobile.quantize.rounding.layers import RoundedLayer
+from s2p_mobile.quantize.rounding.learned import learn_rounding
+from s2p_mobile.quantize.rounding.walk import Walk, reconstruction_units
+from s2p_mobile.quantize.training.student import build_student, trained_layers
+from s2p_mobile.quantize.training.work import ROUNDING_FOLDER
+from s2p_mobile.sources.trajectory import float_unet
 
 MakeJob = Callable[..., QuantizationJob]
 START = {"start": {"rounding": "adaround", "iterations": 80, "samples": 24}, "loss": {"calls": "uniform"}}

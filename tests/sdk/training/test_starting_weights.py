@@ -14,21 +14,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from s2p_converters.packing import integer_range
-from s2p_converters.unet import StepUNet, layer_specs
-from s2p_mobile.latents import LatentDataset, LatentJob, write_latents
-from s2p_mobile.methods.registry import run_method
-from s2p_mobile.models import Model
-from s2p_mobile.preparation.latents import job_latents
-from s2p_mobile.preparation.student import prepare
-from s2p_mobile.quantization import moments as moments_module
-from s2p_mobile.quantization.gptq import compensated
-from s2p_mobile.quantization.grid import quantize_weight, weight_scale
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.quantization.moments import WeightedCalls, block_columns, input_moments
-from s2p_mobile.training.influence import call_influence, call_weights
-from s2p_mobile.trajectory import float_unet
-from s2p_mobile.workers import Workers
+from s2p_converters.core.graph import StepUNet, layer_specs
+from s2p_converters.core.packing import integer_range
+from s2p_mobile.quantize import moments as moments_module
+from s2p_mobile.quantize.grid import quantize_weight, weight_scale
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
+from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.quantize.moments import WeightedCalls, block_columns, input_moments
+from s2p_mobile.quantize.preparation.latents import job_latents
+from s2p_mobile.quantize.preparation.student import prepare
+from s2p_mobile.quantize.rounding.gptq import compensated
+from s2p_mobile.quantize.training.influence import call_influence, call_weights
+from s2p_mobile.quantize.workers import Workers
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.plan import SamplingPlan, denoise
 
 MakeJob = Callable[..., QuantizationJob]

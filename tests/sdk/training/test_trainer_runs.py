@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_mobile.interruption import Interrupted
-from s2p_mobile.latents import LatentDataset
-from s2p_mobile.methods.registry import run_method
-from s2p_mobile.quantization.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.training import STATE_NAME, Diverged, StudentSpec, Trainer, fingerprint, load_state
-from s2p_mobile.training.fake_quant import TrainedTables
-from s2p_mobile.training.guard import Guard
-from s2p_mobile.training.log import LOG_NAME, PLOT_NAME, read_log
-from s2p_mobile.training.student import trained_layers
-from s2p_mobile.workers import Workers
+from s2p_mobile.quantize.interruption import Interrupted
+from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
+from s2p_mobile.quantize.latents import LatentDataset
+from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.quantize.training import STATE_NAME, Diverged, StudentSpec, Trainer, fingerprint, load_state
+from s2p_mobile.quantize.training.fake_quant import TrainedTables
+from s2p_mobile.quantize.training.guard import Guard
+from s2p_mobile.quantize.training.log import LOG_NAME, PLOT_NAME, read_log
+from s2p_mobile.quantize.training.student import trained_layers
+from s2p_mobile.quantize.workers import Workers
 from s2p_runtime.errors import S2PError
 
 MakeJob = Callable[..., QuantizationJob]
@@ -105,11 +105,11 @@ def test_killed_and_resumed_ends_in_the_same_bytes(
 import os, signal, torch
 from contextlib import contextmanager
 from pathlib import Path
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.methods.registry import run_method
-from s2p_mobile.models import Model
-from s2p_mobile.plan.registry import plan_for
-from s2p_mobile.recipes import Recipe
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.sources.model import Model
+from s2p_converters.core.plan.schedulers import plan_for
+from s2p_mobile.quantize.recipes import Recipe
 torch.set_num_threads(1)
 class Killer:
     @contextmanager
@@ -132,7 +132,7 @@ run_method("s2p", QuantizationJob(model, plan, recipe, {job.prompts!r}, 4.0, 2, 
     assert job.work is not None
     # Reported before it is saved: the fourth iteration is lost, and its log line must not stay.
     assert load_state(job.work / STATE_NAME, fingerprint(job)).iteration == 3
-    with pytest.raises(S2PError, match=r"training state lies in .*--resume"):
+    with pytest.raises(S2PError, match=r"training state lies in .*`resume`"):
         run_method("s2p", make_job(SAVE_ALWAYS, latents=latents.folder, work=job.work))
     assert content(run_method("s2p", job)) == whole
     assert [line.iteration for line in read_log(job.work / LOG_NAME)] == [1, 2, 3, 4, 5, 6]
@@ -146,7 +146,7 @@ def test_ctrl_c_and_resume_in_every_pipeline(
     training = {"pipeline": pipeline, "iterations": 7, "accumulate": 2}
     undisturbed = content(trainer(make_job(training), start, latents, folder / "a").run())
     job = make_job(training, progress=At(4, lambda: os.kill(os.getpid(), signal.SIGINT)))
-    with pytest.raises(Interrupted, match="--resume") as caught:
+    with pytest.raises(Interrupted, match="`resume`") as caught:
         trainer(job, start, latents, folder / "b").run()
     assert caught.value.exit_status == 3
     resumed = trainer(make_job(training), start, latents, folder / "b")

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from s2p_converters.unet import LayerSpec
-from s2p_mobile.quantization.grid import quantize_weight, weight_scale
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.recipes.training import FreezingRule, TrainingRule
-from s2p_mobile.time_tables import time_tables
-from s2p_mobile.training.fake_quant import TrainedLayer
-from s2p_mobile.training.freezing import OscillationTracker
-from s2p_mobile.training.loss import combined, feature_error, output_error
-from s2p_mobile.training.optimizer import Average, schedule
-from s2p_mobile.training.time_path import job_time_path
-from s2p_mobile.workers import choose_device
+from s2p_converters.core.graph import LayerSpec
+from s2p_mobile.quantize.grid import quantize_weight, weight_scale
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.recipes.training import FreezingRule, TrainingRule
+from s2p_mobile.quantize.training.fake_quant import TrainedLayer
+from s2p_mobile.quantize.training.freezing import OscillationTracker
+from s2p_mobile.quantize.training.loss import combined, feature_error, output_error
+from s2p_mobile.quantize.training.optimizer import Average, schedule
+from s2p_mobile.quantize.training.time_path import job_time_path
+from s2p_mobile.quantize.workers import choose_device
+from s2p_mobile.sources.time_tables import time_tables
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import guide
 

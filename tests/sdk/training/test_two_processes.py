@@ -15,20 +15,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.training import STATE_NAME
-from s2p_mobile.workers import join_workers
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.training import STATE_NAME
+from s2p_mobile.quantize.workers import join_workers
 from s2p_runtime.errors import S2PError
 
 SCRIPT = """
 import json, sys, torch
 from pathlib import Path
-from s2p_mobile.quantization.job import QuantizationJob
-from s2p_mobile.methods.registry import run_method
-from s2p_mobile.models import Model
-from s2p_mobile.plan.registry import plan_for
-from s2p_mobile.recipes import Recipe
-from s2p_mobile.workers import join_workers
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.sources.model import Model
+from s2p_converters.core.plan.schedulers import plan_for
+from s2p_mobile.quantize.recipes import Recipe
+from s2p_mobile.quantize.workers import join_workers
 
 torch.set_num_threads(1)
 options = json.loads(Path(sys.argv[1]).read_text())
@@ -137,8 +137,8 @@ def test_same_latents_and_same_loss(
 
 SHARES = """
 import json, sys, torch
-from s2p_mobile.training.shares import Shares
-from s2p_mobile.workers import join_workers
+from s2p_mobile.quantize.training.shares import Shares
+from s2p_mobile.quantize.workers import join_workers
 
 workers = join_workers("cpu")
 torch.manual_seed(0)

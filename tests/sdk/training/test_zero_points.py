@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s2p_mobile.quantization.grid import CLIP_RATIOS
-from s2p_mobile.quantization.histogram import Histogram, activation_scale
-from s2p_mobile.quantization.zero_points import SHARES, SignedHistogram, merge_signed, range_scale, zero_point
+from s2p_mobile.quantize.grid import CLIP_RATIOS
+from s2p_mobile.quantize.histogram import Histogram, activation_scale
+from s2p_mobile.quantize.zero_points import SHARES, SignedHistogram, merge_signed, range_scale, zero_point
 
 BINS = 1024
 

@@ -1,0 +1,1 @@
+"""Core ML: ML Programs for iPhone, iPad and Mac."""

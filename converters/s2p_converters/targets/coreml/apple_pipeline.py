@@ -1,0 +1,184 @@
+"""What the Swift pipeline of apple/ml-stable-diffusion fixes by itself, and the settings under which a model fits it.
+
+The pipeline calls its own scheduler. The tables of a quantized U-Net hold the plan's calls, so the scheduler of the app must
+visit those timesteps, each once. Formulas: ``Scheduler.swift`` (PNDM) and ``DPMSolverMultistepScheduler.swift``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.targets.coreml.apple import call_thresholds, nearest_call
+from s2p_runtime.errors import S2PError
+from s2p_runtime.feeds import told_timestep
+
+_TRAIN_STEPS = 1000
+_NOISE_SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": _TRAIN_STEPS,
+}
+_BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
+DEFAULT_SCALE_FACTOR = 0.18215
+_PNDM, _DPM = ".pndmScheduler", ".dpmSolverMultistepScheduler"
+_SAME_RULE = {_PNDM: "PNDMScheduler", _DPM: "DPMSolverMultistepScheduler"}
+
+
+def _rounded(value: float) -> int:
+    """Halves upwards, as Swift's ``round`` does for positive numbers."""
+    return math.floor(value + 0.5)
+
+
+def pndm_timesteps(steps: int) -> list[int]:
+    """Timesteps of ``PNDMScheduler(stepCount:)``: steps + 1 calls, the second timestep twice."""
+    forward = [k * (_TRAIN_STEPS // steps) + 1 for k in range(steps)]
+    return [*forward[:-1], forward[-2], forward[-1]][::-1]
+
+
+def linspace_timesteps(steps: int) -> list[int]:
+    """Timesteps of ``DPMSolverMultistepScheduler(stepCount:, timeStepSpacing: .linspace)``."""
+    return [_rounded(t) for t in np.linspace(0, _TRAIN_STEPS - 1, steps + 1)[1:][::-1].tolist()]
+
+
+def leading_timesteps(steps: int) -> list[int]:
+    """The same with ``.leading``."""
+    ratio = (_TRAIN_STEPS - 1) // (steps + 1)
+    return [1 + k * ratio for k in range(1, steps + 1)][::-1]
+
+
+def karras_timesteps(steps: int) -> list[int]:
+    """The same with ``.karras``: Karras et al. 2022, equation 5 with rho 7, between the ends of the noise schedule."""
+    betas = np.linspace(_NOISE_SCHEDULE["beta_start"] ** 0.5, _NOISE_SCHEDULE["beta_end"] ** 0.5, _TRAIN_STEPS) ** 2  # type: ignore[operator]
+    kept = np.cumprod(1 - betas)
+    log_sigmas = np.log((1 - kept) / kept) / 2
+    ends = np.exp(log_sigmas[[-1, 0]] / 7)
+    sigmas = (ends[0] + np.linspace(0, 1, steps) * (ends[1] - ends[0])) ** 7
+    return [_rounded(t) for t in np.interp(np.log(sigmas), log_sigmas, np.arange(_TRAIN_STEPS)).tolist()]
+
+
+_SCHEDULES: tuple[tuple[str, str | None, Callable[[int], list[int]]], ...] = (
+    (_PNDM, None, pndm_timesteps),
+    (_DPM, ".linspace", linspace_timesteps),
+    (_DPM, ".leading", leading_timesteps),
+    (_DPM, ".karras", karras_timesteps),
+)
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """Values for the pipeline's ``Configuration``.
+
+    Attributes:
+        scheduler: ``schedulerType``, and ``spacing`` its ``schedulerTimestepSpacing``; None: no scheduler of the pipeline
+            visits every call of the plan once.
+        steps: ``stepCount``.
+        guidance: ``guidanceScale``; 0 for a model without guidance.
+        scale_factor: ``decoderScaleFactor``.
+        notes: what else differs from s2p-mobile, for people.
+    """
+
+    scheduler: str | None
+    spacing: str | None
+    steps: int
+    guidance: float
+    scale_factor: float
+    notes: tuple[str, ...]
+
+    def describe(self) -> str:
+        """The assignments as one line of Swift."""
+        values = {
+            "schedulerType": self.scheduler,
+            "schedulerTimestepSpacing": self.spacing,
+            "stepCount": self.steps,
+            "guidanceScale": f"{self.guidance:g}",
+            "decoderScaleFactor": f"{self.scale_factor:g}" if self.scale_factor != DEFAULT_SCALE_FACTOR else None,
+        }
+        return ", ".join(f"{name} = {value}" for name, value in values.items() if value is not None)
+
+
+def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
+    """The pipeline's settings for a checkpoint.
+
+    Raises:
+        S2PError: the pipeline cannot draw with this model: its noise schedule, prediction type, latent shift or the tokens
+            that frame a prompt are others than the pipeline's own.
+    """
+    manifest = checkpoint.manifest
+    plan = manifest.plan
+    if manifest.conditioning is not None:
+        raise _unsuitable("has two text encoders and a time table of its own for each prompt (SDXL), this layout one for all")
+    if plan.prediction_type != "epsilon":
+        raise _unsuitable(f"predicts {plan.prediction_type}, the pipeline expects epsilon")
+    if manifest.latents.shift_factor != 0:
+        raise _unsuitable("shifts its latents, the pipeline only scales them")
+    _check_noise_schedule(checkpoint)
+    _check_tokens(checkpoint)
+    notes = []
+    if manifest.tokenizer.pad_id != manifest.tokenizer.eos_id:
+        notes.append(f"the pipeline pads prompts with {_EOS}, this model was trained with token {manifest.tokenizer.pad_id}")
+    scheduler, spacing, steps = _matching_schedule(plan.timesteps)
+    if scheduler is None:
+        notes.append("no scheduler of the pipeline visits every call of the plan once; each timestep uses the nearest call")
+    elif plan.scheduler != _SAME_RULE[scheduler] or any(call.noise for call in plan.calls):
+        notes.append(
+            f"the plan is of {plan.scheduler}; the pipeline's scheduler makes the same calls and combines them otherwise"
+        )
+    guidance = manifest.guidance if manifest.guidance > 1 else 0.0
+    return PipelineSettings(scheduler, spacing, steps, guidance, manifest.latents.scaling_factor, tuple(notes))
+
+
+def _matching_schedule(timesteps: list[float]) -> tuple[str | None, str | None, int]:
+    """The scheduler whose timesteps come nearest among those that find the same calls as the plan's own timesteps."""
+    thresholds = call_thresholds(timesteps)
+    found = [nearest_call(thresholds, told_timestep(t)) for t in timesteps]
+    fitting = []
+    for scheduler, spacing, schedule in _SCHEDULES:
+        steps = len(timesteps) - (scheduler == _PNDM)
+        if not (2 if scheduler == _PNDM else 1) <= steps < _TRAIN_STEPS:
+            continue
+        visited = schedule(steps)
+        if [nearest_call(thresholds, t) for t in visited] == found:
+            distance = sum(abs(a - b) for a, b in zip(visited, timesteps, strict=True))
+            fitting.append((distance, scheduler, spacing, steps))
+    if not fitting:
+        return None, None, len(timesteps)
+    _, chosen, chosen_spacing, chosen_steps = min(fitting, key=lambda entry: entry[0])
+    return chosen, chosen_spacing, chosen_steps
+
+
+def _check_noise_schedule(checkpoint: Checkpoint) -> None:
+    path = checkpoint.folder / "scheduler" / "scheduler_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise S2PError(
+            f"{path} is not readable JSON ({error})", "make the checkpoint again with s2p-mobile quantize"
+        ) from error
+    for name, value in _NOISE_SCHEDULE.items():
+        if config.get(name) != value or config.get("trained_betas") is not None:
+            raise _unsuitable(f"was trained with {name} {config.get(name)}, the pipeline's schedulers have {value}")
+
+
+def _check_tokens(checkpoint: Checkpoint) -> None:
+    spec = checkpoint.manifest.tokenizer
+    path = checkpoint.folder / spec.vocab
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise S2PError(
+            f"{path} is not readable JSON ({error})", "make the checkpoint again with s2p-mobile quantize"
+        ) from error
+    for token, expected in ((_BOS, spec.bos_id), (_EOS, spec.eos_id)):
+        if vocabulary.get(token) != expected:
+            raise _unsuitable(f"frames a prompt with token {expected}, the pipeline with {token}")
+
+
+def _unsuitable(reason: str) -> S2PError:
+    return S2PError(f"`layout=apple`: the model {reason}", "leave the option out and draw with the plan", "layout")

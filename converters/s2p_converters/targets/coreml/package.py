@@ -1,0 +1,136 @@
+"""torch module -> .mlpackage, silently and with the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s2p_converters.targets.coreml.emission import PASS_NAME, WeightTable
+from s2p_runtime.component import TensorSpec
+from s2p_runtime.errors import S2PError
+from s2p_runtime.quiet import quiet_import
+
+with quiet_import():
+    import coremltools as ct
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
+    from coremltools.proto import Model_pb2
+    from torch.ao.quantization.fx import _decomposed as _quantized_decomposed_operators
+
+assert _quantized_decomposed_operators  # its import registers torch.ops.quantized_decomposed
+
+if "alias" not in _TORCH_OPS_REGISTRY:
+
+    @register_torch_op
+    def alias(context: Any, node: Any) -> None:
+        """``aten.alias`` returns its input; transformers' text encoders export it and coremltools does not know it."""
+        context.add(_get_inputs(context, node, expected=1)[0], torch_name=node.name)
+
+
+_FOLDING_PASSES = {"common::fuse_conv_scale", "common::fuse_conv_batchnorm", "common::fuse_elementwise_to_batchnorm"}
+"""They multiply a layer's output scale into its weights, which then are no longer the checkpoint's integers."""
+_HALVING_PASS = "common::add_fp16_cast"
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a component and its example value or shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def spec(self) -> TensorSpec:
+        """For the manifest."""
+        return TensorSpec.model_validate({"name": self.name, "dtype": self.dtype, "shape": self.shape})
+
+    def example(self) -> Tensor:
+        """Zeros of the port's shape and type."""
+        return torch.zeros(self.shape, dtype=getattr(torch, self.dtype))
+
+
+@torch.no_grad()
+def convert_module(
+    module: nn.Module,
+    inputs: Sequence[Port],
+    outputs: Port | Sequence[Port],
+    path: Path,
+    *,
+    minimum_os: str,
+    half: bool,
+    weights: WeightTable | None = None,
+) -> None:
+    """Export a module and write it as an ML Program.
+
+    Args:
+        module: its forward takes the inputs in order and returns one tensor, or a tuple of several.
+        outputs: what it returns; a port's dtype decides that of the program's interface.
+        path: the .mlpackage folder to create.
+        minimum_os: ``iOS16``, ``iOS17`` or ``iOS18``.
+        half: compute in float16; inputs and outputs stay float32 at the interface.
+        weights: constants to be replaced by compressed ones.
+
+    Raises:
+        S2PError: torch or coremltools cannot convert the module, or a weight's constant is not in the program.
+    """
+    results = [outputs] if isinstance(outputs, Port) else list(outputs)
+    pipeline = ct.PassPipeline.DEFAULT
+    pipeline.remove_passes(_FOLDING_PASSES)
+    if weights is not None:
+        # Of a float32 program coremltools removes the casting pass, and ours is the last.
+        pipeline.insert_pass(pipeline.passes.index(_HALVING_PASS) if half else len(pipeline.passes), PASS_NAME)
+        pipeline.set_options(PASS_NAME, {"table": weights})
+    try:
+        with quiet_import():
+            program = torch.export.export(module.eval(), tuple(port.example() for port in inputs), strict=False)
+            model = ct.convert(
+                program.run_decompositions({}),
+                inputs=[ct.TensorType(name=port.name, shape=port.shape, dtype=_numpy_type(port)) for port in inputs],
+                outputs=[ct.TensorType(name=port.name, dtype=_numpy_type(port)) for port in results],
+                minimum_deployment_target=getattr(ct.target, minimum_os),
+                compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+                pass_pipeline=pipeline,
+                skip_model_load=True,
+            )
+            model.save(str(path))
+    except OSError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise S2PError(f"Core ML conversion of {path.stem} failed ({reason})", "report it with the model") from error
+    if weights is not None and weights.missing:
+        raise S2PError(f"Core ML program lacks the constant {weights.missing[0]}", "report it with the model")
+    _make_reproducible(path)
+
+
+def _numpy_type(port: Port) -> Any:
+    return np.dtype(port.dtype).type
+
+
+def _make_reproducible(package: Path) -> None:
+    """Replace random identifiers and the date, so that equal programs are equal bytes."""
+    manifest_path = package / "Manifest.json"
+    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    names = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for old, entry in manifest["itemInfoEntries"].items()}
+    entries = {names[old]: entry for old, entry in manifest["itemInfoEntries"].items()}
+    manifest["itemInfoEntries"] = dict(sorted(entries.items()))
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    manifest_path.write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
+    model_path = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    model = Model_pb2.Model()
+    model.ParseFromString(model_path.read_bytes())
+    model.description.metadata.userDefined.clear()
+    model.description.metadata.userDefined["s2p-mobile"] = "made by s2p-mobile"
+    model_path.write_bytes(model.SerializeToString(deterministic=True))
+    (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+    for path in (model_path, *model_path.parent.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)

@@ -1,0 +1,1 @@
+"""ExecuTorch: .pte programs for Android and Linux boards."""

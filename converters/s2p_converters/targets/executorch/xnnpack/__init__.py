@@ -1,0 +1,1 @@
+"""Integer programs for XNNPACK, ExecuTorch's CPU backend."""

@@ -1,0 +1,1 @@
+"""Drawing and judging pictures: one walker, evaluation, metrics, reports."""

@@ -1,1 +1,0 @@
-"""Reading source models: weights of a component, single-file checkpoints, LoRA files."""

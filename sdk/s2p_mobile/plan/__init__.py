@@ -1,6 +1,0 @@
-"""Samplers as data: a diffusers scheduler is probed once and becomes a :class:`s2p_runtime.plan.SamplingPlan`."""
-
-from s2p_mobile.plan.probe import extract_plan
-from s2p_mobile.plan.registry import SCHEDULER_NAMES, make_scheduler, plan_for
-
-__all__ = ["SCHEDULER_NAMES", "extract_plan", "make_scheduler", "plan_for"]

@@ -1,1 +1,0 @@
-"""Grids, calibration and bit allocation."""

@@ -1,0 +1,124 @@
+"""Input statistics of every layer at every call, recorded on the FP trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from s2p_converters.core.graph import StepUNet
+from s2p_mobile.quantize.histogram import Histogram, halved
+from s2p_mobile.quantize.recipes import ActivationRule
+from s2p_mobile.quantize.zero_points import SignedHistogram, merge_signed, range_scale, zero_point
+from s2p_mobile.sources.trajectory import Prompt, draw_latents
+from s2p_runtime.plan import SamplingPlan
+
+BINS = 1024
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """Histograms of the layers' inputs. Every value counts: a subset would miss the rare large ones, and a
+    search for the least error would then clip them.
+
+    Attributes:
+        names: layers, L of them.
+        largest: float32 [2, T, L], largest magnitude of the negative values and of the others.
+        counts: float32 [2, T, L, BINS], how many of them lie in each bin of [0, reach].
+        reach: float32 [T, L], upper end of the last bin.
+    """
+
+    names: list[str]
+    largest: Tensor
+    counts: Tensor
+    reach: Tensor
+
+    def grids(self, bits: int, rule: ActivationRule) -> tuple[Tensor, dict[str, int]]:
+        """Activation table, float32 [T, L], and the zero point of each layer; without ``per_step`` every call gets the scale of all
+        calls together."""
+        steps = self.reach.shape[0]
+        table, zeros = torch.ones(steps, len(self.names)), dict.fromkeys(self.names, 0)
+        for column, name in enumerate(self.names):
+            histograms = [self._histogram(step, column) for step in range(steps)]
+            if not rule.per_step:
+                histograms = [merge_signed(histograms)]
+            if rule.zero_points:
+                zeros[name] = zero_point(histograms, bits, rule.search, rule.percentile)
+            scales = [range_scale(histogram, zeros[name], bits, rule.search, rule.percentile) for histogram in histograms]
+            table[:, column] = torch.stack(scales)
+        return table, zeros
+
+    def _histogram(self, step: int, column: int) -> SignedHistogram:
+        reach = float(self.reach[step, column])
+        negative, positive = (
+            Histogram(self.counts[side, step, column], reach, float(self.largest[side, step, column])) for side in range(2)
+        )
+        return SignedHistogram(negative, positive)
+
+
+class _Recorder:
+    """Collects layer inputs of one call after another."""
+
+    def __init__(self, unet: StepUNet, names: Sequence[str], steps: int) -> None:
+        self.names = list(names)
+        self.largest = torch.zeros(2, steps, len(self.names))
+        self.counts = torch.zeros(2, steps, len(self.names), BINS)
+        self.reach = torch.zeros(steps, len(self.names))
+        self.seen: dict[str, Tensor] = {}
+        modules = dict(unet.named_modules())
+        self.handles = [modules[name].register_forward_pre_hook(self._keep(name)) for name in self.names]
+
+    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.seen[name] = inputs[0]
+
+        return hook
+
+    def store(self, call: int) -> None:
+        """Reduce what the last U-Net call left in ``seen``."""
+        for column, name in enumerate(self.names):
+            values = self.seen[name].reshape(-1).float()
+            lowest, highest = values.aminmax()
+            ends = torch.stack([-lowest, highest]).clamp(min=0.0)
+            largest = float(ends.max())
+            reach = float(self.reach[call, column])
+            if reach == 0.0:
+                reach = largest or 1.0
+            while reach < largest:
+                for side in self.counts:
+                    side[call, column] = halved(side[call, column])
+                reach *= 2
+            self.reach[call, column] = reach
+            self.largest[:, call, column] = torch.maximum(self.largest[:, call, column], ends.to(self.largest))
+            # Values outside of the bins, here the negative ones, count nowhere.
+            positive = torch.histc(values, BINS, 0.0, reach).to(self.counts)
+            both = torch.histc(values.abs(), BINS, 0.0, reach).to(self.counts)
+            self.counts[:, call, column] += torch.stack([both - positive, positive])
+        self.seen.clear()
+
+    def close(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def record_activations(
+    unet: StepUNet,
+    plan: SamplingPlan,
+    prompts: Sequence[Prompt],
+    guidance: float,
+    shape: tuple[int, ...],
+    names: Sequence[str],
+    on_prompt: Callable[[int], None] | None = None,
+) -> ActivationStatistics:
+    """Run the FP model on every prompt and record the inputs of the named layers at every call."""
+    recorder = _Recorder(unet, names, len(plan.calls))
+    try:
+        for index, prompt in enumerate(prompts):
+            draw_latents(unet, plan, prompt, guidance, shape, lambda call, *_: recorder.store(call))
+            if on_prompt is not None:
+                on_prompt(index)
+    finally:
+        recorder.close()
+    return ActivationStatistics(recorder.names, recorder.largest, recorder.counts, recorder.reach)

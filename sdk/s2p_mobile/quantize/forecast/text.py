@@ -1,0 +1,43 @@
+"""A forecast for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from s2p_mobile.quantize.forecast.forecast import Forecast
+
+
+def forecast_lines(forecast: Forecast) -> Iterator[str]:
+    """Lines to print."""
+    parameters = ", ".join(f"{name} {count / 1e6:,.2f} M" for name, count in forecast.parameters.items())
+    yield f"{forecast.model}, method {forecast.method}, recipe {forecast.recipe}"
+    yield f"parameters: {parameters}"
+    listing = ", ".join(f"{count} x {_width(bits)}" for bits, count in forecast.layers.items() if count)
+    yield f"layers: {listing}" + (f"; {forecast.bits_note}" if forecast.bits_note else "")
+    disk = "" if forecast.latents_bytes is None else f"{_size(forecast.latents_bytes)} of latents, "
+    yield f"disk: {disk}at most {_size(forecast.checkpoint_bytes)} of checkpoint"
+    if forecast.memory_bytes is not None:
+        parts = ", ".join(f"{name} {_size(part)}" for name, part in forecast.memory_parts.items() if part)
+        yield f"peak memory: about {_size(forecast.memory_bytes)} ({parts})"
+    least = forecast.least_memory_bytes
+    if forecast.memory_bytes is not None and least is not None and least < forecast.memory_bytes:
+        yield f"with checkpoint_activations: true and precision: bf16 in the recipe's training: about {_size(least)}"
+    stages = ", ".join(f"{name} {count / 1e12:,.1f}" for name, count in forecast.flops.items())
+    yield f"work in TFLOP: {stages}; one U-Net pass {forecast.unet_flops / 1e9:,.2f} GFLOP a sample"
+    for device in forecast.devices:
+        fits = {None: "", True: ", fits", False: ", memory too small"}[device.fits]
+        yield f"time: {_time(device.hours):>9}  {device.name}{fits} (at {device.assumption})"
+
+
+def _width(bits: str) -> str:
+    return "float" if bits == "float" else f"{bits} bits"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _time(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.1f} s"

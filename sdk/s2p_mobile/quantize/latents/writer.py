@@ -1,0 +1,239 @@
+"""Draws FP trajectories and stores them, shard by shard."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from s2p_converters.core.graph import StepUNet
+from s2p_mobile.quantize.interruption import Interrupted, stop_on_interrupt
+from s2p_mobile.quantize.latents.dataset import LatentDataset, open_latents
+from s2p_mobile.quantize.latents.manifest import (
+    LATENTS_VERSION,
+    MANIFEST_NAME,
+    PLAIN_VERSION,
+    SHARD_PROMPTS,
+    TEXTS_FILE,
+    LatentJob,
+    LatentManifest,
+    LatentRequest,
+    Shard,
+    shard_name,
+)
+from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
+from s2p_mobile.quantize.workers import Workers
+from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_pooled
+from s2p_runtime.bundle import FileEntry
+from s2p_runtime.contract import write_contract
+from s2p_runtime.errors import S2PError
+from s2p_runtime.files import atomic_file, refuse_existing, sha256_file
+from s2p_runtime.progress import Progress, Silent
+from s2p_runtime.tensors import read_tensors, write_tensors
+
+_REQUEST_NAME = "request.json"
+_SAMPLES_PER_CALL = 16
+
+
+def partial_folder(out: Path) -> Path:
+    """Where an unfinished set lies: beside ``out``, under a name that ``resume`` finds again."""
+    out = Path(os.path.abspath(out))
+    return out.parent / f".{out.name}.latents-partial"
+
+
+def write_latents(
+    job: LatentJob,
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> LatentDataset:
+    """Draw every prompt with the FP model and store the trajectories in the folder ``out``.
+
+    Shards are written whole or not at all, so an interrupted run goes on with the first missing one and ends in the same bytes.
+    The folder appears under its name when it is complete. Each process of ``workers`` makes its own shards.
+
+    Args:
+        resume: go on with an unfinished set of the same job; a finished one is opened as it is.
+        force: replace an existing set and forget an unfinished one.
+
+    Raises:
+        S2PError: ``out`` exists, an unfinished set is there without ``resume``, the set there is of another job (the message
+            says in what), no space left.
+        Interrupted: Ctrl-C; the finished shards are kept.
+    """
+    workers = workers or Workers("cpu")
+    progress = progress or Silent()
+    if resume and (out / MANIFEST_NAME).is_file():
+        dataset = open_latents(out)
+        dataset.require(job)
+        return dataset
+    scratch = partial_folder(out)
+    problem: S2PError | None = None
+    if workers.main:
+        try:
+            _prepare(job.request, out, scratch, resume, force)
+        except S2PError as error:
+            problem = error
+    workers.check(problem)
+    stopped = False
+    try:
+        stopped = _write_shards(job, scratch, progress, workers)
+    except S2PError as error:
+        problem = error
+    workers.check(problem)
+    if workers.smallest(int(not stopped)) == 0:
+        raise Interrupted(
+            "stopped", f"the finished shards are kept, go on with `resume` (unfinished set in {scratch})", "resume"
+        )
+    if workers.main:
+        _finish(job.request, out, scratch, force)
+    workers.wait()
+    return open_latents(out)
+
+
+def _prepare(request: LatentRequest, out: Path, scratch: Path, resume: bool, force: bool) -> None:
+    """Make the scratch folder, or find it and check that it is of the same job."""
+    refuse_existing(out, force)
+    if scratch.exists() and not resume and not force:
+        raise S2PError(
+            f"an unfinished latent set lies in {scratch}", "pass `resume` to go on or `force` to begin again", "resume"
+        )
+    if scratch.exists() and not resume:
+        shutil.rmtree(scratch)
+    path = scratch / _REQUEST_NAME
+    if not path.is_file():
+        with atomic_file(path) as whole:
+            write_contract(whole, request)
+        return
+    try:
+        difference = LatentRequest.model_validate_json(path.read_text(encoding="utf-8")).difference(request)
+    except (OSError, ValueError) as error:
+        raise S2PError(f"{path} is damaged ({type(error).__name__})", "pass `force` to begin again", "force") from error
+    if difference is not None:
+        raise S2PError(
+            f"the unfinished latent set in {scratch} has {difference}",
+            "repeat its settings, or begin again with `force`",
+            "force",
+        )
+
+
+def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Workers) -> bool:
+    """Write the missing shards of this process; true when the user asked to stop before the end."""
+    request = job.request
+    mine = range(workers.rank, request.shards, workers.count)
+    missing = [index for index in mine if not (scratch / shard_name(index)).is_file()]
+    prompts = {index: request.prompts[index * SHARD_PROMPTS : (index + 1) * SHARD_PROMPTS] for index in mine}
+    if workers.main and request.branches == 2 and not (scratch / TEXTS_FILE).is_file():
+        empty = job.model.encode("", guided=True)
+        tensors = {"token_ids": empty.token_ids[:1], "embeddings": empty.embeddings[:1]}
+        with atomic_file(scratch / TEXTS_FILE) as path:
+            write_tensors(path, tensors | ({} if empty.pooled is None else {"pooled": empty.pooled[:1]}))
+    unet = float_unet(job.model, job.plan).to(workers.device) if missing else None
+    with stop_on_interrupt() as stop, progress.stage("drawing FP trajectories", sum(map(len, prompts.values()))) as advance:
+        for index in mine:
+            if index in missing:
+                assert unet is not None
+                tensors = _draw(job, unet, index * SHARD_PROMPTS, prompts[index], workers.device)
+                with atomic_file(scratch / shard_name(index)) as path:
+                    write_tensors(path, tensors)
+            for _ in prompts[index]:
+                advance()
+            if stop.requested:
+                return True
+    return False
+
+
+@torch.no_grad()
+def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str], device: torch.device) -> dict[str, NDArray[Any]]:
+    """The tensors of one shard: its prompts walk through the plan together."""
+    prompts = [encode_prompt(job.model, text, job.seed + first + k, job.guidance) for k, text in enumerate(texts)]
+    spec = job.model.latents
+    walk = Walk(job.plan, [prompt.seed for prompt in prompts], (1, spec.channels, spec.height, spec.width))
+    embeddings = torch.from_numpy(np.stack([prompt.embeddings for prompt in prompts])).to(device)
+    pooled = stacked_pooled(prompts, device)
+    states, outputs = [], []
+    features: dict[str, list[NDArray[np.float16]]] = {}
+    for call in range(len(job.plan.calls)):
+        sample = walk.scaled
+        output, blocks = run_pairs(unet, torch.from_numpy(sample).to(device), call, embeddings, job.features, pooled)
+        states.append(sample)
+        outputs.append(output.cpu().numpy())
+        for name, value in blocks.items():
+            features.setdefault(name, []).append(value.half().cpu().numpy())
+        walk.advance(guide_pairs(outputs[-1], job.guidance))
+    return {
+        "states": np.stack(states, axis=1),
+        "outputs": np.stack(outputs, axis=1),
+        "final": walk.state,
+        "token_ids": np.stack([prompt.token_ids[-1] for prompt in prompts]),
+        "embeddings": np.stack([prompt.embeddings[-1] for prompt in prompts]),
+        "text_index": np.array(
+            [[0, first + k + 1] if job.request.branches == 2 else [first + k + 1] for k in range(len(texts))], np.int32
+        ),
+        **({} if pooled is None else {"pooled": pooled[:, -1].cpu().numpy()}),
+        **{f"feature.{name}": np.stack(values, axis=1) for name, values in features.items()},
+    }
+
+
+def run_pairs(
+    unet: StepUNet,
+    samples: torch.Tensor,
+    call: int,
+    embeddings: torch.Tensor,
+    features: bool,
+    pooled: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """One call for K runs: samples [K, C, H, W], embeddings [K, B, N, D], pooled text [K, B, P] or None -> outputs [K, B, C, H, W],
+    block outputs [K, B, ...].
+
+    The runs are taken a few at a time, so that a shard's memory does not depend on the size of the model's activations.
+    """
+    branches = embeddings.shape[1]
+    group = max(1, _SAMPLES_PER_CALL // branches)
+    outputs, blocks = [], []
+    step = torch.tensor([call], device=samples.device)
+    for begin in range(0, samples.shape[0], group):
+        text = embeddings[begin : begin + group]
+        batch = samples[begin : begin + group].repeat_interleave(branches, dim=0)
+        of_prompt = None if pooled is None else pooled[begin : begin + group].flatten(0, 1)
+        output, named = unet.with_features(batch, step, text.flatten(0, 1), of_prompt)
+        outputs.append(output.unflatten(0, (-1, branches)))
+        if features:
+            blocks.append({name: value.unflatten(0, (-1, branches)) for name, value in named.items()})
+    whole = {name: torch.cat([part[name] for part in blocks]) for name in (blocks[0] if blocks else ())}
+    return torch.cat(outputs), whole
+
+
+def _finish(request: LatentRequest, out: Path, scratch: Path, force: bool) -> None:
+    """Write the manifest and give the folder its name."""
+
+    def entry(name: str) -> FileEntry:
+        path = scratch / name
+        return FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
+
+    shards = [
+        Shard(file=name, prompts=read_tensors(scratch / name)["final"].shape[0], entry=entry(name))
+        for name in map(shard_name, range(request.shards))
+    ]
+    manifest = LatentManifest(
+        version=PLAIN_VERSION if request.conditioning is None else LATENTS_VERSION,
+        request=request,
+        unconditional=entry(TEXTS_FILE) if request.branches == 2 else None,
+        shards=tuple(shards),
+    )
+    with atomic_file(scratch / MANIFEST_NAME) as path:
+        write_contract(path, manifest)
+    (scratch / _REQUEST_NAME).unlink()
+    refuse_existing(out, force)
+    if out.is_dir():
+        shutil.rmtree(out)
+    scratch.rename(out)

@@ -1,0 +1,1 @@
+"""Published methods to compare S2P with (docs/method-baselines.md)."""

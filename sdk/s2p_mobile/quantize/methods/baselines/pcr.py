@@ -1,0 +1,82 @@
+"""PCR (Tang et al., ECCV 2024): a quantizer for every call, each calibrated on the trajectory of the calls already quantized; relaxed
+widths at a few calls (docs/method-baselines.md)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
+from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
+from s2p_mobile.quantize.latents.writer import run_pairs
+from s2p_mobile.quantize.methods.baselines.inputs import baseline_bits, baseline_latents
+from s2p_mobile.quantize.methods.registry import register
+from s2p_mobile.quantize.rounding.calls import random_pairs, read_calls
+from s2p_mobile.quantize.rounding.learned import RoundingRule, reconstruct_weights
+from s2p_mobile.quantize.rounding.observers import RunningRanges, observing
+from s2p_mobile.quantize.rounding.rounded import RoundedNetwork, build_rounded
+from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_pooled
+
+PROMPTS = 200
+ROUNDING = RoundingRule(iterations=2_000, batch=32, learning_rate=1e-3, quantized_inputs=False, warmup=0.0)
+RELAXED_BITS = 10
+MOMENTUM = 0.9
+PROMPTS_AT_A_TIME = 8
+
+
+@register("pcr", splits_shortcuts=False)
+def pcr(job: QuantizationJob) -> QuantizedUNet:
+    """Quantize as PCR does; ``baselines.relaxing`` switches the relaxed calls.
+
+    Raises:
+        S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
+    """
+    rule = job.recipe.baselines
+    with baseline_latents(job) as (latents, device):
+        pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
+        calls = read_calls(latents, *pairs, device)
+        bits = baseline_bits(job, float_unet(job.model, job.plan), edges=False)
+        network = build_rounded(job, bits, device, search="minmax", split_skips=False, attention=False)
+        reconstruct_weights(job, network, calls, ROUNDING)
+        if network.activation_bits is not None:
+            network.add_input_grids()
+            relaxed = relaxed_calls(len(job.plan.calls), rule.relaxed) if rule.relaxing else frozenset[int]()
+            calibrate_progressively(job, network, relaxed)
+        return network.export()
+
+
+def relaxed_calls(calls: int, share: tuple[float, float]) -> frozenset[int]:
+    """Calls whose diffusion time ``(T - i) / T`` (1 is noise) lies in ``(share[0], share[1]]``."""
+    low, high = share
+    return frozenset(i for i in range(calls) if low + 1e-9 < (calls - i) / calls <= high + 1e-9)
+
+
+def calibrate_progressively(job: QuantizationJob, network: RoundedNetwork, relaxed: frozenset[int]) -> None:
+    """Set the grids of call 0, 1, ...: each call's ranges are seen on states that the quantized calls before it led to.
+
+    All trajectories wait at a call until its grids are set, which is the same as beginning from noise for every call.
+    """
+    assert network.activation_bits is not None
+    student, texts = network.student, job.prompts[:PROMPTS]
+    prompts = [encode_prompt(job.model, text, job.seed + k, job.guidance) for k, text in enumerate(texts)]
+    groups = [prompts[k : k + PROMPTS_AT_A_TIME] for k in range(0, len(prompts), PROMPTS_AT_A_TIME)]
+    walks = [Walk(job.plan, [prompt.seed for prompt in group], job.latent_shape) for group in groups]
+    embeddings = [torch.from_numpy(np.stack([prompt.embeddings for prompt in group])).to(student.device) for group in groups]
+    pooled = [stacked_pooled(group, student.device) for group in groups]
+
+    def outputs(index: int, call: int) -> NDArray[np.float32]:
+        sample = torch.from_numpy(walks[index].scaled).to(student.device)
+        output, _ = run_pairs(student, sample, call, embeddings[index], features=False, pooled=pooled[index])
+        found: NDArray[np.float32] = output.cpu().numpy()
+        return guide_pairs(found, job.guidance)
+
+    with torch.no_grad(), job.progress.stage(f"calibrating on {len(prompts)} quantized trajectories", network.calls) as advance:
+        for call in range(network.calls):
+            ranges = RunningRanges(MOMENTUM, RELAXED_BITS if call in relaxed else network.activation_bits, call)
+            with observing(network, ranges.update):
+                for index in range(len(walks)):
+                    outputs(index, call)
+            for index, walk in enumerate(walks):
+                walk.advance(outputs(index, call))
+            advance()

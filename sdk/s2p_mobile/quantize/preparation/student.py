@@ -1,0 +1,90 @@
+"""The network that training starts from: bits, scales, the weight of each call, and weights whose rounding hurts little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2p_converters.core.graph import LayerSpec, StepUNet
+from s2p_converters.core.graph.operators import FloatLayer
+from s2p_mobile.quantize.grid import weight_scale
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.latents import LatentDataset, flat_pooled
+from s2p_mobile.quantize.moments import WeightedCalls, input_moments
+from s2p_mobile.quantize.preparation.reconstructed import reconstructed_weights
+from s2p_mobile.quantize.preparation.starting_point import starting_point
+from s2p_mobile.quantize.rounding.gptq import compensated
+from s2p_mobile.quantize.training.influence import call_influence, call_weights
+from s2p_mobile.quantize.training.student import StudentSpec, build_student
+from s2p_mobile.sources.trajectory import float_unet
+
+_CALLS_AT_A_TIME = 8
+
+
+def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device, work: Path | None = None) -> StudentSpec:
+    """Everything that is decided before training.
+
+    Args:
+        latents: FP calls of the job's prompts.
+        device: where the networks run.
+        work: folder for what an interrupted run need not do again.
+    """
+    teacher = float_unet(job.model, job.plan, job.structure).to(device)
+    start = starting_point(job, teacher)
+    spec = StudentSpec(start.weight_bits, start.activation_scales, start.activation_zeros)
+    if job.recipe.training.loss.calls == "influence":
+        spec = replace(spec, call_weights=_call_weights(job, spec, teacher, latents))
+    rounding = job.recipe.training.start.rounding
+    if rounding == "gptq":
+        spec = replace(spec, weights=_compensated_weights(job, start.specs, spec, teacher, latents))
+    elif rounding == "adaround":
+        spec = replace(spec, weights=reconstructed_weights(job, spec.weight_bits, latents, device, work))
+    return spec
+
+
+def _call_weights(job: QuantizationJob, spec: StudentSpec, teacher: StepUNet, latents: LatentDataset) -> Tensor:
+    student = build_student(job, spec).to(teacher.device)
+    prompts = list(range(min(job.recipe.training.loss.prompts, latents.prompts)))
+    with job.progress.stage("measuring the influence of each call", latents.calls) as advance:
+        return call_weights(call_influence(teacher, student, latents, prompts, advance))
+
+
+def _compensated_weights(
+    job: QuantizationJob, layers: Sequence[LayerSpec], spec: StudentSpec, teacher: StepUNet, latents: LatentDataset
+) -> dict[str, Tensor]:
+    modules = dict(teacher.named_modules())
+    weights = {}
+    with job.progress.stage("rounding weights", len(layers)) as advance:
+        for layer, moments in input_moments(teacher, layers, lambda: _calls(job, spec, latents, teacher.device)):
+            module = modules[layer.name]
+            assert isinstance(module, FloatLayer)
+            bits = spec.weight_bits[layer.name]
+            scale = weight_scale(module.weight.data, bits, job.recipe.weights.search)
+            weights[layer.name] = compensated(module.weight.data, scale, bits, moments).cpu()
+            advance()
+    return weights
+
+
+def _calls(job: QuantizationJob, spec: StudentSpec, latents: LatentDataset, device: torch.device) -> Iterator[WeightedCalls]:
+    """FP calls spread evenly over the plan, with prompts in turn; the same ones every time."""
+    total = job.recipe.training.start.calls
+    rng = np.random.Generator(np.random.PCG64([job.seed, 3]))
+    prompts = rng.permutation(np.arange(total) % latents.prompts)
+    positions = (np.arange(total) + rng.random(total)) * latents.calls / total
+    calls = np.minimum(positions.astype(np.int64), latents.calls - 1)
+    weights = torch.ones(latents.calls) if spec.call_weights is None else spec.call_weights
+    for begin in range(0, total, _CALLS_AT_A_TIME):
+        who, when = prompts[begin : begin + _CALLS_AT_A_TIME].tolist(), calls[begin : begin + _CALLS_AT_A_TIME].tolist()
+        indices = torch.tensor(when).repeat_interleave(latents.branches)
+        yield WeightedCalls(
+            samples=torch.from_numpy(latents.states(who, when)).repeat_interleave(latents.branches, dim=0).to(device),
+            calls=indices.to(device),
+            texts=torch.from_numpy(latents.texts(who)).flatten(0, 1).to(device),
+            weights=weights[indices].to(device),
+            pooled=flat_pooled(latents.pooled(who), device),
+        )

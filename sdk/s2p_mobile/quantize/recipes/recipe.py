@@ -1,0 +1,124 @@
+"""What a recipe may say."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from s2p_mobile.quantize.recipes.baselines import BaselineRule
+from s2p_mobile.quantize.recipes.training import TrainingRule
+from s2p_runtime.contract import Contract
+
+
+def _share(value: object) -> object:
+    """``5%`` -> 0.05."""
+    if isinstance(value, str) and value.endswith("%"):
+        return float(value[:-1]) / 100
+    return value
+
+
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _byte_count(value: object) -> object:
+    """``300MB`` -> 300,000,000."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
+        if match is None or match[2].upper() not in _BYTES:
+            raise ValueError(f"{value!r} is no size, write it like 300MB or 1.5GiB")
+        return int(Fraction(match[1]) * _BYTES[match[2].upper()])
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
+Width = Annotated[int, Field(ge=2, le=8)]
+
+
+class WeightRule(Contract):
+    """Symmetric per-channel weight grids."""
+
+    bits: int = Field(ge=2, le=8)
+    search: Literal["mse", "absmax"] = "mse"
+
+
+class ActivationRule(Contract):
+    """Per-tensor activation grids."""
+
+    bits: int | None = Field(default=8, ge=2, le=8, description="null leaves activations in float")
+    per_step: bool = Field(default=True, description="one scale per call; false: one scale for all calls")
+    zero_points: bool = Field(
+        default=True, description="each layer's grid has a zero point of its own, the same in all calls; false: symmetric grids"
+    )
+    search: Literal["mse", "percentile", "absmax"] = "mse"
+    percentile: float = Field(default=99.99, gt=50, le=100)
+
+
+class MixedRule(Contract):
+    """Layers of different widths: either the most sensitive share gets more bits, or a budget decides every layer's width.
+
+    Exactly one of ``top``, ``average_bits`` and ``size`` is given.
+    """
+
+    top: Share | None = Field(default=None, description="share of the quantized layers that get ``bits``, e.g. 5%")
+    average_bits: float | None = Field(default=None, ge=2, le=8, description="bits per weight over the quantized layers")
+    size: ByteCount | None = Field(default=None, description="all weights of the quantized layers, densely packed, e.g. 300MB")
+    bits: int = Field(default=8, ge=2, le=8, description="width of the ``top`` layers")
+    candidates: tuple[Width, ...] = Field(default=(4, 8), min_length=1, description="widths that a budget chooses from")
+    ranking: str = Field(default="fisher", description="sensitivity estimator")
+
+    @field_validator("candidates")
+    @classmethod
+    def _ascending(cls, candidates: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(candidates)))
+
+    @field_validator("ranking")
+    @classmethod
+    def _known_estimator(cls, ranking: str) -> str:
+        # Imported here: estimators work on models and need torch, reading a recipe without a mixed rule does not.
+        from s2p_mobile.quantize.sensitivity import estimator_names
+
+        if ranking not in estimator_names():
+            raise ValueError(f"unknown estimator {ranking!r}, known are {', '.join(estimator_names())}")
+        return ranking
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> MixedRule:
+        if sum(value is not None for value in (self.top, self.average_bits, self.size)) != 1:
+            raise ValueError("give exactly one of top, average_bits and size")
+        return self
+
+
+class CalibrationRule(Contract):
+    """FP runs used to choose activation scales and to rank layers."""
+
+    prompts: int = Field(default=16, ge=1)
+
+
+class Recipe(Contract):
+    """A quantization recipe. Layers are matched by module name with shell patterns (``down_blocks.0.*``)."""
+
+    name: str
+    description: str
+    weights: WeightRule
+    activations: ActivationRule = ActivationRule()
+    mixed: MixedRule | None = None
+    keep: tuple[str, ...] = Field(default=("conv_in", "conv_out"), description="patterns of layers left in float")
+    split_shortcuts: bool = Field(
+        default=True,
+        description="shortcut convolutions of up blocks become two, with grids of their own for the state and for the skip",
+    )
+    calibration: CalibrationRule = CalibrationRule()
+    time: Literal["table", "quantized"] = Field(
+        default="table", description="table: precalculated by the FP time path; quantized: by one on the recipe's grids"
+    )
+    training: TrainingRule = TrainingRule()
+    baselines: BaselineRule = BaselineRule()
+
+    def keeps(self, layer: str) -> bool:
+        """Whether the recipe leaves this layer in float."""
+        return any(fnmatchcase(layer, pattern) for pattern in self.keep)

@@ -1,0 +1,115 @@
+"""U-Net calls on the FP trajectory: what every estimator looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s2p_converters.core.graph import StepUNet
+from s2p_mobile.sources.trajectory import Array32, Prompt, draw_latents
+from s2p_runtime.plan import SamplingPlan
+
+_VALUES_AT_A_TIME = 2**14
+"""Latent values that go through the U-Net together, if they are of more than one call."""
+
+
+@dataclass(frozen=True, eq=False)
+class CallSample:
+    """One U-Net call.
+
+    Attributes:
+        call: call index.
+        sample: scaled state, float32 [B, C, H, W]; with guidance B is 2 and both entries are equal.
+        embedding: text embedding, float32 [B, N, D], unconditional first.
+        guidance: classifier-free guidance.
+        pooled: pooled text, float32 [B, P] (SDXL), else None.
+    """
+
+    call: int
+    sample: Tensor
+    embedding: Tensor
+    guidance: float
+    pooled: Tensor | None = None
+
+    def observe(self, unet: nn.Module) -> Tensor:
+        """The guided output ``u + guidance * (c - u)`` of a U-Net on this call, [1, C, H, W]: what the sampler uses."""
+        return observe_all(unet, [self])[0]
+
+
+def observe_all(unet: nn.Module, samples: Sequence[CallSample]) -> list[Tensor]:
+    """:meth:`CallSample.observe` of every call. Calls of a small network go through it together, which takes half the time.
+
+    Args:
+        samples: all with or all without guidance, of one shape.
+    """
+    device = next(unet.parameters()).device
+    together = max(1, _VALUES_AT_A_TIME // samples[0].sample.numel())
+    observed: list[Tensor] = []
+    for begin in range(0, len(samples), together):
+        part = samples[begin : begin + together]
+        branches = part[0].sample.shape[0]
+        steps = torch.tensor([sample.call for sample in part], device=device).repeat_interleave(branches)
+        inputs = [torch.cat([sample.sample for sample in part]).to(device), steps]
+        inputs.append(torch.cat([sample.embedding for sample in part]).to(device))
+        pooled = [sample.pooled for sample in part if sample.pooled is not None]
+        if pooled:
+            inputs.append(torch.cat(pooled).to(device))
+        for sample, output in zip(part, unet(*inputs).split(branches), strict=True):
+            if branches == 1:
+                observed.append(output)
+                continue
+            unconditional, conditional = output.chunk(2)
+            observed.append(unconditional + sample.guidance * (conditional - unconditional))
+    return observed
+
+
+def spread_calls(calls: int, count: int, shift: float) -> list[int]:
+    """``count`` distinct call indices (all of them when there are fewer), evenly spread; ``shift`` in [0, 1) moves them within
+    their intervals, so that several prompts look at different calls."""
+    count = min(count, calls)
+    return [int((k + shift) * calls / count) for k in range(count)]
+
+
+def collect_samples(
+    unet: StepUNet, plan: SamplingPlan, prompts: Sequence[Prompt], guidance: float, shape: tuple[int, ...], count: int
+) -> list[CallSample]:
+    """Calls of the FP trajectories of several prompts.
+
+    Args:
+        unet: FP graph.
+        prompts: each is drawn once from its own seed; at most ``count`` of them.
+        shape: of the latents, [1, C, H, W].
+        count: calls wanted, spread evenly over prompts and over each trajectory. Rounded up to a multiple of the prompts.
+    """
+    used = prompts[:count]
+    each = -(-count // len(used))
+    samples: list[CallSample] = []
+    for position, prompt in enumerate(used):
+        wanted = set(spread_calls(len(plan.calls), each, (position + 0.5) / len(used)))
+        embedding = torch.from_numpy(prompt.embeddings)
+        pooled = None if prompt.pooled is None else torch.from_numpy(prompt.pooled)
+
+        def keep(
+            call: int,
+            sample: Array32,
+            _: Array32,
+            wanted: set[int] = wanted,
+            embedding: Tensor = embedding,
+            pooled: Tensor | None = pooled,
+        ) -> None:
+            if call in wanted:
+                batch = torch.from_numpy(np.repeat(sample, embedding.shape[0], axis=0))
+                samples.append(CallSample(call, batch, embedding, guidance, pooled))
+
+        draw_latents(unet, plan, prompt, guidance, shape, keep)
+    return samples
+
+
+@torch.no_grad()
+def mean_signal(unet: nn.Module, samples: Sequence[CallSample]) -> float:
+    """Mean over the samples of the FP output's energy, ``|f|^2``."""
+    return sum(float(sample.observe(unet).double().square().sum()) for sample in samples) / len(samples)

@@ -1,0 +1,278 @@
+"""What the student is shown: the three pipelines.
+
+Every source answers ``batch(index, rank, count)`` for the micro-batch number ``index`` of the whole run from that number alone,
+so a resumed run and a run on several processes see the same samples.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from s2p_converters.core.graph import StepUNet
+from s2p_converters.core.plan.schedulers import CONFIG_NAME, make_scheduler
+from s2p_mobile.quantize.latents import LatentDataset, flat_pooled
+from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
+from s2p_mobile.quantize.recipes.training import TrainingRule
+from s2p_runtime.errors import S2PError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n (prompt, call) pairs with their B branches.
+
+    Attributes:
+        samples: scaled states, float32 [n, C, H, W].
+        calls: call indices, int64 [n].
+        texts: embeddings, float32 [n, B, N, D].
+        importance: factor on each pair's loss, float32 [n].
+        outputs: FP outputs, float32 [n, B, C, H, W]; None when the teacher has to compute them.
+        features: FP block outputs by name, float [n, B, ...]; None as well.
+        pooled: pooled texts, float32 [n, B, P] (SDXL), else None.
+    """
+
+    samples: Tensor
+    calls: Tensor
+    texts: Tensor
+    importance: Tensor
+    outputs: Tensor | None = None
+    features: dict[str, Tensor] | None = None
+    pooled: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(
+            self.samples.to(device),
+            self.calls.to(device),
+            self.texts.to(device),
+            self.importance.to(device),
+            None if self.outputs is None else self.outputs.to(device),
+            None if self.features is None else {name: value.to(device) for name, value in self.features.items()},
+            None if self.pooled is None else self.pooled.to(device),
+        )
+
+
+class Batches(Protocol):
+    """A source of micro-batches."""
+
+    def batch(self, index: int, rank: int = 0, count: int = 1) -> Batch:
+        """The part of process ``rank`` of micro-batch ``index``."""
+        ...
+
+
+def _draws(seed: int, index: int, purpose: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, purpose, index]))
+
+
+class _Shuffled:
+    """Item numbers in an order that is new in every epoch."""
+
+    def __init__(self, items: int, seed: int) -> None:
+        self.items, self.seed = items, seed
+        self._epoch, self._order = -1, np.arange(0)
+
+    def take(self, position: int, count: int) -> NDArray[np.int64]:
+        """Items at ``position`` .. ``position + count - 1`` of the endless sequence, int64 [count]."""
+        return np.array([self._at(p) for p in range(position, position + count)], np.int64)
+
+    def _at(self, position: int) -> int:
+        epoch = position // self.items
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, _draws(self.seed, epoch, 0).permutation(self.items)
+        return int(self._order[position % self.items])
+
+
+def _part(values: NDArray[np.int64], rank: int, count: int) -> NDArray[np.int64]:
+    share = len(values) // count
+    return values[rank * share : (rank + 1) * share]
+
+
+class CallSampler:
+    """Calls for the micro-batches: the more a call's error weighs in the loss, the more often it is shown.
+
+    Call i is drawn with probability ``p_i = (1 - UNIFORM) w_i / T + UNIFORM / T`` and counts ``w_i / (T p_i)``, so that the expected
+    loss is ``mean w_i loss_i`` and no draw counts much more than another. The draws of an optimizer step are spread evenly over the
+    cumulated probabilities (stratified), so that each step sees early, middle and late calls.
+    """
+
+    UNIFORM = 0.2
+    """Share of draws that do not look at the weights, so that calls of little weight still learn their activation scales."""
+
+    def __init__(self, weights: Tensor, seed: int, accumulate: int = 1) -> None:
+        """
+        Args:
+            weights: of the calls, [T] with mean 1.
+            accumulate: micro-batches of one optimizer step.
+        """
+        shares = weights.double().cpu().numpy() / len(weights)
+        self.probabilities = (1 - self.UNIFORM) * shares + self.UNIFORM / len(shares)
+        self.importance = shares / self.probabilities
+        self.seed, self.accumulate = seed, accumulate
+
+    def draw(self, index: int, count: int) -> NDArray[np.int64]:
+        """Calls of micro-batch ``index``, int64 [count], in random order."""
+        step, part = divmod(index, self.accumulate)
+        total = count * self.accumulate
+        rng = _draws(self.seed, step, 4)
+        positions = (np.arange(total) + rng.random(total)) / total
+        calls = np.searchsorted(np.cumsum(self.probabilities), positions, side="right")
+        shuffled = rng.permutation(np.minimum(calls, len(self.probabilities) - 1)).astype(np.int64)
+        return shuffled[part * count : (part + 1) * count]
+
+    def importance_of(self, calls: NDArray[np.int64]) -> Tensor:
+        """Factors on the losses of these calls, float32 [n]."""
+        return torch.from_numpy(self.importance[calls]).float()
+
+
+class S2PBatches:
+    """Pairs of mixed prompts and calls from the stored FP trajectories; every prompt once an epoch, in a new order."""
+
+    def __init__(self, latents: LatentDataset, rule: TrainingRule, sampler: CallSampler, seed: int) -> None:
+        self.latents, self.rule, self.sampler = latents, rule, sampler
+        self.order = _Shuffled(latents.prompts, seed)
+        self.blocks = latents.block_names if rule.store_features and rule.distillation.weight > 0 else []
+
+    def batch(self, index: int, rank: int = 0, count: int = 1) -> Batch:
+        prompts = _part(self.order.take(index * self.rule.batch, self.rule.batch), rank, count).tolist()
+        drawn = _part(self.sampler.draw(index, self.rule.batch), rank, count)
+        calls = drawn.tolist()
+        features = {name: torch.from_numpy(self.latents.features(name, prompts, calls)).float() for name in self.blocks}
+        return Batch(
+            samples=torch.from_numpy(self.latents.states(prompts, calls)),
+            calls=torch.tensor(calls),
+            texts=torch.from_numpy(self.latents.texts(prompts)),
+            importance=self.sampler.importance_of(drawn),
+            outputs=torch.from_numpy(self.latents.outputs(prompts, calls)),
+            features=features or None,
+            pooled=self.latents.pooled(prompts),
+        )
+
+
+class SerialBatches:
+    """The EfficientDM loop: ``batch`` prompts walk from fresh noise through the plan; every call is one micro-batch, and the FP
+    output takes the walk to the next call. Round r, of T micro-batches, has its own prompts and seeds."""
+
+    def __init__(
+        self, latents: LatentDataset, rule: TrainingRule, teacher: StepUNet, guidance: float, weights: Tensor, seed: int
+    ) -> None:
+        self.latents, self.rule, self.teacher, self.guidance, self.seed = latents, rule, teacher, guidance, seed
+        self.weights = weights.cpu()
+        self.order = _Shuffled(latents.prompts, seed)
+        self._walk: Walk | None = None
+        self._round = -1
+        self._texts = torch.zeros(0)
+        self._pooled: Tensor | None = None
+
+    def batch(self, index: int, rank: int = 0, count: int = 1) -> Batch:
+        number, call = divmod(index, self.latents.calls)
+        if self._walk is None or number != self._round or call < self._walk.call:
+            self._begin(number, rank, count)
+        assert self._walk is not None
+        while self._walk.call < call:
+            self._walk.advance(guide_pairs(self._predict(self._walk).numpy(), self.guidance))
+        samples = torch.from_numpy(self._walk.scaled)
+        calls = torch.full((len(samples),), call)
+        return Batch(samples, calls, self._texts, self.weights[calls], self._predict(self._walk), pooled=self._pooled)
+
+    def _begin(self, number: int, rank: int, count: int) -> None:
+        items = _part(self.order.take(number * self.rule.batch, self.rule.batch), rank, count)
+        # Noise of their own: the prompts' noise in the latent set would be one draw per prompt for ever.
+        seeds = _part(_draws(self.seed, number, 1).integers(0, 2**63, self.rule.batch), rank, count).tolist()
+        spec = self.latents.manifest.request.latents
+        self._walk = Walk(self.latents.manifest.request.plan, seeds, (1, spec.channels, spec.height, spec.width))
+        self._texts = torch.from_numpy(self.latents.texts(items.tolist()))
+        self._pooled = self.latents.pooled(items.tolist())
+        self._round, self._answer = number, (-1, torch.zeros(0))
+
+    @torch.no_grad()
+    def _predict(self, walk: Walk) -> Tensor:
+        """FP outputs at the walk's call, [n, B, C, H, W]; computed once for the batch and for the way to the next call."""
+        if self._answer[0] != walk.call:
+            device = self.teacher.conv_norm_out.weight.device
+            branches = self._texts.shape[1]
+            sample = torch.from_numpy(walk.scaled).repeat_interleave(branches, dim=0).to(device)
+            step = torch.tensor([walk.call], device=device)
+            output = self.teacher(sample, step, self._texts.flatten(0, 1).to(device), flat_pooled(self._pooled, device))
+            self._answer = (walk.call, output.unflatten(0, (-1, branches)).cpu())
+        return self._answer[1]
+
+
+class ParallelBatches:
+    """Random calls of noised pictures: ``sqrt(a) x_0 + sqrt(1 - a) z`` with the training schedule's a at the call's timestep.
+
+    The pictures are the final FP latents, which keeps the pipeline free of data; the U-Net's scaled input has this form for
+    variance-preserving and for sigma-scaled samplers alike.
+    """
+
+    def __init__(
+        self,
+        latents: LatentDataset,
+        rule: TrainingRule,
+        scheduler_config: dict[str, object],
+        sampler: CallSampler,
+        seed: int,
+    ) -> None:
+        self.latents, self.rule, self.sampler, self.seed = latents, rule, sampler, seed
+        alphas = make_scheduler("ddim", scheduler_config).alphas_cumprod.double().numpy()
+        timesteps = latents.manifest.request.plan.timesteps
+        self.alphas = np.interp(timesteps, np.arange(len(alphas)), alphas)
+        """Share of signal power at each call, float64 [T]."""
+
+    def batch(self, index: int, rank: int = 0, count: int = 1) -> Batch:
+        draw = _draws(self.seed, index, 2)
+        prompts = _part(draw.integers(0, self.latents.prompts, self.rule.batch), rank, count)
+        calls = _part(self.sampler.draw(index, self.rule.batch), rank, count)
+        spec = self.latents.manifest.request.latents
+        noise = draw.standard_normal((self.rule.batch, spec.channels, spec.height, spec.width))
+        noise = noise[_part(np.arange(self.rule.batch), rank, count)]
+        alpha = self.alphas[calls][:, None, None, None]
+        samples = np.sqrt(alpha) * self.latents.final(prompts.tolist()) + np.sqrt(1 - alpha) * noise
+        return Batch(
+            samples=torch.from_numpy(samples.astype(np.float32)),
+            calls=torch.from_numpy(calls),
+            texts=torch.from_numpy(self.latents.texts(prompts.tolist())),
+            importance=self.sampler.importance_of(calls),
+            pooled=self.latents.pooled(prompts.tolist()),
+        )
+
+
+def make_batches(
+    latents: LatentDataset,
+    rule: TrainingRule,
+    teacher: StepUNet,
+    guidance: float,
+    seed: int,
+    scheduler: Path,
+    processes: int,
+    call_weights: Tensor,
+) -> Batches:
+    """The source of a recipe's pipeline.
+
+    Args:
+        teacher: the FP graph, used by ``serial``.
+        scheduler: the model's scheduler folder, used by ``parallel``.
+        processes: how many share a micro-batch.
+        call_weights: of the calls in the loss, [T] with mean 1.
+
+    Raises:
+        S2PError: the micro-batch cannot be shared evenly.
+    """
+    if rule.batch % processes:
+        raise S2PError(f"a batch of {rule.batch} cannot be shared by {processes} processes", "set training.batch to a multiple")
+    if rule.pipeline == "serial":
+        return SerialBatches(latents, rule, teacher, guidance, call_weights, seed)
+    sampler = CallSampler(call_weights, seed, rule.accumulate)
+    if rule.pipeline == "parallel":
+        return ParallelBatches(latents, rule, _scheduler_config(scheduler), sampler, seed)
+    return S2PBatches(latents, rule, sampler, seed)
+
+
+def _scheduler_config(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")))

@@ -1,0 +1,280 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import MethodType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from s2p_converters.core.graph import StepUNet
+from s2p_mobile.quantize.interruption import Interrupted, stop_on_interrupt
+from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
+from s2p_mobile.quantize.latents import LatentDataset, flat_pooled
+from s2p_mobile.quantize.training.batches import Batch, make_batches
+from s2p_mobile.quantize.training.fake_quant import TrainedTables
+from s2p_mobile.quantize.training.freezing import OscillationTracker
+from s2p_mobile.quantize.training.guard import Diverged, Guard, first_culprit
+from s2p_mobile.quantize.training.log import LOG_NAME, PLOT_NAME, LogLine, TrainingLog, plot_losses
+from s2p_mobile.quantize.training.loss import Losses, combined, feature_error, output_error
+from s2p_mobile.quantize.training.offload import saved_elsewhere, saved_on_host
+from s2p_mobile.quantize.training.optimizer import Average, Optimizer, schedule
+from s2p_mobile.quantize.training.shares import Shares
+from s2p_mobile.quantize.training.state import STATE_NAME, TrainingState, fingerprint, restore, save_state
+from s2p_mobile.quantize.training.student import (
+    StudentSpec,
+    build_student,
+    learned_floats,
+    learned_parameters,
+    quantized_unet,
+    trained_layers,
+)
+from s2p_mobile.quantize.workers import Workers
+from s2p_mobile.sources.trajectory import float_unet
+
+
+class Trainer:
+    """One run: student, teacher, data, optimizer, and the folder that holds its state."""
+
+    def __init__(self, job: QuantizationJob, spec: StudentSpec, latents: LatentDataset, folder: Path, workers: Workers) -> None:
+        """
+        Args:
+            job: what is quantized; ``job.recipe.training`` says how.
+            spec: bits and initial scales.
+            latents: FP trajectories of the job's prompts.
+            folder: for state, log and plot; written by the main process.
+            workers: the processes of the run.
+
+        Raises:
+            S2PError: the batch cannot be shared by the processes.
+        """
+        self.job, self.rule, self.folder, self.workers = job, job.recipe.training, folder, workers
+        self.spec = spec
+        self.teacher = float_unet(job.model, job.plan, job.structure).to(workers.device)
+        self.student = build_student(job, spec).to(workers.device)
+        weights = torch.ones(len(job.plan.calls)) if spec.call_weights is None else spec.call_weights
+        self.call_weights = weights.to(workers.device)
+        workers.from_main(self._own_tensors().values())
+        if self.rule.checkpoint_activations:
+            _recompute_in_backward(self.student)
+        self._offloads = self.rule.offload_activations and saved_elsewhere(workers.device)
+        self.batches = make_batches(
+            latents,
+            self.rule,
+            self.teacher,
+            job.guidance,
+            job.seed,
+            job.model.folder / "scheduler",
+            workers.count,
+            self.call_weights,
+        )
+        self.parameters = dict(learned_parameters(self.student))
+        self.layers = trained_layers(self.student)
+        self.shares = Shares(self.parameters, workers, self.rule.shard_optimizer)
+        self.optimizer = Optimizer(self.shares.own, self.rule)
+        self.average = None if self.rule.ema is None else Average(self.shares.own, self.rule.ema)
+        self.tracker = None if self.rule.freezing is None else OscillationTracker(self.layers, self.rule.freezing)
+        self.iteration = 0
+        self._identity = fingerprint(job)
+        self._saved_iteration = 0
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            S2PError: a tensor is missing or has another shape.
+        """
+        path = self.folder / STATE_NAME
+        restore(self._own_tensors(), state.part("student"), path)
+        self.optimizer.restore(state.part("adam"), state.iteration)
+        if self.average is not None:
+            restore(self.average.tensors, state.part("average"), path)
+        if self.tracker is not None:
+            restore(self.tracker.tensors, state.part("oscillation"), path)
+        self.iteration = self._saved_iteration = state.iteration
+
+    def run(self) -> QuantizedUNet:
+        """Train to the end and return the U-Net, from the averaged parameters when the recipe averages.
+
+        Raises:
+            Interrupted: Ctrl-C; the state is saved.
+            Diverged: the loss ran away; the last good state is kept and the message names layer and call.
+            S2PError: the state cannot be written.
+        """
+        log = TrainingLog(self.folder / LOG_NAME if self.workers.main else None, self.iteration)
+        guard = Guard(self.rule.guard, log.losses[-self.rule.guard.window :])
+        rest = self.rule.iterations - self.iteration
+        try:
+            with stop_on_interrupt() as stop, self.job.progress.stage("training", rest) as advance:
+                if self.iteration == 0:
+                    self._save()
+                saved = time.monotonic()
+                while self.iteration < self.rule.iterations:
+                    due = time.monotonic() - saved > 60 * self.rule.save_minutes
+                    line, asked_to_stop, due = self._step(guard, stop.requested, due)
+                    log.add(line)
+                    advance(f"loss {line.loss:.3g}")
+                    if asked_to_stop or due or self.iteration == self.rule.iterations:
+                        if guard.healthy and self._finite():
+                            self._save()
+                        saved = time.monotonic()
+                    if asked_to_stop and self.iteration < self.rule.iterations:
+                        raise Interrupted(f"stopped at iteration {self._saved_iteration}", "go on with `resume`", "resume")
+        finally:
+            log.close()
+        if self.workers.main:
+            plot_losses(self.folder / LOG_NAME, self.folder / PLOT_NAME)
+        if self.average is not None:
+            self.average.put()
+            self.shares.publish()
+        return quantized_unet(self.student)
+
+    def _step(self, guard: Guard, stop: bool, due: bool) -> tuple[LogLine, bool, bool]:
+        """One optimizer step. Also returns whether any process was asked to stop, and whether the state is to be saved."""
+        began = time.monotonic()
+        sums = torch.zeros(5, device=self.workers.device)
+        for part in range(self.rule.accumulate):
+            losses = self._losses(self._micro_batch(part))
+            (losses.total / self.rule.accumulate).backward()
+            sums[:3] += torch.stack([losses.total.detach(), losses.output, losses.features]) / self.rule.accumulate
+        # Agreed on by all: saving the state is a common effort.
+        sums[3], sums[4] = float(stop), float(due)
+        total, output, features, stops, dues = self.workers.mean(sums).tolist()
+        problem = guard.problem(total) or self._share_gradients()
+        if problem is not None:
+            self._give_up(problem)
+        self.optimizer.step(self.iteration)
+        self.shares.publish()
+        if self.average is not None:
+            self.average.update(self.iteration)
+        if self.tracker is not None:
+            self.tracker.update(self.iteration, self.rule.iterations)
+        rate = schedule(self.iteration, self.rule)
+        self.iteration += 1
+        frozen = 0.0 if self.tracker is None else self.tracker.frozen_share
+        return LogLine(self.iteration, total, output, features, rate, frozen, time.monotonic() - began), stops > 0, dues > 0
+
+    def _micro_batch(self, part: int) -> Batch:
+        index = self.iteration * self.rule.accumulate + part
+        return self.batches.batch(index, self.workers.rank, self.workers.count).to(self.workers.device)
+
+    def _losses(self, batch: Batch) -> Losses:
+        rule = self.rule
+        inputs = flatten_pairs(batch)
+        targets = None if batch.outputs is None else batch.outputs.flatten(0, 1)
+        fp_features = {name: value.flatten(0, 1) for name, value in (batch.features or {}).items()}
+        distils = rule.distillation.weight > 0
+        if targets is None or (distils and not fp_features):
+            # The teacher's own output is a target and stays in full precision; its block outputs alone need not.
+            with torch.no_grad(), self._autocast(enabled=targets is not None):
+                output, blocks = self.teacher.with_features(*inputs)
+            targets = output if targets is None else targets
+            fp_features = fp_features or blocks
+        with self._autocast(), saved_on_host(self._offloads):
+            output, blocks = self.student.with_features(*inputs)
+        pairs = len(batch.calls)
+        error = output_error(
+            output.unflatten(0, (pairs, -1)), targets.unflatten(0, (pairs, -1)), self.job.guidance, rule.loss.guided
+        )
+        features = feature_error(blocks, fp_features, pairs) if distils else None
+        return combined(error, features, batch.importance, rule.distillation.weight)
+
+    def _autocast(self, enabled: bool = True) -> Any:
+        return torch.autocast(
+            self.workers.device.type, torch.bfloat16, enabled=enabled and self.rule.precision == "bf16", cache_enabled=False
+        )
+
+    def _share_gradients(self) -> str | None:
+        """Average the gradients over the processes; says which is not finite."""
+        if self.workers.count > 1:
+            gradients = [self._gradient(parameter) for parameter in self.parameters.values()]
+            flat = self.workers.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+        norms = torch.stack(torch._foreach_norm([self._gradient(parameter) for parameter in self.parameters.values()]))
+        if bool(norms.isfinite().all()):
+            return None
+        name = list(self.parameters)[int((~norms.isfinite()).nonzero()[0])]
+        return f"the gradient of {name} is not finite"
+
+    def _finite(self) -> bool:
+        """Whether the learned parameters are all finite, so that the state is a good one."""
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.parameters.values()])
+        return bool(torch.stack(norms).isfinite().all())
+
+    def _gradient(self, parameter: nn.Parameter) -> Tensor:
+        """A parameter's gradient; zeros when no sample of this process reached it."""
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        return parameter.grad
+
+    def _give_up(self, problem: str) -> NoReturn:
+        """Find where it began and stop; the state file holds the last good state."""
+        names = list(self.layers)
+        mine = first_culprit(self.student, self.teacher, flatten_pairs(self._micro_batch(0)), names)
+        steps = len(self.job.plan.calls)
+        # The first layer of all processes, and its first call, as one number.
+        position, call = divmod(self.workers.smallest(mine.position * steps + mine.call), steps)
+        layer = mine.layer if position == mine.position else names[position]
+        raise Diverged(
+            f"training diverged at iteration {self.iteration + 1}: {problem}; the output of layer {layer} at call {call} "
+            f"{mine.what} first",
+            f"the state of iteration {self._saved_iteration} is kept in {self.folder}: "
+            f"lower training.learning_rates in the recipe and go on with `resume`",
+            "resume",
+        )
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        """The tensors that training changes or that were searched for."""
+        tensors = {"call_weights": self.call_weights}
+        for name, layer in trained_layers(self.student).items():
+            tensors.update({f"{name}.{part}": value.detach() for part, value in layer.state_dict().items()})
+        tensors.update({name: value.detach() for name, value in learned_floats(self.student)})
+        assert isinstance(self.student.tables, TrainedTables)
+        if self.student.tables.log_scales is not None and self.student.tables.base is not None:
+            tensors["tables.log_scales"] = self.student.tables.log_scales.detach()
+            tensors["tables.base"] = self.student.tables.base
+            zeros = [layer.activation_zero for layer in trained_layers(self.student).values()]
+            tensors["tables.zeros"] = torch.tensor(zeros, dtype=torch.int32)
+        return tensors
+
+    def _save(self) -> None:
+        moments = (".first", ".second") if self.iteration else ()
+        adam = self.shares.collect(self.optimizer.tensors(), moments)
+        average = {} if self.average is None else self.shares.collect(self.average.tensors)
+        if self.workers.main:
+            parts = {
+                "student": self._own_tensors(),
+                "adam": adam,
+                "average": average,
+                "oscillation": {} if self.tracker is None else self.tracker.tensors,
+            }
+            tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
+            save_state(self.folder / STATE_NAME, TrainingState(self.iteration, self.spec.weight_bits, tensors), self._identity)
+        self._saved_iteration = self.iteration
+
+
+def flatten_pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """U-Net inputs of a batch: samples [n B, C, H, W], calls [n B], texts [n B, N, D], pooled texts [n B, P] or None."""
+    branches = batch.texts.shape[1]
+    samples = batch.samples.repeat_interleave(branches, dim=0)
+    pooled = flat_pooled(batch.pooled, batch.samples.device)
+    return samples, batch.calls.repeat_interleave(branches), batch.texts.flatten(0, 1), pooled
+
+
+def _recompute_in_backward(student: StepUNet) -> None:
+    """Let every resnet and transformer keep its inputs only, and run again in the backward pass."""
+
+    def recomputed(module: nn.Module, *inputs: Any) -> Any:
+        return checkpoint(type(module).forward, module, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    for _, block in student.named_blocks():
+        for group in (block.resnets, block.attentions):
+            assert isinstance(group, nn.ModuleList)
+            for module in group:
+                module.forward = MethodType(recomputed, module)

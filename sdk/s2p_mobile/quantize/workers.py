@@ -1,0 +1,130 @@
+"""The processes of one job: a single one, or several started by ``accelerate launch``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s2p_runtime.errors import S2PError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU; a number may follow, as in ``cuda:1``.
+
+    Raises:
+        S2PError: unknown name, or no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in DEVICES:
+        raise S2PError(f"unknown device {name!r}", f"choose one of {', '.join(DEVICES)}")
+    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+        raise S2PError(f"this machine has no {kind} device", "choose `device=cpu` or auto", "device")
+    return torch.device(name)
+
+
+class Workers:
+    """This process among its equals. One process needs no library and pays nothing."""
+
+    rank = 0
+    count = 1
+
+    def __init__(self, device: str = "auto") -> None:
+        self.device = choose_device(device)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes what all share."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes, in place."""
+        return value
+
+    def smallest(self, value: int) -> int:
+        """The least of all processes' values."""
+        return value
+
+    def from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of the main process."""
+
+    def from_rank(self, tensors: Iterable[Tensor], rank: int) -> None:
+        """Overwrite tensors with those of the process ``rank``."""
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+
+    def check(self, error: S2PError | None) -> None:
+        """Raise an error that any process has in every process, so that none waits for one that gave up."""
+        if error is not None:
+            raise error
+
+
+class _LaunchedWorkers(Workers):
+    """Processes that accelerate started; gradients are averaged by us, so a step is the same code for any number."""
+
+    def __init__(self, device: str) -> None:
+        try:
+            from accelerate import PartialState
+        except ImportError:
+            raise S2PError("several processes need Hugging Face accelerate", "pip install accelerate") from None
+        for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+            if os.environ.get(variable, "").lower() in ("1", "true"):
+                raise S2PError(
+                    f"training does not run under {name}, see docs/several-processes.md",
+                    "launch with configs/accelerate/gpu.yaml and set training.shard_optimizer in the recipe",
+                )
+        use_cpu = device == "cpu" or (device == "auto" and choose_device("auto").type == "cpu")
+        self._state: Any = PartialState(cpu=use_cpu)
+        self.device = self._state.device
+        self.rank = self._state.process_index
+        self.count = self._state.num_processes
+
+    def mean(self, value: Tensor) -> Tensor:
+        torch.distributed.all_reduce(value)
+        return value.div_(self.count)
+
+    def smallest(self, value: int) -> int:
+        tensor = torch.tensor(value, dtype=torch.int64, device=self.device)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MIN)
+        return int(tensor)
+
+    def from_main(self, tensors: Iterable[Tensor]) -> None:
+        self.from_rank(tensors, 0)
+
+    def from_rank(self, tensors: Iterable[Tensor], rank: int) -> None:
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, rank)
+
+    def wait(self) -> None:
+        self._state.wait_for_everyone()
+
+    def check(self, error: S2PError | None) -> None:
+        if self.smallest(0 if error is not None else 1) == 1:
+            return
+        raise error if error is not None else S2PError("another process of this job failed", "its message says why")
+
+
+def join_workers(device: str = "auto") -> Workers:
+    """The workers of this job: those of ``accelerate launch`` when it started more than one process, else this process alone.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _LaunchedWorkers(device)
+    return Workers(device)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes what several launched ones share; known without joining them."""
+    return int(os.environ.get("RANK", "0")) == 0

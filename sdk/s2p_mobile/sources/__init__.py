@@ -1,0 +1,1 @@
+"""What users bring: model folders, single files, checkpoints, bundles, LoRA."""

@@ -1,0 +1,59 @@
+"""Picture and latent sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from s2p_converters.core.graph import UNetStructure
+from s2p_runtime.bundle import parse_size
+from s2p_runtime.errors import S2PError
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @classmethod
+    def parse(cls, text: str) -> PictureSize:
+        """From ``WIDTHxHEIGHT``.
+
+        Raises:
+            S2PError: anything else.
+        """
+        return cls(*parse_size(text))
+
+
+def vae_factor(vae_config: Mapping[str, Any]) -> int:
+    """Pixels per latent position: each level of the VAE but the last halves."""
+    return int(2 ** (len(vae_config.get("block_out_channels", (1, 1, 1, 1))) - 1))
+
+
+def latent_size(structure: UNetStructure, vae_config: Mapping[str, Any], size: PictureSize | None) -> tuple[int, int]:
+    """Height and width of the latents.
+
+    Args:
+        size: of the pictures; None for the U-Net's own.
+
+    Raises:
+        S2PError: a size that the VAE or the U-Net does not halve without a remainder.
+    """
+    if size is None:
+        return structure.sample_size
+    factor = vae_factor(vae_config)
+    multiple = factor * 2 ** sum(block.resample for block in structure.down)
+    for word, length in (("width", size.width), ("height", size.height)):
+        if length % multiple:
+            near = max(multiple, round(length / multiple) * multiple)
+            raise S2PError(
+                f"{word} {length} of size {size} is not a multiple of {multiple}, which the U-Net needs",
+                f"use {near}, for example",
+            )
+    return size.height // factor, size.width // factor

@@ -1,0 +1,153 @@
+"""Grids with zero points against torch's own fake quantization; the pieces of adaptive rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from s2p_converters.core.graph import LayerSpec, StepTables
+from s2p_converters.core.graph.operators import FloatLayer
+from s2p_converters.core.grids import AffineWeight, GeneralLayer, LayerPart, StepGrid
+from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, GeneralReferenceLayer, general_columns
+from s2p_mobile.quantize.rounding.affine import activation_grid, fake_affine, weight_grid
+from s2p_mobile.quantize.rounding.layers import IndexedTables, RoundedLayer, RoundedWeight
+from s2p_mobile.quantize.rounding.learned import RoundingRule, UnitData, learn_rounding
+
+SPEC = LayerSpec("layer", "conv", 6, 4, 3, 1, 1)
+
+
+def random_weight(seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    # Shifted, so that the zero points are not in the middle.
+    return torch.randn(SPEC.weight_shape, generator=generator) + torch.tensor([0.0, 1.0, -1.0, 3.0]).reshape(4, 1, 1, 1)
+
+
+@pytest.mark.parametrize("search", ["minmax", "clip"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rounded_weights_equal_torch_fake_quantization(bits: int, search: str) -> None:
+    weight = random_weight()
+    rounded = RoundedWeight(weight, bits, search)
+    scale, zero = rounded.scale.flatten(), rounded.zero.flatten()
+    expected = torch.fake_quantize_per_channel_affine(weight, scale, zero.int(), 0, 0, 2**bits - 1)
+    # torch multiplies by 1 / scale where we divide: the same integers except at ties, and there is none among random numbers.
+    torch.testing.assert_close(rounded(), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(rounded.export().values, expected.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_clip_search_has_the_least_error_of_all_shares() -> None:
+    weight, bits = random_weight(1), 3
+    found = weight_grid(weight, bits, "clip")
+    got = (torch.fake_quantize_per_channel_affine(weight, found.scale, found.zero.int(), 0, 0, 7) - weight).abs() ** 2.4
+    low, high = weight.flatten(1).amin(1).clamp(max=0), weight.flatten(1).amax(1).clamp(min=0)
+    for percent in range(0, 80):
+        scale = ((high - low) * (1 - percent / 100) / 7).half().float()
+        zero = (-low * (1 - percent / 100) / scale).round().clamp(0, 7)
+        error = (torch.fake_quantize_per_channel_affine(weight, scale, zero.int(), 0, 0, 7) - weight).abs() ** 2.4
+        assert (got.flatten(1).sum(1) <= error.flatten(1).sum(1) * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize(("bits", "shift"), [(8, 0.0), (8, 2.0), (10, -3.0), (16, 0.5)])
+def test_activations_equal_torch_fake_quantization_and_have_lsq_gradients(bits: int, shift: float) -> None:
+    x = torch.randn(2, 50, generator=torch.Generator().manual_seed(bits)) + shift
+    grid = activation_grid(x, bits)
+    scale = grid.scale.clone().requires_grad_(True)
+    values = x.clone().requires_grad_(True)
+    found = fake_affine(values, scale, grid.zero, 2.0**bits - 1)
+    expected = torch.fake_quantize_per_tensor_affine(x, float(grid.scale), int(grid.zero), 0, 2**bits - 1)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    found.sum().backward()
+    # torch's own learnable operator gives LSQ's gradient of the scale.
+    learned = torch._fake_quantize_learnable_per_tensor_affine
+    other, value = grid.scale.reshape(1).clone().requires_grad_(True), x.clone().requires_grad_(True)
+    learned(value, other, grid.zero.reshape(1), 0, 2**bits - 1, 1.0).sum().backward()
+    assert scale.grad is not None and other.grad is not None
+    torch.testing.assert_close(values.grad, value.grad)
+    # Sums of a hundred terms of either sign up to half a step, each known to about 2^-24 of x / s.
+    torch.testing.assert_close(scale.grad, other.grad[0], rtol=1e-3, atol=100 * 2.0 ** (bits - 24))
+
+
+def test_reference_of_a_split_layer_equals_two_layers_of_torch() -> None:
+    """Each half with its own grids; the widths change from call to call."""
+    rng, channels = np.random.default_rng(3), (2, 4)
+    parts = []
+    for count in channels:
+        shape = (SPEC.out_channels, count, 3, 3)
+        weight = AffineWeight(
+            4,
+            rng.integers(0, 16, shape, np.uint8),
+            rng.uniform(0.01, 0.1, 4).astype(np.float16),
+            rng.integers(0, 16, 4, np.uint8),
+        )
+        grid = StepGrid(
+            np.array([8, 10], np.uint8), rng.uniform(0.01, 0.05, 2).astype(np.float32), rng.integers(0, 256, 2).astype(np.int32)
+        )
+        parts.append(LayerPart(count, weight, grid))
+    layer = GeneralLayer(SPEC, tuple(parts), rng.normal(size=4).astype(np.float32))
+    module = GeneralReferenceLayer(layer, CHECKPOINT_CONSTANTS)
+    x = torch.from_numpy(rng.normal(size=(3, 6, 5, 5)) * 4)
+    for call in (0, 1):
+        row = {name: table[[call]] for name, table in general_columns(layer, lambda value: value).items()}
+        expected = torch.from_numpy(layer.bias).double().reshape(1, -1, 1, 1)
+        for part, half in zip(parts, x.split(channels, dim=1), strict=True):
+            assert part.activation is not None and isinstance(part.weight, AffineWeight)
+            grid = part.activation
+            top = 2 ** int(grid.bits[call]) - 1
+            rounded = torch.fake_quantize_per_tensor_affine(half, float(grid.scale[call]), int(grid.zero[call]), 0, top)
+            integers = torch.from_numpy(part.weight.integers.astype(np.float64))
+            scale, zero = (
+                torch.from_numpy(v.astype(np.float64)).reshape(-1, 1, 1, 1) for v in (part.weight.scale, part.weight.zero)
+            )
+            expected = expected + torch.nn.functional.conv2d(rounded, (integers - zero) * scale, padding=1)
+        # torch rounds to float32 inside: 2^-24 of each of 54 products of up to 256 * 0.05 * 15 * 0.1.
+        torch.testing.assert_close(module(x, row), expected, rtol=0, atol=54 * 19.2 * 2.0**-24)
+
+
+def layer_data(samples: int = 24) -> tuple[RoundedLayer, UnitData, torch.Tensor, IndexedTables]:
+    original = FloatLayer(SPEC)
+    original.weight.data, original.bias = 0.05 * random_weight(5), None
+    original.requires_grad_(False)
+    layer = RoundedLayer(SPEC, original, 3, "minmax", (6,))
+    # Inputs whose channels go together, so that rounding errors can make up for each other.
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.randn(samples, 1, 6, 6, generator=generator) + 0.1 * torch.randn(samples, 6, 6, 6, generator=generator)
+    targets = SPEC.apply(inputs, original.weight)
+    data = UnitData([inputs], torch.zeros(samples, dtype=torch.int64), targets)
+    return layer, data, original.weight.data, IndexedTables(StepTables({"unused": torch.zeros(1, 1)}))
+
+
+def test_adaptive_rounding_moves_no_weight_further_than_a_step_and_ends_at_zero_or_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, data, weight, tables = layer_data()
+    part = layer.parts[0]
+    before = (SPEC.apply(data.inputs[0], part()) - data.targets).square().mean()
+    soft: list[torch.Tensor] = []
+    finish = RoundedWeight.finish
+    monkeypatch.setattr(RoundedWeight, "finish", lambda self: (soft.append(self.softness().detach()), finish(self)))
+    rule = RoundingRule(iterations=400, batch=8, learning_rate=0.05, quantized_inputs=False, warmup=0.2)
+    learn_rounding(layer, tables, data, rule, torch.Generator().manual_seed(0))
+    # The penalty has done its work before anything is cut off.
+    assert float(((soft[0] < 1e-3) | (soft[0] > 1 - 1e-3)).float().mean()) > 0.99
+    assert part.variables is None and set(part.softness().unique().tolist()) <= {0.0, 1.0}
+    steps = weight / part.scale + part.zero
+    inside = (steps > 0) & (steps < 7)
+    moved = part.integers() - steps
+    assert (moved[inside].abs() < 1).all()
+    lower = steps.floor().clamp(0, 7)
+    assert ((part.integers() == lower) | (part.integers() == (lower + 1).clamp(max=7)))[inside].all()
+    after = (SPEC.apply(data.inputs[0], part()) - data.targets).square().mean()
+    assert after < 0.7 * before
+
+
+def test_learning_starts_at_the_float_weights() -> None:
+    weight = random_weight(2)
+    rounded = RoundedWeight(weight, 4, "minmax")
+    rounded.begin()
+    # h starts at the weight's own fraction: only the ends of the fp16 grid may lie beyond the last step.
+    inside = (weight / rounded.scale + rounded.zero > 0) & (weight / rounded.scale + rounded.zero < 15)
+    torch.testing.assert_close(rounded()[inside], weight[inside], rtol=1e-4, atol=1e-5)
+
+
+def test_penalty_follows_the_schedule() -> None:
+    rule = RoundingRule(iterations=100, batch=1, learning_rate=1.0, quantized_inputs=True, warmup=0.2)
+    assert rule.exponent(19) is None and rule.exponent(20) == 20.0
+    assert rule.exponent(60) == pytest.approx(11.0) and rule.exponent(99) == pytest.approx(2.0 + 18 / 80)

@@ -1,0 +1,137 @@
+"""What defines each method, seen in the checkpoints they write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.reference import reference_unet
+from s2p_converters.targets.coreml import target as coreml
+from s2p_converters.targets.coreml.options import CoreMLOptions
+from s2p_converters.targets.executorch import target as executorch
+from s2p_converters.targets.executorch.options import ExecuTorchOptions
+from s2p_mobile.judge.evaluation import evaluate, open_source
+from s2p_mobile.judge.inspection import describe
+from s2p_mobile.quantize.methods import QuantizationJob, run_method
+from s2p_mobile.sources.components import Components
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.trajectory import draw_latents, encode_prompt
+from s2p_runtime.errors import S2PError
+from s2p_runtime.progress import Silent
+
+MakeCheckpoint = Callable[..., Checkpoint]
+PROMPTS = ("a cat on a red background", "a fox on a blue background")
+
+
+def test_ptq4dm_has_one_symmetric_scale_for_all_calls(baseline_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = baseline_checkpoint("ptq4dm", "own")
+    assert checkpoint.manifest.version == 1 and not checkpoint.general
+    assert all(layer.activation_scale is not None for layer in checkpoint.layers.values())
+    assert all(len(np.unique(layer.activation_scale)) == 1 for layer in checkpoint.layers.values())
+    edges = {name: layer.weight_bits for name, layer in checkpoint.layers.items() if layer.weight_bits != 4}
+    assert edges == {"conv_in": 8, "conv_out": 8}
+
+
+def test_q_diffusion_splits_shortcuts_and_has_one_grid_for_all_calls(baseline_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = baseline_checkpoint("q-diffusion", "own")
+    split = {name: layer for name, layer in checkpoint.general.items() if len(layer.parts) == 2}
+    assert split and all(name.startswith("up_blocks.") and name.endswith(".conv_shortcut") for name in split)
+    for layer in split.values():
+        first, second = layer.parts
+        assert first.activation is not None and second.activation is not None
+        assert first.activation.scale[0] != second.activation.scale[0]
+        assert (first.weight.scale != second.weight.scale).any()
+    for layer in checkpoint.general.values():
+        for part in layer.parts:
+            assert part.activation is not None and len(np.unique(part.activation.scale)) == 1
+    # The operands of attention are rounded, its softmax at 16 bits with zero at zero.
+    rounded = {name.rsplit(".", 1)[1] for name, layer in checkpoint.general.items() if layer.output is not None}
+    assert rounded == {"to_q", "to_k", "to_v"} and checkpoint.manifest.softmax_bits == 16
+
+
+def test_pcr_relaxes_its_calls_and_gives_each_call_its_grid(baseline_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = baseline_checkpoint("pcr")
+    for name, layer in checkpoint.general.items():
+        grid = layer.parts[0].activation
+        assert grid is not None and grid.bits.tolist() == [10, 8, 8, 8, 8] and len(layer.parts) == 1
+        # Text goes into to_k and to_v of attn2, the same at every call.
+        if not name.endswith(("attn2.to_k", "attn2.to_v")):
+            assert len(np.unique(grid.scale)) == 5, name
+    assert "conv_in" not in checkpoint.general and "conv_out" not in checkpoint.general
+
+
+def test_pcr_calibrates_a_call_on_states_of_the_quantized_calls_before(baseline_checkpoint: MakeCheckpoint) -> None:
+    """The input of the first quantized layer depends on the state alone, so its grid tells which states were seen."""
+    checkpoint = baseline_checkpoint("pcr")
+    manifest, folder = checkpoint.manifest, checkpoint.folder
+    name = "down_blocks.0.resnets.0.conv1"
+    components = Components(folder, manifest.tokenizer, manifest.latents)
+    shape = (1, manifest.latents.channels, manifest.latents.height, manifest.latents.width)
+    unet = reference_unet(checkpoint).float()
+    seen: dict[int, list[torch.Tensor]] = {}
+    calls: list[torch.Tensor] = []
+    unet.get_submodule(name).register_forward_pre_hook(lambda module, args: calls.append(args[0]))
+    for k, text in enumerate(PROMPTS):
+        prompt = encode_prompt(components, text, manifest.seed + k, manifest.guidance)
+        calls.clear()
+        draw_latents(unet, manifest.plan, prompt, manifest.guidance, shape)
+        for call, value in enumerate(calls):
+            seen.setdefault(call, []).append(value)
+    grid = checkpoint.general[name].parts[0].activation
+    assert grid is not None
+    for call, values in seen.items():
+        x = torch.cat(values)
+        top = 2 ** int(grid.bits[call]) - 1
+        expected = (max(float(x.max()), 0.0) - min(float(x.min()), 0.0)) / top
+        # Two prompts fit into one batch, so the range is that of all values. The states differ by float32's sums over four
+        # calls only; those of the FP model differ by percents (4-bit weights).
+        assert float(grid.scale[call]) == pytest.approx(expected, rel=1e-3), call
+
+
+def test_without_relaxing_all_calls_have_the_same_bits(baseline_job: Callable[..., QuantizationJob]) -> None:
+    unet = run_method("pcr", baseline_job({"relaxing": False, "samples": 4, "factor": 2000}))
+    grids = [part.activation for layer in unet.general.values() for part in layer.parts]
+    assert all(grid is not None and set(grid.bits.tolist()) == {8} for grid in grids)
+
+
+def test_evaluate_takes_them(baseline_checkpoint: MakeCheckpoint, tiny_model: Model) -> None:
+    source = open_source(baseline_checkpoint("q-diffusion", "own").folder, tiny_model)
+    result = evaluate(source, PROMPTS, count=1, metrics=["psnr"])
+    value = result.metrics["psnr"].value
+    # Pictures of 4-bit weights are near the FP ones and not equal to them.
+    assert value is not None and 10 < value < 60
+
+
+@pytest.mark.parametrize(("method", "reason"), [("pcr", "has zero points"), ("palettize", "has a palette of its own")])
+def test_targets_refuse_them_with_a_reason(
+    baseline_checkpoint: MakeCheckpoint, tmp_path: Path, method: str, reason: str
+) -> None:
+    checkpoint = baseline_checkpoint(method)
+    with pytest.raises(S2PError, match=rf"\({method}\) cannot be converted exactly: layer \S+ {reason}"):
+        coreml.convert_checkpoint(checkpoint, CoreMLOptions(), tmp_path, Silent())
+    with pytest.raises(S2PError, match=reason):
+        executorch.convert_checkpoint(checkpoint, ExecuTorchOptions(), tmp_path, Silent())
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect_names_their_grids(baseline_checkpoint: MakeCheckpoint) -> None:
+    for method, word in (("q-diffusion", "asymmetric per-channel, split input"), ("palettize", "palette")):
+        folder = baseline_checkpoint(method, "own" if method == "q-diffusion" else "same").folder
+        described = describe(folder)
+        assert any(layer.scheme.startswith(word) for layer in described.layers)
+        tensors = load_file(folder / "unet.safetensors")
+        for layer in described.layers:
+            if layer.scheme != "float32":
+                parts = [v.nbytes for k, v in tensors.items() if k.startswith(f"{layer.name}.") and not k.endswith(".bias")]
+                assert layer.bytes == sum(parts)
+
+
+def test_narrow_average_is_refused(baseline_job: Callable[..., QuantizationJob]) -> None:
+    with pytest.raises(S2PError, match=r"1\.5 bits on average are impossible"):
+        run_method("palettize", baseline_job({"palettes": {"average_bits": 1.5}}))
