@@ -167,12 +167,12 @@ def random_integers(model: Path, out: Path) -> Figures:
     write_contract(
         out / "s2p.json",
         CheckpointManifest(
-            version=1 if network is None else 3, producer="benchmark", family=source.family.name,
+            producer="benchmark", family=source.family.name,
             source=Source(name=source.name, unet_sha256="0" * 64, unet_fp32_bytes=0), method="rtn",
             recipe=recipe.model_dump(mode="json"), seed=0, plan=plan, guidance=source.guidance, latents=source.latents,
             tokenizer=source.tokenizer_spec, unet_config=dict(source.unet_config),
             layers=tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs), golden=(), files=file_entries(out, "s2p.json"),
-            conditioning=source.conditioning,
+            conditioning=source.conditioning, split_shortcuts=False, softmax_bits=None,
         ),
     )  # fmt: skip
     return {"bytes": folder_bytes(out)}

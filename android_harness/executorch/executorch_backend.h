@@ -15,6 +15,7 @@ class ExecuTorchBackend : public Backend {
   /// `threads` sizes ExecuTorch's thread pool, which is one for the process; absent: ExecuTorch chooses.
   explicit ExecuTorchBackend(std::optional<std::int64_t> threads);
 
+  std::string_view target() const override { return "executorch"; }
   std::unique_ptr<Program> load(const std::string& name, const Component& component,
                                 const std::filesystem::path& file) override;
   std::string describe(const Component& component) const override;

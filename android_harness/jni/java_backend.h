@@ -12,6 +12,7 @@ class JavaBackend : public Backend {
  public:
   JavaBackend(JNIEnv* env, jobject engine) : engine_(env, engine) {}
 
+  std::string_view target() const override { return "executorch"; }
   std::unique_ptr<Program> load(const std::string& name, const Component& component,
                                 const std::filesystem::path& file) override;
   std::string describe(const Component& component) const override;

@@ -38,6 +38,16 @@ TEST(Bundle, RefusesEveryMalformedBundle) {
   }
 }
 
+TEST(Bundle, NamesTheNewerVersion) {
+  const std::string text = testing::read_text(kFixtures / "malformed/manifests/version-two-other-fields.json");
+  try {
+    Manifest::parse(text, "m");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "m has format version 2, this program reads 1; update the program");
+  }
+}
+
 TEST(Bundle, ReadsEveryFieldThatARunNeeds) {
   const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile/");
   const Manifest& manifest = bundle.manifest();
@@ -46,6 +56,11 @@ TEST(Bundle, ReadsEveryFieldThatARunNeeds) {
   EXPECT_EQ(manifest.latents.count(), 4u * 4u * 6u);
   EXPECT_DOUBLE_EQ(manifest.latents.shift_factor, 0.125);
   EXPECT_EQ(manifest.plan.calls.size(), 6u);
+  ASSERT_EQ(manifest.sizes.size(), 2u);
+  EXPECT_EQ(manifest.sizes[0].width, 48);
+  EXPECT_FALSE(manifest.sizes[0].method || manifest.sizes[0].check || manifest.conditioning);
+  EXPECT_EQ(manifest.sizes[1].method, "size_32x48");
+  EXPECT_EQ(manifest.sizes[1].check, "golden/size-32x48.safetensors");
   EXPECT_DOUBLE_EQ(manifest.plan.calls[0].noise, 4.15739709641549);
   EXPECT_EQ(bundle.component("unet").inputs[1].dtype, DType::int64);
   EXPECT_EQ(manifest.golden[0].seed, 3u);

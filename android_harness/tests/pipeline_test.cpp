@@ -23,6 +23,7 @@ class CountingBackend : public Backend {
     loaded.push_back(name);
     return std::make_unique<Counted>(inner_.load(name, component, file), *this);
   }
+  std::string_view target() const override { return inner_.target(); }
   std::string describe(const Component& component) const override { return inner_.describe(component); }
 
   std::vector<std::string> loaded;
@@ -51,6 +52,7 @@ class ShortBackend : public Backend {
   std::unique_ptr<Program> load(const std::string&, const Component&, const testing::fs::path&) override {
     return std::make_unique<Short>();
   }
+  std::string_view target() const override { return "executorch"; }
   std::string describe(const Component&) const override { return "short"; }
 };
 
@@ -191,6 +193,7 @@ TEST(Pipeline, MakesTheTimeTableOfAPromptOnce) {
     std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
       return std::make_unique<Counted>(inner.load(name, component, file), calls[name]);
     }
+    std::string_view target() const override { return inner.target(); }
     std::string describe(const Component& component) const override { return inner.describe(component); }
     Backend& inner;
     std::map<std::string, int> calls;
@@ -202,6 +205,39 @@ TEST(Pipeline, MakesTheTimeTableOfAPromptOnce) {
   pipeline.load();
   EXPECT_EQ(pipeline.load_ms().size(), 4u);
   EXPECT_EQ(kind_thrown([&] { pipeline.draw("another cat", 3); }), "backend");
+}
+
+/// An engine whose programs manifests call coreml.
+struct NamedBackend : ReplayBackend {
+  using ReplayBackend::ReplayBackend;
+  std::string_view target() const override { return "coreml"; }
+};
+
+TEST(Pipeline, RefusesBundlesForAnotherEngineByTheirTarget) {
+  const auto cases = testing::read_json(kFixtures / "malformed/index.json")["engines"];
+  ASSERT_GE(cases.size(), 3u);
+  for (const auto& fixture : cases) {
+    const testing::TemporaryFolder folder;
+    const auto copy = folder.path() / "replay.s2pmobile";
+    testing::fs::copy(kFixtures / "replay.s2pmobile", copy, testing::fs::copy_options::recursive);
+    testing::write_text(copy / "manifest.json",
+                        testing::read_text(kFixtures / "malformed" / fixture["manifest"].get<std::string>()));
+    const Bundle bundle = Bundle::open(copy);
+    NamedBackend engine(bundle);
+    testing::expect_kind(fixture, [&] { Pipeline(bundle, engine); });
+    try {
+      Pipeline(bundle, engine);
+    } catch (const Error& error) {
+      const std::string line = "replay.s2pmobile is a bundle for " + bundle.manifest().target + "; this app runs coreml";
+      EXPECT_EQ(std::string(error.what()).rfind(line, 0), 0u) << error.what();
+    }
+    // A replay runs no programs.
+    ReplayBackend replay(bundle);
+    EXPECT_EQ(kind_thrown([&] { Pipeline(bundle, replay); }), "none");
+  }
+  const Bundle own = Bundle::open(kFixtures / "replay.s2pmobile");
+  NamedBackend engine(own);
+  EXPECT_EQ(kind_thrown([&] { Pipeline(own, engine); }), "none");
 }
 
 TEST(Pipeline, RefusesAnAnswerOfTheWrongSize) {

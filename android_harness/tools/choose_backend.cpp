@@ -11,10 +11,6 @@ namespace s2p {
 
 std::unique_ptr<Backend> choose_backend(const Bundle& bundle, bool replay, std::optional<std::int64_t> threads) {
   if (replay) return std::make_unique<ReplayBackend>(bundle);
-  if (bundle.manifest().target != "executorch") {
-    throw Error(ErrorKind::bad_input, "the bundle is for " + bundle.manifest().target +
-                                          "; convert with s2p-mobile convert --target executorch");
-  }
 #ifdef S2P_WITH_EXECUTORCH
   return std::make_unique<ExecuTorchBackend>(threads);
 #else

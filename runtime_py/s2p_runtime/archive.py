@@ -11,17 +11,18 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from s2p_runtime.bundle import MANIFEST_NAME, BundleManifest, open_bundle
-from s2p_runtime.contract import Contract, first_problem
+from s2p_runtime.bundle import BUNDLE_FORMAT, BUNDLE_VERSION, MANIFEST_NAME, BundleManifest, open_bundle
+from s2p_runtime.contract import Contract, parse_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_folder, inside
 
-ARCHIVE_FORMAT = "s2p-archive"
-ARCHIVE_VERSION = 1
+ARCHIVE_FORMAT: Final = "s2p-archive"
+ARCHIVE_VERSION: Final = 1
 INDEX_NAME = "archive.json"
 REST_SUFFIX = ".rest"
 NIBBLES_SUFFIX = ".nibbles"
@@ -29,17 +30,21 @@ _INDEX_LIMIT = 16 << 20
 """Largest index or manifest that is read, bytes."""
 
 
-class _Index(Contract):
-    format: str
-    version: int = Field(ge=1)
-    packed: dict[str, tuple[tuple[NonNegativeInt, PositiveInt], ...]]
+class ArchiveIndex(Contract):
+    """``archive.json``."""
+
+    format: Literal["s2p-archive"] = ARCHIVE_FORMAT
+    version: Literal[1] = ARCHIVE_VERSION
+    packed: dict[str, tuple[tuple[NonNegativeInt, PositiveInt], ...]] = Field(
+        description="file -> stretches of 4-bit weights, (offset, length) in the restored file, ascending"
+    )
 
 
 def unpack_archive(path: Path, folder: Path, *, force: bool = False) -> None:
     """Restore a bundle and check it; ``folder`` appears only when everything is right.
 
     Raises:
-        S2PError: no archive, a future version, a member missing, altered or larger than the manifest says, or ``folder``
+        S2PError: no archive, a newer version, a member missing, altered or larger than the manifest says, or ``folder``
             exists and ``force`` is false.
     """
     try:
@@ -68,16 +73,12 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int, archive_name: str) 
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path, archive_name: str) -> None:
-    try:
-        index = _Index.model_validate_json(_member(archive, INDEX_NAME, _INDEX_LIMIT, archive_name))
-        manifest_bytes = _member(archive, MANIFEST_NAME, _INDEX_LIMIT, archive_name)
-        manifest = BundleManifest.model_validate_json(manifest_bytes, strict=True)
-    except ValidationError as error:
-        raise S2PError(f"{archive_name} is invalid ({first_problem(error)})", "get it again") from error
-    if index.format != ARCHIVE_FORMAT:
-        raise S2PError(f"{archive_name} is not of format {ARCHIVE_FORMAT!r}", "give an archive made by s2p-mobile")
-    if index.version > ARCHIVE_VERSION:
-        raise S2PError(f"{archive_name} has version {index.version}, this s2p-mobile reads {ARCHIVE_VERSION}", "update it")
+    text = _member(archive, INDEX_NAME, _INDEX_LIMIT, archive_name)
+    index = parse_contract(text, f"{INDEX_NAME} in {archive_name}", ArchiveIndex, ARCHIVE_FORMAT, ARCHIVE_VERSION)
+    manifest_bytes = _member(archive, MANIFEST_NAME, _INDEX_LIMIT, archive_name)
+    manifest = parse_contract(
+        manifest_bytes, f"{MANIFEST_NAME} in {archive_name}", BundleManifest, BUNDLE_FORMAT, BUNDLE_VERSION
+    )
     (folder / MANIFEST_NAME).write_bytes(manifest_bytes)
     for name, entry in manifest.files.items():
         target = inside(folder, name)

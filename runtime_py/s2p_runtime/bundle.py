@@ -7,28 +7,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from s2p_runtime.chunks import check_chunks, unet_interface
-from s2p_runtime.component import Component
-from s2p_runtime.contract import Contract, GrowingContract, read_contract
+from s2p_runtime.component import TARGET_PATTERN, Component
+from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside, list_files, sha256_file
 from s2p_runtime.plan import SamplingPlan
 
-BUNDLE_FORMAT = "s2p-bundle"
-BUNDLE_VERSION = 2
-PLAIN_VERSION = 1
-"""Written where nothing of version 2 is used, so that older readers open these bundles too."""
+BUNDLE_FORMAT: Final = "s2p-bundle"
+BUNDLE_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
-
-Target = Literal["coreml", "executorch"]
-DEFAULT_METHOD: dict[Target, str] = {"coreml": "main", "executorch": "forward"}
-"""Method (or ML Program function) of a component that has but one."""
 
 
 class FileEntry(Contract):
@@ -45,7 +39,7 @@ class LatentSpec(Contract):
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     scaling_factor: float = Field(gt=0)
-    shift_factor: float = 0.0
+    shift_factor: float
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -127,17 +121,20 @@ class GoldenRun(Contract):
 
 
 class PictureSize(Contract):
-    """A size of pictures that a bundle draws. U-Net and VAE decoder have a method for each; the weights exist once.
-
-    ``check`` is a safetensors file with calls at this size, null where golden runs are of this size.
-    """
+    """A size of pictures that a bundle draws. Where there are several, U-Net and VAE decoder have a method for each; the weights
+    exist once."""
 
     width: int = Field(ge=1, description="of the picture, in pixels")
     height: int = Field(ge=1, description="of the picture, in pixels")
     latent_width: int = Field(ge=1)
     latent_height: int = Field(ge=1)
-    method: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="ExecuTorch method, or function of the ML Program")
-    check: str | None = None
+    method: str | None = Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="method (or function) of the programs; null: the one that a program has anyway",
+    )
+    check: str | None = Field(
+        description="safetensors file with calls at this size; null for the first, which golden runs check"
+    )
 
     @property
     def title(self) -> str:
@@ -149,28 +146,28 @@ class PictureSize(Contract):
         return shape[-2:] == (self.latent_height, self.latent_width)
 
 
-class BundleManifest(GrowingContract):
-    """``manifest.json`` of a bundle. ``sizes`` is empty, and absent in JSON, where there is but one; ``conditioning`` likewise."""
+class BundleManifest(Contract):
+    """``manifest.json`` of a bundle."""
 
-    later_fields: ClassVar[tuple[str, ...]] = ("sizes", "conditioning", "chunks")
-
-    format: Literal["s2p-bundle"] = "s2p-bundle"
-    version: int = PLAIN_VERSION
+    format: Literal["s2p-bundle"] = BUNDLE_FORMAT
+    version: Literal[1] = BUNDLE_VERSION
     name: str
     family: str
-    target: Target
+    target: str = Field(pattern=TARGET_PATTERN, description="what the programs are written for")
     producer: str = Field(description="program and version that wrote the bundle")
     checkpoint_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the checkpoint's s2p.json")
     components: dict[str, Component]
+    chunks: tuple[str, ...] = Field(
+        description="components that are the U-Net together, in the order in which they run; empty: it is one, ``unet``"
+    )
     plan: SamplingPlan
     guidance: float = Field(description="1.0 or less: no classifier-free guidance, batch of one")
     latents: LatentSpec
+    sizes: tuple[PictureSize, ...] = Field(description="sizes of pictures, that of ``latents`` first")
     tokenizer: TokenizerSpec
+    conditioning: Conditioning | None = Field(description="null: one time table serves all prompts")
     quantization: QuantizationSummary
     golden: tuple[GoldenRun, ...]
-    sizes: tuple[PictureSize, ...] = Field((), description="sizes of pictures, that of ``latents`` first")
-    conditioning: Conditioning | None = Field(default=None, description="version 2: families with two text encoders")
-    chunks: tuple[str, ...] = Field((), description="version 2: components that are the U-Net together, in order")
     files: dict[str, FileEntry] = Field(description="every file of the bundle but the manifest, by relative path")
 
     @model_validator(mode="after")
@@ -183,25 +180,20 @@ class BundleManifest(GrowingContract):
                 raise ValueError(f"file {path} is not listed")
         if (self.conditioning is not None) != ("time_table" in self.components):
             raise ValueError("conditioning and the component time_table go together")
-        if self.version < BUNDLE_VERSION and self.conditioning is not None:
-            raise ValueError("version 1 has no conditioning")
         self._check_sizes()
         if self.chunks:
-            if self.sizes:
+            if len(self.sizes) > 1:
                 raise ValueError("chunks: such a bundle has one picture size")
             check_chunks(self.chunks, self.components)
-        if self.chunks and self.version < BUNDLE_VERSION:
-            raise ValueError("version 1 has no chunks")
         return self
 
     def _check_sizes(self) -> None:
-        if not self.sizes:
-            return
-        if not self.sizes[0].fits(self.latents.shape) or self.sizes[0].method != DEFAULT_METHOD[self.target]:
-            raise ValueError("sizes: the first is not that of the latents")
-        for key in ("title", "method"):
-            if len({getattr(size, key) for size in self.sizes}) != len(self.sizes):
-                raise ValueError(f"sizes: two have the same {'size' if key == 'title' else key}")
+        if not self.sizes or not self.sizes[0].fits(self.latents.shape) or self.sizes[0].check is not None:
+            raise ValueError("sizes: the first is not that of the latents, which golden runs check")
+        if len({size.title for size in self.sizes}) != len(self.sizes):
+            raise ValueError("sizes: two are the same")
+        if len({size.method for size in self.sizes}) != len(self.sizes):
+            raise ValueError("sizes: two have the same method")
         for size in self.sizes[1:]:
             if size.check is None or size.check not in self.files:
                 raise ValueError(f"sizes: file {size.check} of {size.title} is not listed")
@@ -209,7 +201,7 @@ class BundleManifest(GrowingContract):
     def time_ids(self, size: PictureSize | None = None) -> NDArray[np.float32]:
         """SDXL's time ids for every branch, float32 [B, 6]; None: the bundle's own size."""
         assert self.conditioning is not None
-        own = size is None or size.title == self.picture_sizes[0].title
+        own = size is None or size.title == self.sizes[0].title
         ids = self.conditioning.time_ids if own or size is None else size_ids(size.width, size.height)
         return np.tile(np.array([ids], np.float32), (2 if self.guidance > 1 else 1, 1))
 
@@ -223,32 +215,16 @@ class BundleManifest(GrowingContract):
         """The U-Net's interface, whether it is one program or several."""
         return unet_interface(self.unet_programs)
 
-    @property
-    def picture_sizes(self) -> tuple[PictureSize, ...]:
-        """Sizes that the bundle draws, its own first; also where ``sizes`` is absent."""
-        if self.sizes:
-            return self.sizes
-        height, width = self.components["vae_decoder"].outputs[0].shape[-2:]
-        return (
-            PictureSize(
-                width=width,
-                height=height,
-                latent_width=self.latents.width,
-                latent_height=self.latents.height,
-                method=DEFAULT_METHOD[self.target],
-            ),
-        )
-
     def size_of(self, shape: tuple[int, ...]) -> PictureSize:
         """The size whose latents have the shape [..., H, W].
 
         Raises:
             S2PError: the bundle has no such size.
         """
-        for size in self.picture_sizes:
+        for size in self.sizes:
             if size.fits(shape):
                 return size
-        known = " or ".join(f"{size.latent_height}x{size.latent_width}" for size in self.picture_sizes)
+        known = " or ".join(f"{size.latent_height}x{size.latent_width}" for size in self.sizes)
         raise S2PError(f"{self.name} takes latents [..., H, W] of {known}, not {list(shape)}", "use the shapes of the manifest")
 
     def size_named(self, title: str) -> PictureSize:
@@ -258,10 +234,10 @@ class BundleManifest(GrowingContract):
             S2PError: no size, or the bundle does not draw it.
         """
         wanted = parse_size(title)
-        for size in self.picture_sizes:
+        for size in self.sizes:
             if (size.width, size.height) == wanted:
                 return size
-        known = ", ".join(size.title for size in self.picture_sizes)
+        known = ", ".join(size.title for size in self.sizes)
         raise S2PError(
             f"the bundle draws {known}, not {title}", f"choose one of these, or convert again with `size={title}`", "size"
         )

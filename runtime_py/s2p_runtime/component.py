@@ -8,6 +8,9 @@ from pydantic import Field
 
 from s2p_runtime.contract import Contract
 
+TARGET_PATTERN = r"^[a-z][a-z0-9-]*$"
+"""Names of targets: what programs are written for. Readers know the form of these names only, hosts their own one."""
+
 
 class TensorSpec(Contract):
     """One input or output of a component."""

@@ -71,7 +71,7 @@ def draw(
 ) -> Drawing:
     """Draw a prompt from Philox noise of ``seed``, in one of the manifest's sizes (None: the bundle's own)."""
     manifest = bundle.manifest
-    chosen = size or manifest.picture_sizes[0]
+    chosen = size or manifest.sizes[0]
     tokenizer = bundle_tokenizer(bundle)
     conditions = encode_prompt(bundle, backend, tokenizer, prompt, chosen)
     shape = (1, manifest.latents.channels, chosen.latent_height, chosen.latent_width)

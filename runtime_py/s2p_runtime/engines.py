@@ -28,4 +28,9 @@ def open_backend(bundle: Bundle, compute: Compute = "declared", release_chunks: 
         )
     if bundle.manifest.target == "coreml":
         return InterpreterBackend(bundle, compute, release_chunks)
-    return ExecuTorchBackend(bundle, release_chunks)
+    if bundle.manifest.target == "executorch":
+        return ExecuTorchBackend(bundle, release_chunks)
+    raise S2PError(
+        f"{bundle.folder.name} is a bundle for {bundle.manifest.target}; this s2p-mobile runs coreml and executorch",
+        "install what runs it, or convert the checkpoint for one of these",
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, PictureSize
+from s2p_runtime.bundle import Bundle, PictureSize
 from s2p_runtime.chunks import run_programs
 from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
@@ -18,6 +18,8 @@ from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
 
 Array32 = NDArray[np.float32]
+DEFAULT_METHOD = "forward"
+"""Of a program that has but one."""
 
 
 def installed_version() -> str:
@@ -90,7 +92,7 @@ class ExecuTorchBackend:
         """
         names = tuple(self.bundle.manifest.unet_programs) if component == "unet" else (component,)
         for name in names:
-            self._method(name, DEFAULT_METHOD["executorch"])
+            self._method(name, DEFAULT_METHOD)
             self._let_go(name)
 
     def _let_go(self, component: str) -> None:
@@ -154,7 +156,7 @@ class ExecuTorchBackend:
         first = spec.inputs[0] if size is None else resized(spec.inputs[0], size)
         for given, wanted in zip(inputs, (first, *spec.inputs[1:]), strict=True):
             check_input(given, wanted, component)
-        method = self._method(component, DEFAULT_METHOD["executorch"] if size is None else size.method)
+        method = self._method(component, (None if size is None else size.method) or DEFAULT_METHOD)
         import torch
 
         try:

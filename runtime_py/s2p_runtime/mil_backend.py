@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32, Compute
-from s2p_runtime.bundle import DEFAULT_METHOD, Bundle
+from s2p_runtime.bundle import Bundle
 from s2p_runtime.chunks import run_programs
 from s2p_runtime.component import Component
 from s2p_runtime.errors import S2PError
 from s2p_runtime.feeds import Feeds, decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.mil import Program, load_program
+
+DEFAULT_FUNCTION = "main"
+"""Of a program that has but one."""
 
 
 class InterpreterBackend:
@@ -65,9 +68,7 @@ class InterpreterBackend:
         if threads is not None:
             torch.set_num_threads(threads)
 
-    def _run(
-        self, component: str, feeds: dict[str, NDArray[Any]], output: str, function: str = DEFAULT_METHOD["coreml"]
-    ) -> Array32:
+    def _run(self, component: str, feeds: dict[str, NDArray[Any]], output: str, function: str | None = None) -> Array32:
         return self._outputs(component, feeds, (output,), function)[0]
 
     def _outputs(
@@ -75,17 +76,17 @@ class InterpreterBackend:
         component: str,
         feeds: dict[str, NDArray[Any]],
         outputs: tuple[str, ...],
-        function: str = DEFAULT_METHOD["coreml"],
+        function: str | None = None,
     ) -> list[Array32]:
         results = self._results(component, feeds, outputs, function)
         return [results[output].astype(np.float32) for output in outputs]
 
     def _results(
-        self, component: str, feeds: dict[str, NDArray[Any]], outputs: tuple[str, ...], function: str
+        self, component: str, feeds: dict[str, NDArray[Any]], outputs: tuple[str, ...], function: str | None
     ) -> dict[str, NDArray[Any]]:
-        """Outputs as the arithmetic leaves them, checked to be there."""
+        """Outputs as the arithmetic leaves them, checked to be there; None: of the default function."""
         self.load(component)
-        results = self._programs[component].run(feeds, compute=self.compute, function=function)
+        results = self._programs[component].run(feeds, compute=self.compute, function=function or DEFAULT_FUNCTION)
         self._let_go(component)
         for output in outputs:
             if output not in results:

@@ -27,7 +27,7 @@ class PlanCall(Contract):
     input_scale: float = Field(description="factor on the state before it enters the U-Net")
     states: tuple[Term, ...]
     outputs: tuple[Term, ...]
-    noise: float = Field(default=0.0, description="factor of fresh noise z_i (Philox stream i + 1); 0 when deterministic")
+    noise: float = Field(description="factor of fresh noise z_i (Philox stream i + 1); 0 when deterministic")
 
 
 class SamplingPlan(Contract):

@@ -6,14 +6,15 @@ A figure that could not be measured is null and has its reason in ``missing`` un
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
+from s2p_runtime.component import TARGET_PATTERN
 from s2p_runtime.contract import Contract
 
-REPORT_FORMAT = "s2p-report"
-REPORT_VERSION = 1
+REPORT_FORMAT: Final = "s2p-report"
+REPORT_VERSION: Final = 1
 
 
 class Device(Contract):
@@ -33,7 +34,7 @@ class Protocol(Contract):
     runs: int = Field(ge=1)
     cooldown_seconds: float = Field(ge=0)
     minimum_seconds: float = Field(ge=0)
-    threads: int | None = None
+    threads: int | None = Field(description="null: the engine chose")
 
 
 class Timings(Contract):
@@ -62,7 +63,7 @@ class Memory(Contract):
     baseline_bytes: int | None
     peak_bytes: int | None
     method: str = Field(description="e.g. 'VmHWM of /proc/self/status', 'phys_footprint'")
-    samples: tuple[tuple[float, int], ...] = Field(default=(), description="(seconds since start, bytes)")
+    samples: tuple[tuple[float, int], ...] = Field(description="(seconds since start, bytes)")
 
 
 class ThermalSample(Contract):
@@ -70,16 +71,16 @@ class ThermalSample(Contract):
 
     seconds: float
     state: str | None
-    celsius: dict[str, float] = Field(default_factory=dict)
-    headroom: float | None = Field(default=None, description="Android: 1.0 is the severe threshold")
+    celsius: dict[str, float]
+    headroom: float | None = Field(description="Android: 1.0 is the severe threshold")
 
 
 class EnergySample(Contract):
     """One reading of power or charge."""
 
     seconds: float
-    milliwatts: float | None = None
-    battery_level: float | None = Field(default=None, ge=0, le=1)
+    milliwatts: float | None
+    battery_level: float | None = Field(ge=0, le=1, description="1 is full")
 
 
 class Fidelity(Contract):
@@ -105,15 +106,15 @@ class Validity(Contract):
 class BenchReport(Contract):
     """``report.json``."""
 
-    format: Literal["s2p-report"] = "s2p-report"
-    version: int = REPORT_VERSION
+    format: Literal["s2p-report"] = REPORT_FORMAT
+    version: Literal[1] = REPORT_VERSION
     harness: Literal["host", "ios", "android", "linux"]
     harness_version: str
     created: str = Field(description="UTC, ISO 8601")
     device: Device
     bundle_name: str
     bundle_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the bundle's manifest.json")
-    target: Literal["coreml", "executorch"]
+    target: str = Field(pattern=TARGET_PATTERN, description="of the bundle")
     backend: dict[str, str] = Field(description="per component: backend or compute units")
     protocol: Protocol
     timings_ms: Timings
@@ -123,7 +124,7 @@ class BenchReport(Contract):
     energy: tuple[EnergySample, ...]
     fidelity: tuple[Fidelity, ...]
     validity: Validity
-    missing: dict[str, str] = Field(default_factory=dict, description="dotted path of a null or empty figure: reason")
+    missing: dict[str, str] = Field(description="dotted path of a null or empty figure: reason")
 
 
 def picture_path(report: Path, golden_id: str) -> Path:

@@ -129,7 +129,7 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
             final = draw_latents(bundle, declared, recorded(tensors), start, run.seed, lambda *_: advance())
         psnr = psnr_db(final, tensors["quantized_latents"])
         golden.append(GoldenCheck(id=run.id, latent_psnr_db=_finite(psnr), ok=psnr is None or psnr >= MINIMUM_LATENT_PSNR_DB))
-    for size in bundle.manifest.picture_sizes[1:]:
+    for size in bundle.manifest.sizes[1:]:
         with listener.stage(f"size {size.title}", 1) as advance:
             for name, error in size_errors(bundle, exact, size).items():
                 worst.update(name, error)

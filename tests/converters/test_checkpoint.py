@@ -13,10 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from s2p_converters.core.checkpoint import MANIFEST_NAME, Checkpoint, open_checkpoint
-from s2p_converters.core.checkpoint_manifest import LayerEntry, needed_version
 from s2p_converters.core.graph import split_shortcuts
 from s2p_mobile.sources.model import Model
-from s2p_runtime.bundle import Conditioning, file_entries
+from s2p_runtime.bundle import file_entries
 from s2p_runtime.errors import S2PError
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -119,14 +118,37 @@ def test_missing_file(copy: Path) -> None:
         open_checkpoint(copy)
 
 
-def test_future_version(copy: Path) -> None:
-    rehash(copy, lambda manifest: manifest.update(version=99))
-    with pytest.raises(S2PError, match="version 99"):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.update(version=2),
+        lambda manifest: manifest.update(version=2, layers=None, novelty=1),
+        lambda manifest: [manifest.pop(name) for name in list(manifest) if name != "format"] and manifest.update(version=2),
+    ],
+)
+def test_a_newer_version_is_refused_by_name(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Before anything else of it is looked at."""
+    rehash(copy, change)
+    with pytest.raises(S2PError, match=r"s2p\.json has format version 2, this s2p-mobile reads 1; update with pip"):
         open_checkpoint(copy)
 
 
-def test_split_shortcuts_make_the_fifth_version(copy: Path, checkpoint: Checkpoint) -> None:
-    assert checkpoint.manifest.version == 5 and checkpoint.manifest.split_shortcuts
+@pytest.mark.parametrize("field", ["softmax_bits", "conditioning", "split_shortcuts", "unet_config"])
+def test_every_field_has_to_be_there(copy: Path, field: str) -> None:
+    rehash(copy, lambda manifest: manifest.pop(field))
+    with pytest.raises(S2PError, match=rf"is invalid \({field}: Field required\)"):
+        open_checkpoint(copy)
+
+
+@pytest.mark.parametrize("field", ["grid", "split", "quantizes_output", "activation_zero", "activation_bits"])
+def test_every_field_of_a_layer_has_to_be_there(copy: Path, field: str) -> None:
+    rehash(copy, lambda manifest: manifest["layers"][0].pop(field))
+    with pytest.raises(S2PError, match=rf"is invalid \(layers\.0\.{field}: Field required\)"):
+        open_checkpoint(copy)
+
+
+def test_split_shortcuts(copy: Path, checkpoint: Checkpoint) -> None:
+    assert checkpoint.manifest.split_shortcuts
     names = [entry.name for entry in checkpoint.manifest.layers if "conv_shortcut" in entry.name]
     # Those of down blocks have one input; of up blocks the state (with the bias) and the skip.
     up = [name for name in names if name.startswith("up_blocks")]
@@ -134,51 +156,41 @@ def test_split_shortcuts_make_the_fifth_version(copy: Path, checkpoint: Checkpoi
     assert all(name.endswith("conv_shortcut") for name in names if name not in up)
     for name in up:
         assert (checkpoint.layers[name].bias is not None) == name.endswith(".0")
-    rehash(copy, lambda manifest: manifest.update(version=4))
-    with pytest.raises(S2PError, match="versions 1 to 4 have no split shortcuts"):
-        open_checkpoint(copy)
-    rehash(copy, lambda manifest: (manifest.update(version=5), manifest.pop("split_shortcuts")))
+    rehash(copy, lambda manifest: manifest.update(split_shortcuts=False))
     with pytest.raises(S2PError, match="conv_shortcut"):
         open_checkpoint(copy)
 
 
-def test_whole_shortcuts_with_zero_points_make_the_fourth_version(make_checkpoint: MakeCheckpoint) -> None:
+def test_whole_shortcuts_and_zero_points(make_checkpoint: MakeCheckpoint) -> None:
     checkpoint = make_checkpoint(split=False)
     zeros = {name: layer.activation_zero for name, layer in checkpoint.layers.items()}
-    assert not any(".conv_shortcut." in name for name in zeros)
+    assert not any(".conv_shortcut." in name for name in zeros) and any(zeros.values())
     written = {entry["name"]: entry for entry in json.loads((checkpoint.folder / "s2p.json").read_text())["layers"]}
-    assert checkpoint.manifest.version == 4 and any(zeros.values())
     # What every convolution of a resnet reads comes from SiLU, at least -0.2785.
     assert all(zeros[name] < 0 for name in zeros if ".resnets." in name and name.endswith(("conv1", "conv2")))
-    assert all(written[name].get("activation_zero", 0) == zero for name, zero in zeros.items())
-    assert all("activation_zero" not in written[name] for name, zero in zeros.items() if zero == 0)
-
-
-@pytest.mark.parametrize(
-    ("general", "prompts", "zero", "split", "version"),
-    [(0, 0, 0, 0, 1), (1, 0, 0, 0, 2), (1, 1, 0, 0, 3), (0, 1, 5, 0, 4), (0, 0, 0, 1, 5)],
-)
-def test_a_checkpoint_is_written_as_old_as_possible(general: int, prompts: int, zero: int, split: int, version: int) -> None:
-    entry = LayerEntry(name="layer", kind="linear", weight_bits=4, activation_bits=8, activation_zero=zero)
-    size = Conditioning(second_pad_id=0, zero_unconditional=True, time_ids=(1.0,) * 6)
-    assert needed_version([entry], 16 if general else None, size if prompts else None, bool(split)) == version
+    assert {name: entry["activation_zero"] for name, entry in written.items() if name in zeros} == zeros
+    floats = [entry for name, entry in written.items() if name not in zeros]
+    assert floats and all(entry["grid"] is None and entry["activation_zero"] == 0 for entry in floats)
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (
-            lambda entry, manifest: (manifest.update(version=3), manifest.pop("split_shortcuts")),
-            "versions 1 to 3 have no zero points",
-        ),
-        (lambda entry, manifest: entry.update(activation_zero=128), "zero point outside 8 bits"),
-        (lambda entry, manifest: entry.update(activation_zero=1.5), "activation_zero"),
-        (lambda entry, manifest: entry.update(activation_bits=None), "zero point of activations that it does not round"),
+        (lambda entry: entry.update(activation_zero=128), "zero point outside 8 bits"),
+        (lambda entry: entry.update(activation_zero=1.5), "activation_zero"),
+        (lambda entry: entry.update(activation_zero=None), "activation_zero"),
+        (lambda entry: entry.update(activation_bits=None), "zero point of activations that it does not round"),
+        (lambda entry: entry.update(grid="affine"), "zero point of activations that it does not round"),
+        (lambda entry: entry.update(grid=None), "weight bits without a grid"),
+        (lambda entry: entry.update(weight_bits=None), "grid without weight bits"),
+        (lambda entry: entry.update(weight_bits=None, grid=None, activation_zero=0), "quantizes activations but not weights"),
+        (lambda entry: entry.update(grid="palette", activation_zero=0, split=0), "split"),
+        (lambda entry: entry.update(split=3), "symmetric grid, which is neither split"),
     ],
 )
-def test_bad_zero_points(copy: Path, change: Callable[[dict[str, Any], dict[str, Any]], None], problem: str) -> None:
+def test_bad_layers(copy: Path, change: Callable[[dict[str, Any]], None], problem: str) -> None:
     def apply(manifest: dict[str, Any]) -> None:
-        change(next(entry for entry in manifest["layers"] if entry.get("activation_zero")), manifest)
+        change(next(entry for entry in manifest["layers"] if entry["activation_zero"]))
 
     rehash(copy, apply)
     with pytest.raises(S2PError, match=problem):

@@ -77,14 +77,14 @@ def feeds(checkpoint: Checkpoint) -> tuple[np.ndarray, int, np.ndarray]:
 
 
 def test_the_manifest_lists_the_sizes_and_their_methods(bundle: Bundle) -> None:
-    own = {"executorch": "forward", "coreml": "main"}[bundle.manifest.target]
-    assert [(size.title, size.method) for size in bundle.manifest.sizes] == [("32x32", own), ("48x32", "size_48x32")]
+    assert [(size.title, size.method) for size in bundle.manifest.sizes] == [("32x32", None), ("48x32", "size_48x32")]
     assert [(size.latent_height, size.latent_width) for size in bundle.manifest.sizes] == [(8, 8), (8, 12)]
 
 
-def test_one_size_leaves_no_trace_in_the_manifest(executorch_bundle: Path) -> None:
-    assert '"sizes"' not in (executorch_bundle / MANIFEST_NAME).read_text()
-    assert [size.title for size in open_bundle(executorch_bundle).manifest.picture_sizes] == ["32x32"]
+def test_the_own_size_is_listed_when_it_is_the_only_one(executorch_bundle: Path) -> None:
+    assert [size.model_dump() for size in open_bundle(executorch_bundle).manifest.sizes] == [
+        {"width": 32, "height": 32, "latent_width": 8, "latent_height": 8, "method": None, "check": None}
+    ]
 
 
 def test_executorch_unet_at_the_other_size_is_as_close_to_torch_as_float32_allows(
@@ -193,11 +193,11 @@ def test_latents_of_an_unknown_size_are_refused(bundle: Bundle, checkpoint: Chec
 )
 def test_sizes_that_do_not_fit_are_refused(checkpoint: Checkpoint, asked: tuple[int, int], reason: str) -> None:
     with pytest.raises(S2PError, match=reason):
-        picture_sizes(checkpoint, [asked], "executorch")
+        picture_sizes(checkpoint, [asked])
 
 
-def test_the_checkpoints_own_size_alone_is_no_list(checkpoint: Checkpoint) -> None:
-    assert picture_sizes(checkpoint, [(32, 32), (32, 32)], "coreml") == ()
+def test_every_size_is_listed_once(checkpoint: Checkpoint) -> None:
+    assert [size.title for size in picture_sizes(checkpoint, [(32, 32), (48, 32), (48, 32)])] == ["32x32", "48x32"]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def document() -> dict[str, Any]:
             "unet": {"path": "unet.mlpackage", **component},
             "vae_decoder": {"path": "vae_decoder.pte", **component},
         },
+        "chunks": [],
         "plan": {
             "scheduler": "DDIMScheduler",
             "steps": 1,
@@ -48,7 +49,8 @@ def document() -> dict[str, Any]:
             "calls": [{"timestep": 999, "input_scale": 1.0, "states": [[0, 1.0]], "outputs": [[0, -0.5]], "noise": 0.0}],
         },
         "guidance": 4.0,
-        "latents": {"channels": 4, "height": 8, "width": 8, "scaling_factor": 0.18215},
+        "latents": {"channels": 4, "height": 8, "width": 8, "scaling_factor": 0.18215, "shift_factor": 0.0},
+        "sizes": [{"width": 64, "height": 64, "latent_width": 8, "latent_height": 8, "method": None, "check": None}],
         "tokenizer": {
             "kind": "clip",
             "vocab": "tokenizer/vocab.json",
@@ -58,6 +60,7 @@ def document() -> dict[str, Any]:
             "eos_id": 1,
             "pad_id": 1,
         },
+        "conditioning": None,
         "quantization": {
             "method": "s2p",
             "recipe": "w4a8",
@@ -150,13 +153,13 @@ ENTRY = {"sha256": "0" * 64, "bytes": 1}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(version=3), "format version 3"),
+        (lambda m: m.update(version=2), "has format version 2, this s2p-mobile reads 1; update"),
         (lambda m: m.update(format="s2p-report"), "not of format"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m.pop("plan"), "plan"),
         (lambda m: m.update(guidance=float("nan")), "guidance"),
         (lambda m: m.update(guidance="4"), "guidance"),
-        (lambda m: m.update(target="tflite"), "target"),
+        (lambda m: m.update(target="Core ML"), "target"),
         (lambda m: m.update(checkpoint_sha256="0" * 63), "checkpoint_sha256"),
         (lambda m: m["plan"]["calls"][0].update(states=[[1, 1.0]]), "row of call 0 refers to call 1"),
         (lambda m: m["latents"].update(channels=0), "latents.channels"),

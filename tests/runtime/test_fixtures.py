@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.contract import read_contract
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import list_files
 from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport
@@ -41,12 +42,13 @@ MESSAGES = {
     "not_json": r"is not readable JSON",
     "wrong_format": r"is not of format",
     "bad_version": r"has no valid version number",
-    "future_version": r"reads up to [12]; update",
+    "future_version": r"has format version 2, this s2p-mobile reads 1; update with pip",
     "invalid": r"is invalid \(",
     "outside": r"points outside its folder",
     "missing_file": r" lacks ",
     "wrong_size": r"bytes instead of",
     "altered": r"was altered \(sha256 differs\)",
+    "wrong_target": r"replay\.s2pmobile is a bundle for [a-z0-9-]+; this s2p-mobile runs ",
 }
 """What Python says for each kind of error of the index."""
 
@@ -129,6 +131,38 @@ def test_malformed_bundle(case: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(S2PError) as raised:
         open_bundle(folder)
     assert names_kind(raised.value, case["kinds"]), raised.value
+
+
+@pytest.mark.parametrize("case", INDEX["engines"], ids=ids(INDEX["engines"]))
+def test_bundle_for_another_engine(case: dict[str, Any], tmp_path: Path) -> None:
+    """The reader knows no names of targets; what runs bundles refuses those that it does not run."""
+    folder = tmp_path / "replay.s2pmobile"
+    shutil.copytree(FIXTURES / "replay.s2pmobile", folder)
+    shutil.copy(FIXTURES / "malformed" / case["manifest"], folder / "manifest.json")
+    bundle = open_bundle(folder)
+    with pytest.raises(S2PError) as raised:
+        open_backend(bundle)
+    assert names_kind(raised.value, case["kinds"]), raised.value
+    assert bundle.manifest.target in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["coreml", "tflite", "x", "a-9"])
+def test_reports_of_any_target_open(name: str, tmp_path: Path) -> None:
+    report = json.loads((FIXTURES / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps({**report, "target": name}))
+    assert read_contract(tmp_path / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION).target == name
+
+
+def test_several_sizes() -> None:
+    """The first is that of the latents; calls at the others are recorded in files whose shapes fit."""
+    bundle = open_bundle(FIXTURES / "ancestral.s2pmobile")
+    own, other = bundle.manifest.sizes
+    assert (own.title, own.method, own.check) == ("48x32", None, None)
+    assert (other.title, other.method) == ("32x48", "size_32x48") and other.check is not None
+    recorded = load_file(bundle.path(other.check))
+    assert recorded["sample"].shape == recorded["latents"].shape == (1, 4, 6, 4)
+    assert bundle.manifest.size_of(recorded["sample"].shape) == other == bundle.manifest.size_named("32x48")
+    assert recorded["image"].shape == (1, 3, 48, 32)
 
 
 @pytest.mark.parametrize("case", INDEX["reports"], ids=ids(INDEX["reports"]))

@@ -16,7 +16,7 @@ from s2p_runtime.plan import PlanCall, SamplingPlan, denoise, guide, initial_lat
 
 
 def plan(*rows: dict[str, Any], initial_scale: float = 1.0) -> SamplingPlan:
-    calls = tuple(PlanCall(**{"timestep": 0.0, "input_scale": 1.0, **row}) for row in rows)
+    calls = tuple(PlanCall(**{"timestep": 0.0, "input_scale": 1.0, "noise": 0.0, **row}) for row in rows)
     return SamplingPlan(scheduler="test", steps=len(rows), prediction_type="epsilon", initial_scale=initial_scale, calls=calls)
 
 

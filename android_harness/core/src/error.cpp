@@ -16,6 +16,7 @@ std::string_view kind_name(ErrorKind kind) {
     case ErrorKind::altered: return "altered";
     case ErrorKind::bad_tensors: return "bad_tensors";
     case ErrorKind::bad_tokenizer: return "bad_tokenizer";
+    case ErrorKind::wrong_target: return "wrong_target";
     case ErrorKind::bad_input: return "bad_input";
     case ErrorKind::backend: return "backend";
     case ErrorKind::check_failed: return "check_failed";

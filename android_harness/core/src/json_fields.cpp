@@ -35,17 +35,14 @@ std::string Fields::path_of(std::string_view name) const {
   return path_.empty() ? std::string(name) : path_ + "." + std::string(name);
 }
 
-const Json* Fields::optional(const std::string& name) {
+const Json& Fields::required(const std::string& name) {
   seen_.insert(name);
   const auto found = object_.find(name);
-  return found == object_.end() ? nullptr : &*found;
+  if (found == object_.end()) invalid(path_of(name), "missing");
+  return *found;
 }
 
-const Json& Fields::required(const std::string& name) {
-  const Json* value = optional(name);
-  if (value == nullptr) invalid(path_of(name), "missing");
-  return *value;
-}
+bool Fields::is_null(const std::string& name) { return required(name).is_null(); }
 
 std::string Fields::text(const std::string& name) {
   const Json& value = required(name);
@@ -65,11 +62,6 @@ std::string Fields::choice(const std::string& name, const std::vector<std::strin
 
 double Fields::number(const std::string& name) { return finite_number(required(name), path_of(name)); }
 
-double Fields::number(const std::string& name, double fallback) {
-  const Json* value = optional(name);
-  return value == nullptr ? fallback : finite_number(*value, path_of(name));
-}
-
 double Fields::positive(const std::string& name) {
   const double value = number(name);
   if (!(value > 0)) invalid(path_of(name), "not above 0");
@@ -87,7 +79,7 @@ std::uint64_t Fields::unsigned_integer(const std::string& name) {
 }
 
 std::optional<std::int64_t> Fields::integer_or_null(const std::string& name) {
-  if (required(name).is_null()) return std::nullopt;
+  if (is_null(name)) return std::nullopt;
   return integer(name, std::numeric_limits<std::int64_t>::min());
 }
 
@@ -98,6 +90,15 @@ const Json& Fields::array(const std::string& name) {
 }
 
 Fields Fields::object(const std::string& name) { return Fields(required(name), path_of(name)); }
+
+std::string Fields::target(const std::string& name) {
+  const std::string value = text(name);
+  const auto is_letter = [](char c) { return c >= 'a' && c <= 'z'; };
+  const bool plain = std::all_of(value.begin(), value.end(),
+                                 [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '-'; });
+  if (value.empty() || !is_letter(value.front()) || !plain) invalid(path_of(name), "not a name of a target");
+  return value;
+}
 
 std::string Fields::sha256(const std::string& name) {
   const std::string value = text(name);

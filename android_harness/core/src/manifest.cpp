@@ -10,11 +10,7 @@ namespace s2p {
 namespace {
 
 constexpr const char* kFormat = "s2p-bundle";
-constexpr std::int64_t kVersion = 2;
-// The first that knows chunks.
-constexpr std::int64_t kChunksVersion = 2;
-// The first that knows families with two text encoders.
-constexpr std::int64_t kConditioningVersion = 2;
+constexpr std::int64_t kVersion = 1;
 // Far above any picture, far below what would overflow when a shape is multiplied out.
 constexpr std::int64_t kMaxLatentDimension = 1 << 16;
 constexpr std::int64_t kMaxTokens = 1 << 16;
@@ -59,7 +55,7 @@ LatentSpec read_latents(Fields fields) {
   latents.height = fields.integer("height", 1, kMaxLatentDimension);
   latents.width = fields.integer("width", 1, kMaxLatentDimension);
   latents.scaling_factor = fields.positive("scaling_factor");
-  latents.shift_factor = fields.number("shift_factor", 0.0);
+  latents.shift_factor = fields.number("shift_factor");
   fields.finish();
   return latents;
 }
@@ -135,25 +131,40 @@ GoldenRun read_golden(Fields fields) {
   return run;
 }
 
+/// Whether this may be the name of a method of a program.
+bool is_identifier(const std::string& text) {
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
+  return !text.empty() && is_letter(text.front()) &&
+         std::all_of(text.begin(), text.end(), [&](char c) { return is_letter(c) || (c >= '0' && c <= '9'); });
+}
+
 PictureSize read_size(Fields fields) {
   PictureSize size;
   size.width = fields.integer("width", 1);
   size.height = fields.integer("height", 1);
   size.latent_width = fields.integer("latent_width", 1, kMaxLatentDimension);
   size.latent_height = fields.integer("latent_height", 1, kMaxLatentDimension);
-  size.method = fields.text("method");
-  const Json* check = fields.optional("check");
-  if (check != nullptr && !check->is_null()) size.check = fields.text("check");
+  if (!fields.is_null("method")) {
+    size.method = fields.text("method");
+    if (!is_identifier(*size.method)) invalid(fields.path_of("method"), "not of letters, digits and '_'");
+  }
+  if (!fields.is_null("check")) size.check = fields.text("check");
   fields.finish();
   return size;
 }
 
 void check_sizes(const Manifest& manifest) {
+  if (manifest.sizes.empty()) invalid("sizes", "there is none");
+  std::set<std::pair<std::int64_t, std::int64_t>> known;
+  std::set<std::optional<std::string>> methods;
   for (std::size_t i = 0; i < manifest.sizes.size(); ++i) {
     const PictureSize& size = manifest.sizes[i];
+    const std::string path = "sizes." + std::to_string(i);
     const bool own = size.latent_width == manifest.latents.width && size.latent_height == manifest.latents.height;
-    if (i == 0 && !own) invalid("sizes", "the first is not that of the latents");
-    if (i > 0 && (!size.check || manifest.files.count(*size.check) == 0)) invalid("sizes", size.method + " has no listed file");
+    if (i == 0 && (!own || size.check)) invalid(path, "not that of the latents, which golden runs check");
+    if (i > 0 && (!size.check || manifest.files.count(*size.check) == 0)) invalid(path, "has no listed file");
+    if (!known.emplace(size.width, size.height).second) invalid(path, "stands there twice");
+    if (!methods.insert(size.method).second) invalid(path, "has the method of another one");
   }
 }
 
@@ -163,7 +174,7 @@ bool operator==(const TensorSpec& a, const TensorSpec& b) { return a.name == b.n
 void check_chunks(const Manifest& manifest) {
   static const std::set<std::string> own = {"sample", "step", "timestep", "encoder_hidden_states", "time_table"};
   if (manifest.chunks.size() < 2) invalid("chunks", "must be several");
-  if (manifest.components.count("unet") != 0 || !manifest.sizes.empty()) {
+  if (manifest.components.count("unet") != 0 || manifest.sizes.size() > 1) {
     invalid("chunks", "such a bundle has no component unet and one picture size");
   }
   std::map<std::string, TensorSpec> known;
@@ -199,7 +210,7 @@ void check_format(const Json& document, const std::string& source) {
     throw Error(ErrorKind::bad_version, source + " has no valid version number; get it from its author again");
   }
   if (*version > kVersion) {
-    throw Error(ErrorKind::future_version, source + " has format version " + version->dump() + ", this program reads up to " +
+    throw Error(ErrorKind::future_version, source + " has format version " + version->dump() + ", this program reads " +
                                                std::to_string(kVersion) + "; update the program");
   }
 }
@@ -224,10 +235,10 @@ Manifest read_manifest(const Json& document) {
   Fields fields(document, "");
   Manifest manifest;
   fields.required("format");
-  const std::int64_t version = fields.integer("version", 1);
+  fields.required("version");
   manifest.name = fields.text("name");
   manifest.family = fields.text("family");
-  manifest.target = fields.choice("target", {"coreml", "executorch"});
+  manifest.target = fields.target("target");
   manifest.producer = fields.text("producer");
   manifest.checkpoint_sha256 = fields.sha256("checkpoint_sha256");
   const Json& components = fields.required("components");
@@ -244,23 +255,15 @@ Manifest read_manifest(const Json& document) {
   for (std::size_t i = 0; i < golden.size(); ++i) {
     manifest.golden.push_back(read_golden(Fields(golden[i], "golden." + std::to_string(i))));
   }
-  if (const Json* sizes = fields.optional("sizes")) {
-    if (!sizes->is_array()) invalid("sizes", "not a list");
-    for (std::size_t i = 0; i < sizes->size(); ++i) {
-      manifest.sizes.push_back(read_size(Fields((*sizes)[i], "sizes." + std::to_string(i))));
-    }
+  const Json& sizes = fields.array("sizes");
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    manifest.sizes.push_back(read_size(Fields(sizes[i], "sizes." + std::to_string(i))));
   }
-  if (const Json* chunks = fields.optional("chunks")) {
-    if (!chunks->is_array() || version < kChunksVersion) invalid("chunks", "not a list of a manifest of version 2");
-    for (const Json& name : *chunks) {
-      if (!name.is_string()) invalid("chunks", "not a list of names");
-      manifest.chunks.push_back(name.get<std::string>());
-    }
+  for (const Json& name : fields.array("chunks")) {
+    if (!name.is_string()) invalid("chunks", "not a list of names");
+    manifest.chunks.push_back(name.get<std::string>());
   }
-  if (fields.optional("conditioning") != nullptr) {
-    if (version < kConditioningVersion) invalid("conditioning", "not in a manifest of version 1");
-    manifest.conditioning = read_conditioning(fields.object("conditioning"));
-  }
+  if (!fields.is_null("conditioning")) manifest.conditioning = read_conditioning(fields.object("conditioning"));
   if (manifest.conditioning.has_value() != (manifest.components.count("time_table") != 0)) {
     invalid("conditioning", "goes with a component time_table");
   }

@@ -109,10 +109,20 @@ Pipeline::Pipeline(const Bundle& bundle, Backend& backend, Residency residency, 
       chunks_(chunks),
       tokenizer_(ClipTokenizer::load(bundle.path(bundle.manifest().tokenizer.vocab),
                                      bundle.path(bundle.manifest().tokenizer.merges), bundle.manifest().tokenizer)) {
+  require_target();
   check_components();
   if (chunks == Chunks::release && bundle.manifest().chunks.empty()) {
     throw Error(ErrorKind::bad_input, "the U-Net of " + bundle.folder().filename().string() +
                                           " is one program; leave --release-chunks out, or convert with --chunks");
+  }
+}
+
+void Pipeline::require_target() const {
+  const std::string& target = bundle_.manifest().target;
+  const std::string runs(backend_.target());
+  if (!runs.empty() && runs != target) {
+    throw Error(ErrorKind::wrong_target, bundle_.folder().filename().string() + " is a bundle for " + target + "; this app runs " +
+                                             runs + ", so convert the checkpoint for that");
   }
 }
 
@@ -248,7 +258,7 @@ Conditions Pipeline::embed(const std::string& prompt) {
 }
 
 Conditions Pipeline::embed_pooled(const std::vector<std::vector<std::int32_t>>& texts) {
-  const Conditioning& told = *bundle_.manifest().conditioning;
+  const Conditioning& conditioning = *bundle_.manifest().conditioning;
   const Component& encoder = bundle_.component(kTextEncoder);
   const Component& network = bundle_.component(kTimeTable);
   Conditions conditions;
@@ -256,11 +266,11 @@ Conditions Pipeline::embed_pooled(const std::vector<std::vector<std::int32_t>>& 
   std::vector<float> time_ids;
   for (const std::vector<std::int32_t>& text : texts) {
     std::vector<std::vector<float>> outputs;
-    if (told.zero_unconditional && texts.size() == 2 && &text == &texts.front()) {
+    if (conditioning.zero_unconditional && texts.size() == 2 && &text == &texts.front()) {
       for (const TensorSpec& output : encoder.outputs) outputs.emplace_back(element_count(output.shape), 0.0f);
     } else {
       const TokenIds first(text, encoder.inputs[0]);
-      const TokenIds second(second_ids(text, bundle_.manifest().tokenizer.eos_id, told.second_pad_id), encoder.inputs[1]);
+      const TokenIds second(second_ids(text, bundle_.manifest().tokenizer.eos_id, conditioning.second_pad_id), encoder.inputs[1]);
       outputs = program(kTextEncoder).run_all({first.view(), second.view()});
     }
     if (outputs.size() < 2) throw Error(ErrorKind::backend, "component text_encoder gave no pooled text; convert the model again");
@@ -268,7 +278,7 @@ Conditions Pipeline::embed_pooled(const std::vector<std::vector<std::int32_t>>& 
     const auto own = checked(std::move(outputs[1]), encoder.outputs[1], kTextEncoder);
     conditions.embeddings.insert(conditions.embeddings.end(), hidden.begin(), hidden.end());
     pooled.insert(pooled.end(), own.begin(), own.end());
-    time_ids.insert(time_ids.end(), told.time_ids.begin(), told.time_ids.end());
+    time_ids.insert(time_ids.end(), conditioning.time_ids.begin(), conditioning.time_ids.end());
   }
   finished(kTextEncoder);
   const TensorSpec& text_input = network.inputs[0];

@@ -23,7 +23,7 @@ PlanCall read_call(Fields fields, std::size_t index) {
   call.input_scale = fields.number("input_scale");
   call.states = read_terms(fields.array("states"), fields.path_of("states"), index);
   call.outputs = read_terms(fields.array("outputs"), fields.path_of("outputs"), index);
-  call.noise = fields.number("noise", 0.0);
+  call.noise = fields.number("noise");
   fields.finish();
   return call;
 }

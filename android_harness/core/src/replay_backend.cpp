@@ -175,9 +175,9 @@ std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Comp
       throw Error(ErrorKind::backend, "component " + name + " is not told the call, so it cannot be replayed; use an engine");
     }
     const auto place = static_cast<std::size_t>(found - component.inputs.begin());
-    const auto told = std::find_if(component.inputs.begin(), component.inputs.end(),
+    const auto own = std::find_if(component.inputs.begin(), component.inputs.end(),
                                    [](const TensorSpec& input) { return input.name == "time_table"; });
-    const auto table = static_cast<std::size_t>(told - component.inputs.begin());
+    const auto table = static_cast<std::size_t>(own - component.inputs.begin());
     return program([recording, place, table](const std::vector<TensorView>& inputs) {
       if (table < inputs.size() && !holds(inputs[table], recording->time_table)) {
         throw Error(ErrorKind::backend, "the U-Net was told another time table than the recorded one; check the time ids");

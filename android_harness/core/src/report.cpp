@@ -14,6 +14,9 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr const char* kReportFormat = "s2p-report";
+constexpr int kReportVersion = 1;
+
 template <typename T>
 Json nullable(const std::optional<T>& value) {
   return value ? Json(*value) : Json(nullptr);
@@ -118,8 +121,8 @@ Json list(const std::vector<T>& values) {
 }  // namespace
 
 Json Report::to_json() const {
-  return {{"format", "s2p-report"},
-          {"version", 1},
+  return {{"format", kReportFormat},
+          {"version", kReportVersion},
           {"harness", harness},
           {"harness_version", harness_version},
           {"created", created},

@@ -129,7 +129,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint after checking its manifest, every checksum and every tensor.
 
     Raises:
-        S2PError: no checkpoint, future version, file missing, truncated or altered, layer missing, wrong shape, scale that is
+        S2PError: no checkpoint, newer version, file missing, truncated or altered, layer missing, wrong shape, scale that is
             not a positive finite number, integer outside its grid.
     """
     if not folder.is_dir():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,45 +12,38 @@ from s2p_converters.core.graph.structure import UNetStructure, layer_specs
 from s2p_converters.core.grids import MAX_ACTIVATION_BITS, GeneralLayer, QuantizedLayer
 from s2p_converters.core.packing import integer_range
 from s2p_runtime.bundle import Conditioning, FileEntry, GoldenRun, LatentSpec, TokenizerSpec
-from s2p_runtime.contract import Contract, GrowingContract
+from s2p_runtime.contract import Contract
 from s2p_runtime.plan import SamplingPlan
 
-CHECKPOINT_FORMAT = "s2p-checkpoint"
-CHECKPOINT_VERSION = 5
-"""Written when shortcuts are split."""
-ZERO_POINT_VERSION = 4
-"""Written when activations have zero points while weights are symmetric."""
-PROMPT_TABLE_VERSION = 3
-"""Written for families whose time table belongs to the prompt (SDXL)."""
-GENERAL_VERSION = 2
-"""Written when there are other grids than symmetric ones."""
-SYMMETRIC_VERSION = 1
-"""Written when all grids are symmetric, so that older readers open these checkpoints too."""
+CHECKPOINT_FORMAT: Final = "s2p-checkpoint"
+CHECKPOINT_VERSION: Final = 1
 
 
-class LayerEntry(GrowingContract):
+class LayerEntry(Contract):
     """One layer of the U-Net. ``weight_bits`` null: left in float by the recipe."""
-
-    later_fields: ClassVar[tuple[str, ...]] = ("grid", "split", "quantizes_output", "activation_zero")
 
     name: str
     kind: Literal["conv", "linear"]
-    weight_bits: int | None = Field(default=None, ge=2, le=8)
-    activation_bits: int | None = Field(default=None, ge=2, le=8, description="narrowest of the calls; null: float activations")
-    grid: Literal["symmetric", "affine", "palette"] = Field(default="symmetric", description="version 2")
-    split: int | None = Field(default=None, ge=1, description="version 2: input channels of the first of two parts")
-    quantizes_output: bool = Field(default=False, description="version 2: the output is rounded too")
-    activation_zero: int = Field(default=0, description="version 4: the integer that stands for 0, on symmetric weight grids")
+    weight_bits: int | None = Field(ge=2, le=8, description="null: float")
+    activation_bits: int | None = Field(ge=2, le=8, description="narrowest of the calls; null: float activations")
+    grid: Literal["symmetric", "affine", "palette"] | None = Field(description="of the weights; null: float")
+    split: int | None = Field(ge=1, description="input channels of the first of two parts; null: one part")
+    quantizes_output: bool = Field(description="the output is rounded too")
+    activation_zero: int = Field(
+        description="the integer that stands for 0 in the activations of a symmetric layer, the same at all calls; else 0"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerEntry:
+        if (self.grid is None) != (self.weight_bits is None):
+            raise ValueError(f"layer {self.name} has a grid without weight bits, or weight bits without a grid")
         if self.activation_zero:
             if self.activation_bits is None or self.grid != "symmetric":
                 raise ValueError(f"layer {self.name} has a zero point of activations that it does not round on such a grid")
             low, high = integer_range(self.activation_bits)
             if not low <= self.activation_zero <= high:
                 raise ValueError(f"layer {self.name} has a zero point outside {self.activation_bits} bits")
-        if self.weight_bits is None and (self.activation_bits is not None or self.is_general):
+        if self.grid is None and (self.activation_bits is not None or self.split is not None or self.quantizes_output):
             raise ValueError(f"layer {self.name} quantizes activations but not weights")
         if self.grid == "symmetric" and self.is_general:
             raise ValueError(f"layer {self.name} has a symmetric grid, which is neither split nor of the output")
@@ -59,80 +51,70 @@ class LayerEntry(GrowingContract):
 
     @property
     def is_general(self) -> bool:
-        """Whether the layer needs version 2."""
-        return self.grid != "symmetric" or self.split is not None or self.quantizes_output
+        """Whether the layer's grids are other than symmetric: a :class:`GeneralLayer`."""
+        return self.grid in ("affine", "palette") or self.split is not None or self.quantizes_output
 
 
 def layer_entry(spec: LayerSpec, layer: QuantizedLayer | GeneralLayer | None) -> LayerEntry:
     """A layer's line in the manifest; None: left in float."""
-    if layer is None:
-        return LayerEntry(name=spec.name, kind=spec.kind)
-    if isinstance(layer, QuantizedLayer):
-        widths = (layer.weight_bits, layer.activation_bits)
-        zero = layer.activation_zero
-        return LayerEntry(
-            name=spec.name, kind=spec.kind, weight_bits=widths[0], activation_bits=widths[1], activation_zero=zero
-        )
-    return LayerEntry(
+    entry = LayerEntry(
         name=spec.name,
         kind=spec.kind,
-        weight_bits=layer.weight_bits,
-        activation_bits=layer.activation_bits,
-        grid="palette" if layer.is_palette else "affine",
-        split=layer.parts[0].channels if len(layer.parts) == 2 else None,
-        quantizes_output=layer.output is not None,
+        weight_bits=None,
+        activation_bits=None,
+        grid=None,
+        split=None,
+        quantizes_output=False,
+        activation_zero=0,
     )
+    if layer is None:
+        return entry
+    changes: dict[str, Any] = {"weight_bits": layer.weight_bits, "activation_bits": layer.activation_bits}
+    if isinstance(layer, QuantizedLayer):
+        changes |= {"grid": "symmetric", "activation_zero": layer.activation_zero}
+    else:
+        changes |= {
+            "grid": "palette" if layer.is_palette else "affine",
+            "split": layer.parts[0].channels if len(layer.parts) == 2 else None,
+            "quantizes_output": layer.output is not None,
+        }
+    return LayerEntry.model_validate(entry.model_dump() | changes)
 
 
 class Source(Contract):
     """Where the weights come from."""
 
     name: str
-    unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the source U-Net's weights")
     unet_fp32_bytes: int = Field(ge=0, description="parameters of the source U-Net at 4 bytes each")
 
 
-class CheckpointManifest(GrowingContract):
+class CheckpointManifest(Contract):
     """``s2p.json``."""
 
-    later_fields: ClassVar[tuple[str, ...]] = ("softmax_bits", "conditioning", "split_shortcuts")
-
-    format: Literal["s2p-checkpoint"] = "s2p-checkpoint"
-    version: int = GENERAL_VERSION
-    producer: str
+    format: Literal["s2p-checkpoint"] = CHECKPOINT_FORMAT
+    version: Literal[1] = CHECKPOINT_VERSION
+    producer: str = Field(description="program and version that wrote the checkpoint")
     family: str
     source: Source
     method: str
-    recipe: dict[str, Any]
+    recipe: dict[str, Any] = Field(description="every setting of the recipe, in the form of recipe files")
     seed: int = Field(ge=0)
     plan: SamplingPlan
-    guidance: float
+    guidance: float = Field(description="1.0 or less: no classifier-free guidance")
     latents: LatentSpec
     tokenizer: TokenizerSpec
-    unet_config: dict[str, Any]
+    conditioning: Conditioning | None = Field(description="null: one time table serves all prompts")
+    unet_config: dict[str, Any] = Field(description="configuration of the source U-Net in diffusers' form")
+    split_shortcuts: bool = Field(description="shortcuts of up blocks are two convolutions, on the state and on the skip")
+    softmax_bits: int | None = Field(
+        ge=2, le=MAX_ACTIVATION_BITS, description="attention weights are rounded to k / (2^bits - 1); null: they are not"
+    )
     layers: tuple[LayerEntry, ...] = Field(description="every layer, in the order in which they run")
     golden: tuple[GoldenRun, ...] = Field(
         description="FP runs: the tensors of a bundle's golden run without the quantized ones"
     )
-    files: dict[str, FileEntry]
-    softmax_bits: int | None = Field(
-        default=None, ge=2, le=MAX_ACTIVATION_BITS, description="version 2: attention weights rounded to k / (2^bits - 1)"
-    )
-
-    conditioning: Conditioning | None = Field(default=None, description="version 3: families with two text encoders")
-    split_shortcuts: bool = Field(default=False, description="version 5: shortcuts of up blocks are two convolutions")
-
-    @model_validator(mode="after")
-    def _features_of_the_version(self) -> CheckpointManifest:
-        if self.version < 3 and self.conditioning is not None:
-            raise ValueError("versions 1 and 2 have no conditioning")
-        if self.version < 2 and self.needs_general_grids:
-            raise ValueError("version 1 has symmetric grids only")
-        if self.version < 4 and any(entry.activation_zero for entry in self.layers):
-            raise ValueError("versions 1 to 3 have no zero points on symmetric weight grids")
-        if self.version < 5 and self.split_shortcuts:
-            raise ValueError("versions 1 to 4 have no split shortcuts")
-        return self
+    files: dict[str, FileEntry] = Field(description="every file of the checkpoint but s2p.json, by relative path")
 
     @property
     def structure(self) -> UNetStructure:
@@ -142,11 +124,6 @@ class CheckpointManifest(GrowingContract):
             S2PError: as :meth:`UNetStructure.from_config`.
         """
         return replace(UNetStructure.from_config(self.unet_config), split_shortcuts=self.split_shortcuts)
-
-    @property
-    def needs_general_grids(self) -> bool:
-        """Whether the checkpoint holds what version 2 added."""
-        return self.softmax_bits is not None or any(entry.is_general for entry in self.layers)
 
     @property
     def title(self) -> str:
@@ -169,17 +146,3 @@ class CheckpointManifest(GrowingContract):
         quantized = [(entry.weight_bits, specs[entry.name].weights) for entry in self.layers if entry.weight_bits is not None]
         total = sum(weights for _, weights in quantized)
         return sum(bits * weights for bits, weights in quantized) / total if total else 0.0
-
-
-def needed_version(
-    layers: Sequence[LayerEntry], softmax_bits: int | None, conditioning: Conditioning | None, split: bool
-) -> int:
-    """The oldest version that can say this, so that older readers open what they can."""
-    if split:
-        return CHECKPOINT_VERSION
-    if any(entry.activation_zero for entry in layers):
-        return ZERO_POINT_VERSION
-    if conditioning is not None:
-        return PROMPT_TABLE_VERSION
-    general = softmax_bits is not None or any(entry.is_general for entry in layers)
-    return GENERAL_VERSION if general else SYMMETRIC_VERSION

@@ -18,15 +18,12 @@ from s2p_converters.core.graph import StepUNet
 from s2p_converters.targets.prompt_programs import EncodeText, PromptPrograms, condition_tensors, table_input
 from s2p_runtime import __version__
 from s2p_runtime.bundle import (
-    BUNDLE_VERSION,
     MANIFEST_NAME,
-    PLAIN_VERSION,
     BundleManifest,
     GoldenRun,
     LayerSummary,
     PictureSize,
     QuantizationSummary,
-    Target,
     TokenizerSpec,
     file_entries,
 )
@@ -134,29 +131,31 @@ def split_names(unet: Mapping[str, Component]) -> tuple[str, ...]:
 def write_manifest(
     checkpoint: Checkpoint,
     folder: Path,
-    target: Target,
+    target: str,
     components: Mapping[str, Component],
     layers: tuple[LayerSummary, ...],
     golden: tuple[GoldenRun, ...],
     unet_download_bytes: int,
     tokenizer: TokenizerSpec,
-    sizes: tuple[PictureSize, ...] = (),
+    sizes: tuple[PictureSize, ...],
     chunks: tuple[str, ...] = (),
 ) -> BundleManifest:
     """Write the manifest last: it lists every other file."""
     source = checkpoint.manifest
     manifest = BundleManifest(
-        version=BUNDLE_VERSION if chunks or source.conditioning else PLAIN_VERSION,
         name=source.source.name,
         family=source.family,
         target=target,
         producer=f"s2p-mobile {__version__}",
         checkpoint_sha256=sha256_file(checkpoint.folder / CHECKPOINT_MANIFEST),
         components=dict(components),
+        chunks=chunks,
         plan=source.plan,
         guidance=source.guidance,
         latents=source.latents,
+        sizes=sizes,
         tokenizer=tokenizer,
+        conditioning=source.conditioning,
         quantization=QuantizationSummary(
             method=source.method,
             recipe=str(source.recipe.get("name", "")),
@@ -167,9 +166,6 @@ def write_manifest(
             layers=layers,
         ),
         golden=golden,
-        sizes=sizes,
-        chunks=chunks,
-        conditioning=source.conditioning,
         files=file_entries(folder),
     )
     write_contract(folder / MANIFEST_NAME, manifest)

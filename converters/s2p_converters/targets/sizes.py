@@ -13,7 +13,7 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.assembly import Outcome, reference_call
 from s2p_converters.targets.prompt_programs import condition_tensors
 from s2p_runtime.backends import Backend
-from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, PictureSize, Target
+from s2p_runtime.bundle import Bundle, PictureSize
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.progress import Progress
@@ -39,8 +39,8 @@ def vae_factor(checkpoint: Checkpoint) -> int:
         raise S2PError(f"{path} does not say how many blocks the VAE has ({error})", "make the checkpoint again") from error
 
 
-def picture_sizes(checkpoint: Checkpoint, asked: Sequence[tuple[int, int]], target: Target) -> tuple[PictureSize, ...]:
-    """The checkpoint's own size, then the others asked for, each once; empty where nothing else is asked for.
+def picture_sizes(checkpoint: Checkpoint, asked: Sequence[tuple[int, int]]) -> tuple[PictureSize, ...]:
+    """The checkpoint's own size, which has the programs' default method, then the others asked for, each once.
 
     Args:
         asked: (width, height) in pixels.
@@ -70,18 +70,16 @@ def picture_sizes(checkpoint: Checkpoint, asked: Sequence[tuple[int, int]], targ
                 height=height,
                 latent_width=width // factor,
                 latent_height=height // factor,
-                method=DEFAULT_METHOD[target] if is_own else f"size_{width}x{height}",
+                method=None if is_own else f"size_{width}x{height}",
                 check=None if is_own else f"golden/size-{width}x{height}.safetensors",
             )
         )
-    return tuple(sizes) if len(sizes) > 1 else ()
+    return tuple(sizes)
 
 
-def latent_shapes(checkpoint: Checkpoint, sizes: Sequence[PictureSize], target: Target) -> dict[str, tuple[int, int]]:
-    """Latent height and width by method name, the checkpoint's own first, also where ``sizes`` is empty."""
-    latents = checkpoint.manifest.latents
-    own = {DEFAULT_METHOD[target]: (latents.height, latents.width)}
-    return {size.method: (size.latent_height, size.latent_width) for size in sizes} or own
+def latent_shapes(sizes: Sequence[PictureSize], default_method: str) -> dict[str, tuple[int, int]]:
+    """Latent height and width by method name, the checkpoint's own first."""
+    return {size.method or default_method: (size.latent_height, size.latent_width) for size in sizes}
 
 
 def write_size_calls(
@@ -123,7 +121,7 @@ def check_sizes(bundle: Bundle, backend: Backend) -> None:
         CheckFailed: a program computes something else at a size.
     """
     tolerances = TOLERANCE[bundle.manifest.target]
-    for size in bundle.manifest.picture_sizes[1:]:
+    for size in bundle.manifest.sizes[1:]:
         for component, error in size_errors(bundle, backend, size).items():
             if not error <= tolerances[component]:
                 raise CheckFailed(

@@ -5,6 +5,9 @@ import S2PBench
 
 /// Builds the components of a Core ML bundle.
 public enum CoreMLBackend {
+    /// What manifests call the programs that Core ML runs.
+    public static let target = "coreml"
+
     /// Compute units of each component unless the options say otherwise: the Neural Engine for the integer U-Net. The
     /// decoder stays on the GPU, where a float32 program keeps its precision; the text encoder runs once per text. The time
     /// table of a prompt (SDXL) is float32 too and a few small products: the CPU.
@@ -15,11 +18,9 @@ public enum CoreMLBackend {
     /// Nothing is compiled or loaded yet. A measurement compiles anew, so that its load times mean the same on every run;
     /// drawing takes the compiled copy of an earlier run.
     ///
-    /// - Throws: `backend` when the bundle is for another target; `usage` for Apple's layout; `noComponent`; `outside`.
+    /// - Throws: `wrongTarget`; `usage` for Apple's layout; `noComponent`; `outside`.
     public static func components(of bundle: ModelBundle, options: RunOptions) async throws -> ComponentSet {
-        guard bundle.manifest.target == .coreml else {
-            throw BenchError.backend(component: bundle.manifest.name, reason: "the bundle is for \(bundle.manifest.target.rawValue)")
-        }
+        try bundle.requireTarget(target)
         try bundle.requireStepInput()
         let cache = try CompiledModelCache()
         let recompile = options.command == .run

@@ -32,6 +32,8 @@ enum Fixtures {
 
     struct Index: Decodable {
         let bundles: [MalformedBundle]
+        /// Whole bundles for targets that no engine here runs.
+        let engines: [MalformedBundle]
         let reports: [MalformedFile]
         let tensors: [MalformedFile]
     }

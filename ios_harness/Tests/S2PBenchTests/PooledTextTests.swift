@@ -26,8 +26,8 @@ struct PooledTextTests {
     }
 
     @Test func padsTheSecondEncoderBehindTheFirstEnd() throws {
-        let told = Conditioning(secondPadID: 7, zeroUnconditional: true, timeIDs: [1, 2, 3, 4, 5, 6])
-        #expect(told.secondTokenIDs([1, 5, 9, 9, 9], eosID: 9) == [1, 5, 9, 7, 7])
-        #expect(told.secondTokenIDs([1, 5, 6], eosID: 9) == [1, 5, 6])
+        let conditioning = Conditioning(secondPadID: 7, zeroUnconditional: true, timeIDs: [1, 2, 3, 4, 5, 6])
+        #expect(conditioning.secondTokenIDs([1, 5, 9, 9, 9], eosID: 9) == [1, 5, 9, 7, 7])
+        #expect(conditioning.secondTokenIDs([1, 5, 6], eosID: 9) == [1, 5, 6])
     }
 }

@@ -58,7 +58,7 @@ import Testing
     @Test(arguments: [
         [], ["run"], ["run", "a", "b"], ["draw", "a"], ["fly", "a"], ["run", "a", "--runs"], ["run", "a", "--runs", "0"],
         ["run", "a", "--cooldown", "-1"], ["run", "a", "--cooldown", "inf"], ["run", "a", "--cooldown", "nan"],
-        ["run", "a", "--units", "gpu"], ["run", "a", "--units", "clip=all"], ["run", "a", "--sneed", "1"],
+        ["run", "a", "--units", "gpu"], ["run", "a", "--units", "clip=fast"], ["run", "a", "--sneed", "1"],
         ["draw", "a", "b", "--seed", "18446744073709551616"],
     ])
     func refusesBadUsage(_ arguments: [String]) {

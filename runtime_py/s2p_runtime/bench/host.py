@@ -258,6 +258,7 @@ def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_pict
             minimum_duration_met=math.fsum(timings.image) >= settings.minimum * 1000,
             fidelity_ok=all(_is_faithful(one) for one in fidelity),
         ),
+        missing={},
     )
     return report.model_copy(update={"missing": missing_reasons(report, no_memory)})
 
@@ -327,6 +328,6 @@ def _memory(bundle: Bundle, settings: HostSettings, progress: Progress) -> tuple
         try:
             memory, reason = memory_of_a_picture(bundle.folder, settings.threads, settings.release_chunks), None
         except S2PError as error:
-            memory, reason = Memory(baseline_bytes=None, peak_bytes=None, method="none"), str(error)
+            memory, reason = Memory(baseline_bytes=None, peak_bytes=None, method="none", samples=()), str(error)
         advance()
     return memory, reason

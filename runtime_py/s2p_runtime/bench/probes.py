@@ -71,7 +71,7 @@ class Probes:
 
     def thermal(self, seconds: float) -> ThermalSample:
         """Temperatures, and the state that the kernel's trip points give."""
-        return ThermalSample(seconds=seconds, state=self._trip_state(), celsius=self._temperatures())
+        return ThermalSample(seconds=seconds, state=self._trip_state(), celsius=self._temperatures(), headroom=None)
 
     def _zones(self) -> list[tuple[str, float]]:
         """Folder and millidegrees of each zone that has a plausible reading."""

@@ -206,7 +206,7 @@ def _report(
     summary = manifest.quantization
     ratio = summary.unet_fp32_bytes / summary.unet_bytes
     say(f"bundle: {destination} ({seconds:.0f} s)", json)
-    if manifest.sizes:
+    if len(manifest.sizes) > 1:
         say(f"sizes: {', '.join(each.title for each in manifest.sizes)}", json)
     if manifest.chunks:
         parts = component_bytes(manifest)

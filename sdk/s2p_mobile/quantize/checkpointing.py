@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import MANIFEST_NAME, write_checkpoint_tensors
-from s2p_converters.core.checkpoint_manifest import CheckpointManifest, Source, layer_entry, needed_version
+from s2p_converters.core.checkpoint_manifest import CheckpointManifest, Source, layer_entry
 from s2p_converters.core.graph import layer_specs, split_shortcuts
 from s2p_converters.core.grids import GeneralLayer, QuantizedLayer
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
@@ -52,9 +52,7 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     for name in COMPONENT_FOLDERS if model.conditioning is None else (*COMPONENT_FOLDERS, *SECOND_FOLDERS):
         shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
     golden = _write_golden(job, folder)
-    entries = tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs)
     manifest = CheckpointManifest(
-        version=needed_version(entries, unet.softmax_bits, model.conditioning, unet.split_shortcuts),
         producer=f"s2p-mobile {__version__}",
         family=model.family.name,
         source=Source(name=model.name, unet_sha256=model.unet_sha256, unet_fp32_bytes=model.unet_fp32_bytes),
@@ -65,13 +63,13 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         guidance=job.guidance,
         latents=model.latents,
         tokenizer=model.tokenizer_spec,
+        conditioning=model.conditioning,
         unet_config=dict(model.unet_config),
-        layers=entries,
+        split_shortcuts=unet.split_shortcuts,
+        softmax_bits=unet.softmax_bits,
+        layers=tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs),
         golden=golden,
         files=file_entries(folder, MANIFEST_NAME),
-        softmax_bits=unet.softmax_bits,
-        conditioning=model.conditioning,
-        split_shortcuts=unet.split_shortcuts,
     )
     write_contract(folder / MANIFEST_NAME, manifest)
     return manifest

@@ -27,7 +27,10 @@ class Walker:
 
     def __init__(self, drift: float, batch: int = 4) -> None:
         self.name, self.drift, self.batch, self.guidance, self.latent_shape = "walker", drift, batch, GUIDANCE, SHAPE
-        calls = [PlanCall(timestep=float(i), input_scale=1.0, states=((i, 1.0),), outputs=((i, 1.0),)) for i in range(CALLS)]
+        calls = [
+            PlanCall(timestep=float(i), input_scale=1.0, states=((i, 1.0),), outputs=((i, 1.0),), noise=0.0)
+            for i in range(CALLS)
+        ]
         self.plan = SamplingPlan(
             scheduler="walk", steps=CALLS, prediction_type="epsilon", initial_scale=1.0, calls=tuple(calls)
         )

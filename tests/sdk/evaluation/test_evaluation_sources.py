@@ -24,7 +24,7 @@ from s2p_mobile.quantize.methods.registry import run_method
 from s2p_mobile.quantize.recipes import ActivationRule, Recipe, WeightRule
 from s2p_mobile.sources.model import Model, open_model
 from s2p_mobile.sources.trajectory import float_unet
-from s2p_runtime.bundle import Bundle, BundleManifest, GoldenRun, QuantizationSummary, file_entries
+from s2p_runtime.bundle import Bundle, BundleManifest, GoldenRun, PictureSize, QuantizationSummary, file_entries
 from s2p_runtime.contract import write_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan, denoise, guide, initial_latents
@@ -165,6 +165,8 @@ def make_bundle(model: Model, plan: SamplingPlan, tmp_path_factory: pytest.TempP
         final = one_by_one(float_unet(drawer, plan), drawer, plan, PROMPTS[0], 1)
         (folder / "golden").mkdir()
         write_tensors(folder / "golden" / "1.safetensors", {"fp_latents": final})
+        height, width = model.latents.height, model.latents.width
+        own = PictureSize(width=4 * width, height=4 * height, latent_width=width, latent_height=height, method=None, check=None)
         sizes = {"average_weight_bits": 4.0, "unet_bytes": 0, "unet_download_bytes": 0, "unet_fp32_bytes": 0}
         manifest = BundleManifest(
             name="test",
@@ -173,10 +175,13 @@ def make_bundle(model: Model, plan: SamplingPlan, tmp_path_factory: pytest.TempP
             producer="test",
             checkpoint_sha256="0" * 64,
             components={},
+            chunks=(),
             plan=plan,
             guidance=GUIDANCE,
             latents=model.latents,
+            sizes=(own,),
             tokenizer=model.tokenizer_spec,
+            conditioning=None,
             quantization=QuantizationSummary(method="rtn", recipe="w4", layers=(), **sizes),
             golden=(GoldenRun(id="1", prompt=PROMPTS[0], seed=1, path="golden/1.safetensors"),),
             files=file_entries(folder),

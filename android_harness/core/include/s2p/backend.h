@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "s2p/manifest.h"
@@ -33,6 +34,9 @@ class Program {
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  /// What manifests call the programs that the engine runs. Empty: it runs none, so that bundles for any target will do.
+  virtual std::string_view target() const = 0;
 
   /// Loads (and where the engine does so, compiles) a component from its file. Throws Error(backend).
   virtual std::unique_ptr<Program> load(const std::string& name, const Component& component,

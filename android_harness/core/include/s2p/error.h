@@ -20,6 +20,7 @@ enum class ErrorKind {
   altered,         ///< a listed file has another SHA-256
   bad_tensors,     ///< not a complete safetensors file, or a tensor of it is missing or has another shape or type
   bad_tokenizer,   ///< vocabulary and merges are malformed or do not fit together
+  wrong_target,    ///< a bundle whose programs are written for something else than the engine runs
   bad_input,       ///< what the user gave: an option, a prompt, a seed
   backend,         ///< the engine refused a program or failed in it
   check_failed,    ///< the input was understood, but a check on it did not hold

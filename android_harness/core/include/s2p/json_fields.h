@@ -15,20 +15,21 @@ namespace s2p {
 using Json = nlohmann::json;
 
 /// Reads the fields of one JSON object strictly: a field that is missing, of the wrong type, out of range or not finite
-/// is an Error(invalid) that names its dotted path, and so is a field that nobody asked for (`finish`).
+/// is an Error(invalid) that names its dotted path, and so is a field that nobody asked for (`finish`). No field has a
+/// default: what there is not is null or empty.
 class Fields {
  public:
   /// `object` must outlive this. `path` is where it stands in the document, "" for the document itself.
   Fields(const Json& object, std::string path);
 
   const Json& required(const std::string& name);
-  const Json* optional(const std::string& name);
+  /// Whether the field, which must be there, is null.
+  bool is_null(const std::string& name);
 
   std::string text(const std::string& name);
   /// One of `choices`.
   std::string choice(const std::string& name, const std::vector<std::string_view>& choices);
   double number(const std::string& name);
-  double number(const std::string& name, double fallback);
   double positive(const std::string& name);
   std::int64_t integer(const std::string& name, std::int64_t minimum,
                        std::int64_t maximum = std::numeric_limits<std::int64_t>::max());
@@ -37,6 +38,8 @@ class Fields {
   std::optional<std::int64_t> integer_or_null(const std::string& name);
   const Json& array(const std::string& name);
   Fields object(const std::string& name);
+  /// A name of a target: a small letter, then small letters, digits and dashes.
+  std::string target(const std::string& name);
   /// Exactly 64 lower-case hexadecimal digits.
   std::string sha256(const std::string& name);
 

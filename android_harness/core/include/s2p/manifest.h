@@ -90,13 +90,16 @@ struct GoldenRun {
   std::string path;
 };
 
-/// A size of pictures that a bundle draws: U-Net and VAE decoder have a method for each, their weights exist once.
+/// A size of pictures that a bundle draws. Where there are several, U-Net and VAE decoder have a method for each; their weights
+/// exist once.
 struct PictureSize {
   std::int64_t width;
   std::int64_t height;
   std::int64_t latent_width;
   std::int64_t latent_height;
-  std::string method;
+  /// Absent: the method that programs have anyway, as the first size has it.
+  std::optional<std::string> method;
+  /// A safetensors file with calls at this size; absent for the first, which golden runs check.
   std::optional<std::string> check;
 };
 
@@ -104,22 +107,23 @@ struct PictureSize {
 struct Manifest {
   std::string name;
   std::string family;
+  /// What the programs are written for. Readers take any name; an engine refuses what it does not run.
   std::string target;
   std::string producer;
   std::string checkpoint_sha256;
   std::map<std::string, Component> components;
+  /// Components that are the U-Net together, in the order in which they run; empty where it is one program, `unet`.
+  std::vector<std::string> chunks;
   SamplingPlan plan;
   double guidance;
   LatentSpec latents;
+  /// Sizes of pictures, that of `latents` first.
+  std::vector<PictureSize> sizes;
   TokenizerSpec tokenizer;
+  /// Absent: one time table serves all prompts. Else it belongs to the prompt, and the bundle has a component `time_table`.
+  std::optional<Conditioning> conditioning;
   QuantizationSummary quantization;
   std::vector<GoldenRun> golden;
-  /// Empty where there is but one. The first is that of `latents`, and its method is the one that components have anyway.
-  std::vector<PictureSize> sizes;
-  /// Components that are the U-Net together, in the order in which they run; empty where it is one program, `unet`.
-  std::vector<std::string> chunks;
-  /// Where the time table belongs to the prompt; such a bundle has a component `time_table`.
-  std::optional<Conditioning> conditioning;
   std::map<std::string, FileEntry> files;
 
   /// Components that are the U-Net, in the order in which they run.

@@ -54,7 +54,8 @@ class Pipeline {
   /// Called after every U-Net call with its index.
   using OnCall = std::function<void(std::size_t call)>;
 
-  /// Throws Error(bad_input) when the bundle's components do not take the tensors of docs/formats.md.
+  /// Throws Error(wrong_target) when the bundle's programs are not the backend's, Error(bad_input) when its components do not
+  /// take the tensors of docs/formats.md.
   Pipeline(const Bundle& bundle, Backend& backend, Residency residency = Residency::keep, Chunks chunks = Chunks::keep);
 
   /// Loads all components (chunks that are to be released one after the other). Without it a component is loaded when it is first needed.
@@ -78,6 +79,7 @@ class Pipeline {
   std::vector<float> denoise_latents(const Conditions& conditions, std::uint64_t seed, ImageTimings& timings,
                                      const OnCall& on_call);
   Picture decode(const std::vector<float>& latents);
+  void require_target() const;
   void check_components() const;
 
   const Bundle& bundle_;

@@ -13,6 +13,7 @@ class ReplayBackend : public Backend {
   explicit ReplayBackend(const Bundle& bundle);
   ~ReplayBackend() override;
 
+  std::string_view target() const override { return {}; }
   std::unique_ptr<Program> load(const std::string& name, const Component& component,
                                 const std::filesystem::path& file) override;
   std::string describe(const Component& component) const override;

@@ -30,8 +30,9 @@ from s2p_converters.targets.coreml.layers import CoreMLOperators, check_float16_
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import Port, convert_module
 from s2p_converters.targets.float_components import decoder_module, text_encoder_module, text_encoders_module
-from s2p_runtime.bundle import DEFAULT_METHOD, LayerSummary
+from s2p_runtime.bundle import LayerSummary
 from s2p_runtime.component import Component
+from s2p_runtime.mil_backend import DEFAULT_FUNCTION
 
 LatentShapes = Mapping[str, tuple[int, int]]
 """Latent height and width by function, the checkpoint's own first."""
@@ -53,7 +54,7 @@ def program_constants(options: CoreMLOptions) -> Constants:
 
 def _own_shape(checkpoint: Checkpoint) -> LatentShapes:
     latents = checkpoint.manifest.latents
-    return {DEFAULT_METHOD["coreml"]: (latents.height, latents.width)}
+    return {DEFAULT_FUNCTION: (latents.height, latents.width)}
 
 
 def unet_ports(checkpoint: Checkpoint, options: CoreMLOptions, size: tuple[int, int]) -> tuple[list[Port], Port]:

@@ -39,14 +39,14 @@ from s2p_converters.targets.coreml.split_unet import convert_chunks
 from s2p_converters.targets.float_components import decoder_module, text_encoder_module
 from s2p_converters.targets.prompt_programs import EncodeText, PromptPrograms, condition_tensors
 from s2p_converters.targets.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
-from s2p_runtime.bundle import DEFAULT_METHOD, Bundle, BundleManifest
+from s2p_runtime.bundle import Bundle, BundleManifest
 from s2p_runtime.chunks import run_programs, unet_interface
 from s2p_runtime.component import Component
 from s2p_runtime.errors import CheckFailed
 from s2p_runtime.feeds import decoder_feeds, text_feeds, unet_feeds
 from s2p_runtime.fingerprint import write_fingerprint
 from s2p_runtime.mil import Program, load_program
-from s2p_runtime.mil_backend import InterpreterBackend
+from s2p_runtime.mil_backend import DEFAULT_FUNCTION, InterpreterBackend
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
 from s2p_runtime.progress import Progress
@@ -75,8 +75,8 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
         pipeline_settings(checkpoint)
     require_symmetric(checkpoint)
     check_count(checkpoint.structure, options.chunks)
-    sizes = picture_sizes(checkpoint, options.sizes, "coreml")
-    shapes = latent_shapes(checkpoint, sizes, "coreml")
+    sizes = picture_sizes(checkpoint, options.sizes)
+    shapes = latent_shapes(sizes, DEFAULT_FUNCTION)
     functions = {shape: function for function, shape in shapes.items()}
     with progress.stage("text encoder", 1) as advance:
         text = convert_text_encoder(checkpoint, options, folder)
@@ -124,13 +124,13 @@ def convert_checkpoint(checkpoint: Checkpoint, options: CoreMLOptions, folder: P
     manifest = write_manifest(
         checkpoint, folder, "coreml", components, layers, golden, download, tokenizer, sizes, split_names(unet)
     )
-    if sizes:
+    if len(sizes) > 1:
         bundle = Bundle(folder, manifest)
         check_sizes(bundle, InterpreterBackend(bundle, "float64"))
     return manifest
 
 
-def _run(program: Program, feeds: dict[str, NDArray[Any]], function: str = DEFAULT_METHOD["coreml"]) -> Array32:
+def _run(program: Program, feeds: dict[str, NDArray[Any]], function: str = DEFAULT_FUNCTION) -> Array32:
     return next(iter(program.run(feeds, compute="float64", function=function).values())).astype(np.float32)
 
 

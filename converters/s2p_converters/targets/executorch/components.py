@@ -27,11 +27,12 @@ from s2p_converters.targets.executorch.xnnpack.program import build_program
 from s2p_converters.targets.executorch.xnnpack.subgraph import NamedDataStore
 from s2p_converters.targets.executorch.xnnpack.unet import UNetProgram, unet_columns, unet_subgraph
 from s2p_converters.targets.float_components import decoder_module, text_encoder_module, text_encoders_module
-from s2p_runtime.bundle import DEFAULT_METHOD, LayerSummary
+from s2p_runtime.bundle import LayerSummary
 from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.errors import CheckFailed
+from s2p_runtime.executorch import DEFAULT_METHOD
 
-METHOD = DEFAULT_METHOD["executorch"]
+METHOD = DEFAULT_METHOD
 LatentShapes = Mapping[str, tuple[int, int]]
 """Latent height and width by method, :data:`METHOD` first."""
 

@@ -31,7 +31,7 @@ from s2p_converters.targets.prompt_programs import Array32, EncodeText, PromptPr
 from s2p_converters.targets.sizes import check_sizes, latent_shapes, picture_sizes, write_size_calls
 from s2p_runtime.bundle import Bundle, BundleManifest
 from s2p_runtime.errors import CheckFailed
-from s2p_runtime.executorch import ExecuTorchBackend
+from s2p_runtime.executorch import DEFAULT_METHOD, ExecuTorchBackend
 from s2p_runtime.pictures import relative_error
 from s2p_runtime.progress import Progress
 from s2p_runtime.quiet import quiet_import
@@ -50,8 +50,8 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
     """
     require_symmetric(checkpoint)
     check_count(checkpoint.structure, options.chunks)
-    sizes = picture_sizes(checkpoint, options.sizes, "executorch")
-    shapes = latent_shapes(checkpoint, sizes, "executorch")
+    sizes = picture_sizes(checkpoint, options.sizes)
+    shapes = latent_shapes(sizes, DEFAULT_METHOD)
     steps: dict[str, Callable[[Path], ComponentInfo]] = {
         "text_encoder": lambda path: convert_text_encoder(checkpoint, path, options),
         "vae_decoder": lambda path: convert_vae_decoder(checkpoint, path, options, shapes),
@@ -86,7 +86,7 @@ def convert_checkpoint(checkpoint: Checkpoint, options: ExecuTorchOptions, folde
     manifest = write_manifest(
         checkpoint, folder, "executorch", components, layers, golden, download, tokenizer, sizes, split_names(unet)
     )
-    if sizes:
+    if len(sizes) > 1:
         bundle = Bundle(folder, manifest)
         check_sizes(bundle, ExecuTorchBackend(bundle))
     return manifest

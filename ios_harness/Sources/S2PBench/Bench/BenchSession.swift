@@ -17,6 +17,7 @@ public struct BenchSession: Sendable {
     ) async throws {
         bundle = try ModelBundle(opening: bundleFolder)
         if options.chunks == .released { try bundle.requireChunks() }
+        try bundle.requireComponents(options.units.keys.filter { $0 != "all" }.sorted())
         components = options.replay ? try Replay.components(of: bundle) : try await makeComponents(bundle, options)
         self.probes = probes
         self.options = options

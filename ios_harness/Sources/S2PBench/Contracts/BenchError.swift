@@ -15,6 +15,8 @@ public enum BenchError: Error, Equatable, Sendable {
     case altered(folder: String, path: String)
     case badTensors(file: String, reason: String)
     case badTokenizer(reason: String)
+    /// The engine runs programs of another target.
+    case wrongTarget(bundle: String, target: String, runs: String)
     case noComponent(folder: String, name: String, available: [String])
     case noGoldenRun(folder: String, reason: String)
     case shapeMismatch(what: String, found: [Int], expected: [Int])
@@ -41,6 +43,7 @@ extension BenchError {
         case .altered: "altered"
         case .badTensors: "bad_tensors"
         case .badTokenizer: "bad_tokenizer"
+        case .wrongTarget: "wrong_target"
         case .noComponent: "no_component"
         case .noGoldenRun: "no_golden_run"
         case .shapeMismatch: "shape_mismatch"
@@ -69,7 +72,7 @@ extension BenchError: CustomStringConvertible {
         case .badVersion(let file):
             "\(file) has no valid version number; get it from its author again"
         case .futureVersion(let file, let found, let supported):
-            "\(file) has format version \(found), this harness reads up to \(supported); update the harness"
+            "\(file) has format version \(found), this harness reads \(supported); update the harness"
         case .invalid(let file, let problem):
             "\(file) is invalid (\(problem)); get it from its author again"
         case .outside(let folder, let path):
@@ -84,6 +87,8 @@ extension BenchError: CustomStringConvertible {
             "\(file) is not a complete safetensors file (\(reason)); get it from its author again"
         case .badTokenizer(let reason):
             "the tokenizer does not fit together (\(reason)); get the bundle again"
+        case .wrongTarget(let bundle, let target, let runs):
+            "\(bundle) is a bundle for \(target); this app runs \(runs), so convert the checkpoint for that"
         case .noComponent(let folder, let name, let available):
             "\(folder) has no component '\(name)'; it has \(available.joined(separator: ", "))"
         case .noGoldenRun(let folder, let reason):

@@ -19,7 +19,8 @@ public struct BenchReport: Contract {
     public var bundleName: String
     /// Of the bundle's manifest.json.
     public var bundleSHA256: String
-    public var target: Target
+    /// Of the bundle; any name, see `isTargetName`.
+    public var target: String
     /// Per component: backend or compute units.
     public var backend: [String: String]
     public var `protocol`: BenchProtocol
@@ -31,7 +32,7 @@ public struct BenchReport: Contract {
     public var energy: [EnergySample]
     public var fidelity: [Fidelity]
     public var validity: Validity
-    @Defaulted<EmptyMap<String>> public var missing: [String: String]
+    public var missing: [String: String]
 
     enum CodingKeys: String, CodingKey {
         case format, version, harness
@@ -47,6 +48,7 @@ public struct BenchReport: Contract {
 
     public func validate() throws(ContractViolation) {
         try require(isSHA256(bundleSHA256), "bundle_sha256", "is no SHA-256")
+        try require(isTargetName(target), "target", "is no name of a target")
         try require(`protocol`.warmupRuns >= 0, "protocol.warmup_runs", "must not be negative")
         try require(`protocol`.runs >= 1, "protocol.runs", "must be at least 1")
         try require(`protocol`.cooldownSeconds >= 0, "protocol.cooldown_seconds", "must not be negative")
@@ -91,14 +93,14 @@ public struct BenchProtocol: Codable, Equatable, Sendable {
     /// Rest before the timed images.
     public var cooldownSeconds: Double
     public var minimumSeconds: Double
-    @Defaulted<Null<Int>> public var threads: Int?
+    @Nullable public var threads: Int?
 
     public init(warmupRuns: Int = 1, runs: Int = 5, cooldownSeconds: Double = 10, minimumSeconds: Double = 60) {
         self.warmupRuns = warmupRuns
         self.runs = runs
         self.cooldownSeconds = cooldownSeconds
         self.minimumSeconds = minimumSeconds
-        _threads = Defaulted(wrappedValue: nil)
+        _threads = Nullable(wrappedValue: nil)
     }
 
     enum CodingKeys: String, CodingKey {
@@ -177,13 +179,13 @@ public struct MemoryFigures: Codable, Equatable, Sendable {
     @Nullable public var baselineBytes: Int?
     @Nullable public var peakBytes: Int?
     public var method: String
-    @Defaulted<EmptyList<MemorySample>> public var samples: [MemorySample]
+    public var samples: [MemorySample]
 
     public init(baselineBytes: Int?, peakBytes: Int?, method: String, samples: [MemorySample]) {
         self.baselineBytes = baselineBytes
         self.peakBytes = peakBytes
         self.method = method
-        _samples = Defaulted(wrappedValue: samples)
+        self.samples = samples
     }
 
     enum CodingKeys: String, CodingKey {
@@ -197,27 +199,27 @@ public struct MemoryFigures: Codable, Equatable, Sendable {
 public struct ThermalSample: Codable, Equatable, Sendable {
     public var seconds: Double
     @Nullable public var state: String?
-    @Defaulted<EmptyMap<Double>> public var celsius: [String: Double]
-    @Defaulted<Null<Double>> public var headroom: Double?
+    public var celsius: [String: Double]
+    @Nullable public var headroom: Double?
 
     public init(seconds: Double, state: String?, celsius: [String: Double] = [:]) {
         self.seconds = seconds
         self.state = state
-        _celsius = Defaulted(wrappedValue: celsius)
-        _headroom = Defaulted(wrappedValue: nil)
+        self.celsius = celsius
+        _headroom = Nullable(wrappedValue: nil)
     }
 }
 
 /// One reading of power or charge.
 public struct EnergySample: Codable, Equatable, Sendable {
     public var seconds: Double
-    @Defaulted<Null<Double>> public var milliwatts: Double?
-    @Defaulted<Null<Double>> public var batteryLevel: Double?
+    @Nullable public var milliwatts: Double?
+    @Nullable public var batteryLevel: Double?
 
     public init(seconds: Double, milliwatts: Double? = nil, batteryLevel: Double? = nil) {
         self.seconds = seconds
-        _milliwatts = Defaulted(wrappedValue: milliwatts)
-        _batteryLevel = Defaulted(wrappedValue: batteryLevel)
+        _milliwatts = Nullable(wrappedValue: milliwatts)
+        _batteryLevel = Nullable(wrappedValue: batteryLevel)
     }
 
     enum CodingKeys: String, CodingKey {

@@ -1,8 +1,3 @@
-/// Which program format the components of a bundle have.
-public enum Target: String, Codable, Sendable {
-    case coreml, executorch
-}
-
 /// One input or output of a component.
 public struct TensorSpec: Codable, Equatable, Sendable {
     public enum ElementType: String, Codable, Sendable {
@@ -39,7 +34,7 @@ public struct LatentSpec: Codable, Equatable, Sendable {
     public let height: Int
     public let width: Int
     public let scalingFactor: Double
-    @Defaulted<Zero> public var shiftFactor: Double
+    public let shiftFactor: Double
 
     /// [1, C, H, W]
     public var shape: [Int] { [1, channels, height, width] }
@@ -151,15 +146,16 @@ public struct GoldenRunSpec: Codable, Equatable, Sendable {
     public let path: String
 }
 
-/// A size of pictures that a bundle draws: U-Net and VAE decoder have a function for each, their weights exist once.
+/// A size of pictures that a bundle draws. Where there are several, U-Net and VAE decoder have a function for each; their weights
+/// exist once.
 public struct PictureSize: Codable, Equatable, Sendable {
     public let width: Int
     public let height: Int
     public let latentWidth: Int
     public let latentHeight: Int
-    /// Name of the function; the first size's is the default one.
-    public let method: String
-    /// A safetensors file with calls at this size; nil where golden runs are of it.
+    /// Name of the function; nil: the default one, as the first size has it.
+    @Nullable public var method: String?
+    /// A safetensors file with calls at this size; nil for the first, which golden runs check.
     @Nullable public var check: String?
 
     enum CodingKeys: String, CodingKey {
@@ -173,29 +169,30 @@ public struct PictureSize: Codable, Equatable, Sendable {
 /// `manifest.json` of a bundle. The Python model `s2p_runtime.bundle.BundleManifest` is the schema.
 public struct BundleManifest: Contract {
     public static let formatName = "s2p-bundle"
-    public static let formatVersion = 2
+    public static let formatVersion = 1
 
     public let format: String
     public let version: Int
     public let name: String
     public let family: String
-    public let target: Target
+    /// What the programs are written for. Readers take any name; an engine refuses what it does not run.
+    public let target: String
     public let producer: String
     public let checkpointSHA256: String
     public let components: [String: ComponentSpec]
+    /// Components that are the U-Net together, in the order in which they run; empty where it is one program.
+    public let chunks: [String]
     public let plan: SamplingPlan
     /// 1.0 or less: no classifier-free guidance, batch of one.
     public let guidance: Double
     public let latents: LatentSpec
+    /// Sizes of pictures, that of `latents` first.
+    public let sizes: [PictureSize]
     public let tokenizer: TokenizerSpec
+    /// nil: one time table serves all prompts. Else it belongs to the prompt, and the bundle has a component `time_table`.
+    @Nullable public var conditioning: Conditioning?
     public let quantization: QuantizationSummary
     public let golden: [GoldenRunSpec]
-    /// Absent where there is but one; else that of `latents` is the first.
-    public let sizes: [PictureSize]?
-    /// Version 2: components that are the U-Net together, in the order in which they run; absent where it is one program.
-    public let chunks: [String]?
-    /// Version 2: where the time table belongs to the prompt; such a bundle has a component `time_table`.
-    public let conditioning: Conditioning?
     /// Every file of the bundle but the manifest, by relative path.
     public let files: [String: FileEntry]
 
@@ -205,10 +202,11 @@ public struct BundleManifest: Contract {
     enum CodingKeys: String, CodingKey {
         case format, version, name, family, target, producer
         case checkpointSHA256 = "checkpoint_sha256"
-        case components, plan, guidance, latents, tokenizer, quantization, golden, sizes, chunks, conditioning, files
+        case components, chunks, plan, guidance, latents, sizes, tokenizer, conditioning, quantization, golden, files
     }
 
     public func validate() throws(ContractViolation) {
+        try require(isTargetName(target), "target", "is no name of a target")
         try require(isSHA256(checkpointSHA256), "checkpoint_sha256", "is no SHA-256")
         try plan.validate()
         try require(latents.channels >= 1 && latents.height >= 1 && latents.width >= 1, "latents", "sizes must be at least 1")
@@ -236,21 +234,22 @@ public struct BundleManifest: Contract {
         try validateSizes()
         try validateChunks()
         try conditioning?.validate()
-        try require(conditioning == nil || version >= 2, "conditioning", "version 1 has none")
         let goTogether = (conditioning != nil) == (components["time_table"] != nil)
         try require(goTogether, "conditioning", "goes with a component time_table")
     }
 
     private func validateSizes() throws(ContractViolation) {
-        for (index, size) in (sizes ?? []).enumerated() {
+        let own = sizes.first.map { $0.latentWidth == latents.width && $0.latentHeight == latents.height && $0.check == nil }
+        try require(own == true, "sizes", "the first is not that of the latents, which golden runs check")
+        for (index, size) in sizes.enumerated() {
             let positive = [size.width, size.height, size.latentWidth, size.latentHeight].allSatisfy { $0 >= 1 }
             try require(positive, "sizes.\(index)", "must be at least 1")
-            if index == 0 {
-                let own = size.latentWidth == latents.width && size.latentHeight == latents.height
-                try require(own, "sizes", "the first is not that of the latents")
-            } else {
-                try require(size.check.map { files[$0] != nil } ?? false, "sizes.\(index).check", "is not listed")
-            }
+            try require(size.method.map(isIdentifier) ?? true, "sizes.\(index).method", "must be of letters, digits and _")
+        }
+        try require(Set(sizes.map { [$0.width, $0.height] }).count == sizes.count, "sizes", "two are the same")
+        try require(Set(sizes.map(\.method)).count == sizes.count, "sizes", "two have the same method")
+        for (index, size) in sizes.enumerated().dropFirst() {
+            try require(size.check.map { files[$0] != nil } ?? false, "sizes.\(index).check", "is not listed")
         }
     }
 

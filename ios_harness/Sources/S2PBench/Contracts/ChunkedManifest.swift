@@ -3,17 +3,19 @@ extension BundleManifest {
     static let unetInputs = ["sample", "step", "timestep", "encoder_hidden_states", "time_table"]
 
     /// Whether the U-Net is several programs.
-    public var isChunked: Bool { !(chunks ?? []).isEmpty }
+    public var isChunked: Bool { !chunks.isEmpty }
 
     /// Components that are the U-Net, in the order in which they run.
-    public var unetPrograms: [String] { isChunked ? chunks ?? [] : ["unet"] }
+    public var unetPrograms: [String] { isChunked ? chunks : ["unet"] }
+
+    /// What options and reports call the components: `unet` stands for all of its programs.
+    public var componentNames: [String] { Set(components.keys).subtracting(chunks).union(isChunked ? ["unet"] : []).sorted() }
 
     /// Every input of a chunk is there when its turn comes, with the same type and shape.
     func validateChunks() throws(ContractViolation) {
-        guard let chunks, !chunks.isEmpty else { return }
-        try require(version >= 2, "chunks", "version 1 has none")
+        guard isChunked else { return }
         try require(chunks.count >= 2 && Set(chunks).count == chunks.count, "chunks", "must be several, each once")
-        let whole = components["unet"] == nil && (sizes ?? []).isEmpty
+        let whole = components["unet"] == nil && sizes.count == 1
         try require(whole, "chunks", "such a bundle has no component unet and one picture size")
         var known: [String: TensorSpec] = [:]
         for name in chunks {

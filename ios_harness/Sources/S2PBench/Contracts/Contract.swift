@@ -1,6 +1,7 @@
 import Foundation
 
-/// A JSON file format that carries `format` and `version`.
+/// A JSON file format that carries `format` and `version`. Every field is always written and must be there when read; what there
+/// is not is null or empty.
 ///
 /// Coding is synthesized. What the Codable types cannot say is added here and in `validate()`: unknown fields are
 /// errors, a version from the future is an error, numbers keep their ranges.
@@ -32,6 +33,21 @@ func isSHA256(_ text: String) -> Bool {
     text.utf8.count == 64 && text.utf8.allSatisfy { (48...57).contains($0) || (97...102).contains($0) }
 }
 
+/// Whether this is how targets are named: a small letter, then small letters, digits and dashes.
+func isTargetName(_ text: String) -> Bool {
+    let bytes = Array(text.utf8)
+    guard let first = bytes.first, (97...122).contains(first) else { return false }
+    return bytes.allSatisfy { (97...122).contains($0) || (48...57).contains($0) || $0 == 45 }
+}
+
+/// Whether this may be the name of a function of a program.
+func isIdentifier(_ text: String) -> Bool {
+    let bytes = Array(text.utf8)
+    let isLetter = { (byte: UInt8) in (65...90).contains(byte) || (97...122).contains(byte) || byte == 95 }
+    guard let first = bytes.first, isLetter(first) else { return false }
+    return bytes.allSatisfy { isLetter($0) || (48...57).contains($0) }
+}
+
 /// An optional that is always written, as null when empty, and whose field must be there when read.
 ///
 /// The report tells "not measured" (null) from "forgotten" (absent), as the Python contract does.
@@ -55,49 +71,5 @@ public struct Nullable<Value: Codable & Equatable & Sendable>: Codable, Equatabl
         } else {
             try container.encodeNil()
         }
-    }
-}
-
-/// A field with a default: it may be absent when read and is always written.
-@propertyWrapper
-public struct Defaulted<Source: DefaultSource>: Codable, Equatable, Sendable {
-    public var wrappedValue: Source.Value
-
-    public init(wrappedValue: Source.Value) {
-        self.wrappedValue = wrappedValue
-    }
-
-    public init(from decoder: any Decoder) throws {
-        wrappedValue = try decoder.singleValueContainer().decode(Source.Value.self)
-    }
-
-    public func encode(to encoder: any Encoder) throws {
-        var container = encoder.singleValueContainer()
-        try container.encode(wrappedValue)
-    }
-}
-
-/// Where a `Defaulted` field takes its value from when it is absent.
-public protocol DefaultSource: Equatable, Sendable {
-    associatedtype Value: Codable & Equatable & Sendable
-    static var value: Value { get }
-}
-
-public enum Zero: DefaultSource { public static let value = 0.0 }
-public enum EmptyMap<Value: Codable & Equatable & Sendable>: DefaultSource {
-    public static var value: [String: Value] { [:] }
-}
-public enum EmptyList<Element: Codable & Equatable & Sendable>: DefaultSource {
-    public static var value: [Element] { [] }
-}
-public enum Null<Wrapped: Codable & Equatable & Sendable>: DefaultSource {
-    public static var value: Wrapped? { nil }
-}
-
-extension KeyedDecodingContainer {
-    /// Found by synthesized `init(from:)` in place of the general `decode`, so that an absent field takes its default.
-    public func decode<Source>(_ type: Defaulted<Source>.Type, forKey key: Key) throws -> Defaulted<Source> {
-        guard contains(key) else { return Defaulted(wrappedValue: Source.value) }
-        return try Defaulted(from: superDecoder(forKey: key))
     }
 }

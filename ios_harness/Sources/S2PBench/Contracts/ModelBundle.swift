@@ -45,6 +45,26 @@ public struct ModelBundle: Sendable {
         return (spec, try path(spec.path))
     }
 
+    /// Refuses a bundle whose programs are written for something else than the engine runs.
+    ///
+    /// - Parameter target: the engine's own.
+    /// - Throws: `wrongTarget`.
+    public func requireTarget(_ target: String) throws(BenchError) {
+        guard manifest.target == target else {
+            throw .wrongTarget(bundle: folder.lastPathComponent, target: manifest.target, runs: target)
+        }
+    }
+
+    /// Refuses names that stand for no component.
+    ///
+    /// - Throws: `noComponent`.
+    public func requireComponents(_ names: some Sequence<String>) throws(BenchError) {
+        let known = manifest.componentNames
+        for name in names where !known.contains(name) {
+            throw .noComponent(folder: folder.lastPathComponent, name: name, available: known)
+        }
+    }
+
     /// Refuses a bundle in Apple's layout, whose U-Net takes a timestep in the place of the call's index.
     ///
     /// - Throws: `usage`, `noComponent` or `outside`.

@@ -33,7 +33,7 @@ public struct PlanCall: Codable, Equatable, Sendable {
     public let states: [Term]
     public let outputs: [Term]
     /// Factor of the fresh noise z_i (Philox stream i + 1); 0 when deterministic.
-    @Defaulted<Zero> public var noise: Double
+    public let noise: Double
 
     enum CodingKeys: String, CodingKey {
         case timestep

@@ -41,10 +41,10 @@ public struct GoldenRun: Sendable {
             throw .shapeMismatch(what: "text_embeddings", found: embeddings.shape, expected: [batch, length])
         }
         textEmbeddings = embeddings
-        let told = manifest.conditioning != nil
-        pooledText = told ? try file.floats("pooled_text") : nil
-        timeIDs = told ? try file.floats("time_ids").checked("time_ids", shape: [batch, 6]) : nil
-        timeTable = told ? try file.floats("time_table") : nil
+        let ownTable = manifest.conditioning != nil
+        pooledText = ownTable ? try file.floats("pooled_text") : nil
+        timeIDs = ownTable ? try file.floats("time_ids").checked("time_ids", shape: [batch, 6]) : nil
+        timeTable = ownTable ? try file.floats("time_table") : nil
 
         let recorded = try file.int32s("noise_pred_calls").data.map { Int($0) }
         guard zip(recorded, recorded.dropFirst()).allSatisfy({ $0 < $1 }),

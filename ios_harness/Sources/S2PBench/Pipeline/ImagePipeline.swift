@@ -80,7 +80,7 @@ public struct ImagePipeline: Sendable {
     }
 
     private func conditions(of ids: [[Int32]], _ loadMS: inout [String: Double]) async throws -> (Conditions, Double) {
-        guard let told = bundle.manifest.conditioning else {
+        guard let conditioning = bundle.manifest.conditioning else {
             let (embeddings, elapsed) = try await stage("text_encoder", components.textEncoder, &loadMS) {
                 var features: [Tensor] = []
                 for row in ids {
@@ -100,17 +100,17 @@ public struct ImagePipeline: Sendable {
             var texts: [(hidden: Tensor, pooled: Tensor)] = []
             for row in ids.reversed() {
                 try Task.checkCancellation()
-                if let text = texts.first, told.zeroUnconditional {
+                if let text = texts.first, conditioning.zeroUnconditional {
                     texts.insert((text.hidden.zeros, text.pooled.zeros), at: 0)
                 } else {
-                    let second = told.secondTokenIDs(row, eosID: eosID)
+                    let second = conditioning.secondTokenIDs(row, eosID: eosID)
                     texts.insert(try await components.textEncoder.encodePooled(row, second: second), at: 0)
                 }
             }
             return texts
         }
-        let numbers = [[Double]](repeating: told.timeIDs, count: ids.count).joined().map { Float($0) }
-        let timeIDs = Tensor(shape: [ids.count, told.timeIDs.count], data: numbers)
+        let numbers = [[Double]](repeating: conditioning.timeIDs, count: ids.count).joined().map { Float($0) }
+        let timeIDs = Tensor(shape: [ids.count, conditioning.timeIDs.count], data: numbers)
         let (table, tableMS) = try await stage("time_table", network, &loadMS) {
             try await network.timeTable(pooled: Tensor.concatenated(texts.map(\.pooled)), timeIDs: timeIDs)
         }

@@ -8,8 +8,8 @@ public enum Replay {
             timeTable: bundle.manifest.conditioning == nil ? nil : ReplayTimeTable(run: run), unet: ReplayUNet(run: run),
             decoder: ReplayDecoder(run: run, latents: bundle.manifest.latents), isReplay: true
         ) {
-            let names = ["text_encoder", "unet", "vae_decoder"] + (bundle.manifest.conditioning == nil ? [] : ["time_table"])
-            return Dictionary(uniqueKeysWithValues: names.map { ($0, "replay of golden run \(run.spec.id)") })
+            let description = "replay of golden run \(run.spec.id)"
+            return Dictionary(uniqueKeysWithValues: bundle.manifest.componentNames.map { ($0, description) })
         }
     }
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field
@@ -27,13 +27,14 @@ from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import write_tensors
 
 SHARD_PROMPTS = 16
-_FORMAT, _VERSION = "s2p-fp-pictures", 1
+_FORMAT: Final = "s2p-fp-pictures"
+_VERSION: Final = 1
 _TENSORS, _MANIFEST = "drawings.safetensors", "shard.json"
 
 
 class _Shard(Contract):
-    format: Literal["s2p-fp-pictures"] = "s2p-fp-pictures"
-    version: int = _VERSION
+    format: Literal["s2p-fp-pictures"] = _FORMAT
+    version: Literal[1] = _VERSION
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

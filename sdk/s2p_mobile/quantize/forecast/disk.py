@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from s2p_mobile.quantize.latents.manifest import (
-    LATENTS_VERSION,
     MANIFEST_NAME,
-    PLAIN_VERSION,
     SHARD_PROMPTS,
     LatentManifest,
     LatentRequest,
     Shard,
     shard_name,
 )
+from s2p_runtime import __version__
 from s2p_runtime.bundle import FileEntry
 from s2p_runtime.contract import write_contract
 
@@ -77,7 +76,7 @@ def latent_set_bytes(
     )
     empty = FileEntry(sha256="0" * 64, bytes=safetensors_bytes(text(1))) if branches == 2 else None
     manifest = LatentManifest(
-        version=PLAIN_VERSION if request.conditioning is None else LATENTS_VERSION,
+        producer=f"s2p-mobile {__version__}",
         request=request,
         unconditional=empty,
         shards=shards,

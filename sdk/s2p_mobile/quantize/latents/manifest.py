@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
 from s2p_mobile.sources.model import Model
-from s2p_runtime import __version__
 from s2p_runtime.bundle import Conditioning, FileEntry, LatentSpec
-from s2p_runtime.contract import Contract, GrowingContract
+from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
-LATENTS_FORMAT = "s2p-latents"
-LATENTS_VERSION = 2
-PLAIN_VERSION = 1
-"""Written for families with one text encoder, so that older readers open these sets too."""
+LATENTS_FORMAT: Final = "s2p-latents"
+LATENTS_VERSION: Final = 1
 MANIFEST_NAME = "latents.json"
 TEXTS_FILE = "unconditional.safetensors"
 SHARD_PROMPTS = 8
 """Prompts of a shard. They go through the U-Net together, so the number is part of a set's identity."""
 
 
-class LatentRequest(GrowingContract):
+class LatentRequest(Contract):
     """Everything that decides the content of a latent data set.
 
     Prompt k runs with seed ``seed + k``. With guidance above 1 every call has two samples, unconditional first.
     """
-
-    later_fields: ClassVar[tuple[str, ...]] = ("conditioning",)
 
     source: str = Field(description="name of the model, for people")
     unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -41,7 +36,7 @@ class LatentRequest(GrowingContract):
     latents: LatentSpec
     prompts: tuple[str, ...] = Field(min_length=1)
     features: bool = Field(description="the outputs of the down, mid and up blocks are stored as well")
-    conditioning: Conditioning | None = Field(default=None, description="version 2: families with two text encoders")
+    conditioning: Conditioning | None = Field(description="null: one time table serves all prompts")
 
     @property
     def branches(self) -> int:
@@ -90,9 +85,9 @@ class Shard(Contract):
 class LatentManifest(Contract):
     """``latents.json``."""
 
-    format: Literal["s2p-latents"] = "s2p-latents"
-    version: int = PLAIN_VERSION
-    producer: str = f"s2p-mobile {__version__}"
+    format: Literal["s2p-latents"] = LATENTS_FORMAT
+    version: Literal[1] = LATENTS_VERSION
+    producer: str = Field(description="program and version that wrote the set")
     request: LatentRequest
     unconditional: FileEntry | None = Field(description="of unconditional.safetensors; null without guidance")
     shards: tuple[Shard, ...] = Field(min_length=1)

@@ -16,9 +16,7 @@ from s2p_converters.core.graph import StepUNet
 from s2p_mobile.quantize.interruption import Interrupted, stop_on_interrupt
 from s2p_mobile.quantize.latents.dataset import LatentDataset, open_latents
 from s2p_mobile.quantize.latents.manifest import (
-    LATENTS_VERSION,
     MANIFEST_NAME,
-    PLAIN_VERSION,
     SHARD_PROMPTS,
     TEXTS_FILE,
     LatentJob,
@@ -30,6 +28,7 @@ from s2p_mobile.quantize.latents.manifest import (
 from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
 from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_pooled
+from s2p_runtime import __version__
 from s2p_runtime.bundle import FileEntry
 from s2p_runtime.contract import write_contract
 from s2p_runtime.errors import S2PError
@@ -225,7 +224,7 @@ def _finish(request: LatentRequest, out: Path, scratch: Path, force: bool) -> No
         for name in map(shard_name, range(request.shards))
     ]
     manifest = LatentManifest(
-        version=PLAIN_VERSION if request.conditioning is None else LATENTS_VERSION,
+        producer=f"s2p-mobile {__version__}",
         request=request,
         unconditional=entry(TEXTS_FILE) if request.branches == 2 else None,
         shards=tuple(shards),

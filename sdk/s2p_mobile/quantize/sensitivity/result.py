@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,8 +11,8 @@ from s2p_runtime.contract import Contract, read_contract, write_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_file
 
-SENSITIVITY_FORMAT = "s2p-sensitivity"
-SENSITIVITY_VERSION = 1
+SENSITIVITY_FORMAT: Final = "s2p-sensitivity"
+SENSITIVITY_VERSION: Final = 1
 
 
 class LayerSensitivity(Contract):
@@ -30,8 +30,8 @@ class Sensitivity(Contract):
     the output amplitude. Higher is more sensitive.
     """
 
-    format: Literal["s2p-sensitivity"] = "s2p-sensitivity"
-    version: int = SENSITIVITY_VERSION
+    format: Literal["s2p-sensitivity"] = SENSITIVITY_FORMAT
+    version: Literal[1] = SENSITIVITY_VERSION
     estimator: str
     model: str
     unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -87,6 +87,6 @@ def read_sensitivity(path: Path) -> Sensitivity:
     """Read a result.
 
     Raises:
-        S2PError: not readable, another format, a future version, or an invalid field.
+        S2PError: not readable, another format, a newer version, or an invalid field.
     """
     return read_contract(path, Sensitivity, SENSITIVITY_FORMAT, SENSITIVITY_VERSION)

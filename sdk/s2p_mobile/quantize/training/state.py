@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from s2p_mobile.quantize.job import QuantizationJob
+from s2p_runtime.contract import check_version
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_file
 
@@ -80,11 +81,12 @@ def load_state(path: Path, identity: str) -> TrainingState:
     """Read a state.
 
     Raises:
-        S2PError: damaged, or of a run with other settings.
+        S2PError: damaged, of a newer version, or of a run with other settings.
     """
     try:
         with safe_open(path, "pt") as handle:
             header = json.loads((handle.metadata() or {})[_HEADER])
+            check_version(header["version"], str(path), _VERSION)
             tensors: dict[str, Tensor] = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         found, iteration, bits = header["fingerprint"], int(header["iteration"]), dict(header["weight_bits"])
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:

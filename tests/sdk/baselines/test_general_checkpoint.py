@@ -1,4 +1,4 @@
-"""Version 2 of the checkpoint: what it stores, what older readers see, and every kind of damage."""
+"""Checkpoints with other grids than symmetric ones: what they store, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -40,10 +40,20 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
 
 
-def test_symmetric_checkpoints_are_what_older_readers_know(baseline_checkpoint: MakeCheckpoint) -> None:
-    manifest = json.loads((baseline_checkpoint("ptq4dm", "own").folder / MANIFEST_NAME).read_text())
-    assert manifest["version"] == 1 and "softmax_bits" not in manifest
-    assert all(set(entry) == {"name", "kind", "weight_bits", "activation_bits"} for entry in manifest["layers"])
+def test_what_layers_say_of_their_grids(baseline_checkpoint: MakeCheckpoint) -> None:
+    def written(method: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        manifest = json.loads((baseline_checkpoint(method, "own").folder / MANIFEST_NAME).read_text())
+        assert manifest["version"] == 1
+        return manifest, manifest["layers"]
+
+    manifest, layers = written("ptq4dm")
+    assert manifest["softmax_bits"] is None
+    assert {layer["grid"] for layer in layers if layer["weight_bits"] is not None} == {"symmetric"}
+    assert all(layer["split"] is None and layer["quantizes_output"] is False for layer in layers)
+    manifest, layers = written("q-diffusion")
+    assert {layer["grid"] for layer in layers if layer["weight_bits"] is not None} == {"affine"}
+    assert {layer["name"] for layer in layers if layer["split"] is not None} >= {SHORTCUT}
+    assert all(layer["activation_zero"] == 0 for layer in layers)
 
 
 def test_weights_are_scale_times_integer_less_zero(copy: Path) -> None:
@@ -79,15 +89,10 @@ def test_damage_is_named(copy: Path, file: str, change: Callable[[dict[str, np.n
         open_checkpoint(copy)
 
 
-def test_impossible_manifests(copy: Path) -> None:
-    rewrite(copy, lambda manifest: manifest.update(version=1))
-    with pytest.raises(S2PError, match="version 1 has symmetric grids only"):
-        open_checkpoint(copy)
-
-    def split_everything(manifest: dict[str, Any]) -> None:
-        manifest["version"] = 2
+def test_an_impossible_split(copy: Path) -> None:
+    def split_too_far(manifest: dict[str, Any]) -> None:
         next(entry for entry in manifest["layers"] if entry["name"] == SHORTCUT)["split"] = 10_000
 
-    rewrite(copy, split_everything)
+    rewrite(copy, split_too_far)
     with pytest.raises(S2PError, match="splits the input of layer"):
         open_checkpoint(copy)
