@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
-# Makes the virtual environment .venv in the repository with s2p-mobile in it. Usage: scripts/setup.sh [extra]
+# Makes a virtual environment in the repository with both distributions in it, s2p-runtime and s2p-mobile, as they stand here.
+# Usage: scripts/setup.sh [extras] [versions]
+#   extras: of s2p-mobile, separated by commas (default: coreml,evaluate); "dev" brings all of them and the tools of the tests
+#   versions: a file of constraints/ (default: development, in .venv; others have an environment of their own, .venv-oldest)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extra="${1:-}"
+extras="${1:-coreml,evaluate}"
+versions="${2:-development}"
+constraints="constraints/$versions.txt"
+[ -e "$constraints" ] || { echo "error: there is no $constraints; there are $(ls constraints | xargs)" >&2; exit 2; }
+if [ "$versions" = development ]; then venv=.venv; else venv=".venv-$versions"; fi
 
 . scripts/packages.sh
 
@@ -27,10 +34,12 @@ if [ -z "$python" ]; then
 fi
 
 # pip is quick to find that nothing is to do, but not instant: a stamp of the inputs saves even that.
-stamp=".venv/.installed-$(cat pyproject.toml runtime_py/s2p_runtime/__init__.py | cksum | cut -d' ' -f1)-${extra:-base}"
+inputs="$(cat pyproject.toml runtime_py/pyproject.toml runtime_py/s2p_runtime/__init__.py "$constraints" | cksum | cut -d' ' -f1)"
+stamp="$venv/.installed-$inputs-$extras"
 if [ ! -e "$stamp" ]; then
-  echo "installing s2p-mobile into .venv (PyTorch is large: a few minutes)" >&2
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}"
+  echo "installing s2p-mobile into $venv (PyTorch is large: a few minutes)" >&2
+  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+  # In one call, so that s2p-mobile finds its runtime here and not in a registry.
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" -e runtime_py -e ".[$extras]"
   touch "$stamp"
 fi

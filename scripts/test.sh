@@ -1,8 +1,33 @@
 #!/usr/bin/env bash
-# Sets up whatever is missing and runs every check: style, types, Python, Swift and C++ tests. Usage: scripts/test.sh
+# Sets up whatever is missing and runs the checks. Usage: scripts/test.sh [--fast]
+#   all of them: style, types, Python, Swift and C++ tests
+#   --fast: style, types, and the Python tests that are quick (tests/fast.txt)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
+
+fast=""
+case "${1:-}" in
+  "") ;;
+  --fast) fast=yes ;;
+  *) echo "error: unknown option $1; give --fast or nothing" >&2; exit 2 ;;
+esac
+
+check_python() {
+  scripts/setup.sh dev
+  # One thread a process: several in each would wait for each other in busy loops. nproc reads the variable, so it is asked before.
+  jobs="$(nproc)"
+  export S2P_JOBS="$jobs" OMP_NUM_THREADS=1
+  .venv/bin/ruff check .
+  .venv/bin/ruff format --check --quiet .
+  .venv/bin/mypy --no-error-summary
+}
+
+if [ -n "$fast" ]; then
+  check_python
+  grep -v '^#' tests/fast.txt | xargs .venv/bin/python -m pytest -n "$jobs" --dist loadfile
+  exit
+fi
 
 # The C++ harness needs no Python: it is built while packages are fetched and types are checked on one core.
 cpp_log="$(mktemp)"
@@ -12,18 +37,10 @@ cpp=$!
 set +m
 trap 'kill -- "-$cpp" 2>/dev/null || true; rm -f "$cpp_log"' EXIT
 
-scripts/setup.sh dev
-# One thread a process: several in each would wait for each other in busy loops. nproc reads the variable, so it is asked before.
-jobs="$(nproc)"
-export S2P_JOBS="$jobs" OMP_NUM_THREADS=1
-
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   need fontconfig fonts-noto-color-emoji
 fi
-
-.venv/bin/ruff check .
-.venv/bin/ruff format --check --quiet .
-.venv/bin/mypy --no-error-summary
+check_python
 
 if command -v swift >/dev/null; then
   echo "Swift tests"
