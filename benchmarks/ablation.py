@@ -30,8 +30,8 @@ import torch
 from ablation_rows import BASES, BUDGET, PROMPTS, Row, merged, rows_of, training
 from result_tables import markdown_table, mean_and_spread, write_page
 from s2p_converters.core.plan import plan_for
-from s2p_mobile.demo import calibration_captions, held_out_captions
-from s2p_mobile.judge.evaluation import EvaluationResult, evaluate, open_source
+from s2p_mobile.demo import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
+from s2p_mobile.judge.evaluation import EvaluationResult, evaluate, open_evaluation
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.latents import LatentJob, write_latents
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
@@ -42,6 +42,7 @@ from s2p_mobile.quantize.sensitivity.reuse import sensitivity_for
 from s2p_mobile.quantize.training import STATE_NAME
 from s2p_mobile.quantize.training.log import LOG_NAME, read_log
 from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.prompts import read_prompts
 from s2p_runtime.files import atomic_file, atomic_folder
 from s2p_runtime.progress import Silent
 
@@ -62,7 +63,7 @@ class Study:
     def job(self, row: Row, iterations: int, folder: Path | None) -> QuantizationJob:
         """The row's job on the shared latent set."""
         plan = plan_for(self.model.folder / "scheduler", None, row.steps)
-        prompts = tuple(calibration_captions()[:PROMPTS])
+        prompts = tuple(read_prompts(CALIBRATION_PROMPTS)[:PROMPTS])
         latents = self.work / f"latents-{row.steps}"
         wanted = LatentJob(self.model, plan, prompts, self.model.guidance, 0)
         if row.method != "rtn":
@@ -144,9 +145,9 @@ class Study:
         if path.exists():
             return
         checkpoint = self.quantize(row)
-        captions = held_out_captions()
+        captions = read_prompts(HELD_OUT_PROMPTS)
         prompts = [captions[k % len(captions)] for k in range(self.count)]
-        result = evaluate(open_source(checkpoint), prompts, seed=1000 * seed_set, cache=self.work / "fp")
+        result = evaluate(open_evaluation(checkpoint), prompts, seed=1000 * seed_set, cache=self.work / "fp")
         _write(path, result.model_dump(mode="json"))
 
     def results(self, row: Row, seeds: int) -> list[EvaluationResult]:

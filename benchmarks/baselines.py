@@ -33,13 +33,14 @@ from result_tables import markdown_table, mean_and_spread, write_page
 from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.core.grids import general_size_bytes
 from s2p_converters.core.plan import plan_for
-from s2p_mobile.demo import calibration_captions, held_out_captions
-from s2p_mobile.judge.evaluation import evaluate, open_source
+from s2p_mobile.demo import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
+from s2p_mobile.judge.evaluation import evaluate, open_evaluation
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.latents import LatentJob, write_latents
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
 from s2p_mobile.quantize.recipes import Recipe
 from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.prompts import read_prompts
 from s2p_runtime.contract import Contract
 from s2p_runtime.files import atomic_file, atomic_folder
 from s2p_runtime.progress import Silent
@@ -183,7 +184,7 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
 def make_row(work: Path, model: Model, method: str, setting: str, steps: int, seed: int, budget: Budget) -> Row:
     """Quantize, draw and judge."""
     plan = plan_for(model.folder / "scheduler", None, steps)
-    prompts = tuple(calibration_captions()[: budget.prompts])
+    prompts = tuple(read_prompts(CALIBRATION_PROMPTS)[: budget.prompts])
     latents = work / f"latents-{steps}-{seed}"
     write_latents(LatentJob(model, plan, prompts, model.guidance, seed), latents, resume=True, progress=Silent())
     job = QuantizationJob(
@@ -196,9 +197,9 @@ def make_row(work: Path, model: Model, method: str, setting: str, steps: int, se
     folder = work / "checkpoints" / slug
     with atomic_folder(folder, force=True) as scratch:
         write_checkpoint(job, METHODS[method].method, unet, scratch)
-    captions = held_out_captions()
+    captions = read_prompts(HELD_OUT_PROMPTS)
     drawn = [captions[k % len(captions)] for k in range(budget.count)]
-    result = evaluate(open_source(folder), drawn, seed=1000 * seed, cache=work / "fp")
+    result = evaluate(open_evaluation(folder), drawn, seed=1000 * seed, cache=work / "fp")
     checkpoint = open_checkpoint(folder)
     return Row(
         method=method,
@@ -357,7 +358,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     budget = Budget(
         count=options.count,
-        prompts=min(options.prompts, len(calibration_captions())),
+        prompts=min(options.prompts, len(read_prompts(CALIBRATION_PROMPTS))),
         iterations=options.iterations,
         factor=options.factor,
         samples=options.samples,

@@ -20,9 +20,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from demo_training.captions import all_captions, held_out_captions
 from demo_training.data import COLOURS
-from s2p_mobile.demo import DEMO_MODEL, held_out_captions
-from s2p_mobile.demo.captions import all_captions
+from s2p_mobile.demo import DEMO_MODEL
 from s2p_runtime.noise import gaussian
 
 

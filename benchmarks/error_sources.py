@@ -28,10 +28,11 @@ from torch import Tensor
 from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, ReferenceLayer, reference_unet
-from s2p_mobile.demo import held_out_captions
+from s2p_mobile.demo import HELD_OUT_PROMPTS
 from s2p_mobile.judge.evaluation.drawing import Drawings, draw
 from s2p_mobile.judge.evaluation.makers import TorchMaker
 from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.prompts import read_prompts
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.backends import Array32
 from s2p_runtime.plan import SamplingPlan, guide
@@ -70,7 +71,7 @@ def picture_tables(
     fp: StepUNet, quantized: StepUNet, model: Model, checkpoint: Checkpoint, count: int, windows: int
 ) -> Iterator[list[str]]:
     """Rows of the first table, then of the second."""
-    prompts, seeds = held_out_captions()[:count], list(range(count))
+    prompts, seeds = read_prompts(HELD_OUT_PROMPTS)[:count], list(range(count))
     total = len(checkpoint.manifest.plan.calls)
     original = draw(WindowMaker(model, fp, fp, checkpoint, 0, 0), prompts, seeds)
 
@@ -121,7 +122,9 @@ def fp_calls(
     fp: StepUNet, model: Model, plan: SamplingPlan, guidance: float, calls: Sequence[int], count: int
 ) -> list[TrajectoryCall]:
     """Some calls of the FP trajectories of the first held-out captions."""
-    prompts = [encode_prompt(model, caption, seed, guidance) for seed, caption in enumerate(held_out_captions()[:count])]
+    prompts = [
+        encode_prompt(model, caption, seed, guidance) for seed, caption in enumerate(read_prompts(HELD_OUT_PROMPTS)[:count])
+    ]
     texts = torch.from_numpy(np.concatenate([prompt.embeddings for prompt in prompts]))
     seen: dict[int, list[tuple[Array32, Array32]]] = {call: [] for call in calls}
 

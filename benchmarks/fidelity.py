@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from s2p_mobile.demo import held_out_captions
-from s2p_mobile.judge.evaluation import EvaluationResult, default_cache_folder, evaluate, open_source
+from s2p_mobile.demo import HELD_OUT_PROMPTS
+from s2p_mobile.judge.evaluation import EvaluationResult, default_cache_folder, evaluate, open_evaluation
 from s2p_mobile.judge.metrics import METRIC_NAMES
 from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.prompts import read_prompts
 
 _DIGITS = {"fid_to_fp": 3, "sfid_to_fp": 3, "ssim": 4, "lpips": 4}
 
@@ -26,7 +27,9 @@ def fidelity(
     source: Path, count: int, seed: int = 0, *, model: Model | None = None, cache: Path | None = None, grid: Path | None = None
 ) -> EvaluationResult:
     """Evaluate a checkpoint (or bundle) on the first ``count`` held-out prompts."""
-    return evaluate(open_source(source, model), held_out_captions(), seed=seed, count=count, cache=cache, grid=grid)
+    return evaluate(
+        open_evaluation(source, model), read_prompts(HELD_OUT_PROMPTS), seed=seed, count=count, cache=cache, grid=grid
+    )
 
 
 def table_head() -> str:

@@ -24,7 +24,7 @@ import torch
 
 from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
 from s2p_converters.core.plan import plan_for
-from s2p_mobile.demo import calibration_captions, held_out_captions
+from s2p_mobile.demo import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from s2p_mobile.judge.evaluation.evaluate import evaluate
 from s2p_mobile.judge.evaluation.makers import TorchMaker
 from s2p_mobile.judge.evaluation.source import EvaluationSource
@@ -44,6 +44,7 @@ from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
 from s2p_mobile.quantize.sensitivity.plot import plot_comparison
 from s2p_mobile.quantize.sensitivity.rounding import Rounded, round_layers
 from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.prompts import read_prompts
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.plan import SamplingPlan
 
@@ -72,7 +73,14 @@ def measured(
             return known, "from file"
     start = time.process_time()
     found = measure(
-        model, plan, calibration_captions()[:TRAJECTORIES], model.guidance, name, specs, seed=seed, split_shortcuts=False
+        model,
+        plan,
+        read_prompts(CALIBRATION_PROMPTS)[:TRAJECTORIES],
+        model.guidance,
+        name,
+        specs,
+        seed=seed,
+        split_shortcuts=False,
     )
     seconds = time.process_time() - start
     write_sensitivity(file, found, force=True)
@@ -142,7 +150,12 @@ def main() -> None:
             maker = TorchMaker(label, model, with_bits(unet, rounded, bits), plan, model.guidance)
             source = EvaluationSource(label, maker, reference, model)
             found = evaluate(
-                source, held_out_captions(), seed=options.seed, count=options.count, metrics=METRICS, cache=folder / "pictures"
+                source,
+                read_prompts(HELD_OUT_PROMPTS),
+                seed=options.seed,
+                count=options.count,
+                metrics=METRICS,
+                cache=folder / "pictures",
             )
             fid, ssim, psnr = (found.metrics[name].value or float("nan") for name in METRICS)
             network = found.metrics["fid_to_fp"].network

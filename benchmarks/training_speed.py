@@ -2,7 +2,7 @@
 
     python benchmarks/full_size.py --model sd1 --stages make            SD v1-4's U-Net with random weights
     python benchmarks/training_speed.py /tmp/s2p-full-size/sd1-1/model
-    python benchmarks/training_speed.py demo --batches 1 2 --device cpu
+    python benchmarks/training_speed.py --batches 1 2 --device cpu
 
 One step is that of ``s2p-mobile quantize``: student and teacher on a mini-batch of (prompt, call) pairs with both branches of the
 guidance, distillation, backward pass, Adam, averages and freezing, with bf16 and gradient checkpointing unless --fp32 or
@@ -33,9 +33,9 @@ from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.latents.dataset import open_latents
 from s2p_mobile.quantize.training import StudentSpec, Trainer
 from s2p_mobile.quantize.training.guard import Guard
-from s2p_mobile.quantize.workers import Workers, choose_device
+from s2p_mobile.quantize.workers import Workers
+from s2p_mobile.sources.device import choose_device
 from s2p_runtime.bench.probes import Probes
-from s2p_runtime.progress import Silent
 
 STEPS = 2
 """Calls of the sampling plan: enough for batches of mixed calls; a step's work does not depend on it."""
@@ -43,10 +43,7 @@ STEPS = 2
 
 def speed_job(options: argparse.Namespace, batch: int) -> QuantizationJob:
     """The job with its training's batch and memory switches."""
-    job = make_job(
-        options.model, recipe_name=None, scheduler=None, steps=STEPS, guidance=None, prompts=None, seed=0, progress=Silent(),
-        device=options.device,
-    )  # fmt: skip
+    job = make_job(options.model, steps=STEPS, device=options.device)
     changes: dict[str, Any] = {
         "batch": batch, "iterations": 1000, "warmup": 0, "precision": "fp32" if options.fp32 else "bf16",
         "checkpoint_activations": not options.keep_activations, "offload_activations": options.offload,
@@ -103,7 +100,7 @@ def device_title(device: torch.device) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="diffusers folder, or demo")
+    parser.add_argument("model", nargs="?", help="diffusers folder; the demo model when left out")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=5, help="measured; the median counts")
     parser.add_argument("--warm-up", type=int, default=2)
@@ -114,7 +111,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keeps the trajectories; a temporary folder when left out")
     parser.add_argument("--here", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.model = None if options.model == "demo" else options.model
     if options.here is not None:
         print(json.dumps(measure(options, options.here)))
         return

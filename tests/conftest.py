@@ -30,7 +30,8 @@ def make_small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str,
         from s2p_mobile.sources.model import Model
 
         folder = tmp_path_factory.mktemp("models") / name
-        shutil.copytree(DEMO_MODEL, folder, ignore=lambda _, names: {"clip", "unet", "MODEL_CARD.md"} & set(names))
+        special = {"clip", "unet", "MODEL_CARD.md", "s2p_defaults.json", "prompts", "w4a8-mixed"}
+        shutil.copytree(DEMO_MODEL, folder, ignore=lambda _, names: special & set(names))
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
             sample_size=8,

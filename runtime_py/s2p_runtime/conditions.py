@@ -47,6 +47,7 @@ def encode_ids(
     eos_id: int,
     encode: Callable[[NDArray[np.int32], NDArray[np.int32]], tuple[Array32, Array32]],
     token_ids: NDArray[np.int32],
+    zeros: bool = True,
 ) -> tuple[Array32, Array32]:
     """Both outputs of an SDXL text encoder for every branch: token ids [B, N] -> hidden states [B, N, D], pooled text [B, P].
 
@@ -54,26 +55,34 @@ def encode_ids(
 
     Args:
         encode: :meth:`s2p_runtime.backends.Backend.encode_pooled`.
+        zeros: false where the first branch is a negative prompt, which is encoded always.
     """
     second = conditioning.second_token_ids(token_ids, eos_id)
     pairs = [encode(first[None], other[None]) for first, other in zip(token_ids, second, strict=True)]
-    if len(pairs) > 1 and conditioning.zero_unconditional:
+    if len(pairs) > 1 and zeros and conditioning.zero_unconditional:
         pairs[0] = (np.zeros_like(pairs[0][0]), np.zeros_like(pairs[0][1]))
     return np.concatenate([hidden for hidden, _ in pairs]), np.concatenate([pooled for _, pooled in pairs])
 
 
 def encode_prompt(
-    bundle: Bundle, backend: Backend, tokenizer: ClipTokenizer, prompt: str, size: PictureSize | None = None
+    bundle: Bundle,
+    backend: Backend,
+    tokenizer: ClipTokenizer,
+    prompt: str,
+    size: PictureSize | None = None,
+    negative: str | None = None,
 ) -> Conditions:
-    """Conditions of a prompt: the empty text first where the bundle guides.
+    """Conditions of a prompt: the negative one first where the bundle guides.
 
     Args:
         size: of the picture (None: the bundle's own), which an SDXL model is told.
+        negative: what not to draw; None: the empty text.
     """
-    texts: Sequence[str] = ["", prompt] if bundle.manifest.guidance > 1 else [prompt]
+    texts: Sequence[str] = [negative or "", prompt] if bundle.manifest.guidance > 1 else [prompt]
     token_ids = np.array([tokenizer.encode(text) for text in texts], np.int32)
     conditioning = bundle.manifest.conditioning
     if conditioning is None:
         return Conditions(np.concatenate([backend.encode_text(row[None]) for row in token_ids]))
-    hidden, pooled = encode_ids(conditioning, bundle.manifest.tokenizer.eos_id, backend.encode_pooled, token_ids)
+    eos_id = bundle.manifest.tokenizer.eos_id
+    hidden, pooled = encode_ids(conditioning, eos_id, backend.encode_pooled, token_ids, zeros=negative is None)
     return Conditions(hidden, backend.time_table(pooled, bundle.manifest.time_ids(size)))

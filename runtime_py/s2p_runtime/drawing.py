@@ -68,12 +68,17 @@ def draw(
     seed: int,
     on_call: Callable[[int, Array32], None] | None = None,
     size: PictureSize | None = None,
+    negative: str | None = None,
 ) -> Drawing:
-    """Draw a prompt from Philox noise of ``seed``, in one of the manifest's sizes (None: the bundle's own)."""
+    """Draw a prompt from Philox noise of ``seed``, in one of the manifest's sizes (None: the bundle's own).
+
+    Args:
+        negative: what not to draw, where the bundle guides.
+    """
     manifest = bundle.manifest
     chosen = size or manifest.sizes[0]
     tokenizer = bundle_tokenizer(bundle)
-    conditions = encode_prompt(bundle, backend, tokenizer, prompt, chosen)
+    conditions = encode_prompt(bundle, backend, tokenizer, prompt, chosen, negative)
     shape = (1, manifest.latents.channels, chosen.latent_height, chosen.latent_width)
     start = initial_latents(manifest.plan, seed, shape)
     latents = draw_latents(bundle, backend, conditions, start, seed, on_call)

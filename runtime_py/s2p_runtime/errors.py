@@ -34,6 +34,10 @@ class S2PError(Exception):
         return f"{self.problem}; {self.remedy}"
 
 
+class S2PWarning(UserWarning):
+    """Something that the caller should know of, though the work goes on."""
+
+
 class CheckFailed(S2PError):
     """The input was understood, but a check on it did not hold (exit status 1)."""
 

@@ -12,7 +12,8 @@ from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.core.reference import reference_unet, streamed_reference_unet
 from s2p_converters.targets.coreml.components import unet_module
 from s2p_converters.targets.coreml.options import CoreMLOptions
-from s2p_mobile.demo.checkpoint import checkpoint_folder
+from s2p_mobile.sources.default_checkpoint import default_checkpoint
+from s2p_mobile.sources.model import open_model
 from s2p_runtime.noise import gaussian
 
 
@@ -31,7 +32,7 @@ def _peak(action: Callable[[], object]) -> int:
 
 
 def test_opening_and_walking_holds_a_layer_at_a_time() -> None:
-    with checkpoint_folder(None) as folder:
+    with default_checkpoint(open_model(None)) as folder:
         opened = open_checkpoint(folder)
         sizes = [layer.spec.weights for layer in opened.layers.values()]
         assert sum(sizes) > 10 * max(sizes)

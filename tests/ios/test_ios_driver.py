@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from s2p_mobile.cli.app import run
+from s2p_mobile.cli.app import as_options, run
 from s2p_mobile.devices import IosSettings, bench_ios
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.contract import read_contract
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import sha256_file
+from s2p_runtime.progress import ProgressEvent, Told
 from s2p_runtime.report import BenchReport
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -48,7 +49,7 @@ class Phone:
         self.xcrun = folder / "bin" / "xcrun"
         self.xcrun.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("standin_xcrun.py")}" "$@"\n')
         self.xcrun.chmod(0o755)
-        self.progress: list[tuple[str, int, int]] = []
+        self.progress: list[ProgressEvent] = []
         self.configure()
 
     def configure(self, **changes: Any) -> None:
@@ -57,7 +58,7 @@ class Phone:
 
     def bench(self, udid: str | None = None, **settings: Any) -> BenchReport:
         return bench_ios(
-            self.bundle, udid, 2, 1, 0.0, self.out, lambda *step: self.progress.append(step),
+            self.bundle, udid, 2, 1, 0.0, self.out, Told(self.progress.append),
             IosSettings(**{"xcrun": self.xcrun, "minimum_seconds": 0.0, **settings}),
         )  # fmt: skip
 
@@ -85,8 +86,9 @@ def test_measures_and_brings_report_and_pictures_back(phone: Phone) -> None:
     assert sorted(path.name for path in phone.out.parent.iterdir()) == sorted(
         ["phone.json", *(f"phone-{fidelity.golden_id}.png" for fidelity in report.fidelity)]
     )
-    assert [step for step in phone.progress if step[0] == "image"] == [("image", 0, 2), ("image", 1, 2), ("image", 2, 2)]
-    assert [stage for stage, _, _ in phone.progress][:4] == ["push", "push", "memory_pass", "fidelity"]
+    pictures = [(event.done, event.total) for event in phone.progress if event.stage == "measured pictures"]
+    assert pictures == [(0, 2), (1, 2), (2, 2)]
+    assert [event.stage for event in phone.progress][:4] == ["copying", "copying", "memory pass", "golden pictures"]
 
 
 def test_the_app_is_launched_as_documented(phone: Phone) -> None:
@@ -204,7 +206,7 @@ def test_a_failure_says_what_to_do(phone: Phone, name: str) -> None:
     with pytest.raises(S2PError) as caught:
         phone.bench(**arguments)
     assert type(caught.value) is kind
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in as_options(str(caught.value)) and "\n" not in str(caught.value)
     assert list(phone.out.parent.iterdir()) == []
 
 
@@ -218,18 +220,18 @@ def test_a_report_of_an_earlier_run_is_not_taken_for_a_new_one(phone: Phone) -> 
 
 
 def test_an_interrupt_ends_the_app(phone: Phone) -> None:
-    def interrupt(stage: str, done: int, total: int) -> None:
-        if stage == "warmup":
+    def interrupt(event: ProgressEvent) -> None:
+        if event.stage == "warm-up":
             raise KeyboardInterrupt
 
     phone.configure(app={"endless": True})
     with pytest.raises(KeyboardInterrupt):
-        bench_ios(phone.bundle, None, 2, 0, 0.0, phone.out, interrupt, IosSettings(xcrun=phone.xcrun))
+        bench_ios(phone.bundle, None, 2, 0, 0.0, phone.out, Told(interrupt), IosSettings(xcrun=phone.xcrun))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("executorch", "is for executorch; convert with s2p-mobile convert --target coreml"), ("apple", "is in Apple's layout")],
+    [("executorch", "is for executorch; convert with s2p-mobile convert `target=coreml`"), ("apple", "is in Apple's layout")],
 )
 def test_refuses_a_bundle_that_the_app_cannot_run(phone: Phone, change: str, message: str) -> None:
     phone.bundle = phone.folder / "other.s2pmobile"

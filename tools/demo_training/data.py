@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from demo_training.captions import BACKGROUNDS, Caption, EmojiObject, all_captions, objects
 from demo_training.config import IMAGE_SIZE, DataConfig
 from demo_training.state import load_tensors, save_tensors
-from s2p_mobile.demo.captions import BACKGROUNDS, Caption, EmojiObject, all_captions, objects
 from s2p_runtime.errors import S2PError
 
 Renderer = Callable[[EmojiObject], Image.Image]

@@ -13,6 +13,7 @@ import diffusers
 import torch
 from transformers import CLIPTokenizer
 
+from demo_training.captions import all_captions
 from demo_training.clip import train_clip
 from demo_training.config import TrainConfig
 from demo_training.data import Pictures, Renderer, load_sprites
@@ -20,7 +21,6 @@ from demo_training.diffusion import new_scheduler, train_diffusion
 from demo_training.state import Clock
 from demo_training.tokenizer import build_tokenizer, save_tokenizer
 from demo_training.vae import train_autoencoder
-from s2p_mobile.demo.captions import all_captions
 from s2p_runtime.files import atomic_folder
 
 Stage = Literal["data", "tokenizer", "vae", "unet", "clip", "all"]

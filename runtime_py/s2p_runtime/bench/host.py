@@ -78,7 +78,7 @@ class HostSettings:
         """
         times = (self.cooldown, self.minimum)
         if self.runs < 1 or self.warmup < 0 or not all(math.isfinite(t) and t >= 0 for t in times):
-            raise S2PError("runs must be at least 1 and no count or time negative", "change the options")
+            raise S2PError("runs must be at least 1 and no count or time negative", "change `runs`, `warmup` or the times")
         if self.threads is not None and self.threads < 1:
             raise S2PError("the number of threads must be at least 1", "change `threads`", "threads")
 

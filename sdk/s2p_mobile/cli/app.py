@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from s2p_mobile.cli import bench, convert, evaluate, generate, inspect, latents, models, quantize, report, sensitivity, verify
+from s2p_mobile.cli.console import notes_on_stderr
 from s2p_runtime import __version__
 from s2p_runtime.errors import S2PError
 
@@ -56,7 +57,8 @@ def run(arguments: list[str]) -> int:
     Errors become one line on stderr.
     """
     try:
-        result = app(args=arguments, prog_name="s2p-mobile", standalone_mode=False)
+        with notes_on_stderr():
+            result = app(args=arguments, prog_name="s2p-mobile", standalone_mode=False)
         if result == _TYPER_INTERRUPTED:
             return _interrupted()
         return result if isinstance(result, int) else 0
@@ -86,13 +88,15 @@ def run(arguments: list[str]) -> int:
 
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 """A parameter as messages of the library name it, see :mod:`s2p_runtime.errors`."""
+_ONE_OF = {"labels": "label", "bundles": "bundle"}
+"""Parameters that take a list, whose options are given once for each."""
 
 
 def as_options(message: str) -> str:
     """A library's message for people at the command line: its parameters in backticks become options."""
 
     def option(found: re.Match[str]) -> str:
-        name = "--" + found[1].replace("_", "-")
+        name = "--" + _ONE_OF.get(found[1], found[1]).replace("_", "-")
         return name if found[2] is None else f"{name} {found[2]}"
 
     return _PARAMETER.sub(option, message)

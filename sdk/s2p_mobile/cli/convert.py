@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s2p_mobile.cli.console import TerminalProgress, emit_json, say, size
+from s2p_mobile.api.terminal import TerminalProgress
+from s2p_mobile.cli.console import emit_json, say, size
 from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder
 
 if TYPE_CHECKING:
@@ -161,9 +163,10 @@ def convert(
 
     from s2p_converters.core.checkpoint import open_checkpoint
     from s2p_converters.targets.needs import require_conversion
-    from s2p_mobile.demo.checkpoint import checkpoint_folder
+    from s2p_mobile.sources.default_checkpoint import default_checkpoint
+    from s2p_mobile.sources.model import open_model
 
-    with checkpoint_folder(checkpoint) as folder:
+    with default_checkpoint(open_model(None)) if checkpoint is None else nullcontext(checkpoint) as folder:
         source = open_checkpoint(folder)
         settings = chosen.settings(source) if chosen.settings else None
         say(f"converting {source.manifest.title} for {chosen.title}", json)

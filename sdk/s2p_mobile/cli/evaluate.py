@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-from s2p_mobile.cli.console import TerminalProgress, emit_json, say
-from s2p_mobile.cli.options import JsonOption, LoraOption, SeedOption, SizeOption
+import s2p_mobile
+from s2p_mobile.cli.console import emit_json, say
+from s2p_mobile.cli.options import (
+    DeviceOption,
+    GuidanceOption,
+    JsonOption,
+    LoraOption,
+    SchedulerOption,
+    SeedOption,
+    SizeOption,
+    SourceArgument,
+    StepsOption,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -17,11 +28,14 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    source: Annotated[str, typer.Argument(help="Checkpoint, bundle, model folder or 'demo'.")],
+    source: SourceArgument,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; the demo model's held-out ones when left out.")
+        Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; those that the model names when left out.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The floating-point model, when it is not the demo model.")] = None,
+    scheduler: SchedulerOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
     size: SizeOption = None,
     lora: LoraOption = None,
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
@@ -31,44 +45,15 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE.png", help="Picture of FP, quantized and difference side by side.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where FP pictures are kept.")] = None,
-    device: Annotated[str, typer.Option(help="Where the U-Nets run: cpu, cuda or mps.")] = "cpu",
+    device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
     """Compare pictures with those of the floating-point model: FID, sFID, SSIM, LPIPS, PSNR, CLIP score."""
-    from s2p_mobile.demo import HELD_OUT_PROMPTS
-    from s2p_mobile.judge.evaluation import default_cache_folder, open_source
-    from s2p_mobile.judge.evaluation import evaluate as compare
-    from s2p_mobile.judge.evaluation.source import is_model
-    from s2p_mobile.judge.metrics import check_metrics
-    from s2p_mobile.sources.model import open_model
-    from s2p_mobile.sources.picture_size import PictureSize
-    from s2p_mobile.sources.prompts import long_prompts, read_prompts
-    from s2p_runtime.errors import S2PError
-
-    check_metrics(metrics)
-    if model is not None and is_model(source):
-        raise S2PError(
-            "`model` names the floating-point model of a checkpoint or a bundle", "leave it out for a model", "model"
-        )
-    given = source if is_model(source) else model
-    chosen = None if size is None else PictureSize.parse(size)
-    known = given is not None or chosen is not None or lora
-    opened = open_source(source, open_model(given, chosen, lora or ()) if known else None, device=device)
-    texts = read_prompts(prompts or HELD_OUT_PROMPTS)
-    for warning in long_prompts(texts[:count], opened.model.tokenizer):
-        say(f"note: {warning}", "-")
-    result = compare(
-        opened,
-        texts,
-        seed=seed,
-        count=count,
-        metrics=metrics,
-        cache=cache or default_cache_folder(),
-        grid=grid,
-        clip=clip,
-        progress=TerminalProgress(),
-    )
+    result = s2p_mobile.evaluate(
+        source, prompts=prompts, model=model, count=count, size=size, lora=lora or (), scheduler=scheduler, steps=steps,
+        guidance=guidance, device=device, seed=seed, metrics=metrics, clip=clip, grid=grid, cache=cache or True, progress=True,
+    )  # fmt: skip
     say(f"{result.source}: {result.count} prompts, {result.steps} steps, seeds from {result.seed}", json)
     for name, metric in result.metrics.items():
         value = (metric.reason or "none") if metric.value is None else f"{metric.value:.4f}"

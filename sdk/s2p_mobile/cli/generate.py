@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from s2p_mobile.cli.console import TerminalProgress, say
-from s2p_mobile.cli.options import LoraOption, ReleaseOption, SeedOption
+import s2p_mobile
+from s2p_mobile.cli.console import say
+from s2p_mobile.cli.options import (
+    DeviceOption,
+    GuidanceOption,
+    LoraOption,
+    ReleaseOption,
+    SchedulerOption,
+    SeedOption,
+    SourceArgument,
+    StepsOption,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -17,15 +27,14 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    source: Annotated[str, typer.Argument(help="'demo', a model folder, a checkpoint or a bundle.")],
+    source: SourceArgument,
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")] = Path("picture.png"),
+    negative_prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to draw.")] = None,
     seed: SeedOption = 0,
-    scheduler: Annotated[str | None, typer.Option(help="Sampler of a model; checkpoints and bundles have their own.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Steps of a model; its own when left out.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Guidance of a model; the family's when left out.")
-    ] = None,
+    scheduler: SchedulerOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -33,22 +42,22 @@ def generate(
         ),
     ] = None,
     lora: LoraOption = None,
+    device: DeviceOption = "auto",
     release_chunks: ReleaseOption = False,
 ) -> None:
     """Draw a picture."""
-    from s2p_mobile.judge.artist import draw_source
-    from s2p_runtime.errors import S2PError
+    if out.suffix.lower() != ".png":
+        raise s2p_mobile.S2PError(f"{out} is no .png file", "pictures are written as PNG", "out")
+    if not out.parent.is_dir():
+        raise s2p_mobile.S2PError(f"folder {out.parent} does not exist", "make it first or choose another `out`", "out")
+    picture = s2p_mobile.generate(
+        source, prompt, negative_prompt=negative_prompt, seed=seed, size=size, lora=lora or (), scheduler=scheduler,
+        steps=steps, guidance=guidance, device=device, release_chunks=release_chunks, progress=True,
+    )  # fmt: skip
+
+    import numpy as np
+
     from s2p_runtime.pictures import save_picture
 
-    if out.suffix.lower() != ".png":
-        raise S2PError(f"{out} is no .png file", "pictures are written as PNG")
-    if not out.parent.is_dir():
-        raise S2PError(f"folder {out.parent} does not exist", "make it first or choose another `out`", "out")
-    drawing = draw_source(
-        source, prompt, seed, TerminalProgress(), scheduler=scheduler, steps=steps, guidance=guidance, size=size,
-        loras=lora or (), release_chunks=release_chunks,
-    )  # fmt: skip
-    save_picture(out, drawing.picture)
-    if drawing.tokens_dropped:
-        typer.echo(f"note: the prompt is too long; its last {drawing.tokens_dropped} tokens were left out", err=True)
+    save_picture(out, np.asarray(picture))
     say(f"picture: {out}")

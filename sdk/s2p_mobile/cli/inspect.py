@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import s2p_mobile
 from s2p_mobile.cli.console import emit_json, say, size
 from s2p_mobile.cli.options import JsonOption
 
@@ -22,9 +22,7 @@ def inspect(
     json: JsonOption = None,
 ) -> None:
     """Show what a checkpoint or a bundle holds, layer by layer."""
-    from s2p_mobile.judge.inspection import describe
-
-    description = describe(path)
+    description = s2p_mobile.inspect(path)
     for title, value in description.facts.items():
         say(f"{title:<12} {value}", json)
     say(f"{'layer':<62} {'kind':<6} {'weights':>9} {'bits':>5} {'act':>5}  {'bytes':>9}  scheme", json)
@@ -38,6 +36,6 @@ def inspect(
     left = [layer.name for layer in description.layers if layer.weight_bits >= 16]
     say(f"left in float: {', '.join(left) or 'none'}", json)
     say(f"layers: {size(sum(layer.bytes for layer in description.layers))}", json)
-    program = {} if description.program is None else {"unet_program": asdict(description.program)}
+    program = {} if description.program is None else {"unet_program": description.program.model_dump(mode="json")}
     layers = [layer.model_dump(mode="json") for layer in description.layers]
     emit_json(json, {**description.facts, "left_in_float": left, **program, "layers": layers})

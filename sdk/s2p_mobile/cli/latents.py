@@ -7,14 +7,20 @@ from typing import Annotated
 
 import typer
 
-from s2p_mobile.cli.console import TerminalProgress, say
+import s2p_mobile
+from s2p_mobile.cli.console import say
 from s2p_mobile.cli.options import (
     CountOption,
+    DeviceOption,
     ForceOption,
+    GuidanceOption,
     LoraOption,
+    ModelArgument,
     PromptsOption,
+    SchedulerOption,
     SeedOption,
     SizeOption,
+    StepsOption,
     SubsetSeedOption,
 )
 
@@ -26,38 +32,25 @@ def register(app: typer.Typer) -> None:
 
 def latents(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the data set.")],
-    model: Annotated[str | None, typer.Argument(help="Diffusers folder; the demo model when left out.")] = None,
+    model: ModelArgument = None,
     size: SizeOption = None,
     lora: LoraOption = None,
     prompts: PromptsOption = None,
     count: CountOption = None,
     subset_seed: SubsetSeedOption = None,
-    scheduler: Annotated[str | None, typer.Option(help="Sampler; the model's own when left out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; 25, or the model's own.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, max=100, help="Guidance; the family's when left out.")] = None,
+    scheduler: SchedulerOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
     features: Annotated[bool, typer.Option("--features", help="Store the block outputs too; several times larger.")] = False,
+    device: DeviceOption = "auto",
     seed: SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished set.")] = False,
     force: ForceOption = False,
 ) -> None:
     """Draw prompts with the floating-point model and store the trajectories for training; 512 of them without --prompts."""
-    from s2p_converters.core.plan import plan_for
-    from s2p_mobile.quantize.jobs import job_prompts
-    from s2p_mobile.quantize.latents import LatentJob, write_latents
-    from s2p_mobile.quantize.recipes.training import TrainingRule
-    from s2p_mobile.sources.model import open_model
-    from s2p_mobile.sources.picture_size import PictureSize
-    from s2p_mobile.sources.prompts import long_prompts, repeated
-
-    source = open_model(model, None if size is None else PictureSize.parse(size), lora or ())
-    texts = job_prompts(source, prompts, count, subset_seed)
-    if prompts is None and count is None:
-        texts = repeated(texts, TrainingRule().prompts)
-    if prompts is not None:
-        for warning in long_prompts(texts, source.tokenizer):
-            say(f"note: {warning}", "-")
-    plan = plan_for(source.folder / "scheduler", scheduler, steps or source.steps)
-    job = LatentJob(source, plan, texts, source.choose_guidance(guidance), seed, features)
-    write_latents(job, out, resume=resume, force=force, progress=TerminalProgress())
-    say(f"latents: {out} ({len(texts)} prompts, {len(plan.calls)} calls each)")
+    dataset = s2p_mobile.latents(
+        model, out=out, prompts=prompts, count=count, subset_seed=subset_seed, features=features, size=size, lora=lora or (),
+        scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, resume=resume, force=force, progress=True,
+    )  # fmt: skip
+    say(f"latents: {out} ({dataset.prompts} prompts, {dataset.calls} calls each)")
     say(f"next: s2p-mobile quantize {model or ''} --latents {out} --out checkpoint".replace("  ", " "))

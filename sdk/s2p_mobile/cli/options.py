@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -7,18 +7,41 @@ from typing import Annotated
 
 import typer
 
+from s2p_mobile.demo import names_demo
+
+
+def _path_or_demo(word: str | None) -> str | None:
+    """``demo`` is the built-in model, which the library calls None, unless such a file or folder is here."""
+    return None if word is None or names_demo(word) else word
+
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(help="Diffusers folder or .safetensors file; the demo model when left out.", callback=_path_or_demo),
+]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(help="Model folder, .safetensors file, checkpoint, bundle, or demo.", callback=_path_or_demo),
+]
+"""None at run time where it is the built-in model."""
 JsonOption = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON to FILE, or to stdout with -.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise.")]
 OutFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder.")]
+SchedulerOption = Annotated[str | None, typer.Option(help="Sampler of a model, see s2p-mobile models; its own when left out.")]
+StepsOption = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Denoising steps of a model; its own number when left out.")
+]
+GuidanceOption = Annotated[float | None, typer.Option(min=0, max=100, help="Guidance of a model; its own when left out.")]
 SizeOption = Annotated[
     str | None, typer.Option("--size", metavar="WxH", help="Width and height of the pictures, e.g. 512x768; the model's own.")
 ]
 LoraOption = Annotated[
     list[str] | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA to fuse into the weights; may be repeated.")
 ]
+DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="Where torch runs: auto, cpu, cuda, cuda:1 or mps.")]
 ReleaseOption = Annotated[
     bool,
     typer.Option(

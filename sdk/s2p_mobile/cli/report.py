@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import s2p_mobile
 from s2p_mobile.cli.console import emit_json, say
 from s2p_mobile.cli.options import ForceOption, JsonOption
 
@@ -30,26 +31,22 @@ def register(app: typer.Typer) -> None:
 def report(
     reports: Annotated[list[Path], typer.Argument(help="Reports (.json) of any harness; ratios are to the first.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML file to write.")] = Path("report.html"),
-    label: Annotated[
-        list[str] | None, typer.Option(help="Name of a report in the comparison, in order; the files' names when left out.")
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="Name of a report in the comparison, in order; the files' names when left out."),
     ] = None,
-    bundle: Annotated[
+    bundles: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Bundle that was measured, for its golden pictures; may be repeated."),
+        typer.Option("--bundle", metavar="DIR", help="Bundle that was measured, for its golden pictures; may be repeated."),
     ] = None,
     force: ForceOption = False,
     json: JsonOption = None,
 ) -> None:
     """Compare reports: a table here, and one HTML file with charts and pictures that opens without a network."""
-    from s2p_mobile.judge.reports import figures, find_golden_pictures, read_entries, render_page
-    from s2p_runtime.files import atomic_file, refuse_existing
+    from s2p_mobile.judge.reports import figures
 
-    refuse_existing(out, force)
-    entries = read_entries(reports, label or ())
-    page = render_page(entries, find_golden_pictures(entries, bundle or ()))
+    entries = s2p_mobile.report(reports, out=out, labels=labels or (), bundles=bundles or (), force=force)
     print_table(entries, json)
-    with atomic_file(out, force=force) as scratch:
-        scratch.write_text(page, encoding="utf-8")
     say(f"report: {out}", json)
     emit_json(json, figures(entries))
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from s2p_mobile.cli.console import TerminalProgress, emit_json, say, warn_unlisted
+import s2p_mobile
+from s2p_mobile.cli.console import emit_json, say
 from s2p_mobile.cli.options import JsonOption
 
 
@@ -21,14 +22,7 @@ def verify(
     json: JsonOption = None,
 ) -> int:
     """Run every component of a bundle on this machine against its golden runs. Exit status 1 when a check fails."""
-    from s2p_runtime.allocator import give_back_large_blocks
-    from s2p_runtime.bundle import open_bundle
-    from s2p_runtime.verify import verify as check
-
-    give_back_large_blocks()
-    opened = open_bundle(bundle)
-    warn_unlisted(opened)
-    result = check(opened, TerminalProgress())
+    result = s2p_mobile.verify(bundle, progress=True)
     for name, component in result.components.items():
         error = "not finite" if component.max_relative_error is None else f"{component.max_relative_error:.2e}"
         verdict = "ok" if component.ok else "FAILED"

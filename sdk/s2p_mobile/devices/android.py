@@ -9,7 +9,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import atomic_file, sha256_file
+from s2p_runtime.progress import Progress, RunningStages, Silent
 from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport, EnergySample, picture_path
 
 REMOTE_FOLDER = "/data/local/tmp/s2p-mobile"
@@ -31,8 +32,16 @@ RUNNER_VARIABLE = "S2P_ANDROID_RUNNER"
 BUILT_RUNNER = Path(__file__).resolve().parents[3] / "android_harness" / "build" / "android" / "s2p-bench"
 """Where the preset ``android`` of android_harness builds the runner."""
 
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total); stages: wait, push, loaded, warmup, call, image, fidelity, memory_pass. ``total`` 0: not known."""
+_CHARGED = "it is being charged"
+
+_STAGES = {
+    "loaded": "loading",
+    "warmup": "warm-up",
+    "image": "measured pictures",
+    "fidelity": "golden pictures",
+    "memory_pass": "memory pass",
+}
+"""What the runner tells of, in words. Calls of the U-Net, which come between pictures, are left out."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def bench_android(
     threads: int | None,
     cores: str | None,
     out: Path,
-    progress: Progress,
+    progress: Progress | None = None,
     settings: AndroidSettings | None = None,
 ) -> BenchReport:
     """Measure ``bundle`` on a device; write the report and, beside it, the pictures drawn there as ``STEM-GOLDEN.png``.
@@ -97,14 +106,14 @@ def bench_android(
         threads: of the engine; None: it chooses.
         cores: cores to run on, e.g. ``4-7``; None: all.
         out: the report; an existing one is replaced, and so are its pictures.
-        progress: told of every step.
+        progress: told of stages here and on the device.
         settings: see :class:`AndroidSettings`.
 
     Raises:
         S2PError: no adb, no runner, no (or several) devices, no space, the device went away, a bundle for another target.
         CheckFailed: the device did not become cool and unplugged in time, the runner was killed or a check in it failed.
     """
-    settings = settings or AndroidSettings()
+    settings, listener = settings or AndroidSettings(), progress or Silent()
     opened = open_bundle(bundle)
     if opened.manifest.target != "executorch":
         raise S2PError(
@@ -112,9 +121,9 @@ def bench_android(
         )
     runner = _find_runner(settings.runner)
     adb = Adb.connect(find_adb(settings.adb), serial)
-    _wait_until_ready(adb, settings, progress)
+    _wait_until_ready(adb, settings, listener)
     remote_bundle = f"{REMOTE_FOLDER}/bundles/{sha256_file(bundle / MANIFEST_NAME)[:16]}.s2pmobile"
-    _push(adb, opened, runner, remote_bundle, progress)
+    _push(adb, opened, runner, remote_bundle, listener)
     command = [f"{REMOTE_FOLDER}/s2p-bench", remote_bundle, "--out", REMOTE_REPORT]
     command += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
     command += ["--minimum-seconds", str(settings.minimum_seconds)]
@@ -125,7 +134,8 @@ def bench_android(
         before = read_state(adb)
         started = time.monotonic()
         # The shell's process becomes the runner's, so that the file holds the runner's number.
-        adb.stream(f"echo $$ > {REMOTE_FOLDER}/run.pid && exec {shlex.join(command)}", lambda line: _pass_on(line, progress))
+        with RunningStages(listener) as stages:
+            adb.stream(f"echo $$ > {REMOTE_FOLDER}/run.pid && exec {shlex.join(command)}", lambda line: _pass_on(line, stages))
         duration = time.monotonic() - started
         after = read_state(adb)
         with tempfile.TemporaryDirectory() as scratch:
@@ -185,7 +195,7 @@ def _field(text: str, name: str) -> int | None:
 def _obstacle(state: DeviceState, settings: AndroidSettings) -> str | None:
     """Why the device is not ready, or None."""
     if state.plugged and not settings.allow_charging:
-        return "it is being charged"
+        return _CHARGED
     if state.thermal_status:
         return f"it is throttled (thermal status {state.thermal_status})"
     if state.battery_celsius is not None and state.battery_celsius > settings.max_battery_celsius:
@@ -195,19 +205,24 @@ def _obstacle(state: DeviceState, settings: AndroidSettings) -> str | None:
 
 def _wait_until_ready(adb: Adb, settings: AndroidSettings, progress: Progress) -> None:
     deadline = time.monotonic() + settings.wait_seconds
-    while (obstacle := _obstacle(read_state(adb), settings)) is not None:
-        if obstacle == "it is being charged" and not adb.over_network:
-            raise CheckFailed(
-                f"device {adb.serial} is charged through its cable",
-                "connect with adb over Wi-Fi (adb tcpip 5555, adb connect "
-                "HOST:5555) and pull the cable, or pass `allow_charging`",
-                "allow_charging",
-            )
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise CheckFailed(f"device {adb.serial} is not ready: {obstacle}", "let it rest unplugged and try again")
-        progress("wait", round(settings.wait_seconds - left), round(settings.wait_seconds))
-        time.sleep(min(settings.poll_seconds, left))
+    with RunningStages(progress) as stages:
+        while (obstacle := _obstacle(read_state(adb), settings)) is not None:
+            left = deadline - time.monotonic()
+            _refuse_to_wait(adb, obstacle, left)
+            stages.tell("waiting for the device", round(settings.wait_seconds - left), round(settings.wait_seconds))
+            time.sleep(min(settings.poll_seconds, left))
+
+
+def _refuse_to_wait(adb: Adb, obstacle: str, left: float) -> None:
+    """Raise :class:`CheckFailed` when an obstacle stays: a cable charges the device, or no time is left."""
+    if obstacle == _CHARGED and not adb.over_network:
+        raise CheckFailed(
+            f"device {adb.serial} is charged through its cable",
+            "connect with adb over Wi-Fi (adb tcpip 5555, adb connect HOST:5555) and pull the cable, or pass `allow_charging`",
+            "allow_charging",
+        )
+    if left <= 0:
+        raise CheckFailed(f"device {adb.serial} is not ready: {obstacle}", "let it rest unplugged and try again")
 
 
 def _push(adb: Adb, bundle: Bundle, runner: Path, remote_bundle: str, progress: Progress) -> None:
@@ -221,10 +236,10 @@ def _push(adb: Adb, bundle: Bundle, runner: Path, remote_bundle: str, progress: 
     adb.shell(f"mkdir -p {shlex.join(folders)}")
     present = _remote_checksums(adb, list(wanted))
     changed = {remote: local for remote, (local, digest) in wanted.items() if present.get(remote) != digest}
-    for done, (remote, local) in enumerate(changed.items()):
-        progress("push", done, len(changed))
-        adb.push(local, remote)
-    progress("push", len(changed), len(changed))
+    with progress.stage("copying", len(changed)) as advance:
+        for remote, local in changed.items():
+            adb.push(local, remote)
+            advance()
     adb.shell(f"chmod 755 {remote_runner}")
 
 
@@ -236,13 +251,13 @@ def _remote_checksums(adb: Adb, paths: list[str]) -> dict[str, str]:
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 
 
-def _pass_on(line: str, progress: Progress) -> None:
+def _pass_on(line: str, stages: RunningStages) -> None:
     try:
         event = json.loads(line)
-        stage, index, total = event["event"], event["index"], event["total"]
+        title, index, total = _STAGES[event["event"]], int(event["index"]), int(event["total"])
     except (ValueError, KeyError, TypeError):
         return  # A library on the device may print lines of its own.
-    progress(str(stage), total if stage == "loaded" else index + 1, total)
+    stages.tell(title, total if event["event"] == "loaded" else index + 1, total)
 
 
 @contextlib.contextmanager

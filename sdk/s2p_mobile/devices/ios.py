@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +12,21 @@ from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import atomic_file, sha256_file
+from s2p_runtime.progress import Progress, RunningStages, Silent
 from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport, picture_path
 
 APP_IDENTIFIER = "org.s2pmobile.bench"
 """Of ios_harness/App/project.yml."""
 
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total); stages: push, memory_pass, fidelity, warmup, wait, image. ``total`` 0: not known."""
-
-_PHASES = {"memory": "memory_pass", "fidelity": "fidelity", "warm-up": "warmup", "cool-down": "wait", "timing": "image"}
+_MEASURED = "measured pictures"
+_PHASES = {
+    "memory": "memory pass",
+    "fidelity": "golden pictures",
+    "warm-up": "warm-up",
+    "cool-down": "waiting for the device",
+    "timing": _MEASURED,
+}
+"""What the app tells of, in words."""
 _PICTURES = "pictures"
 _OUT_OF_MEMORY = 9
 """SIGKILL: how iOS ends an app that has used up its memory."""
@@ -59,7 +64,7 @@ def bench_ios(
     warmup: int,
     cooldown: float,
     out: Path,
-    progress: Progress,
+    progress: Progress | None = None,
     settings: IosSettings | None = None,
 ) -> BenchReport:
     """Measure ``bundle`` on a device; write the report, and beside it the pictures that the device drew.
@@ -71,7 +76,7 @@ def bench_ios(
         warmup: pictures before them.
         cooldown: seconds of rest before the measured pictures.
         out: the report; an existing one is replaced.
-        progress: told of every step.
+        progress: told of stages here and on the device.
         settings: see :class:`IosSettings`.
 
     Raises:
@@ -79,20 +84,21 @@ def bench_ios(
             one, a bundle for another target, or what the app says is wrong.
         CheckFailed: the app was ended by the system, most likely because memory ran out.
     """
-    settings = settings or IosSettings()
+    settings, listener = settings or IosSettings(), progress or Silent()
     opened = open_bundle(bundle)
     _check_bundle(opened)
     device = Device.connect(find_xcrun(settings.xcrun), udid)
     _ensure_app(device, settings)
     digest = sha256_file(bundle / MANIFEST_NAME)
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', opened.manifest.name)}-{digest[:12]}.s2pmobile"
-    _push(device, settings.app_identifier, opened, name, digest, progress)
-    launch = device.launch(
-        settings.app_identifier,
-        _words(name, runs, warmup, cooldown, settings),
-        _Listener(progress, runs),
-        settings.limit_seconds,
-    )
+    _push(device, settings.app_identifier, opened, name, digest, listener)
+    with RunningStages(listener) as stages:
+        launch = device.launch(
+            settings.app_identifier,
+            _words(name, runs, warmup, cooldown, settings),
+            _Listener(stages, runs),
+            settings.limit_seconds,
+        )
     with tempfile.TemporaryDirectory() as scratch:
         report = _fetch_report(device, settings.app_identifier, launch, Path(scratch))
         if report.bundle_sha256 != digest:
@@ -136,10 +142,10 @@ def _push(device: Device, app: str, bundle: Bundle, name: str, digest: str, prog
         wanted.write_text(digest, encoding="utf-8")
         if device.pull(app, marker, found) and found.read_bytes() == wanted.read_bytes():
             return
-        progress("push", 0, 1)
-        device.push(app, bundle.folder, f"Documents/{name}")
-        device.push(app, wanted, marker)
-    progress("push", 1, 1)
+        with progress.stage("copying", 1) as advance:
+            device.push(app, bundle.folder, f"Documents/{name}")
+            device.push(app, wanted, marker)
+            advance()
 
 
 def _words(name: str, runs: int, warmup: int, cooldown: float, settings: IosSettings) -> list[str]:
@@ -156,17 +162,17 @@ def _words(name: str, runs: int, warmup: int, cooldown: float, settings: IosSett
 class _Listener:
     """Understands the app's console: ``s2p phase NAME`` and ``s2p picture MILLISECONDS``. Libraries print lines of their own."""
 
-    def __init__(self, progress: Progress, runs: int) -> None:
-        self._progress, self._runs, self._pictures = progress, runs, 0
+    def __init__(self, stages: RunningStages, runs: int) -> None:
+        self._stages, self._runs, self._pictures = stages, runs, 0
 
     def __call__(self, line: str) -> None:
         words = line.split()
         if words[:2] == ["s2p", "phase"] and len(words) == 3 and words[2] in _PHASES:
             stage = _PHASES[words[2]]
-            self._progress(stage, 0, self._runs if stage == "image" else 0)
+            self._stages.tell(stage, 0, self._runs if stage == _MEASURED else 1)
         elif words[:2] == ["s2p", "picture"]:
             self._pictures += 1
-            self._progress("image", self._pictures, max(self._runs, self._pictures))
+            self._stages.tell(_MEASURED, self._pictures, max(self._runs, self._pictures))
 
 
 def _fetch_report(device: Device, app: str, launch: Launch, scratch: Path) -> BenchReport:

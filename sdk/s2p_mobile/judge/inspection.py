@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-from s2p_converters.core.checkpoint import Checkpoint, is_checkpoint, open_checkpoint
+from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.grids import weight_tensors
 from s2p_converters.core.packing import packs
-from s2p_runtime.bundle import MANIFEST_NAME, Bundle, LayerSummary, component_bytes, open_bundle
+from s2p_mobile.sources.open_source import open_source, source_kind
+from s2p_runtime.bundle import Bundle, LayerSummary, component_bytes
+from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
 
-@dataclass(frozen=True)
-class UNetProgram:
+class UNetProgram(Contract):
     """What the U-Net's .pte files hold, read from them and not from the manifest.
 
     Attributes:
@@ -35,8 +35,7 @@ class UNetProgram:
     float_layers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(Contract):
     """Facts by title, every layer of the U-Net in the order in which they run, and an XNNPACK program taken apart."""
 
     facts: dict[str, str]
@@ -44,19 +43,19 @@ class Description:
     program: UNetProgram | None = None
 
 
-def describe(path: Path) -> Description:
-    """Describe a checkpoint or a bundle after checking its files.
+def describe(source: Checkpoint | Bundle | str | Path) -> Description:
+    """Describe a checkpoint or a bundle, opened or its folder, after checking its files.
 
     Raises:
         S2PError: neither of the two, or damaged.
     """
-    if not path.exists():
-        raise S2PError(f"{path} does not exist", "give a checkpoint or a bundle")
-    if is_checkpoint(path):
-        return _describe_checkpoint(open_checkpoint(path))
-    if (path / MANIFEST_NAME).is_file():
-        return _describe_bundle(open_bundle(path))
-    raise S2PError(f"{path} is neither a checkpoint nor a bundle", "give a folder made by s2p-mobile quantize or convert")
+    if source_kind(source) not in ("checkpoint", "bundle"):
+        raise S2PError(f"{source} is neither a checkpoint nor a bundle", "give a folder made by s2p-mobile quantize or convert")
+    opened = open_source(source)
+    if isinstance(opened, Bundle):
+        return _describe_bundle(opened)
+    assert isinstance(opened, Checkpoint)
+    return _describe_checkpoint(opened)
 
 
 def _sampler(plan: SamplingPlan, guidance: float) -> str:
@@ -99,7 +98,7 @@ def _describe_checkpoint(checkpoint: Checkpoint) -> Description:
         "sampler": _sampler(manifest.plan, manifest.guidance),
         "weights": f"{manifest.average_weight_bits:.3f} bits on average",
     }
-    return Description(facts, tuple(rows))
+    return Description(facts=facts, layers=tuple(rows))
 
 
 def _describe_bundle(bundle: Bundle) -> Description:
@@ -130,7 +129,7 @@ def _describe_bundle(bundle: Bundle) -> Description:
         facts["delegates"] = f"{len(program.delegates)} ({', '.join(dict.fromkeys(program.delegates))}){outside}"
         facts["nodes"] = ", ".join(f"{count} {datatypes}" for datatypes, count in program.nodes.items())
         facts["kernels"] = f"{len(program.integer_layers)} layers integer, {len(program.float_layers)} float"
-    return Description(facts, summary.layers, program)
+    return Description(facts=facts, layers=summary.layers, program=program)
 
 
 def read_unet_program(bundle: Bundle) -> UNetProgram:

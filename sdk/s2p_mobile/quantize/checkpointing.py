@@ -16,21 +16,13 @@ from s2p_converters.core.grids import GeneralLayer, QuantizedLayer
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.training.time_path import TimePath, job_time_path
 from s2p_mobile.sources.components import COMPONENT_FOLDERS, SECOND_FOLDERS
-from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.default_prompts import golden_prompts
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime import __version__
 from s2p_runtime.bundle import GoldenRun, file_entries
 from s2p_runtime.contract import write_contract
 from s2p_runtime.plan import initial_latents
 from s2p_runtime.tensors import write_tensors
-
-_DEMO_GOLDEN = ("a red apple on a blue background", "a panda on a yellow background")
-_GOLDEN = ("a photograph of an astronaut riding a horse", "a bowl of fruit on a wooden table, oil painting")
-
-
-def golden_prompts(model: Model) -> tuple[str, ...]:
-    """Prompts recorded in every checkpoint of a model."""
-    return _DEMO_GOLDEN if model.name == "demo" else _GOLDEN
 
 
 def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, folder: Path) -> CheckpointManifest:

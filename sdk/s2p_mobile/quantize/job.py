@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import QuantizedLayer
@@ -26,7 +27,7 @@ class QuantizationJob:
     Attributes:
         prompts: calibration prompts; prompt k runs with seed ``seed + k``.
         guidance: classifier-free guidance; at or below 1 the batch is one.
-        device: where a trained method runs: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        device: where networks run, see :func:`~s2p_mobile.sources.device.choose_device`.
         work: folder in which a trained method keeps its state, log and latents; None keeps nothing.
         resume: go on with the state in ``work``.
         latents: a finished latent data set to use instead of drawing one.
@@ -40,7 +41,7 @@ class QuantizationJob:
     guidance: float
     seed: int = 0
     progress: Progress = field(default_factory=Silent)
-    device: str = "auto"
+    device: str | torch.device = "auto"
     work: Path | None = None
     resume: bool = False
     latents: Path | None = None

@@ -1,4 +1,4 @@
-"""From command-line words to a quantization job."""
+"""A quantization job from what a caller says."""
 
 from __future__ import annotations
 
@@ -6,105 +6,79 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from s2p_converters.core.plan import plan_for
-from s2p_mobile.demo import calibration_captions
+import torch
+
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.methods.registry import recipe_for
-from s2p_mobile.quantize.recipes import load_recipe
+from s2p_mobile.quantize.recipes import Recipe, load_recipe
+from s2p_mobile.quantize.sensitivity.result import Sensitivity
 from s2p_mobile.quantize.sensitivity.reuse import sensitivity_for
-from s2p_mobile.quantize.workers import DEVICES
-from s2p_mobile.sources.model import Model, open_model
-from s2p_mobile.sources.picture_size import PictureSize
-from s2p_mobile.sources.prompts import read_prompts, subset
+from s2p_mobile.sources.default_prompts import Prompts, calibration_prompts
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.picture_size import SizeLike
+from s2p_mobile.sources.session import open_session
 from s2p_runtime.errors import S2PError
-from s2p_runtime.progress import Progress
+from s2p_runtime.progress import Progress, Silent
 
 PIPELINES = ("s2p", "serial", "parallel")
-DEFAULT_PROMPTS = (
-    "a photograph of an astronaut riding a horse",
-    "a bowl of fruit on a wooden table, oil painting",
-    "a city street at night in the rain, neon lights",
-    "a portrait of an old fisherman, black and white",
-    "a small red boat on a calm lake, mountains behind",
-    "a golden retriever puppy sleeping on a sofa",
-    "an isometric drawing of a tiny house with a garden",
-    "a plate of pasta with tomato sauce and basil, close-up",
-    "a medieval castle on a cliff above the sea, fantasy art",
-    "a yellow taxi crossing a bridge, morning fog",
-    "a watercolour painting of a forest path in autumn",
-    "a robot reading a book in a library, digital art",
-    "a bicycle leaning against a blue wall",
-    "a snowy owl flying over a field",
-    "a still life with a violin and sheet music",
-    "a child building a sand castle on the beach",
-)
-"""Calibration prompts of models other than the demo model, used where ``prompts`` is left out."""
-
-
-def job_prompts(model: Model, path: Path | None, count: int | None = None, subset_seed: int | None = None) -> tuple[str, ...]:
-    """Calibration prompts: of a file, or the built-in ones; ``count`` of them by the rule of :mod:`s2p_mobile.sources.prompts`."""
-    if path is not None:
-        return tuple(read_prompts(path, count, subset_seed))
-    built_in = tuple(calibration_captions()) if model.name == "demo" else DEFAULT_PROMPTS
-    return built_in if count is None else tuple(subset(built_in, count, subset_seed))
 
 
 def make_job(
-    source: str | None,
+    source: Model | str | Path | None,
     *,
-    recipe_name: str | None,
-    scheduler: str | None,
-    steps: int | None,
-    guidance: float | None,
-    prompts: Path | None,
-    seed: int,
-    progress: Progress,
+    recipe: Recipe | str | Path | None = None,
     method: str = "s2p",
     pipeline: str | None = None,
-    device: str = "auto",
+    prompts: Prompts | None = None,
+    count: int | None = None,
+    subset_seed: int | None = None,
+    size: SizeLike | None = None,
+    lora: Sequence[str | Path] = (),
+    scheduler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
     work: Path | None = None,
     resume: bool = False,
     latents: Path | None = None,
-    sensitivity: Path | None = None,
-    size: str | None = None,
-    loras: Sequence[str] = (),
-    count: int | None = None,
-    subset_seed: int | None = None,
+    sensitivity: Sensitivity | str | Path | None = None,
+    progress: Progress | None = None,
 ) -> QuantizationJob:
     """Check everything that is cheap to check and make the job.
 
     Args:
-        recipe_name, steps, guidance: the model's own when None.
+        source: see :func:`~s2p_mobile.sources.session.open_session`, as for ``size`` to ``seed``.
+        recipe: by name, from a file, or as it is; the family's when None.
         method: what the job is for.
-        size: ``WIDTHxHEIGHT`` of the pictures; the model's own when None.
-        loras: ``FILE[:scale]`` each, fused into the weights in their order.
-        sensitivity: a result of ``s2p-mobile sensitivity`` to rank layers by.
+        pipeline: of training, instead of the recipe's.
+        prompts: the model's own when None.
         count, subset_seed: how many prompts, and the seed that picks them.
+        work, resume, latents, progress: see :class:`QuantizationJob`.
+        sensitivity: a result to rank layers by, or its file.
 
     Raises:
         S2PError: unknown recipe, method, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of range, a size
             that the model cannot draw, a sensitivity of something else.
     """
-    chosen_size = None if size is None else PictureSize.parse(size)
-    named_recipe = None if recipe_name is None else load_recipe(recipe_name)
-    if device not in DEVICES:
-        raise S2PError(f"unknown device {device!r}", f"devices are {', '.join(DEVICES)}")
+    named = load_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
     if pipeline is not None and pipeline not in PIPELINES:
-        raise S2PError(f"unknown pipeline {pipeline!r}", f"pipelines are {', '.join(PIPELINES)}")
-    model = open_model(source, chosen_size, loras)
-    recipe = recipe_for(method, named_recipe or load_recipe(model.family.recipe))
+        raise S2PError(f"unknown pipeline {pipeline!r}", f"pipelines are {', '.join(PIPELINES)}", "pipeline")
+    session = open_session(
+        source, size=size, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed
+    )
+    chosen = recipe_for(method, named or load_recipe(session.model.family.recipe))
     if pipeline is not None:
-        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pipeline": pipeline})})
-    plan = plan_for(model.folder / "scheduler", scheduler, steps or model.steps)
+        chosen = chosen.model_copy(update={"training": chosen.training.model_copy(update={"pipeline": pipeline})})
     job = QuantizationJob(
-        model=model,
-        plan=plan,
-        recipe=recipe,
-        prompts=job_prompts(model, prompts, count, subset_seed),
-        guidance=model.choose_guidance(guidance),
-        seed=seed,
-        progress=progress,
-        device=device,
+        model=session.model,
+        plan=session.plan,
+        recipe=chosen,
+        prompts=calibration_prompts(session.model, prompts, count, subset_seed),
+        guidance=session.guidance,
+        seed=session.seed,
+        progress=progress or Silent(),
+        device=session.device,
         work=work,
         resume=resume,
         latents=latents,

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from s2p_mobile.sources.device import choose_device
 from s2p_runtime.errors import S2PError
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` takes CUDA, then MPS, then the CPU; a number may follow, as in ``cuda:1``.
-
-    Raises:
-        S2PError: unknown name, or no such device on this machine.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind = name.split(":")[0]
-    if kind not in DEVICES:
-        raise S2PError(f"unknown device {name!r}", f"choose one of {', '.join(DEVICES)}")
-    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
-        raise S2PError(f"this machine has no {kind} device", "choose `device=cpu` or auto", "device")
-    return torch.device(name)
+_PATIENCE = timedelta(days=1)
 
 
 class Workers:
@@ -38,7 +22,7 @@ class Workers:
     rank = 0
     count = 1
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(self, device: str | torch.device = "auto") -> None:
         self.device = choose_device(device)
 
     @property
@@ -68,11 +52,20 @@ class Workers:
         if error is not None:
             raise error
 
+    def check_main(self, error: S2PError | None) -> None:
+        """:meth:`check` after work that the main process did alone, however long it took."""
+        self.check(error)
+
 
 class _LaunchedWorkers(Workers):
     """Processes that accelerate started; gradients are averaged by us, so a step is the same code for any number."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str | torch.device) -> None:
+        chosen = choose_device(device)
+        if chosen.index is not None:
+            raise S2PError(
+                f"several processes cannot share the device {chosen}", "leave its number out, each takes its own", "device"
+            )
         try:
             from accelerate import PartialState
         except ImportError:
@@ -83,8 +76,7 @@ class _LaunchedWorkers(Workers):
                     f"training does not run under {name}, see docs/several-processes.md",
                     "launch with configs/accelerate/gpu.yaml and set training.shard_optimizer in the recipe",
                 )
-        use_cpu = device == "cpu" or (device == "auto" and choose_device("auto").type == "cpu")
-        self._state: Any = PartialState(cpu=use_cpu)
+        self._state: Any = PartialState(cpu=chosen.type == "cpu")
         self.device = self._state.device
         self.rank = self._state.process_index
         self.count = self._state.num_processes
@@ -109,16 +101,26 @@ class _LaunchedWorkers(Workers):
         self._state.wait_for_everyone()
 
     def check(self, error: S2PError | None) -> None:
-        if self.smallest(0 if error is not None else 1) == 1:
+        self._raise(error, self.smallest(0 if error is not None else 1))
+
+    def check_main(self, error: S2PError | None) -> None:
+        # A group of its own: collectives on a GPU give up after minutes.
+        group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        fine = torch.tensor(0 if error is not None else 1)
+        torch.distributed.all_reduce(fine, torch.distributed.ReduceOp.MIN, group)
+        self._raise(error, int(fine))
+
+    def _raise(self, error: S2PError | None, fine: int) -> None:
+        if fine:
             return
         raise error if error is not None else S2PError("another process of this job failed", "its message says why")
 
 
-def join_workers(device: str = "auto") -> Workers:
+def join_workers(device: str | torch.device = "auto") -> Workers:
     """The workers of this job: those of ``accelerate launch`` when it started more than one process, else this process alone.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        device: as :func:`~s2p_mobile.sources.device.choose_device`; several processes take no number, each has its own.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _LaunchedWorkers(device)

@@ -112,13 +112,13 @@ class Components:
         hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=2)
         return hidden.numpy(), second.text_embeds.numpy()
 
-    def encode(self, text: str, guided: bool) -> Texts:
-        """What the U-Net is told about a text; with ``guided`` about the empty text first, the unconditional branch."""
-        token_ids = np.concatenate([self.token_ids(t) for t in (["", text] if guided else [text])])
+    def encode(self, text: str, guided: bool, negative: str | None = None) -> Texts:
+        """What the U-Net is told about a text; with ``guided`` about the negative one first, which is the empty text when None."""
+        token_ids = np.concatenate([self.token_ids(t) for t in ([negative or "", text] if guided else [text])])
         if self.conditioning is None:
             return Texts(token_ids, self.embed(token_ids))
         embeddings, pooled = self.embed_and_pool(token_ids)
-        if guided and self.conditioning.zero_unconditional:
+        if guided and negative is None and self.conditioning.zero_unconditional:
             embeddings[0], pooled[0] = 0, 0
         return Texts(token_ids, embeddings, pooled)
 

@@ -14,43 +14,52 @@ from s2p_converters.core.graph import UNetStructure
 from s2p_converters.core.resources import load_bytes, parameter_count, require_disk, require_memory
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.sources.components import Components
+from s2p_mobile.sources.defaults import ModelDefaults, read_defaults
 from s2p_mobile.sources.families import FAMILIES, LCM_GUIDANCE, LCM_STEPS, Family, recognise, refuse_folder, refuse_pipeline
 from s2p_mobile.sources.guidance import fold_guidance
 from s2p_mobile.sources.lora import COMPONENTS, fuse, parse_lora
 from s2p_mobile.sources.modules import check_weights, load_module, read_json
-from s2p_mobile.sources.picture_size import PictureSize, latent_size, vae_factor
+from s2p_mobile.sources.picture_size import PictureSize, SizeLike, latent_size, vae_factor
 from s2p_mobile.sources.single_file import unpack
 from s2p_runtime.bundle import Conditioning, LatentSpec, TokenizerSpec, size_ids
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
 
-__all__ = ["DEMO_NAME", "FAMILIES", "Family", "Model", "open_model", "tokenizer_spec"]
+__all__ = ["FAMILIES", "Family", "Model", "open_model", "tokenizer_spec"]
 
-DEMO_NAME = "demo"
+_GIVE = "give a diffusers folder or a .safetensors file, or none for the built-in model"
 
 
 class Model(Components):
     """An FP Stable Diffusion model. Weights are loaded at first use, in float32."""
 
-    def __init__(self, folder: Path, size: PictureSize | None = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        size: PictureSize | None = None,
+        name: str | None = None,
+        *,
+        embedded_guidance: float = LCM_GUIDANCE,
+        defaults: ModelDefaults | None = None,
+    ) -> None:
         """
         Args:
             folder: in diffusers layout.
             size: of the pictures; the configuration's when None.
-            name: the model's; the folder's when None.
+            name: the model's; what its defaults say, or the folder's, when None.
+            embedded_guidance: of a latent consistency model, whose time path takes the guidance; others ignore it.
+            defaults: what the model says about itself; read from the folder when None.
 
         Raises:
             S2PError: folder missing or empty, no diffusers pipeline, another kind of pipeline, pickled weights, unknown family,
-                a size that the U-Net cannot draw.
+                a size that the U-Net cannot draw, defaults that are not valid.
         """
         if not folder.exists():
-            raise S2PError(
-                f"model folder {folder} does not exist", "give a diffusers folder, or leave MODEL out for the demo model"
-            )
+            raise S2PError(f"model folder {folder} does not exist", _GIVE)
         if not folder.is_dir() or not any(folder.iterdir()):
             what = "is empty" if folder.is_dir() else "is not a folder"
-            raise S2PError(f"model folder {folder} {what}", "give a diffusers folder, or leave MODEL out for the demo model")
+            raise S2PError(f"model folder {folder} {what}", _GIVE)
         if not (folder / "model_index.json").is_file():
             raise refuse_folder(folder, read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
         self.index = read_json(folder / "model_index.json")
@@ -58,7 +67,8 @@ class Model(Components):
         for part in ("unet", "text_encoder", "vae"):
             if not (folder / part).is_dir():
                 raise S2PError(f"{folder} lacks {part}/", "export the model again with diffusers")
-        self.name = name or (DEMO_NAME if folder == DEMO_MODEL else folder.resolve().name)
+        self.defaults = read_defaults(folder) if defaults is None else defaults
+        self.name = name or self.defaults.name or folder.resolve().name
         self.unet_config = read_json(folder / "unet" / "config.json")
         self.vae_config = read_json(folder / "vae" / "config.json")
         text_config = read_json(folder / "text_encoder" / "config.json")
@@ -85,7 +95,8 @@ class Model(Components):
             scaling_factor=self.vae_config.get("scaling_factor", self.family.scaling_factor),
             shift_factor=self.vae_config.get("shift_factor") or 0.0,
         )
-        self.embedded_guidance = None if self.structure.guidance_dim is None else LCM_GUIDANCE
+        self.embedded_guidance = None if self.structure.guidance_dim is None else embedded_guidance
+        """Of a latent consistency model, built into the time path; else None."""
         spec = tokenizer_spec(folder / "tokenizer", text_config.get("max_position_embeddings", 77))
         self.scratch: TemporaryDirectory[str] | None = None
         """Keeps the folder of a model that was unpacked or fused; removed with the model."""
@@ -132,30 +143,16 @@ class Model(Components):
 
     @property
     def guidance(self) -> float:
-        """Default classifier-free guidance: the family's, 4 for the demo model, 1 (none) where it is embedded (LCM)."""
+        """Default classifier-free guidance: the model's own, else the family's; 1 (none) where it is embedded (LCM)."""
         if self.embedded_guidance is not None:
             return 1.0
-        return 4.0 if self.folder == DEMO_MODEL else self.family.guidance
+        return self.family.guidance if self.defaults.guidance is None else self.defaults.guidance
 
-    def choose_guidance(self, guidance: float | None) -> float:
-        """Take a user's guidance; gives the classifier-free guidance of the sampling loop.
-
-        A latent consistency model takes it into its time path, before the U-Net is loaded, and runs without the unconditional
-        branch.
-
-        Raises:
-            S2PError: outside 0 to 100.
-        """
-        if guidance is not None and not 0 <= guidance <= 100:
-            raise S2PError(
-                f"guidance {guidance} is not between 0 and 100", "leave `guidance` out for the model's own", "guidance"
-            )
-        if self.embedded_guidance is None:
-            return self.guidance if guidance is None else guidance
-        if guidance is not None:
-            assert "unet" not in self.__dict__, "the U-Net was loaded with another guidance"
-            self.embedded_guidance = guidance
-        return 1.0
+    def with_embedded_guidance(self, guidance: float) -> Model:
+        """The same latent consistency model with another guidance in its time path; nothing of it is loaded yet."""
+        other = Model(self.folder, self.picture_size, self.name, embedded_guidance=guidance, defaults=self.defaults)
+        other.scratch = self.scratch
+        return other
 
     @property
     def steps(self) -> int:
@@ -253,8 +250,10 @@ def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:
     )
 
 
-def open_model(source: str | Path | None, size: PictureSize | None = None, loras: Sequence[str] = ()) -> Model:
-    """Open a model: a diffusers folder, or a single ``.safetensors`` file; None or ``demo`` is the built-in demo model.
+def open_model(
+    source: str | Path | None, size: PictureSize | None = None, loras: Sequence[str | Path] | str | Path = ()
+) -> Model:
+    """Open a model: a diffusers folder, or a single ``.safetensors`` file; None is the built-in demo model.
 
     A single file, and a model with LoRA, is written as a diffusers folder in the system's temporary folder (``TMPDIR``) and
     removed with the model.
@@ -266,12 +265,16 @@ def open_model(source: str | Path | None, size: PictureSize | None = None, loras
     Raises:
         S2PError: as :class:`Model`; a bad file; too little disk.
     """
-    path = DEMO_MODEL if source is None or str(source) == DEMO_NAME else Path(source)
-    parsed = [parse_lora(text) for text in loras]
+    path = DEMO_MODEL if source is None else Path(source)
+    files = [loras] if isinstance(loras, str | Path) else loras
+    parsed = [parse_lora(str(text)) for text in files]
     single = path.is_file() and path.suffix == ".safetensors"
     if not single and not parsed:
         return Model(path, size)
-    name = path.stem if single else Model(path, size).name
+    given = None if single else Model(path, size)
+    name = path.stem if given is None else given.name
+    # A finished checkpoint in the folder is of the weights without LoRA.
+    defaults = None if given is None else replace(given.defaults, checkpoint=None)
     scratch = TemporaryDirectory(prefix="s2p-mobile-")
     try:
         if single:
@@ -285,12 +288,29 @@ def open_model(source: str | Path | None, size: PictureSize | None = None, loras
             require_disk(fused, needed, f"fusing {file.name}", "set TMPDIR to a folder on a larger disk")
             fuse(path, fused, file, scale)
             path, name = fused, f"{name}+{file.stem}"
-        model = Model(path, size, name)
+        model = Model(path, size, name, defaults=defaults)
     except BaseException:
         scratch.cleanup()
         raise
     model.scratch = scratch
     return model
+
+
+def as_model(
+    source: Model | str | Path | None, size: SizeLike | None = None, lora: Sequence[str | Path] | str | Path = ()
+) -> Model:
+    """A model, opened unless it is.
+
+    Raises:
+        S2PError: as :func:`open_model`; another size, or LoRA, for a model that is open already.
+    """
+    wanted = PictureSize.of(size)
+    if not isinstance(source, Model):
+        return open_model(source, wanted, lora)
+    if lora or (wanted is not None and wanted != source.picture_size):
+        what = "lora" if lora else "size"
+        raise S2PError(f"the model {source.name} is open already", f"give `{what}` where it is loaded", what)
+    return source
 
 
 def _stage(scratch: TemporaryDirectory[str], name: str) -> Path:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from s2p_converters.core.graph import UNetStructure
 from s2p_runtime.bundle import parse_size
 from s2p_runtime.errors import S2PError
+
+SizeLike: TypeAlias = "PictureSize | tuple[int, int] | str"
+"""Width and height in pixels: (512, 768) or ``512x768``."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,17 @@ class PictureSize:
             S2PError: anything else.
         """
         return cls(*parse_size(text))
+
+    @classmethod
+    def of(cls, value: SizeLike | None) -> PictureSize | None:
+        """From ``WIDTHxHEIGHT`` or a pair; None stays None.
+
+        Raises:
+            S2PError: anything else, or a number that is not positive.
+        """
+        if value is None or isinstance(value, PictureSize):
+            return value
+        return cls.parse(value if isinstance(value, str) else "x".join(map(str, value)))
 
 
 def vae_factor(vae_config: Mapping[str, Any]) -> int:

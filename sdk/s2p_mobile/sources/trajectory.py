@@ -53,9 +53,9 @@ class Prompt:
     pooled: Array32 | None = None
 
 
-def encode_prompt(model: Components, text: str, seed: int, guidance: float) -> Prompt:
-    """Token ids and text embeddings of a prompt; with guidance above 1 the empty prompt goes first."""
-    encoded = model.encode(text, guidance > 1)
+def encode_prompt(model: Components, text: str, seed: int, guidance: float, negative: str | None = None) -> Prompt:
+    """Token ids and text embeddings of a prompt; with guidance above 1 the negative one goes first, the empty text when None."""
+    encoded = model.encode(text, guidance > 1, negative)
     return Prompt(text, seed, encoded.token_ids, encoded.embeddings, encoded.pooled)
 
 

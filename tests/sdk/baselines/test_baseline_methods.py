@@ -16,7 +16,7 @@ from s2p_converters.targets.coreml import target as coreml
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.executorch import target as executorch
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
-from s2p_mobile.judge.evaluation import evaluate, open_source
+from s2p_mobile.judge.evaluation import evaluate, open_evaluation
 from s2p_mobile.judge.inspection import describe
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
 from s2p_mobile.sources.components import Components
@@ -101,7 +101,7 @@ def test_without_relaxing_all_calls_have_the_same_bits(baseline_job: Callable[..
 
 
 def test_evaluate_takes_them(baseline_checkpoint: MakeCheckpoint, tiny_model: Model) -> None:
-    source = open_source(baseline_checkpoint("q-diffusion", "own").folder, tiny_model)
+    source = open_evaluation(baseline_checkpoint("q-diffusion", "own").folder, tiny_model)
     result = evaluate(source, PROMPTS, count=1, metrics=["psnr"])
     value = result.metrics["psnr"].value
     # Pictures of 4-bit weights are near the FP ones and not equal to them.

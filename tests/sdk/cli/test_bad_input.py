@@ -14,7 +14,8 @@ from diffusers import UNet2DConditionModel
 from s2p_converters.core.checkpoint import MANIFEST_NAME
 from s2p_mobile.cli.app import run
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.demo.checkpoint import checkpoint_folder
+from s2p_mobile.sources.default_checkpoint import default_checkpoint
+from s2p_mobile.sources.model import open_model
 from s2p_runtime.bundle import BundleManifest, file_entries
 
 Fails = Callable[..., str]
@@ -27,7 +28,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture()
 def checkpoint(tmp_path: Path) -> Path:
-    with checkpoint_folder(None) as folder:
+    with default_checkpoint(open_model(None)) as folder:
         return Path(shutil.copytree(folder, tmp_path / "checkpoint"))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from PIL import Image
 import s2p_mobile.devices.ios
 import s2p_runtime.bench
 from s2p_mobile.cli.app import run
-from s2p_mobile.cli.bench import DeviceProgress
-from s2p_runtime.progress import Advance
 from s2p_runtime.report import BenchReport
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -116,7 +113,7 @@ def test_android_is_asked(
     *first, progress, settings = asked
     assert first == [bundle, serial, 3, 2, 4.0, 2, "4-7", Path("report.json")]
     assert settings.allow_charging and settings.minimum_seconds == 9
-    assert callable(progress)
+    assert callable(progress.stage)
 
 
 @pytest.mark.parametrize(("device", "udid"), [("ios", None), ("ios:00008130-000A", "00008130-000A")])
@@ -134,41 +131,12 @@ def test_ios_is_asked(
     assert run(["bench", str(bundle), "--device", device, *options]) == 0
     *first, progress, settings = asked
     assert first == [bundle, udid, 3, 2, 4.0, Path("report.json")]
-    assert settings.minimum_seconds == 9 and callable(progress)
+    assert settings.minimum_seconds == 9 and callable(progress.stage)
 
 
 @pytest.mark.parametrize("option", [("--threads", "2"), ("--cores", "0"), ("--allow-charging",)])
 def test_what_ios_cannot_choose(fails: Fails, bundle: Path, option: tuple[str, ...]) -> None:
     assert fails("bench", bundle, "--device", "ios", *option).startswith(f"error: {option[0]} is an option of")
-
-
-class Heard:
-    """A listener that writes down what it hears."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Advance]:
-        done = 0
-
-        def advance(detail: str = "") -> None:
-            nonlocal done
-            done += 1
-
-        yield advance
-        self.lines.append(f"{title} {done}/{total}")
-
-
-def test_events_of_devices_become_stages() -> None:
-    heard = Heard()
-    tell = DeviceProgress(heard)
-    events = [("push", 0, 2), ("push", 2, 2), ("loaded", 3, 3), ("warmup", 1, 1), ("call", 4, 25), ("image", 1, 2),
-              ("call", 9, 25), ("image", 2, 2), ("memory_pass", 1, 1), ("odd", 0, 0)]  # fmt: skip
-    for event in events:
-        tell(*event)
-    tell.close()
-    assert heard.lines == ["copying 2/2", "loading 3/3", "warm-up 1/1", "measured pictures 2/2", "memory pass 1/1", "odd 0/1"]
 
 
 def test_json_of_the_report_is_one_document(

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file
 
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_mobile.cli.app import run
-from s2p_mobile.demo.checkpoint import checkpoint_folder
-from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.default_checkpoint import default_checkpoint
+from s2p_mobile.sources.model import Model, open_model
 from s2p_runtime.bundle import file_entries
 
 
@@ -49,7 +49,7 @@ def test_convert_prints_sizes_and_the_next_command(place: Path, converted: subpr
     assert "in fp16" in converted.stdout and "bits a weight" in converted.stdout
     figures = json.loads((place / "figures.json").read_text())
     unet = figures["unet"]
-    with checkpoint_folder(None) as folder:
+    with default_checkpoint(open_model(None)) as folder:
         manifest = open_checkpoint(folder).manifest
     assert unet["layers"] == manifest.layer_counts and unet["average_weight_bits"] == manifest.average_weight_bits
     package = place / "demo-coreml.s2pmobile" / "unet.mlpackage"

@@ -9,15 +9,8 @@ from collections import Counter
 import pytest
 from transformers import CLIPTokenizer
 
-from s2p_mobile.demo import (
-    CALIBRATION_PROMPTS,
-    DEMO_MODEL,
-    HELD_OUT_PROMPTS,
-    calibration_captions,
-    held_out_captions,
-    training_captions,
-)
-from s2p_mobile.demo.captions import all_captions, objects
+from demo_training.captions import all_captions, calibration_captions, held_out_captions, objects, training_captions
+from s2p_mobile.demo import CALIBRATION_PROMPTS, DEMO_MODEL, HELD_OUT_PROMPTS
 
 SHAPE = re.compile(r"(?:(?:an?) )?(small )?(.+) on a (white|black|red|green|blue|yellow|pink) background")
 

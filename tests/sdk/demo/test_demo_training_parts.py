@@ -10,11 +10,11 @@ import torch
 from diffusers.training_utils import compute_snr
 from PIL import Image
 
+from demo_training.captions import EmojiObject, all_captions, objects
 from demo_training.config import Cycle, DataConfig, DiffusionConfig, TrainConfig, VaeConfig
 from demo_training.data import COLOURS, Pictures, find_font, make_sprites, noto_renderer
 from demo_training.diffusion import learning_rate, min_snr_weight, new_scheduler, new_unet, stratified_timesteps
 from demo_training.vae import fold_statistics, new_autoencoder
-from s2p_mobile.demo.captions import EmojiObject, all_captions, objects
 from s2p_runtime.errors import S2PError
 
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from demo_training.captions import EmojiObject
 from demo_training.config import ClipConfig, Cycle, DiffusionConfig, TrainConfig, VaeConfig
 from demo_training.stages import Training
 from demo_training.state import Clock, Paused
-from s2p_mobile.demo.captions import EmojiObject
 from s2p_runtime.errors import S2PError
 
 TINY = TrainConfig(

@@ -10,9 +10,10 @@ from transformers import CLIPTokenizer
 
 from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.judge.evaluation import EvaluationSource, TorchMaker, open_source
+from s2p_mobile.judge.evaluation import EvaluationSource, TorchMaker, open_evaluation
 from s2p_mobile.judge.evaluation.drawing import draw
 from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.session import open_session
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
@@ -37,7 +38,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def source(model: Model) -> EvaluationSource:
-    return open_source(None, plan=plan_for(model.folder / "scheduler", None, STEPS))
+    return open_evaluation(open_session(model, steps=STEPS, device="cpu"))
 
 
 @torch.no_grad()

@@ -17,12 +17,14 @@ from safetensors.numpy import load_file, save_file
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.judge.evaluation import evaluate, open_source
+from s2p_mobile.judge.evaluation import evaluate, open_evaluation
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.methods.registry import run_method
 from s2p_mobile.quantize.recipes import ActivationRule, Recipe, WeightRule
+from s2p_mobile.sources.defaults import DEFAULTS_NAME
 from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.session import Session
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.bundle import Bundle, BundleManifest, GoldenRun, PictureSize, QuantizationSummary, file_entries
 from s2p_runtime.contract import write_contract
@@ -59,7 +61,7 @@ def checkpoint(model: Model, plan: SamplingPlan, tmp_path_factory: pytest.TempPa
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The demo model with an eighth taken off one convolution of its U-Net."""
     folder = tmp_path_factory.mktemp("models") / "other"
-    shutil.copytree(DEMO_MODEL, folder)
+    shutil.copytree(DEMO_MODEL, folder, ignore=lambda *_: {DEFAULTS_NAME})
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     tensors["conv_in.weight"] = (tensors["conv_in.weight"] * 0.875).astype(tensors["conv_in.weight"].dtype)
@@ -69,7 +71,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def test_checkpoint_is_drawn_with_its_integers(checkpoint: Path, model: Model, plan: SamplingPlan) -> None:
     """Against the FP graph with its weights replaced by scale times integer, as they stand in the files."""
-    result = evaluate(open_source(checkpoint), PROMPTS, seed=3, metrics=PLAIN)
+    result = evaluate(open_evaluation(checkpoint), PROMPTS, seed=3, metrics=PLAIN)
     stored = load_file(checkpoint / "unet.safetensors")
     original = float_unet(model, plan)
     # A copy: FP graphs share the model's tensors.
@@ -107,8 +109,8 @@ def one_by_one(unet: StepUNet, model: Model, plan: SamplingPlan, prompt: str, se
     return denoise(plan, predict, initial_latents(plan, seed, (1, 4, 16, 16)), seed)
 
 
-def test_model_against_itself(plan: SamplingPlan) -> None:
-    result = evaluate(open_source("demo", plan=plan), PROMPTS)
+def test_model_against_itself(model: Model, plan: SamplingPlan) -> None:
+    result = evaluate(open_evaluation(Session(model, plan, GUIDANCE, torch.device("cpu"))), PROMPTS)
     values = {name: value.value for name, value in result.metrics.items()}
     assert values["psnr"] is None and values["ssim"] == pytest.approx(1)
     assert values["clip_score"] == values["clip_score_fp"]
@@ -118,20 +120,23 @@ def test_model_against_itself(plan: SamplingPlan) -> None:
 
 def test_checkpoint_of_another_model_is_refused(checkpoint: Path, other_model: Model, tmp_path: Path) -> None:
     with pytest.raises(S2PError, match=r"another U-Net than that of other .* folder of demo with `model`"):
-        open_source(checkpoint, other_model)
-    renamed = tmp_path / "renamed"
-    shutil.copytree(checkpoint, renamed)
-    manifest = json.loads((renamed / "s2p.json").read_text())
-    manifest["source"]["name"] = "my-model"
-    (renamed / "s2p.json").write_text(json.dumps(manifest))
-    with pytest.raises(S2PError, match="made from the model my-model; give that model's folder"):
-        open_source(renamed)
-    assert open_source(renamed, open_model(None)).model.name == "demo"
+        open_evaluation(checkpoint, other_model)
+    # The weights decide and not the name: a checkpoint of another model called as the built-in one is not taken for its own.
+    renamed, foreign = (Path(shutil.copytree(checkpoint, tmp_path / name)) for name in ("renamed", "foreign"))
+    for folder, change in ((renamed, {"name": "my-model"}), (foreign, {"unet_sha256": "0" * 64})):
+        manifest = json.loads((folder / "s2p.json").read_text())
+        manifest["source"] |= change
+        (folder / "s2p.json").write_text(json.dumps(manifest))
+    assert open_evaluation(renamed).model.name == "demo"
+    with pytest.raises(S2PError, match="made from the model demo; give that model's folder with `model`"):
+        open_evaluation(foreign)
+    with pytest.raises(S2PError, match="another U-Net than that of other"):
+        open_evaluation(foreign, other_model.folder)
 
 
-def test_sampling_options_do_not_fit_a_checkpoint(checkpoint: Path, plan: SamplingPlan) -> None:
-    with pytest.raises(S2PError, match="records its own plan"):
-        open_source(checkpoint, plan=plan)
+def test_a_model_is_its_own_reference(model: Model) -> None:
+    with pytest.raises(S2PError, match="leave it out for a model"):
+        open_evaluation(model, model)
 
 
 class FpBackend:
@@ -200,7 +205,7 @@ def test_bundle_goes_through_its_backend(make_bundle: Callable[[Model], Path], m
         opened.append(bundle)
         return FpBackend(model, plan)
 
-    result = evaluate(open_source(folder, backend=backend), PROMPTS, metrics=PLAIN)
+    result = evaluate(open_evaluation(folder, backend=backend), PROMPTS, metrics=PLAIN)
     assert [bundle.folder for bundle in opened] == [folder]
     # The same float32 network one prompt at a time: see test_drawing_trajectories on the 90 dB.
     assert all(value is None or value > 90 for value in result.latent_psnr_db_per_call)
@@ -212,6 +217,6 @@ def test_bundle_of_another_model_is_refused(
 ) -> None:
     folder = make_bundle(other_model)
     with pytest.raises(S2PError, match=r"was not made from the model demo; give the folder of its FP model with `model`"):
-        open_source(folder, backend=lambda _: FpBackend(other_model, plan))
-    opened = open_source(folder, other_model, backend=lambda _: FpBackend(other_model, plan))
+        open_evaluation(folder, backend=lambda _: FpBackend(other_model, plan))
+    opened = open_evaluation(folder, other_model, backend=lambda _: FpBackend(other_model, plan))
     assert opened.model is other_model

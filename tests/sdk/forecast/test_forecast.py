@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from s2p_converters.core.graph import layer_specs
 from s2p_mobile.cli.app import run
 from s2p_mobile.quantize.forecast import Forecast, forecast_lines, make_forecast
+from s2p_mobile.quantize.forecast import forecast as forecast_module
 from s2p_mobile.quantize.forecast.counting import count_unet
 from s2p_mobile.quantize.forecast.disk import latent_set_bytes, safetensors_bytes
 from s2p_mobile.quantize.job import QuantizationJob
@@ -27,12 +28,8 @@ from s2p_mobile.quantize.training import StudentSpec
 from s2p_mobile.quantize.training.student import build_student
 from s2p_mobile.sources.model import open_model
 from s2p_mobile.sources.trajectory import float_unet
-from s2p_runtime.progress import Silent
 
-SETTINGS: dict[str, Any] = {
-    "recipe_name": None, "scheduler": None, "steps": 3, "guidance": None, "prompts": None, "seed": 0, "progress": Silent(),
-    "device": "cpu",
-}  # fmt: skip
+SETTINGS: dict[str, Any] = {"steps": 3, "device": "cpu"}
 
 
 def small(job: QuantizationJob, **training: Any) -> QuantizationJob:
@@ -52,7 +49,7 @@ def plain() -> Forecast:
 @pytest.fixture()
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are not timed: for tests of what is counted."""
-    monkeypatch.setattr("s2p_mobile.quantize.forecast.forecast.probe", lambda layers, device: 1e10)
+    monkeypatch.setattr(forecast_module, "probe", lambda layers, device: 1e10)
 
 
 @pytest.mark.parametrize(

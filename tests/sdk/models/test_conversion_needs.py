@@ -13,7 +13,8 @@ from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.graph import UNetStructure
 from s2p_converters.targets.needs import _largest_scores, conversion_disk, conversion_memory
 from s2p_mobile.cli.app import run
-from s2p_mobile.demo.checkpoint import checkpoint_folder
+from s2p_mobile.sources.default_checkpoint import default_checkpoint
+from s2p_mobile.sources.model import open_model
 
 
 class _Full:
@@ -37,7 +38,7 @@ def test_too_little_is_said_before_anything_is_written(
 
 def test_the_demo_model_fits_everywhere() -> None:
     """Sizes from docs/results.md: packages of 3.0 and 4.6 MB, of the whole bundle about as much again."""
-    with checkpoint_folder(None) as folder:
+    with default_checkpoint(open_model(None)) as folder:
         checkpoint = open_checkpoint(folder)
         assert 3.0e6 < conversion_disk(checkpoint, "coreml") < conversion_disk(checkpoint, "executorch") < 20e6
         # More than torch alone takes, less than a small machine has.

@@ -146,8 +146,8 @@ def test_latent_consistency_model_draws_what_diffusers_draws(make_model: MakeMod
     scheduler = {"_class_name": "LCMScheduler", "original_inference_steps": 50}
     folder = make_model("sd1", scheduler=scheduler, time_cond_proj_dim=16)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "LatentConsistencyModelPipeline"}))
-    model = Model(folder)
-    assert (model.steps, model.guidance, model.choose_guidance(6.0), model.embedded_guidance) == (4, 1.0, 1.0, 6.0)
+    model = Model(folder, embedded_guidance=6.0)
+    assert (model.steps, model.guidance, model.embedded_guidance) == (4, 1.0, 6.0)
     plan = plan_for(folder / "scheduler", None, model.steps)
     prompt = encode_prompt(model, TEXT, 3, model.guidance)
     ours = draw_latents(float_unet(model, plan), plan, prompt, model.guidance, model.latent_shape)

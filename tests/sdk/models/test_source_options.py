@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 import s2p_runtime.bench
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.artist import draw_source
-from s2p_mobile.judge.evaluation import open_source
+from s2p_mobile.judge.artist import draw_model
+from s2p_mobile.judge.evaluation import open_evaluation
 from s2p_mobile.quantize.sensitivity import read_sensitivity
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.model import Model, open_model
 from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.session import open_session
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Silent
@@ -62,19 +63,25 @@ def test_generate_fuses_and_sizes(make_model: MakeModel, lora: Path, tmp_path: P
 def test_guidance_of_a_consistency_model_is_built_in(make_model: MakeModel) -> None:
     scheduler = {"_class_name": "LCMScheduler", "original_inference_steps": 50}
     folder = make_model("sd1", scheduler=scheduler, time_cond_proj_dim=16)
-    settings = {"scheduler": None, "steps": None}
-    drawn = {
-        guidance: draw_source(str(folder), "a cat", 3, Silent(), guidance=guidance, **settings).latents
-        for guidance in (None, 2.0, 8.5)
-    }
+    sessions = {guidance: open_session(folder, guidance=guidance, seed=3, device="cpu") for guidance in (None, 2.0, 8.5)}
+    drawn = {guidance: draw_model(session, "a cat", Silent()).latents for guidance, session in sessions.items()}
     np.testing.assert_array_equal(drawn[None], drawn[8.5])
     assert np.abs(drawn[2.0] - drawn[8.5]).max() > 1e-4
     # The model's own four steps, one branch, the guidance in the time path.
-    model = open_model(folder)
-    assert model.choose_guidance(2.0) == 1.0 and model.steps == 4
-    plan = plan_for(folder / "scheduler", None, 4)
+    model, plan = Model(folder, embedded_guidance=2.0), plan_for(folder / "scheduler", None, 4)
+    assert sessions[2.0].guidance == 1.0 and sessions[2.0].plan == plan
     prompt = encode_prompt(model, "a cat", 3, 1.0)
     np.testing.assert_array_equal(drawn[2.0], draw_latents(float_unet(model, plan), plan, prompt, 1.0, model.latent_shape))
+
+
+def test_another_guidance_leaves_an_opened_consistency_model_alone(make_model: MakeModel) -> None:
+    model = open_model(make_model("sd1", time_cond_proj_dim=16))
+    weight = model.unet.time_embedding.linear_1.bias.clone()
+    other = open_session(model, guidance=2.0, device="cpu").model
+    assert (model.embedded_guidance, other.embedded_guidance) == (8.5, 2.0)
+    assert open_session(model, guidance=8.5, device="cpu").model is model
+    assert not torch.equal(other.unet.time_embedding.linear_1.bias, weight)
+    assert torch.equal(model.unet.time_embedding.linear_1.bias, weight)
 
 
 def test_evaluate_opens_the_model_as_asked(make_model: MakeModel, lora: Path, tmp_path: Path) -> None:
@@ -84,7 +91,7 @@ def test_evaluate_opens_the_model_as_asked(make_model: MakeModel, lora: Path, tm
     given = ["evaluate", str(folder), "--prompts", str(tmp_path / "prompts.txt"), "--metrics", "psnr", "--cache", str(tmp_path)]
     assert run([*given, "--size", "24x16", "--lora", str(lora), "--json", str(out)]) == 0
     assert json.loads(out.read_text())["count"] == 2
-    source = open_source(folder, open_model(folder, PictureSize(24, 16)))
+    source = open_evaluation(open_model(folder, PictureSize(24, 16)))
     assert source.maker.latent_shape == (1, 4, 8, 12)
 
 
@@ -99,18 +106,15 @@ def test_a_checkpoint_of_another_size_is_not_compared(tmp_path: Path) -> None:
     from s2p_mobile.quantize.jobs import make_job
     from s2p_mobile.quantize.methods import run_method
 
-    job = make_job(
-        None, recipe_name="w4a8-mixed", scheduler=None, steps=1, guidance=None, prompts=None, seed=0, progress=Silent(),
-        device="cpu", size="96x64", count=1,
-    )  # fmt: skip
+    job = make_job(None, recipe="w4a8-mixed", steps=1, device="cpu", size="96x64", count=1)
     plain = job.recipe.model_copy(
         update={"mixed": None, "activations": job.recipe.activations.model_copy(update={"bits": None})}
     )
     job = type(job)(**{**job.__dict__, "recipe": plain})
     write_checkpoint(job, "rtn", run_method("rtn", job), tmp_path)
     with pytest.raises(S2PError, match="pass that as `size`"):
-        open_source(tmp_path)
-    assert open_source(tmp_path, open_model(None, PictureSize(96, 64))).maker.latent_shape == (1, 4, 16, 24)
+        open_evaluation(tmp_path)
+    assert open_evaluation(tmp_path, open_model(None, PictureSize(96, 64))).maker.latent_shape == (1, 4, 16, 24)
 
 
 def test_sensitivity_of_a_model_with_lora(make_model: MakeModel, lora: Path, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from s2p_mobile.quantize.sensitivity.samples import spread_calls
 from s2p_mobile.sources.model import open_model
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
-from s2p_runtime.progress import Silent
 
 PROMPTS = ["a red apple on a blue background", "a panda on a yellow background"]
 GUIDANCE = 4.0
@@ -116,17 +115,7 @@ BUDGET = MixedRule.model_validate({"average_bits": 4.5, "candidates": [4, 8], "r
 
 def job(**changes: object) -> QuantizationJob:
     """A job whose recipe ranks layers by ``gradient``."""
-    made = make_job(
-        None,
-        recipe_name="w4a16",
-        scheduler="ddim",
-        steps=2,
-        guidance=None,
-        prompts=None,
-        seed=0,
-        progress=Silent(),
-        device="cpu",
-    )
+    made = make_job(None, recipe="w4a16", scheduler="ddim", steps=2, device="cpu")
     recipe = made.recipe.model_copy(update={"mixed": BUDGET, "calibration": CalibrationRule(prompts=1)} | changes)
     return replace(made, recipe=recipe)
 

@@ -19,7 +19,7 @@ from s2p_mobile.quantize.training.freezing import OscillationTracker
 from s2p_mobile.quantize.training.loss import combined, feature_error, output_error
 from s2p_mobile.quantize.training.optimizer import Average, schedule
 from s2p_mobile.quantize.training.time_path import job_time_path
-from s2p_mobile.quantize.workers import choose_device
+from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.time_tables import time_tables
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import guide

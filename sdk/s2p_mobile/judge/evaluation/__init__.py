@@ -3,7 +3,7 @@
 from s2p_mobile.judge.evaluation.cache import PictureCache, default_cache_folder
 from s2p_mobile.judge.evaluation.evaluate import EvaluationResult, evaluate
 from s2p_mobile.judge.evaluation.makers import BackendMaker, PictureMaker, TorchMaker
-from s2p_mobile.judge.evaluation.source import EvaluationSource, open_source
+from s2p_mobile.judge.evaluation.source import EvaluationSource, open_evaluation
 
 __all__ = [
     "BackendMaker",
@@ -14,5 +14,5 @@ __all__ = [
     "TorchMaker",
     "default_cache_folder",
     "evaluate",
-    "open_source",
+    "open_evaluation",
 ]

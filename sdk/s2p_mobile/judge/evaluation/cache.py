@@ -57,7 +57,9 @@ def _weights(folder: Path) -> list[str]:
 class PictureCache:
     """The shards of one FP model under one plan and guidance."""
 
-    def __init__(self, folder: Path, model: Model, plan: SamplingPlan, guidance: float, device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, model: Model, plan: SamplingPlan, guidance: float, device: str | torch.device = "cpu"
+    ) -> None:
         """
         Args:
             folder: of the cache; made when the first shard is written.
@@ -70,7 +72,7 @@ class PictureCache:
             "plan": plan.model_dump(mode="json"),
             "guidance": guidance,
             "torch": str(torch.__version__),
-            "device": device,
+            "device": str(device),
             "latents": model.latents.model_dump(mode="json"),
             "embedded_guidance": model.embedded_guidance,
         }

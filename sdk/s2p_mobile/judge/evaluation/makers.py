@@ -53,7 +53,7 @@ class TorchMaker:
     """A step graph with the FP model's text encoder and decoder (a checkpoint carries these untouched)."""
 
     def __init__(
-        self, name: str, model: Model, unet: StepUNet, plan: SamplingPlan, guidance: float, device: str = "cpu"
+        self, name: str, model: Model, unet: StepUNet, plan: SamplingPlan, guidance: float, device: str | torch.device = "cpu"
     ) -> None:
         """
         Args:

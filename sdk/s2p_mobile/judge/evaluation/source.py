@@ -6,22 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2p_converters.core.checkpoint import is_checkpoint, open_checkpoint
-from s2p_converters.core.plan.schedulers import plan_for
+import torch
+
+from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import checkpoint_unet
 from s2p_mobile.judge.evaluation.drawing import draw
 from s2p_mobile.judge.evaluation.makers import BackendMaker, PictureMaker, TorchMaker
-from s2p_mobile.sources.model import DEMO_NAME, Model, open_model
+from s2p_mobile.sources.device import choose_device
+from s2p_mobile.sources.model import Model, as_model, open_model
+from s2p_mobile.sources.open_source import SourceLike, open_source
 from s2p_mobile.sources.picture_size import vae_factor
+from s2p_mobile.sources.session import Session, open_session
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.backends import Backend
-from s2p_runtime.bundle import MANIFEST_NAME, Bundle, LatentSpec, open_bundle
+from s2p_runtime.bundle import Bundle, LatentSpec
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import psnr_db
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import read_tensors
 
+CPU = torch.device("cpu")
 SAME_MODEL_DB = 40.0
 """The FP model repeats a bundle's FP latents at least this closely: float32 with another order of sums stays above 90 dB, while
 the demo model rounded to 4 bits is already at 29 dB."""
@@ -32,76 +37,72 @@ class EvaluationSource:
     """A source under test.
 
     Attributes:
-        name: as it was given.
+        name: of the model, or the folder.
         maker: draws the source's pictures.
         reference: draws the FP pictures, under the same plan and guidance.
         model: the FP model.
-        device: where torch U-Nets run.
+        device: where torch U-Nets run; another one rounds differently.
     """
 
     name: str
     maker: PictureMaker
     reference: PictureMaker
     model: Model
-    device: str = "cpu"
+    device: torch.device = CPU
 
 
-def open_source(
-    source: str | Path | None,
-    model: Model | None = None,
+def open_evaluation(
+    source: Session | SourceLike,
+    model: Model | str | Path | None = None,
     *,
-    plan: SamplingPlan | None = None,
-    guidance: float | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
     backend: Callable[[Bundle], Backend] = open_backend,
 ) -> EvaluationSource:
-    """Open a checkpoint, a bundle or a model folder (None or ``demo``: the demo model).
+    """Pair a source with the FP model that it is held against.
 
     Args:
-        model: the FP model; when left out, the demo model if the source was made from it. Of a model folder it is what is drawn,
-            opened with other sizes or with LoRA.
-        plan: for a model folder: its plan; the model's own scheduler and number of steps when left out.
-        guidance: for a model folder: instead of its default.
-        device: torch device of the U-Nets.
+        source: a checkpoint, a bundle, or a model with its sampling decided; of another model, its own settings.
+        model: the FP model of a checkpoint or a bundle; when left out the built-in one, if the source was made from it.
+        device: where torch U-Nets run; a session has its own.
         backend: opens a bundle's components.
 
     Raises:
-        S2PError: not a source, or made from another model than the one at hand.
+        S2PError: not a source, made from another model than the one at hand, or ``model`` for a model.
     """
-    if source is None or str(source) == DEMO_NAME:
-        return _model_source(DEMO_NAME, model or open_model(None), plan, guidance, device)
-    folder = Path(source)
-    kinds = {"checkpoint": is_checkpoint(folder), "bundle": (folder / MANIFEST_NAME).is_file()}
-    if any(kinds.values()) and (plan is not None or guidance is not None):
-        raise S2PError(f"{folder} records its own plan and guidance", "leave the sampling options out")
-    if kinds["checkpoint"]:
-        return _checkpoint_source(folder, model, device)
-    if kinds["bundle"]:
-        return _bundle_source(folder, model, device, backend)
-    return _model_source(str(source), model or open_model(folder), plan, guidance, device)
+    if isinstance(source, Session):
+        return _model_source(source, model)
+    opened = open_source(source)
+    if isinstance(opened, Model):
+        return _model_source(open_session(opened, device=device), model)
+    chosen, reference = choose_device(device), None if model is None else as_model(model)
+    if isinstance(opened, Checkpoint):
+        return _checkpoint_source(opened, reference, chosen)
+    return _bundle_source(opened, reference, chosen, backend)
 
 
-def _reference(model: Model, plan: SamplingPlan, guidance: float, device: str) -> TorchMaker:
+def _reference(model: Model, plan: SamplingPlan, guidance: float, device: torch.device) -> TorchMaker:
     return TorchMaker(model.name, model, float_unet(model, plan), plan, guidance, device)
 
 
-def _model_source(name: str, model: Model, plan: SamplingPlan | None, guidance: float | None, device: str) -> EvaluationSource:
-    chosen = model.choose_guidance(guidance)
-    plan = plan or plan_for(model.folder / "scheduler", None, model.steps)
-    maker = _reference(model, plan, chosen, device)
-    return EvaluationSource(name, maker, maker, model, device)
+def _model_source(session: Session, model: Model | str | Path | None) -> EvaluationSource:
+    if model is not None:
+        raise S2PError(
+            "`model` names the floating-point model of a checkpoint or a bundle", "leave it out for a model", "model"
+        )
+    maker = _reference(session.model, session.plan, session.guidance, session.device)
+    return EvaluationSource(session.model.name, maker, maker, session.model, session.device)
 
 
-def _checkpoint_source(folder: Path, model: Model | None, device: str) -> EvaluationSource:
-    checkpoint = open_checkpoint(folder)
-    manifest = checkpoint.manifest
+def _checkpoint_source(checkpoint: Checkpoint, model: Model | None, device: torch.device) -> EvaluationSource:
+    folder, manifest = checkpoint.folder, checkpoint.manifest
+    wanted = manifest.source.unet_sha256
     if model is None:
-        if manifest.source.name != DEMO_NAME:
+        model = open_model(None)
+        if model.unet_sha256 != wanted:
             raise S2PError(
                 f"{folder} was made from the model {manifest.source.name}", "give that model's folder with `model`", "model"
             )
-        model = open_model(None)
-    if model.unet_sha256 != manifest.source.unet_sha256:
+    if model.unet_sha256 != wanted:
         raise S2PError(
             f"{folder} was made from another U-Net than that of {model.name} (sha256 differs)",
             f"give the folder of {manifest.source.name} with `model`",
@@ -111,14 +112,14 @@ def _checkpoint_source(folder: Path, model: Model | None, device: str) -> Evalua
         raise S2PError(
             f"{folder} draws {_pixels(model, manifest.latents)}, not {model.picture_size}", "pass that as `size`", "size"
         )
-    unet = checkpoint_unet(checkpoint)
-    maker = TorchMaker(str(folder), model, unet, manifest.plan, manifest.guidance, device)
+    maker = TorchMaker(str(folder), model, checkpoint_unet(checkpoint), manifest.plan, manifest.guidance, device)
     return EvaluationSource(str(folder), maker, _reference(model, manifest.plan, manifest.guidance, device), model, device)
 
 
-def _bundle_source(folder: Path, model: Model | None, device: str, backend: Callable[[Bundle], Backend]) -> EvaluationSource:
-    bundle = open_bundle(folder)
-    manifest = bundle.manifest
+def _bundle_source(
+    bundle: Bundle, model: Model | None, device: torch.device, backend: Callable[[Bundle], Backend]
+) -> EvaluationSource:
+    folder, manifest = bundle.folder, bundle.manifest
     model = model or open_model(None)
     if model.latents != manifest.latents:
         raise _wrong_model(folder, model)
@@ -140,13 +141,6 @@ def _bundle_source(folder: Path, model: Model | None, device: str, backend: Call
 def _pixels(model: Model, latents: LatentSpec) -> str:
     factor = vae_factor(model.vae_config)
     return f"{latents.width * factor}x{latents.height * factor}"
-
-
-def is_model(source: str | Path | None) -> bool:
-    """Whether a source is neither a checkpoint nor a bundle."""
-    if source is None or str(source) == DEMO_NAME:
-        return True
-    return not is_checkpoint(Path(source)) and not (Path(source) / MANIFEST_NAME).is_file()
 
 
 def _wrong_model(folder: Path, model: Model) -> S2PError:

@@ -39,11 +39,11 @@ def read_entries(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Entr
     """
     if labels and len(labels) != len(paths):
         raise S2PError(
-            f"there are {len(paths)} reports and {len(labels)} labels", "give one `label` for each report, in order", "label"
+            f"there are {len(paths)} reports and {len(labels)} labels", "give `labels` for all of them, in order", "labels"
         )
     names = [printable(label) for label in labels] or [printable(path.stem) for path in paths]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise S2PError(f"two reports are called {twice[0]!r}", "give each its own name with `label`, in order", "label")
+        raise S2PError(f"two reports are called {twice[0]!r}", "give each its own name with `labels`, in order", "labels")
     reports = [read_contract(path, BenchReport, REPORT_FORMAT, REPORT_VERSION) for path in paths]
     return [Entry(name, path, report) for name, path, report in zip(names, paths, reports, strict=True)]

@@ -75,10 +75,10 @@ def find_golden_pictures(entries: Sequence[Entry], folders: Sequence[Path]) -> d
     found: dict[tuple[str, str], GoldenPictures] = {}
     for folder in folders:
         if not (folder / MANIFEST_NAME).is_file():
-            raise S2PError(f"{folder} is no bundle", "give the folder that was measured with `bundle`", "bundle")
+            raise S2PError(f"{folder} is no bundle", "give the folder that was measured with `bundles`", "bundles")
         if sha256_file(folder / MANIFEST_NAME) not in digests:
             raise S2PError(
-                f"none of the reports is about {folder}", "give the bundle that was measured, or leave `bundle` out", "bundle"
+                f"none of the reports is about {folder}", "give the bundle that was measured, or leave `bundles` out", "bundles"
             )
     beside = sorted({path.parent for entry in entries for path in entry.path.absolute().parent.glob(f"*/{MANIFEST_NAME}")})
     for folder in (*folders, *beside):

@@ -26,7 +26,7 @@ from s2p_mobile.quantize.rounding.walk import WALK_BATCH, reconstruction_units
 from s2p_mobile.quantize.sensitivity import estimator
 from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
 from s2p_mobile.quantize.training.work import TRAINED_METHODS
-from s2p_mobile.quantize.workers import choose_device
+from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.prompts import repeated
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.contract import Contract

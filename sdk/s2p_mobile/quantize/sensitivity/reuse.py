@@ -11,8 +11,8 @@ from s2p_mobile.quantize.sensitivity.result import Sensitivity, read_sensitivity
 from s2p_runtime.errors import S2PError
 
 
-def sensitivity_for(job: QuantizationJob, path: Path) -> Sensitivity:
-    """Read a result that was measured for this job's model, plan, guidance and recipe.
+def sensitivity_for(job: QuantizationJob, source: Sensitivity | str | Path) -> Sensitivity:
+    """A result that was measured for this job's model, plan, guidance and recipe, read from its file unless it is at hand.
 
     Prompts and seed of the measurement may be others.
 
@@ -22,7 +22,8 @@ def sensitivity_for(job: QuantizationJob, path: Path) -> Sensitivity:
     rule = job.recipe.mixed
     if rule is None:
         raise S2PError(f"recipe {job.recipe.name} ranks no layers", "leave `sensitivity` out", "sensitivity")
-    found = read_sensitivity(path)
+    found = source if isinstance(source, Sensitivity) else read_sensitivity(Path(source))
+    path = "the sensitivity" if isinstance(source, Sensitivity) else str(source)
     if found.unet_sha256 != job.model.unet_sha256:
         raise S2PError(f"{path} was measured on another U-Net ({found.model})", "measure this one with s2p-mobile sensitivity")
     pairs = (

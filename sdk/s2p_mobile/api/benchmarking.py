@@ -1,0 +1,216 @@
+"""Speed, memory and heat of a bundle, on this machine or on a phone; and reports side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2p_mobile.api.progress import ProgressLike, listener
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from s2p_mobile.judge.reports import Entry
+    from s2p_runtime.bundle import Bundle
+    from s2p_runtime.progress import Progress
+    from s2p_runtime.report import BenchReport
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is measured and how. ``name`` is what follows the colon of ``device``, None when nothing does."""
+
+    bundle: Bundle
+    name: str | None
+    runs: int
+    warmup: int
+    cooldown: float
+    minimum: float
+    threads: int | None
+    cores: str | None
+    allow_charging: bool
+    release_chunks: bool
+    out: Path
+    progress: Progress
+
+
+def bench(
+    bundle: Bundle | str | Path,
+    *,
+    device: str = "host",
+    runs: int = 5,
+    warmup: int = 1,
+    cooldown: float = 0.0,
+    minimum: float = 60.0,
+    threads: int | None = None,
+    cores: str | None = None,
+    allow_charging: bool = False,
+    release_chunks: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+    progress: ProgressLike = None,
+) -> BenchReport:
+    """Measure a bundle: latency, load time, memory, heat, power, and whether it draws its golden pictures.
+
+    Args:
+        bundle: opened or its folder.
+        device: ``host``, ``android``, ``android:SERIAL``, ``ios`` or ``ios:UDID``.
+        runs: measured pictures, at least 1.
+        warmup: pictures before them.
+        cooldown: seconds of rest before each measured picture.
+        minimum: seconds below which the report calls itself too short; an iPhone draws until then.
+        threads: of the engine, on the host and Android; it chooses when None.
+        cores: to run on, such as ``4-7`` or ``0,2``, on the host and Android.
+        allow_charging: measure an Android phone although it is charged.
+        release_chunks: of a bundle whose U-Net is several programs, load each for every call and let go of it.
+        out: report to write as well, with the pictures drawn beside it as ``STEM-GOLDEN.png``.
+        force: replace what lies at ``out``.
+        progress: see :class:`ProgressEvent`.
+
+    Returns:
+        Times in milliseconds, memory in bytes; what could not be measured is None and has its reason in ``missing``.
+
+    Raises:
+        S2PError: bad input, no such device, its engine or driver is missing, or ``out`` exists.
+        CheckFailed: the run was killed on the device, or the device does not become ready.
+
+    Example:
+        >>> s2p_mobile.bench("app.s2pmobile", runs=3).summary_ms["image"].p50
+    """
+    from s2p_mobile.sources.open_source import as_bundle
+    from s2p_runtime.bench import HostSettings
+    from s2p_runtime.errors import S2PError
+    from s2p_runtime.files import refuse_existing, require_writable
+
+    kind, colon, name = device.partition(":")
+    if kind not in _DEVICES or (colon and not name):
+        raise S2PError(f"unknown device {device!r}", "give host, android, android:SERIAL, ios or ios:UDID", "device")
+    HostSettings(runs, warmup, cooldown, minimum, threads).check()  # the numbers mean the same everywhere
+    if out is not None:
+        refuse_existing(Path(out), force)
+        require_writable(Path(out))
+    with _report_place(out) as place:
+        request = _Request(
+            as_bundle(bundle), name or None, runs, warmup, cooldown, minimum, threads, cores, allow_charging, release_chunks,
+            place, listener(progress),
+        )  # fmt: skip
+        return _DEVICES[kind](request)
+
+
+@contextlib.contextmanager
+def _report_place(out: str | Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="s2p-mobile-") as scratch:
+        yield Path(scratch) / "report.json"
+
+
+def _host(request: _Request) -> BenchReport:
+    from s2p_runtime.bench import HostSettings, bench_host, parse_cores
+    from s2p_runtime.contract import write_contract
+    from s2p_runtime.errors import S2PError
+    from s2p_runtime.files import atomic_file
+    from s2p_runtime.pictures import save_picture
+    from s2p_runtime.report import picture_path
+
+    if request.name is not None:
+        raise S2PError(f"the host has no devices such as {request.name!r}", "give `device=host`", "device")
+    if request.allow_charging:
+        raise S2PError("`allow_charging` is an option of phones", "leave it out for the host", "allow_charging")
+    settings = HostSettings(
+        runs=request.runs,
+        warmup=request.warmup,
+        cooldown=request.cooldown,
+        minimum=request.minimum,
+        threads=request.threads,
+        cores=None if request.cores is None else parse_cores(request.cores),
+        release_chunks=request.release_chunks,
+    )
+    pictures: dict[str, NDArray[np.uint8]] = {}
+    measured = bench_host(request.bundle, settings, request.progress, pictures.__setitem__)
+    for golden_id, picture in pictures.items():
+        save_picture(picture_path(request.out, golden_id), picture)
+    with atomic_file(request.out) as scratch:
+        write_contract(scratch, measured)
+    return measured
+
+
+def _android(request: _Request) -> BenchReport:
+    from s2p_mobile.devices import bench_android
+    from s2p_mobile.devices.android import AndroidSettings
+
+    settings = AndroidSettings(
+        allow_charging=request.allow_charging, minimum_seconds=request.minimum, release_chunks=request.release_chunks
+    )
+    return bench_android(
+        request.bundle.folder, request.name, request.runs, request.warmup, request.cooldown, request.threads, request.cores,
+        request.out, request.progress, settings,
+    )  # fmt: skip
+
+
+def _ios(request: _Request) -> BenchReport:
+    from s2p_mobile.devices.ios import IosSettings, bench_ios
+    from s2p_runtime.errors import S2PError
+
+    for parameter, given in (("threads", request.threads), ("cores", request.cores)):
+        if given is not None:
+            raise S2PError(
+                f"`{parameter}` is an option of host and android", "Core ML chooses on an iPhone, leave it out", parameter
+            )
+    if request.allow_charging:
+        raise S2PError(
+            "`allow_charging` is an option of android",
+            "an iPhone is measured either way and the report says so",
+            "allow_charging",
+        )
+    settings = IosSettings(minimum_seconds=request.minimum, release_chunks=request.release_chunks)
+    return bench_ios(
+        request.bundle.folder, request.name, request.runs, request.warmup, request.cooldown, request.out, request.progress,
+        settings,
+    )  # fmt: skip
+
+
+_DEVICES: dict[str, Callable[[_Request], BenchReport]] = {"host": _host, "android": _android, "ios": _ios}
+
+
+def report(
+    reports: Sequence[str | Path],
+    *,
+    out: str | Path,
+    labels: Sequence[str] = (),
+    bundles: Sequence[str | Path] = (),
+    force: bool = False,
+) -> list[Entry]:
+    """Compare reports of :func:`bench` in one HTML file with charts and pictures that opens without a network.
+
+    Args:
+        reports: files of any harness; ratios are to the first.
+        out: HTML file to write.
+        labels: names in the comparison, in order; the files' names when left out.
+        bundles: folders that were measured, for their golden pictures; those beside the reports are found.
+        force: replace what lies at ``out``.
+
+    Returns:
+        The reports under their labels.
+
+    Raises:
+        S2PError: a file that is no report, two equal labels, a bundle that no report is about, or ``out`` exists.
+
+    Example:
+        >>> s2p_mobile.report(["host.json", "phone.json"], out="compared.html")
+    """
+    from s2p_mobile.judge.reports import find_golden_pictures, read_entries, render_page
+    from s2p_runtime.files import atomic_file, refuse_existing
+
+    refuse_existing(Path(out), force)
+    entries = read_entries([Path(path) for path in reports], labels)
+    page = render_page(entries, find_golden_pictures(entries, [Path(folder) for folder in bundles]))
+    with atomic_file(Path(out), force=force) as scratch:
+        scratch.write_text(page, encoding="utf-8")
+    return entries

@@ -1,0 +1,177 @@
+"""From a checkpoint to a bundle, and what checkpoints and bundles hold."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s2p_mobile.api.notes import note
+from s2p_mobile.api.progress import ProgressLike, listener
+
+if TYPE_CHECKING:
+    from s2p_converters.core.checkpoint import Checkpoint
+    from s2p_mobile.judge.inspection import Description
+    from s2p_mobile.sources.model import Model
+    from s2p_runtime.bundle import Bundle, BundleManifest
+    from s2p_runtime.progress import Progress
+    from s2p_runtime.verify import Verification
+
+_NAMED_FILES = 5
+
+
+def convert(
+    checkpoint: Checkpoint | Model | str | Path | None = None,
+    *,
+    target: str,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    archive: str | Path | None = None,
+    force: bool = False,
+    progress: ProgressLike = None,
+) -> Bundle:
+    """Convert a checkpoint into an app-ready bundle, checked against its golden runs before it appears.
+
+    Args:
+        checkpoint: opened or its folder. Of a model, the finished checkpoint that its folder holds; None is the built-in model's.
+        target: where it will run, by name: ``coreml`` or ``executorch``.
+        out: folder of the bundle; ``NAME-TARGET.s2pmobile`` in the current folder when None.
+        options: of the target, by name, such as ``{"minimum_os": "iOS18"}``.
+        archive: also write the download form, one ``.s2pmobile.zip``, where the target has one.
+        force: replace what lies at ``out`` and ``archive``.
+        progress: see :class:`ProgressEvent`.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        S2PError: an unknown target or option, grids that the target cannot compute, too little memory or disk, ``out`` exists.
+        CheckFailed: an emitted program does not compute what it should.
+
+    Example:
+        >>> s2p_mobile.convert("checkpoint", target="coreml", out="app.s2pmobile", options={"minimum_os": "iOS18"})
+    """
+    from s2p_converters.targets.needs import require_conversion
+    from s2p_runtime.allocator import give_back_large_blocks
+    from s2p_runtime.bundle import open_bundle
+    from s2p_runtime.errors import S2PError
+    from s2p_runtime.files import atomic_folder, refuse_existing
+
+    give_back_large_blocks()
+    write = _writer(target, dict(options or {}))
+    if archive is not None and target != "executorch":
+        raise S2PError(
+            "`archive` is an option of the ExecuTorch target", "Core ML packages are small as they are, leave it out", "archive"
+        )
+    for place in (out, archive):
+        if place is not None:
+            refuse_existing(Path(place), force)
+    with _opened(checkpoint) as source:
+        destination = Path(f"{source.folder.resolve().name}-{target}.s2pmobile") if out is None else Path(out)
+        refuse_existing(destination, force)
+        require_conversion(source, target, destination)
+        with atomic_folder(destination, force=force) as scratch:
+            write(source, scratch, listener(progress))
+    if archive is not None:
+        from s2p_converters.targets.executorch.archive import write_archive
+
+        write_archive(destination, Path(archive), force=force)
+    return open_bundle(destination)
+
+
+@contextlib.contextmanager
+def _opened(checkpoint: Checkpoint | Model | str | Path | None) -> Iterator[Checkpoint]:
+    """A checkpoint, or that of a model; it may be gone after the block."""
+    from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
+    from s2p_mobile.sources.default_checkpoint import default_checkpoint
+    from s2p_mobile.sources.model import Model, as_model
+    from s2p_mobile.sources.open_source import as_checkpoint, source_kind
+
+    if isinstance(checkpoint, Checkpoint):
+        yield checkpoint
+    elif source_kind(checkpoint) == "model":
+        with default_checkpoint(as_model(checkpoint)) as folder:
+            yield open_checkpoint(folder)
+    else:
+        assert checkpoint is not None and not isinstance(checkpoint, Model)
+        yield as_checkpoint(checkpoint)
+
+
+def verify(bundle: Bundle | str | Path, *, progress: ProgressLike = None) -> Verification:
+    """Run every component of a bundle on this machine against its recorded golden runs. Every file is read again.
+
+    Args:
+        bundle: opened or its folder.
+        progress: see :class:`ProgressEvent`.
+
+    Returns:
+        ``ok``, the largest relative error of each component beside its tolerance, and the PSNR of each golden run's latents in dB.
+
+    Raises:
+        S2PError: no bundle, a damaged one, or an engine that is missing.
+
+    Example:
+        >>> assert s2p_mobile.verify("app.s2pmobile").ok
+    """
+    from s2p_mobile.sources.open_source import as_bundle
+    from s2p_runtime.allocator import give_back_large_blocks
+    from s2p_runtime.bundle import Bundle
+    from s2p_runtime.verify import verify as check
+
+    give_back_large_blocks()
+    opened = as_bundle(bundle.folder if isinstance(bundle, Bundle) else bundle)
+    if names := opened.unlisted:
+        more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
+        note(f"not part of {opened.folder.name}, neither checked nor read: {', '.join(names[:_NAMED_FILES])}{more}")
+    return check(opened, listener(progress))
+
+
+def inspect(path: Checkpoint | Bundle | str | Path) -> Description:
+    """What a checkpoint or a bundle holds, layer by layer, after a check of its files.
+
+    Args:
+        path: its folder, or the opened thing.
+
+    Returns:
+        Facts by title; every layer of the U-Net in the order in which they run, with bit-widths and bytes.
+
+    Raises:
+        S2PError: neither of the two, or damaged.
+
+    Example:
+        >>> [layer.weight_bits for layer in s2p_mobile.inspect("checkpoint").layers]
+    """
+    from s2p_mobile.judge.inspection import describe
+
+    return describe(path)
+
+
+_TARGETS = {"coreml": ("coreml", "CoreMLOptions"), "executorch": ("executorch", "ExecuTorchOptions")}
+
+
+def _writer(target: str, options: dict[str, Any]) -> Callable[[Checkpoint, Path, Progress], BundleManifest]:
+    """What writes a bundle for a target into an empty folder."""
+    from s2p_runtime.errors import S2PError
+
+    if target not in _TARGETS:
+        raise S2PError(f"unknown target {target!r}", f"targets are {', '.join(_TARGETS)}", "target")
+    package, name = _TARGETS[target]
+    try:
+        kind = getattr(import_module(f"s2p_converters.targets.{package}.options"), name)
+    except ImportError as error:
+        raise S2PError(f"{target} is not installed", f"run pip install 's2p-mobile[{target}]'") from error
+    known = [field.name for field in fields(kind)]
+    if unknown := [option for option in options if option not in known]:
+        raise S2PError(f"the target {target} has no option `{unknown[0]}`", f"it has {', '.join(known)}", unknown[0])
+    chosen = kind(**options)
+
+    def write(checkpoint: Checkpoint, folder: Path, progress: Progress) -> BundleManifest:
+        done: BundleManifest = import_module(f"s2p_converters.targets.{package}.target").convert_checkpoint(
+            checkpoint, chosen, folder, progress
+        )
+        return done
+
+    return write

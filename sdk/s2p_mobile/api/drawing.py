@@ -1,0 +1,194 @@
+"""Pictures: drawing one, and comparing many with the floating-point model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2p_mobile.api.notes import note
+from s2p_mobile.api.progress import ProgressLike, listener
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from s2p_mobile.judge.evaluation import EvaluationResult
+    from s2p_mobile.sources.default_prompts import Prompts
+    from s2p_mobile.sources.model import Model
+    from s2p_mobile.sources.open_source import SourceLike
+    from s2p_mobile.sources.picture_size import SizeLike
+
+
+def generate(
+    source: SourceLike,
+    prompt: str,
+    *,
+    negative_prompt: str | None = None,
+    seed: int = 0,
+    size: SizeLike | None = None,
+    lora: Sequence[str | Path] = (),
+    scheduler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    device: str | torch.device = "auto",
+    release_chunks: bool = False,
+    progress: ProgressLike = None,
+) -> Image:
+    """Draw a picture.
+
+    Args:
+        source: model, checkpoint or bundle, opened or its path; None is the built-in model.
+        prompt: what to draw.
+        negative_prompt: what not to draw; needs a guidance above 1.
+        seed: of the noise; the same seed gives every form of a model the same start.
+        size: width and height in pixels, of a model or one of a bundle's; its own when None.
+        lora: of a model that is not open yet, see :func:`load`.
+        scheduler, steps, guidance: of a model, see :func:`quantize`; checkpoints and bundles have their own.
+        device: where torch runs a model or a checkpoint, see :func:`quantize`; bundles run on their own engine.
+        release_chunks: of a bundle whose U-Net is several programs, load each for every call and let go of it.
+        progress: see :class:`ProgressEvent`.
+
+    Returns:
+        RGB, 8 bits a channel.
+
+    Raises:
+        S2PError: no such source, or an argument that does not go with it.
+
+    Example:
+        >>> s2p_mobile.generate("app.s2pmobile", "a red apple", seed=1).save("apple.png")
+    """
+    from PIL.Image import fromarray
+
+    from s2p_converters.core.checkpoint import Checkpoint
+    from s2p_mobile.judge.artist import draw_bundle, draw_checkpoint, draw_model
+    from s2p_mobile.sources.device import choose_device
+    from s2p_mobile.sources.open_source import is_model, open_source, source_kind
+    from s2p_mobile.sources.picture_size import PictureSize
+    from s2p_mobile.sources.session import open_session
+    from s2p_runtime.bundle import Bundle
+    from s2p_runtime.errors import S2PError
+
+    told = listener(progress)
+    if release_chunks and source_kind(source) != "bundle":
+        raise S2PError("`release_chunks` is for bundles converted with `chunks`", "leave it out", "release_chunks")
+    _refuse_sampling(source, scheduler, steps, guidance)
+    if is_model(source):
+        session = open_session(
+            source, size=size, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed
+        )
+        _demand_guidance(negative_prompt, session.guidance)
+        drawing = draw_model(session, prompt, told, negative_prompt=negative_prompt)
+    elif isinstance(opened := open_source(source, lora=lora), Checkpoint):
+        if size is not None:
+            raise S2PError(
+                f"{opened.folder} draws one size", "leave `size` out, or make a bundle of it with convert `size`", "size"
+            )
+        _demand_guidance(negative_prompt, opened.manifest.guidance)
+        drawing = draw_checkpoint(opened, prompt, seed, choose_device(device), told, negative_prompt=negative_prompt)
+    else:
+        assert isinstance(opened, Bundle)
+        wanted = PictureSize.of(size)
+        _demand_guidance(negative_prompt, opened.manifest.guidance)
+        drawing = draw_bundle(
+            opened, prompt, seed, told, size=None if wanted is None else opened.manifest.size_named(str(wanted)),
+            release_chunks=release_chunks, negative_prompt=negative_prompt,
+        )  # fmt: skip
+    if drawing.tokens_dropped:
+        note(f"the prompt is too long; its last {drawing.tokens_dropped} tokens were left out")
+    return fromarray(drawing.picture)
+
+
+def evaluate(
+    source: SourceLike = None,
+    *,
+    prompts: Prompts | None = None,
+    model: Model | str | Path | None = None,
+    count: int | None = None,
+    size: SizeLike | None = None,
+    lora: Sequence[str | Path] = (),
+    scheduler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    metrics: Sequence[str] | None = None,
+    clip: str | Path | None = None,
+    grid: str | Path | None = None,
+    cache: str | Path | bool = True,
+    progress: ProgressLike = None,
+) -> EvaluationResult:
+    """Compare pictures with those of the floating-point model: FID, sFID, SSIM, LPIPS, PSNR, CLIP score.
+
+    Args:
+        source: checkpoint, bundle, or a model (against itself under its own plan), opened or its path; None is the built-in model.
+        prompts: a file or texts; those that the floating-point model names when None. Prompt k is drawn with seed ``seed + k``.
+        model: the floating-point model of a checkpoint or a bundle, when it is not the built-in one.
+        count: only the first so many prompts.
+        size, lora: of the floating-point model where it is not open yet, see :func:`load`.
+        scheduler, steps, guidance: of a model, see :func:`quantize`; checkpoints and bundles have their own.
+        device: where torch runs U-Nets, see :func:`quantize`.
+        metrics: names; all when None.
+        clip: folder of a CLIP model for the CLIP score; the model's own or one in a known place when None.
+        grid: PNG to write with the first pictures: floating point, quantized, difference.
+        cache: folder for floating-point pictures, which are not drawn again; True is ``~/.cache/s2p-mobile/fp``, False keeps none.
+        progress: see :class:`ProgressEvent`.
+
+    Returns:
+        Figures by metric, each with the network behind it, and the PSNR of the latents at each call in dB.
+
+    Raises:
+        S2PError: not a source, made from another model, an unknown metric, fewer prompts than ``count``.
+
+    Example:
+        >>> s2p_mobile.evaluate("checkpoint", prompts="prompts.txt").metrics["psnr"].value
+    """
+    from s2p_mobile.judge.evaluation import default_cache_folder, open_evaluation
+    from s2p_mobile.judge.evaluation import evaluate as compare
+    from s2p_mobile.judge.metrics import check_metrics
+    from s2p_mobile.sources.default_prompts import held_out_prompts
+    from s2p_mobile.sources.model import as_model
+    from s2p_mobile.sources.open_source import is_model, open_source
+    from s2p_mobile.sources.prompts import long_prompts
+    from s2p_mobile.sources.session import open_session
+
+    check_metrics(metrics)
+    _refuse_sampling(source, scheduler, steps, guidance)
+    if is_model(source):
+        session = open_session(
+            source, size=size, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed
+        )
+        opened = open_evaluation(session, model)
+    else:
+        known = model is not None or size is not None or lora
+        opened = open_evaluation(open_source(source), as_model(model, size, lora) if known else None, device=device)
+    texts = held_out_prompts(opened.model, prompts)
+    for warning in long_prompts(texts[:count], opened.model.tokenizer):
+        note(warning)
+    folder = default_cache_folder() if cache is True else None if cache is False else Path(cache)
+    return compare(
+        opened, texts, seed=seed, count=count, metrics=metrics, cache=folder, grid=None if grid is None else Path(grid),
+        clip=None if clip is None else Path(clip), progress=listener(progress),
+    )  # fmt: skip
+
+
+def _refuse_sampling(source: SourceLike, scheduler: str | None, steps: int | None, guidance: float | None) -> None:
+    """Raise :class:`S2PError` when a checkpoint or a bundle, which has its own sampler, is given another."""
+    from s2p_mobile.sources.open_source import is_model
+    from s2p_runtime.errors import S2PError
+
+    if not is_model(source) and not (scheduler is None and steps is None and guidance is None):
+        raise S2PError(
+            f"{getattr(source, 'folder', source)} was made for one sampling plan",
+            "leave `scheduler`, `steps` and `guidance` out",
+            "scheduler",
+        )
+
+
+def _demand_guidance(negative_prompt: str | None, guidance: float) -> None:
+    from s2p_runtime.errors import S2PError
+
+    if negative_prompt is not None and guidance <= 1:
+        raise S2PError(
+            f"a guidance of {guidance:g} draws without a negative prompt", "leave `negative_prompt` out", "negative_prompt"
+        )

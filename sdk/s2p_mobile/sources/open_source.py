@@ -1,0 +1,108 @@
+"""What a path is: a model (diffusers folder or single file), a checkpoint or a bundle. The one place that decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeGuard
+
+from s2p_converters.core.checkpoint import Checkpoint, is_checkpoint, open_checkpoint
+from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.picture_size import PictureSize, SizeLike
+from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
+from s2p_runtime.errors import S2PError
+
+SourceLike: TypeAlias = Model | Checkpoint | Bundle | str | Path | None
+"""A path, something that is open already, or None for the built-in model."""
+Kind = Literal["model", "checkpoint", "bundle", "other"]
+"""``other``: a folder that is none of them. Opened as a model it gets an error that says what it is."""
+
+_MADE_BY = {"checkpoint": "give a checkpoint made by s2p-mobile quantize", "bundle": "give a bundle made by s2p-mobile convert"}
+
+
+def source_kind(source: SourceLike) -> Kind:
+    """What a source is, without opening it.
+
+    Raises:
+        S2PError: a path that does not exist.
+    """
+    if source is None or isinstance(source, Model):
+        return "model"
+    if isinstance(source, Checkpoint):
+        return "checkpoint"
+    if isinstance(source, Bundle):
+        return "bundle"
+    path = Path(source)
+    if not path.exists():
+        raise S2PError(f"{path} does not exist", "give a model folder, a .safetensors file, a checkpoint or a bundle")
+    if (path / MANIFEST_NAME).is_file():
+        return "bundle"
+    if is_checkpoint(path):
+        return "checkpoint"
+    return "model" if path.is_file() or (path / "model_index.json").is_file() else "other"
+
+
+def is_model(source: SourceLike) -> TypeGuard[Model | str | Path | None]:
+    """Whether a source is to be opened as a model: it is neither a checkpoint nor a bundle.
+
+    Raises:
+        S2PError: a path that does not exist.
+    """
+    return source_kind(source) in ("model", "other")
+
+
+def open_source(
+    source: SourceLike, *, size: SizeLike | None = None, lora: Sequence[str | Path] = ()
+) -> Model | Checkpoint | Bundle:
+    """Open whatever a source is; what is open already is given back.
+
+    Args:
+        size, lora: of a model, see :func:`~s2p_mobile.sources.model.open_model`.
+
+    Raises:
+        S2PError: nothing there, damaged, or ``lora`` for a checkpoint or a bundle.
+    """
+    kind = source_kind(source)
+    if lora and kind in ("checkpoint", "bundle"):
+        title = source.folder if isinstance(source, Checkpoint | Bundle) else source
+        raise S2PError(
+            f"{title} holds its weights as they are", "fuse LoRA into the model before, with quantize `lora`", "lora"
+        )
+    if isinstance(source, Model | Checkpoint | Bundle):
+        return source
+    if source is not None and kind == "checkpoint":
+        return open_checkpoint(Path(source))
+    if source is not None and kind == "bundle":
+        return open_bundle(Path(source))
+    return open_model(source, PictureSize.of(size), lora)
+
+
+def as_checkpoint(source: Checkpoint | str | Path) -> Checkpoint:
+    """A checkpoint, opened unless it is.
+
+    Raises:
+        S2PError: something else, or damaged.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    _demand("checkpoint", source)
+    return open_checkpoint(Path(source))
+
+
+def as_bundle(source: Bundle | str | Path) -> Bundle:
+    """A bundle, opened unless it is.
+
+    Raises:
+        S2PError: something else, or damaged.
+    """
+    if isinstance(source, Bundle):
+        return source
+    _demand("bundle", source)
+    return open_bundle(Path(source))
+
+
+def _demand(kind: Kind, source: str | Path) -> None:
+    """Name what a folder is when it is of another kind; what is none of them is for its reader to describe."""
+    found = source_kind(source) if Path(source).is_dir() else kind
+    if found not in (kind, "other"):
+        raise S2PError(f"{source} is a {found}", _MADE_BY[kind])
