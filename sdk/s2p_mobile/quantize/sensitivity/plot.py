@@ -23,7 +23,9 @@ def plot_comparison(results: Sequence[Sensitivity], bits: int, path: Path, share
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise S2PError("the plot needs matplotlib", "pip install matplotlib, or leave the plot out") from error
+        raise S2PError(
+            "a plot needs matplotlib, which is not installed", "run pip install 's2p-mobile[evaluate]', or leave the plot out"
+        ) from error
     comparison = compare(results, bits, share)
     names = [result.estimator for result in results]
     layers = [layer.name for layer in results[0].layers]
