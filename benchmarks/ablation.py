@@ -34,8 +34,8 @@ from s2p_mobile.demo import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from s2p_mobile.judge.evaluation import EvaluationResult, evaluate, open_evaluation
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.latents import LatentJob, write_latents
-from s2p_mobile.quantize.measured_sensitivity import sensitivity_for
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
+from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
 from s2p_mobile.quantize.recipes import Recipe
 from s2p_mobile.quantize.sensitivity import Sensitivity, measure, write_sensitivity
 from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES

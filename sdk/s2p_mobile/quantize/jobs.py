@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.measured_sensitivity import sensitivity_for
 from s2p_mobile.quantize.methods.registry import recipe_for
+from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
 from s2p_mobile.quantize.recipes import Recipe, load_recipe
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
 from s2p_mobile.sources.default_prompts import Prompts, calibration_prompts

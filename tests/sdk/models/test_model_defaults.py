@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from s2p_mobile.demo import CALIBRATION_PROMPTS, DEMO_MODEL, HELD_OUT_PROMPTS, n
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
 from s2p_mobile.sources.default_prompts import CALIBRATION_PROMPTS as ANY_MODELS_PROMPTS
 from s2p_mobile.sources.default_prompts import calibration_prompts, golden_prompts, held_out_prompts
-from s2p_mobile.sources.defaults import DEFAULTS_NAME, read_defaults
+from s2p_mobile.sources.defaults import DEFAULTS_NAME, DefaultsFile, read_defaults
 from s2p_mobile.sources.model import open_model
 from s2p_mobile.sources.prompts import read_prompts
 from s2p_runtime.errors import S2PError
@@ -128,3 +129,9 @@ def test_a_file_that_is_wrong_is_refused(make_model: MakeModel, tmp_path: Path, 
     with pytest.raises(S2PError, match=message) as caught:
         open_model(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_has_every_field() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "inputs.md").read_text(encoding="utf-8")
+    section = page.partition("s2p_defaults.json`\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(DefaultsFile.model_fields)
