@@ -51,3 +51,4 @@ def test_messages_name_parameters_that_become_options() -> None:
     from s2p_mobile.cli.app import as_options
 
     assert as_options("`labels` and `minimum_os=iOS18`; pass `force`") == "--label and --minimum-os iOS18; pass --force"
+    assert as_options("`split_shortcuts=True` or `split_shortcuts=False`") == "--split-shortcuts or --whole-shortcuts"

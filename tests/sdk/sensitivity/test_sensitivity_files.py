@@ -152,7 +152,7 @@ def test_a_file_of_whole_shortcuts_is_for_methods_that_keep_them(tmp_path: Path)
     asked, path = job(), tmp_path / "whole.json"
     found = measure(asked.model, asked.plan, asked.prompts[:1], asked.guidance, "gradient", bits=(4, 8), split_shortcuts=False)
     write_sensitivity(path, found)
-    with pytest.raises(S2PError, match=r"no layer \S+conv_shortcut\.0; .* `split_shortcuts`"):
+    with pytest.raises(S2PError, match=r"no layer \S+conv_shortcut\.0; .* `split_shortcuts=True`"):
         sensitivity_for(asked, path)
     baselines = replace(asked, recipe=recipe_for("ptq4dm", asked.recipe))
     assert sensitivity_for(baselines, path) == found and recipe_for("s2p", asked.recipe) == asked.recipe
