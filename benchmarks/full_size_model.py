@@ -141,7 +141,7 @@ def random_integers(model: Path, out: Path) -> Figures:
     specs = layer_specs(source.structure)
     layers = {
         spec.name: QuantizedLayer(
-            spec, 4, 8, lambda spec=spec: rng.integers(-8, 8, spec.weight_shape, np.int8),  # type: ignore[arg-type,misc]
+            spec, 4, 8, lambda spec=spec: rng.integers(-8, 8, spec.weight_shape, np.int8),
             np.full(spec.out_channels, 0.22 * math.sqrt(spec.out_channels / spec.weights), np.float16),
             np.zeros(spec.out_channels, np.float32) if spec.bias else None, np.full(1, 2.0**-5, np.float32),
         )

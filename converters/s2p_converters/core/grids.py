@@ -25,18 +25,6 @@ def _column(values: Array, dimensions: int) -> Array:
     return values.reshape(-1, *([1] * (dimensions - 1)))
 
 
-class _OnDemand:
-    """A field that is given as an array, or as a function that reads it from a file at every use."""
-
-    def __get__(self, layer: object, owner: type) -> NDArray[np.int8]:
-        value = layer.__dict__["integers"]
-        array: NDArray[np.int8] = value() if callable(value) else value
-        return array
-
-    def __set__(self, layer: object, value: NDArray[np.int8] | Callable[[], NDArray[np.int8]]) -> None:
-        layer.__dict__["integers"] = value
-
-
 @dataclass(frozen=True)
 class QuantizedLayer:
     """Integers and scales of one layer with symmetric grids.
@@ -44,8 +32,7 @@ class QuantizedLayer:
     Attributes:
         spec: the layer.
         weight_bits, activation_bits: widths; ``activation_bits`` None for float activations.
-        integers: int8, shape ``spec.weight_shape``; of an opened checkpoint read anew at every use, so keep the array while it is
-            in use and not longer.
+        stored: the integers, or a function that reads them from an opened checkpoint.
         scale: float16 [C_out].
         bias: float32 [C_out] or None.
         activation_scale: float32 [T] or None.
@@ -55,11 +42,17 @@ class QuantizedLayer:
     spec: LayerSpec
     weight_bits: int
     activation_bits: int | None
-    integers: NDArray[np.int8]
+    stored: NDArray[np.int8] | Callable[[], NDArray[np.int8]]
     scale: NDArray[np.float16]
     bias: NDArray[np.float32] | None
     activation_scale: NDArray[np.float32] | None
     activation_zero: int = 0
+
+    @property
+    def integers(self) -> NDArray[np.int8]:
+        """int8, shape ``spec.weight_shape``; of an opened checkpoint read anew at every use, so keep the array while it is in use and
+        not longer."""
+        return self.stored() if callable(self.stored) else self.stored
 
     @property
     def activation_range(self) -> tuple[int, int]:
@@ -67,10 +60,6 @@ class QuantizedLayer:
         assert self.activation_bits is not None
         low, high = integer_range(self.activation_bits)
         return low - self.activation_zero, high - self.activation_zero
-
-
-# After the decorator, which would take a value in the class for a default.
-QuantizedLayer.integers = _OnDemand()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class TensorReader:
         scale = self.expect(keys["weight_scale"], (spec.out_channels,))
         if scale.dtype != np.float16 or not (scale > 0).all():
             raise self.error(f"has a bad weight scale in layer {spec.name}")
-        read: Any = partial(self._integers, keys["weight_q"], spec, entry.weight_bits)
+        read = partial(self._integers, keys["weight_q"], spec, entry.weight_bits)
         integers = read()
         low, high = integer_range(entry.weight_bits)
         if integers.min() < low or integers.max() > high:

@@ -1,23 +1,24 @@
 """Memory of one picture, in a process of its own: neither the timed pictures nor their tools are in the figures.
 
-    python -m s2p_runtime.bench.memory_pass BUNDLE OUT.json [--threads N] [--release-chunks]
+    python -m s2p_runtime.bench.memory_pass '{"bundle": "app.s2pmobile", "out": "memory.json"}'
 
-writes :class:`s2p_runtime.report.Memory` as JSON.
+takes a :class:`MemoryRequest` and writes :class:`s2p_runtime.report.Memory`, both as JSON.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from pydantic import Field
+
 from s2p_runtime.backends import Backend, components_of
 from s2p_runtime.bench.periodic import Periodic
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.bundle import Bundle, open_bundle
-from s2p_runtime.contract import write_contract
+from s2p_runtime.contract import Contract, write_contract
 from s2p_runtime.drawing import draw
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
@@ -26,6 +27,15 @@ from s2p_runtime.report import Memory
 _INTERVAL = 0.1
 _RESET_HIGH_WATER = "5"
 """What /proc/self/clear_refs takes to set VmHWM back to VmRSS, see proc(5)."""
+
+
+class MemoryRequest(Contract):
+    """What the process is asked for."""
+
+    bundle: Path
+    out: Path
+    threads: int | None = Field(default=None, ge=1, description="of the engine; null: it chooses")
+    release_chunks: bool = Field(default=False, description="load each program of the U-Net for every call and let go of it")
 
 
 def measure_memory(bundle: Bundle, backend: Backend, threads: int | None, probes: Probes) -> Memory:
@@ -76,9 +86,8 @@ def memory_of_a_picture(folder: Path, threads: int | None, release_chunks: bool 
     """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "memory.json"
-        command = [sys.executable, "-m", "s2p_runtime.bench.memory_pass", str(folder), str(out)]
-        command += [] if threads is None else ["--threads", str(threads)]
-        command += ["--release-chunks"] if release_chunks else []
+        request = MemoryRequest(bundle=folder, out=out, threads=threads, release_chunks=release_chunks)
+        command = [sys.executable, "-m", "s2p_runtime.bench.memory_pass", request.model_dump_json()]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode < 0:
             raise S2PError(f"the memory pass was ended by signal {-done.returncode}", "is there enough memory?")
@@ -90,16 +99,11 @@ def memory_of_a_picture(folder: Path, threads: int | None, release_chunks: bool 
 
 def main(arguments: list[str]) -> int:
     """Entry of the process."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--release-chunks", action="store_true")
-    given = parser.parse_args(arguments)
     try:
-        bundle = open_bundle(given.folder)
-        backend = open_backend(bundle, release_chunks=given.release_chunks)
-        write_contract(given.out, measure_memory(bundle, backend, given.threads, Probes()))
+        asked = MemoryRequest.model_validate_json(arguments[0])
+        bundle = open_bundle(asked.bundle)
+        backend = open_backend(bundle, release_chunks=asked.release_chunks)
+        write_contract(asked.out, measure_memory(bundle, backend, asked.threads, Probes()))
     except S2PError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -122,12 +122,13 @@ def evaluate(
 
     Args:
         source: checkpoint, bundle, or a model (against itself under its own plan), opened or its path; None is the built-in model.
-        prompts: a file or texts; those that the floating-point model names when None. Prompt k is drawn with seed ``seed + k``.
+        prompts: a file or texts; those that the floating-point model names when None.
         model: the floating-point model of a checkpoint or a bundle, when it is not the built-in one.
         count: only the first so many prompts.
         size, lora: of the floating-point model where it is not open yet, see :func:`load`.
         scheduler, steps, guidance: of a model, see :func:`quantize`; checkpoints and bundles have their own.
         device: where torch runs U-Nets, see :func:`quantize`.
+        seed: prompt k is drawn from ``seed + k``.
         metrics: names; all when None.
         clip: folder of a CLIP model for the CLIP score; the model's own or one in a known place when None.
         grid: PNG to write with the first pictures: floating point, quantized, difference.

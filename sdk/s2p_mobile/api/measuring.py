@@ -43,11 +43,11 @@ def sensitivity(
         model: opened, diffusers folder or ``.safetensors`` file; None is the built-in model.
         out: JSON file to write as well, for a later :func:`quantize`.
         estimator: by name, such as ``fisher``, ``hutchinson``, ``sqnr`` and ``gradient``.
-        prompts: a file or texts; the model's own when None. The first four are drawn, prompt k from seed ``seed + k``.
+        prompts: a file or texts; the model's own when None. The first four are drawn, prompt k from ``seed + k``.
         calls: U-Net calls to look at; the estimator's own number when None.
         split_shortcuts: as in the recipe that the result is for: both halves of a shortcut's input apart, or together.
         size, lora: of a model that is not open yet, see :func:`load`.
-        scheduler, steps, guidance, device: see :func:`quantize`, whose defaults are the same.
+        scheduler, steps, guidance, device, seed: see :func:`quantize`, whose defaults are the same.
         force: replace what lies at ``out``.
         progress: see :class:`ProgressEvent`.
 
@@ -139,11 +139,11 @@ def latents(
     Args:
         model: opened, diffusers folder or ``.safetensors`` file; None is the built-in model.
         out: folder of the data set. It appears when it is complete.
-        prompts: a file or texts, prompt k from seed ``seed + k``. When None the model's own, as often as a training's default needs.
+        prompts: a file or texts, prompt k from ``seed + k``. When None the model's own, as often as a training's default needs.
         count, subset_seed: only so many of the prompts: the first, or those that the seed picks.
         features: store the block outputs too, float16; several times larger.
         size, lora: of a model that is not open yet, see :func:`load`.
-        scheduler, steps, guidance, device: see :func:`quantize`, whose defaults are the same.
+        scheduler, steps, guidance, device, seed: see :func:`quantize`, whose defaults are the same.
         resume: go on with an unfinished set of the same settings; a finished one is opened as it is.
         force: replace what lies at ``out``.
         progress: see :class:`ProgressEvent`.

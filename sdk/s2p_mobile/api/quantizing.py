@@ -87,13 +87,14 @@ def quantize(
         recipe: a built-in one by name, a ``.yaml`` file or a :class:`Recipe`; the family's when None.
         method: by name; ``s2p`` trains, ``adaround`` and ``gptq`` stop before that, ``rtn`` rounds to nearest.
         pipeline: ``s2p``, ``serial`` or ``parallel`` training; the recipe's when None.
-        prompts: calibration prompts, a file or texts; the model's own when None. Prompt k is drawn from seed ``seed + k``.
+        prompts: calibration prompts, a file or texts; the model's own when None. Prompt k is drawn from ``seed + k``.
         count, subset_seed: only so many of the prompts: the first, or those that the seed picks.
         size, lora: of a model that is not open yet, see :func:`load`.
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. Classifier-free; of a latent consistency model, built into its time path.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        seed: of the first prompt's noise, and of all random numbers of a method.
         latents: a finished data set of :func:`latents`, of the same settings.
         sensitivity: a result of :func:`sensitivity`, of the same settings, to rank layers by.
         resume: go on with an interrupted training.

@@ -88,18 +88,21 @@ def run(arguments: list[str]) -> int:
 
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 """A parameter as messages of the library name it, see :mod:`s2p_runtime.errors`."""
-_ONE_OF = {"labels": "label", "bundles": "bundle"}
-"""Parameters that take a list, whose options are given once for each."""
+_SPELLED = {"labels": "label", "bundles": "bundle", "split_shortcuts=False": "whole-shortcuts"}
+"""Options that are not called as their parameters: those of lists, which are given once for each, and the other side of a switch."""
 
 
 def as_options(message: str) -> str:
     """A library's message for people at the command line: its parameters in backticks become options."""
 
-    def option(found: re.Match[str]) -> str:
-        name = "--" + _ONE_OF.get(found[1], found[1]).replace("_", "-")
-        return name if found[2] is None else f"{name} {found[2]}"
+    def spelled(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        if value in ("True", "False"):
+            name, value = (name if value == "True" else f"{name}={value}"), None
+        option = "--" + _SPELLED.get(name, name.replace("_", "-"))
+        return option if value is None else f"{option} {value}"
 
-    return _PARAMETER.sub(option, message)
+    return _PARAMETER.sub(spelled, message)
 
 
 def _interrupted() -> int:

@@ -31,7 +31,7 @@ class QuantizationJob:
         work: folder in which a trained method keeps its state, log and latents; None keeps nothing.
         resume: go on with the state in ``work``.
         latents: a finished latent data set to use instead of drawing one.
-        sensitivity: of every layer, to use instead of measuring it (see :mod:`s2p_mobile.quantize.sensitivity.reuse`).
+        sensitivity: of every layer, to use instead of measuring it (see :mod:`s2p_mobile.quantize.preparation.given_sensitivity`).
     """
 
     model: Model

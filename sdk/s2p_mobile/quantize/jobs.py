@@ -10,9 +10,9 @@ import torch
 
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.methods.registry import recipe_for
+from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
 from s2p_mobile.quantize.recipes import Recipe, load_recipe
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
-from s2p_mobile.quantize.sensitivity.reuse import sensitivity_for
 from s2p_mobile.sources.default_prompts import Prompts, calibration_prompts
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.picture_size import SizeLike

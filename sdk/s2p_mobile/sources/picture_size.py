@@ -10,9 +10,6 @@ from s2p_converters.core.graph import UNetStructure
 from s2p_runtime.bundle import parse_size
 from s2p_runtime.errors import S2PError
 
-SizeLike: TypeAlias = "PictureSize | tuple[int, int] | str"
-"""Width and height in pixels: (512, 768) or ``512x768``."""
-
 
 @dataclass(frozen=True)
 class PictureSize:
@@ -43,6 +40,10 @@ class PictureSize:
         if value is None or isinstance(value, PictureSize):
             return value
         return cls.parse(value if isinstance(value, str) else "x".join(map(str, value)))
+
+
+SizeLike: TypeAlias = PictureSize | tuple[int, int] | str
+"""Width and height in pixels: (512, 768) or ``512x768``."""
 
 
 def vae_factor(vae_config: Mapping[str, Any]) -> int:

@@ -33,7 +33,7 @@ def test_overflow_is_an_error_that_names_the_layer(checkpoint: Checkpoint) -> No
     layer = next(layer for layer in checkpoint.layers.values() if layer.weight_bits == 4)
     check_float16_range(layer, CoreMLOptions())
     width = int(FLOAT16_MAX * 8 / 7) + 8
-    wide = dataclasses.replace(layer, integers=np.full((1, width), 7, np.int8), scale=layer.scale[:1])
+    wide = dataclasses.replace(layer, stored=np.full((1, width), 7, np.int8), scale=layer.scale[:1])
     with pytest.raises(S2PError, match=layer.spec.name.replace(".", r"\.")):
         check_float16_range(wide, CoreMLOptions())
     huge = dataclasses.replace(layer, activation_scale=np.full_like(layer.activation_scale, 600.0))

@@ -35,7 +35,7 @@ def random_layer(spec: LayerSpec, weight_bits: int = 8, activation_bits: int = 8
         spec=spec,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        integers=rng.integers(-top, top, spec.weight_shape).astype(np.int8),
+        stored=rng.integers(-top, top, spec.weight_shape).astype(np.int8),
         scale=rng.uniform(0.001, 0.02, spec.out_channels).astype(np.float16),
         bias=rng.normal(size=spec.out_channels).astype(np.float32) if spec.bias else None,
         activation_scale=np.array([0.011, 0.3, 0.07], np.float32),
@@ -202,7 +202,7 @@ def test_datatypes_and_integers_are_read_back_from_the_file() -> None:
     assert summary.delegates == ("XnnpackBackend",) and not summary.operators
     assert [node.datatypes for node in summary.layers] == [("qdint8", "qcint4", "fp32")] * 2
     check_integers(summary, [name], {name: layer}, "pinned")
-    other = QuantizedLayer(**{**vars(layer), "integers": np.where(layer.integers == 3, 2, layer.integers).astype(np.int8)})
+    other = QuantizedLayer(**{**vars(layer), "stored": np.where(layer.integers == 3, 2, layer.integers).astype(np.int8)})
     with pytest.raises(CheckFailed, match="holds other integers"):
         check_integers(summary, [name], {name: other}, "pinned")
     with pytest.raises(CheckFailed, match="instead of qint8"):

@@ -14,10 +14,10 @@ from s2p_converters.core.plan import plan_for
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.jobs import make_job
 from s2p_mobile.quantize.methods.registry import recipe_for
+from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
 from s2p_mobile.quantize.preparation.starting_point import planned_bits
 from s2p_mobile.quantize.recipes import CalibrationRule, MixedRule
 from s2p_mobile.quantize.sensitivity import collect_samples, measure, read_sensitivity, write_sensitivity
-from s2p_mobile.quantize.sensitivity.reuse import sensitivity_for
 from s2p_mobile.quantize.sensitivity.samples import spread_calls
 from s2p_mobile.sources.model import open_model
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet
@@ -152,7 +152,7 @@ def test_a_file_of_whole_shortcuts_is_for_methods_that_keep_them(tmp_path: Path)
     asked, path = job(), tmp_path / "whole.json"
     found = measure(asked.model, asked.plan, asked.prompts[:1], asked.guidance, "gradient", bits=(4, 8), split_shortcuts=False)
     write_sensitivity(path, found)
-    with pytest.raises(S2PError, match=r"no layer \S+conv_shortcut\.0; .* `split_shortcuts`"):
+    with pytest.raises(S2PError, match=r"no layer \S+conv_shortcut\.0; .* `split_shortcuts=True`"):
         sensitivity_for(asked, path)
     baselines = replace(asked, recipe=recipe_for("ptq4dm", asked.recipe))
     assert sensitivity_for(baselines, path) == found and recipe_for("s2p", asked.recipe) == asked.recipe

@@ -175,3 +175,42 @@ def test_shared_state_gives_the_same_bits(tmp_path: Path) -> None:
     assert len(reports) == 2 and all(report["equal"] and report["right"] for report in reports)
     # 60 numbers, largest first: 30 and 12 + 7 + 5 + 5 + 1.
     assert sorted(report["held"] for report in reports) == [30, 30]
+
+
+CHECKPOINT = """
+import json, os, sys
+from pathlib import Path
+import s2p_mobile
+from s2p_mobile.quantize import checkpointing
+from s2p_runtime.files import sha256_file
+
+model, out, full = sys.argv[1:]
+if full == "full":
+    def write_checkpoint(*_):
+        raise s2p_mobile.S2PError("no space left", "free some")
+    checkpointing.write_checkpoint = write_checkpoint
+try:
+    made = s2p_mobile.quantize(model, method="rtn", recipe="w8a8", steps=1, count=1, out=out, device="cpu")
+    said = sha256_file(made.folder / "unet.safetensors")
+except s2p_mobile.S2PError as error:
+    said = error.problem
+print(json.dumps({"rank": int(os.environ["RANK"]), "said": said}))
+"""
+
+
+@pytest.mark.parametrize(("full", "expected"), [("", None), ("full", ["no space left", "another process of this job failed"])])
+def test_every_process_gets_the_checkpoint_or_the_error(
+    make_job: Callable[..., QuantizationJob], tmp_path: Path, full: str, expected: list[str] | None
+) -> None:
+    """The main process alone writes; the others wait for it and read what it wrote."""
+    (tmp_path / "script.py").write_text(CHECKPOINT)
+    arguments = [str(make_job().model.folder), str(tmp_path / "ck"), full]
+    command = [*LAUNCH, "--main_process_port", "0", str(tmp_path / "script.py"), *arguments]
+    run = subprocess.run(command, capture_output=True, check=False, text=True, env=ENVIRONMENT, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    reports = sorted(
+        (json.loads(report) for report in re.findall(r'\{"rank".*?\}', run.stdout)), key=lambda report: report["rank"]
+    )
+    written = hashlib.sha256((tmp_path / "ck" / "unet.safetensors").read_bytes()).hexdigest() if expected is None else ""
+    assert [report["said"] for report in reports] == (expected or [written, written])
+    assert (tmp_path / "ck").exists() is (expected is None)

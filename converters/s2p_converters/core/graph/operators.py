@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -70,12 +71,48 @@ class FloatLayer(nn.Module):
         return self.spec.apply(x, self.weight, self.bias)
 
 
-class Operators:
-    """The operators of a float graph in plain torch. Subclasses replace what their target needs otherwise."""
+Value = TypeVar("Value")
+"""What a graph computes with: a tensor, or something that stands for one in a program that is being written."""
+
+
+class GraphOperators(ABC, Generic[Value]):
+    """What a graph needs of the arithmetic that it is built on."""
 
     def constant(self, value: float) -> float:
         """A scalar of the arithmetic (an epsilon, an attention scale) as the program stores it. Here: unchanged."""
         return value
+
+    @abstractmethod
+    def layer(self, spec: LayerSpec) -> nn.Module:
+        """A module called as ``layer(x, row)``."""
+
+    @abstractmethod
+    def group_norm(self, x: Value, norm: nn.GroupNorm) -> Value:
+        """GroupNorm of x [B, C, H, W]."""
+
+    @abstractmethod
+    def layer_norm(self, x: Value, norm: nn.LayerNorm) -> Value:
+        """LayerNorm of x [B, N, C] over the last axis."""
+
+    @abstractmethod
+    def attention(self, q: Value, k: Value, v: Value, heads: int) -> Value:
+        """Multi-head attention: q [B, N, C], k and v [B, M, C] -> [B, N, C], scaled by 1 / sqrt(C / heads)."""
+
+    @abstractmethod
+    def silu(self, x: Value) -> Value:
+        """x * sigmoid(x)."""
+
+    @abstractmethod
+    def gelu(self, x: Value) -> Value:
+        """Exact (erf) GELU."""
+
+    @abstractmethod
+    def upsample(self, x: Value) -> Value:
+        """Nearest-neighbour upsampling by two."""
+
+
+class Operators(GraphOperators[Tensor]):
+    """The operators of a float graph in plain torch. Subclasses replace what their target needs otherwise."""
 
     def layer(self, spec: LayerSpec) -> nn.Module:
         """A module called as ``layer(x, row)``."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from s2p_converters.core.graph.operators import LayerSpec, Operators, StepRow
+from s2p_converters.core.graph.operators import GraphOperators, LayerSpec, StepRow
 from s2p_converters.core.graph.structure import BlockStructure, UNetStructure, block_specs, layer_specs, shortcut_specs
 
 
@@ -21,7 +22,7 @@ class _Resnet(nn.Module):
     conv_shortcut: nn.Module | None
 
     def __init__(
-        self, name: str, specs: dict[str, LayerSpec], parts: tuple[int, ...], structure: UNetStructure, ops: Operators
+        self, name: str, specs: dict[str, LayerSpec], parts: tuple[int, ...], structure: UNetStructure, ops: GraphOperators[Any]
     ) -> None:
         """
         Args:
@@ -78,7 +79,7 @@ def split_shortcuts(weights: Mapping[str, Tensor], structure: UNetStructure) -> 
 
 
 class _Attention(nn.Module):
-    def __init__(self, name: str, specs: dict[str, LayerSpec], heads: int, ops: Operators) -> None:
+    def __init__(self, name: str, specs: dict[str, LayerSpec], heads: int, ops: GraphOperators[Any]) -> None:
         super().__init__()
         self.ops, self.heads = ops, heads
         self.to_q = ops.layer(specs[f"{name}.to_q"])
@@ -94,7 +95,7 @@ class _Attention(nn.Module):
 class _GatedProjection(nn.Module):
     """GEGLU: the first half of the projection times the GELU of the second half."""
 
-    def __init__(self, name: str, specs: dict[str, LayerSpec], ops: Operators) -> None:
+    def __init__(self, name: str, specs: dict[str, LayerSpec], ops: GraphOperators[Any]) -> None:
         super().__init__()
         self.ops = ops
         self.proj = ops.layer(specs[f"{name}.proj"])
@@ -105,7 +106,7 @@ class _GatedProjection(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    def __init__(self, name: str, specs: dict[str, LayerSpec], ops: Operators) -> None:
+    def __init__(self, name: str, specs: dict[str, LayerSpec], ops: GraphOperators[Any]) -> None:
         super().__init__()
         # Index 1 is diffusers' dropout, which has no parameters; it stays empty so that the names agree.
         gated = _GatedProjection(f"{name}.net.0", specs, ops)
@@ -116,7 +117,9 @@ class _FeedForward(nn.Module):
 
 
 class _TransformerLayer(nn.Module):
-    def __init__(self, name: str, specs: dict[str, LayerSpec], channels: int, block: BlockStructure, ops: Operators) -> None:
+    def __init__(
+        self, name: str, specs: dict[str, LayerSpec], channels: int, block: BlockStructure, ops: GraphOperators[Any]
+    ) -> None:
         super().__init__()
         self.ops, self.only_cross = ops, block.only_cross_attention
         heads = block.heads
@@ -144,7 +147,7 @@ class _Transformer(nn.Module):
         depth: int,
         block: BlockStructure,
         structure: UNetStructure,
-        ops: Operators,
+        ops: GraphOperators[Any],
     ) -> None:
         super().__init__()
         self.ops, self.linear = ops, structure.linear_projection
@@ -178,7 +181,7 @@ class _Transformer(nn.Module):
 class _Resample(nn.Module):
     """Strided convolution (down) or nearest upsampling and convolution (up)."""
 
-    def __init__(self, spec: LayerSpec, down: bool, ops: Operators) -> None:
+    def __init__(self, spec: LayerSpec, down: bool, ops: GraphOperators[Any]) -> None:
         super().__init__()
         self.ops, self.down = ops, down
         self.pad = down and spec.padding == 0
@@ -216,7 +219,7 @@ class _Block(nn.Module):
     downsamplers: nn.ModuleList
     upsamplers: nn.ModuleList
 
-    def __init__(self, block: BlockStructure, structure: UNetStructure, ops: Operators) -> None:
+    def __init__(self, block: BlockStructure, structure: UNetStructure, ops: GraphOperators[Any]) -> None:
         super().__init__()
         self.name, self.kind = block.name, block.name.split("_")[0]
         specs = {spec.name: spec for spec in block_specs(block, structure)}
@@ -277,7 +280,7 @@ class _Block(nn.Module):
 class StepUNet(nn.Module):
     """U-Net that takes the call index instead of a timestep."""
 
-    def __init__(self, structure: UNetStructure, tables: nn.Module, ops: Operators) -> None:
+    def __init__(self, structure: UNetStructure, tables: nn.Module, ops: GraphOperators[Any]) -> None:
         """
         Args:
             structure: from :meth:`UNetStructure.from_config`.

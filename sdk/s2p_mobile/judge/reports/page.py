@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from itertools import chain, groupby
 
 from s2p_mobile.judge.reports.charts import Series, distribution, line_chart, style
@@ -14,29 +15,8 @@ from s2p_runtime.report import BenchReport
 
 _MOST_SENSORS = 8
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; --bad: #c0392b; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--soft); }
-td { font-variant-numeric: tabular-nums; max-width: 22rem; overflow-wrap: anywhere; }
-tbody th { font-weight: 400; white-space: nowrap; }
-tr.section th { font-weight: 600; padding-top: 1rem; border-bottom-color: var(--line); }
-.ratio { opacity: .65; margin-left: .5em; white-space: nowrap; } .bad { color: var(--bad); font-weight: 600; }
-.notes { padding-left: 1.2rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.5rem; }
-figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
-svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
-.grid { stroke: currentColor; stroke-opacity: .13; } .line { fill: none; stroke-width: 1.8; }
-.key { display: inline-block; width: 1.6rem; height: 0; border-top: 3px solid; vertical-align: middle; margin-right: .4rem; }
-.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1.2rem; font-size: 13px; margin: .3rem 0; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
-.pictures img { width: 14rem; max-width: 100%; image-rendering: pixelated; display: block; }
-.pictures figcaption { font-weight: 400; font-size: 13px; max-width: 14rem; overflow-wrap: anywhere; }
-.empty { opacity: .7; }
-"""
+_STYLE = "page.css"
+"""Beside this module."""
 
 
 def _text(value: str) -> str:
@@ -64,11 +44,12 @@ def render_page(entries: Sequence[Entry], golden: Mapping[tuple[str, str], Golde
     )
     # The policy forbids every request: the page cannot load anything even if a text got through unescaped.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    style_sheet = files(__package__).joinpath(_STYLE).read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(sections) + "\n</body></html>\n"
+        f"<title>{title}</title><style>\n{style_sheet}</style></head>\n<body>\n" + "\n".join(sections) + "\n</body></html>\n"
     )
 
 

@@ -51,7 +51,7 @@ def round_layer(
         spec=spec,
         weight_bits=bits,
         activation_bits=activation_bits,
-        integers=quantize_weight(weight, scale, bits),
+        stored=quantize_weight(weight, scale, bits),
         scale=scale.numpy().astype(np.float16),
         bias=None if layer.bias is None else layer.bias.data.numpy().astype(np.float32),
         activation_scale=None if activation_scale is None else activation_scale.numpy().astype(np.float32),

@@ -129,7 +129,7 @@ def _quantized_layers(student: StepUNet) -> Mapping[str, QuantizedLayer]:
             spec=layer.spec,
             weight_bits=layer.weight_bits,
             activation_bits=layer.activation_bits,
-            integers=layer.integers().cpu().numpy(),
+            stored=layer.integers().cpu().numpy(),
             scale=layer.scale.cpu().numpy().astype(np.float16),
             bias=None if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float32),
             activation_scale=None if table is None else table[:, column].cpu().numpy().astype(np.float32),

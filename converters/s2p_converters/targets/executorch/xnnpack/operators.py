@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.core.graph import LayerSpec, Operators
+from s2p_converters.core.graph import GraphOperators, LayerSpec
 from s2p_converters.targets.executorch.xnnpack.subgraph import Array32, Subgraph, Value, Weights
 from s2p_converters.targets.executorch.xnnpack.symbols import Symbol, upsample_twice
 from s2p_runtime.errors import S2PError
@@ -132,7 +132,7 @@ def _scalar(graph: Subgraph, column: Symbol, axes: int) -> Value:
     return graph.reshape(column.value, (1,) * axes)
 
 
-class XnnpackOperators(Operators):
+class XnnpackOperators(GraphOperators[Symbol]):
     """Writes operators into a subgraph; tensors are :class:`Symbol` throughout."""
 
     def __init__(
@@ -229,7 +229,7 @@ class XnnpackOperators(Operators):
     def _parameters(self, norm: nn.Module) -> tuple[Array32, Array32]:
         return norm.weight.detach().numpy(), norm.bias.detach().numpy()  # type: ignore[operator]
 
-    def group_norm(self, x: Symbol, norm: nn.GroupNorm) -> Symbol:  # type: ignore[override]
+    def group_norm(self, x: Symbol, norm: nn.GroupNorm) -> Symbol:
         """Mean and variance per image and group, from per-channel means; a pending shift costs nothing per element."""
         graph = self.graph
         shift, value = x.shift, Symbol(x.graph, x.value, True, None, x.border, x.upsampled).settle().value
@@ -254,7 +254,7 @@ class XnnpackOperators(Operators):
         out = graph.multiply(centred, graph.multiply(inverse, graph.constant(gamma.reshape(1, 1, 1, c))))
         return Symbol(graph, graph.add(out, graph.constant(beta.reshape(1, 1, 1, c))), True)
 
-    def layer_norm(self, x: Symbol, norm: nn.LayerNorm) -> Symbol:  # type: ignore[override]
+    def layer_norm(self, x: Symbol, norm: nn.LayerNorm) -> Symbol:
         """Mean and variance over the last axis of [B, N, C]."""
         graph, value = self.graph, x.settle().value
         c = value.shape[-1]
@@ -267,7 +267,7 @@ class XnnpackOperators(Operators):
 
     # The rest
 
-    def attention(self, q: Symbol, k: Symbol, v: Symbol, heads: int) -> Symbol:  # type: ignore[override]
+    def attention(self, q: Symbol, k: Symbol, v: Symbol, heads: int) -> Symbol:
         """Softmax(q k^T / sqrt(d)) v, heads side by side."""
         graph = self.graph
         width = q.shape[2] // heads
@@ -281,18 +281,18 @@ class XnnpackOperators(Operators):
         mixed = graph.batch_matmul(graph.softmax(scores), split(v.settle().value))
         return Symbol(graph, graph.reshape(graph.transpose(mixed, (0, 2, 1, 3)), q.shape), False)
 
-    def silu(self, x: Symbol) -> Symbol:  # type: ignore[override]
+    def silu(self, x: Symbol) -> Symbol:
         """x * sigmoid(x)."""
         settled = x.settle()
         out = self.graph.multiply(settled.value, self.graph.sigmoid(settled.value))
         self._above_silu.add(out.id)
         return Symbol(self.graph, out, settled.channels_last)
 
-    def gelu(self, x: Symbol) -> Symbol:  # type: ignore[override]
+    def gelu(self, x: Symbol) -> Symbol:
         """Exact GELU."""
         return Symbol(self.graph, self.graph.gelu(x.settle().value), x.channels_last)
 
-    def upsample(self, x: Symbol) -> Symbol:  # type: ignore[override]
+    def upsample(self, x: Symbol) -> Symbol:
         """Nearest-neighbour upsampling by two, left pending."""
         settled = x.settle()
         return Symbol(self.graph, settled.value, True, upsampled=True)

@@ -1,4 +1,4 @@
-"""Imports point one way, s2p_mobile -> s2p_converters -> s2p_runtime, and the runtime stays light."""
+"""Imports point one way and in no circle, lazy ones too, and the runtime stays light."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = {
-    "s2p_runtime": REPOSITORY / "runtime_py" / "s2p_runtime",
-    "s2p_converters": REPOSITORY / "converters" / "s2p_converters",
-    "s2p_mobile": REPOSITORY / "sdk" / "s2p_mobile",
-}
-FORBIDDEN = {"s2p_runtime": {"s2p_converters", "s2p_mobile"}, "s2p_converters": {"s2p_mobile"}, "s2p_mobile": set()}
+from import_graph import PACKAGES, Graph, circles, module_files, neighbours, read_graph
+
+LEVELS = (
+    ("s2p_mobile.__main__",),
+    ("s2p_mobile.cli",),
+    ("s2p_mobile",),
+    ("s2p_mobile.api",),
+    ("s2p_mobile.quantize", "s2p_mobile.judge", "s2p_mobile.devices", "s2p_converters.targets"),
+    ("s2p_mobile.sources",),
+    ("s2p_mobile.demo", "s2p_converters.core"),
+    ("s2p_converters",),
+    ("s2p_runtime",),
+)
+"""Rooms, from the top: each imports from itself and from those below its level."""
 RUNTIME_NEEDS = {"numpy", "pydantic", "safetensors", "PIL"}
 # Folders of the runtime that are backends, imported only when one is used, and what they may need besides.
 BACKENDS = ("backends", "mil")
@@ -53,12 +60,55 @@ def sources(package: str) -> list[Path]:
     return sorted(PACKAGES[package].rglob("*.py"))
 
 
-@pytest.mark.parametrize("package", list(PACKAGES))
-def test_direction(package: str) -> None:
-    assert sources(package)
-    for path in sources(package):
-        found = imported(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-        assert not found & FORBIDDEN[package], path
+def room(module: str) -> str:
+    """The longest name in :data:`LEVELS` that a module lies in."""
+    rooms = [name for level in LEVELS for name in level if f"{module}.".startswith(f"{name}.")]
+    return max(rooms, key=len)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return read_graph()
+
+
+def test_every_module_has_a_room() -> None:
+    """A new folder beside the known ones is put on a level first; only a package itself may count as the room of its name."""
+    for module in module_files():
+        assert room(module) not in PACKAGES or module in PACKAGES or room(module) == "s2p_runtime", module
+
+
+def test_imports_point_down(graph: Graph) -> None:
+    level = {name: depth for depth, names in enumerate(LEVELS) for name in names}
+    wrong = [
+        f"{module} imports {other}"
+        for module, imported in graph.items()
+        for other in imported
+        if room(module) != room(other) and level[room(module)] >= level[room(other)]
+    ]
+    assert not wrong
+
+
+def test_no_circle_of_modules(graph: Graph) -> None:
+    assert circles(graph) == []
+
+
+def test_no_circle_of_packages(graph: Graph) -> None:
+    """What lies side by side in a package, modules and sub-packages as wholes, does not import in a circle."""
+    packages = {module.rpartition(".")[0] for module in graph if "." in module}
+    assert {package: found for package in sorted(packages) if (found := circles(neighbours(graph, package)))} == {}
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    # No module imports itself in the end, but the packages x and y do.
+    modules = {"p.x.one": {"p.y.two"}, "p.y.two": set(), "p.y.three": {"p.x.four"}, "p.x.four": set()}
+    assert circles(modules) == [] and circles(neighbours(modules, "p")) == [["p.x", "p.y"]]
+
+
+def test_lazy_imports_and_registries_are_seen(graph: Graph) -> None:
+    assert "s2p_mobile.quantize.jobs" in graph["s2p_mobile.api.quantizing"], "imported inside of a function"
+    assert "s2p_converters.core.checkpoint" in graph["s2p_mobile.sources.open_source"]
+    assert "s2p_mobile.quantize.sensitivity" in graph["s2p_mobile.quantize.jobs"], "runs when a module in it is imported"
 
 
 def test_runtime_needs_four_packages() -> None:

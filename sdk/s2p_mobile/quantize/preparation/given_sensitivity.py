@@ -47,6 +47,9 @@ def sensitivity_for(job: QuantizationJob, source: Sensitivity | str | Path) -> S
     names = {layer.name for layer in found.layers}
     for spec in quantized_specs(layer_specs(job.structure), job.recipe):
         if spec.name not in names:
-            ask = "`split_shortcuts`" if job.recipe.split_shortcuts else "`whole_shortcuts`"
-            raise S2PError(f"{path} has no layer {spec.name}", f"measure this model with s2p-mobile sensitivity {ask}")
+            raise S2PError(
+                f"{path} has no layer {spec.name}",
+                f"measure this model again with `split_shortcuts={job.recipe.split_shortcuts}`",
+                "sensitivity",
+            )
     return found
