@@ -41,7 +41,7 @@ import torch
 from full_size_model import CONFIGS, Figures, make, random_integers
 from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.core.reference import Constants, streamed_reference_unet
-from s2p_converters.targets.assembly import folder_bytes
+from s2p_converters.targets.manifest import folder_bytes
 from s2p_runtime.allocator import give_back_large_blocks
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.noise import gaussian
@@ -86,20 +86,20 @@ def coreml(checkpoint: Checkpoint, out: Path) -> Figures:
 
 def executorch(checkpoint: Checkpoint, out: Path) -> Figures:
     """The U-Net of ``s2p-mobile convert --target executorch``."""
-    from s2p_converters.targets.executorch.components import convert_unet
     from s2p_converters.targets.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.xnnpack.lowering import convert_unet
 
     out.mkdir()
-    convert_unet(checkpoint, out / "unet.pte", ExecuTorchOptions())
+    convert_unet(checkpoint, ExecuTorchOptions(), out)
     return {"bytes": folder_bytes(out)}
 
 
 def download(checkpoint: Checkpoint, out: Path) -> Figures:
     """Size of the program in the download form, how long packing takes, and the process's peak by then."""
     from s2p_converters.targets.executorch.archive import packed_bytes
-    from s2p_converters.targets.executorch.components import layer_summaries
     from s2p_converters.targets.executorch.options import ExecuTorchOptions
     from s2p_converters.targets.executorch.xnnpack.inspection import read_program
+    from s2p_converters.targets.executorch.xnnpack.lowering import layer_summaries
 
     start = time.perf_counter()
     data = (out / "unet.pte").read_bytes()
@@ -113,18 +113,16 @@ def download(checkpoint: Checkpoint, out: Path) -> Figures:
 
 def fingerprint(out: Path) -> Figures:
     """Moments of the package's constants."""
-    from s2p_runtime.fingerprint import constant_moments
+    from s2p_runtime.hosts.coreml.fingerprint import constant_moments
 
     return {"constants": len(constant_moments(out, {"unet": "unet.mlpackage"}))}
 
 
 def call_inputs(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     """Noise for one U-Net call: the state, the text and, of SDXL, the time table."""
-    from s2p_converters.targets.coreml.components import unet_ports
-    from s2p_converters.targets.coreml.options import CoreMLOptions
+    from s2p_converters.targets.interface import unet_inputs
 
-    latents = checkpoint.manifest.latents
-    ports, _ = unet_ports(checkpoint, CoreMLOptions(), (latents.height, latents.width))
+    ports = unet_inputs(checkpoint, "int32")
     return {
         port.name: np.zeros(1, np.int32) if port.name == "step" else gaussian(1, port.shape, stream=place)
         for place, port in enumerate(ports)
@@ -145,7 +143,7 @@ def verify_coreml(checkpoint: Checkpoint, out: Path) -> Figures:
     """One call of the package in the interpreter, in float64."""
     from s2p_converters.targets.coreml.components import program_constants
     from s2p_converters.targets.coreml.options import CoreMLOptions
-    from s2p_runtime.mil import load_program
+    from s2p_runtime.hosts.coreml.mil import load_program
 
     feeds = call_inputs(checkpoint)
     found = load_program(out / "unet.mlpackage").run(feeds, compute="float64")["noise_pred"]
@@ -159,8 +157,8 @@ def verify_coreml(checkpoint: Checkpoint, out: Path) -> Figures:
 
 def verify_executorch(checkpoint: Checkpoint, out: Path) -> Figures:
     """One call of the .pte in ExecuTorch's runtime."""
-    from s2p_converters.targets.executorch.components import program_constants
     from s2p_converters.targets.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.target import TARGET
 
     with quiet_import():
         from executorch.runtime import Runtime
@@ -172,7 +170,7 @@ def verify_executorch(checkpoint: Checkpoint, out: Path) -> Figures:
     found = method.execute(inputs)[0].numpy().copy()
     call = time.perf_counter() - start
     del method
-    constants = program_constants(ExecuTorchOptions())
+    constants = TARGET.constants(ExecuTorchOptions())
     wanted = torch_output(checkpoint, constants, feeds)
     # Rounding is chaotic: what torch itself loses in float32 is the measure of what a right program may lose.
     single = torch_output(checkpoint, constants, feeds, torch.float32)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.targets.assembly import folder_bytes
+from s2p_converters.targets.manifest import folder_bytes
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_runtime.quiet import quiet_import
 

@@ -49,7 +49,7 @@ def _lines(bundle: Bundle, runs: Sequence[GoldenReplay]) -> list[str]:
     """What people read: one thing a line, its name first."""
     manifest = bundle.manifest
     plan, unet = manifest.plan, manifest.quantization
-    sizes = ", ".join(size.title for size in manifest.picture_sizes)
+    sizes = ", ".join(size.title for size in manifest.sizes)
     missing = _engine(bundle)
     named = {
         "bundle": f"{manifest.name}, {manifest.family} for {manifest.target}, by {manifest.producer}",

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.bundle import Bundle
-
 Array32 = NDArray[np.float32]
 Compute = Literal["declared", "float64"]
-COMPONENTS = ("text_encoder", "time_table", "unet", "vae_decoder")
-"""In the order in which a picture needs them; ``time_table`` is SDXL's."""
-
-
-def components_of(bundle: Bundle) -> tuple[str, ...]:
-    """Those of :data:`COMPONENTS` that a bundle has."""
-    return tuple(name for name in COMPONENTS if name != "time_table" or bundle.manifest.conditioning is not None)
 
 
 class Backend(Protocol):
@@ -27,7 +19,7 @@ class Backend(Protocol):
     """
 
     def load(self, component: str) -> None:
-        """Load one of :data:`COMPONENTS` now."""
+        """Load a component now: one of :func:`s2p_runtime.conditioning.components_of`."""
         ...
 
     def describe(self, component: str) -> str:
@@ -42,21 +34,21 @@ class Backend(Protocol):
         """
         ...
 
-    def encode_text(self, input_ids: NDArray[np.int32]) -> Array32:
-        """int32 [1, N] -> float32 [1, N, D]."""
+    def run(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Array32]:
+        """One call of a component that encodes prompts: inputs by name -> outputs by name, as the manifest has them."""
         ...
 
-    def encode_pooled(self, input_ids: NDArray[np.int32], second_input_ids: NDArray[np.int32]) -> tuple[Array32, Array32]:
-        """SDXL: token ids [1, N] for each text encoder -> hidden states [1, N, D], pooled text [1, P]."""
-        ...
+    def predict(self, sample: Array32, step: int, conditions: Mapping[str, Array32]) -> Array32:
+        """One U-Net call.
 
-    def time_table(self, pooled: Array32, time_ids: Array32) -> Array32:
-        """SDXL: pooled text [B, P], time ids [B, 6] -> time table [B, T, K]."""
-        ...
+        Args:
+            sample: scaled states [B, C, H, W].
+            step: index of the call.
+            conditions: :attr:`s2p_runtime.conditioning.Conditions.inputs`, [B, ...] each.
 
-    def predict(self, sample: Array32, step: int, embeddings: Array32, time_table: Array32 | None = None) -> Array32:
-        """One U-Net call: scaled states [B, C, H, W], call index, embeddings [B, N, D], and with SDXL the prompt's time table
-        [B, T, K] -> raw output [B, C, H, W]."""
+        Returns:
+            Raw output [B, C, H, W].
+        """
         ...
 
     def decode(self, latents: Array32) -> Array32:

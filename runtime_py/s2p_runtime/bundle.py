@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from s2p_runtime.chunks import check_chunks, unet_interface
 from s2p_runtime.component import TARGET_PATTERN, Component
 from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside, list_files, sha256_file
 from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.unet_programs import check_chunks, unet_interface
 
 BUNDLE_FORMAT: Final = "s2p-bundle"
 BUNDLE_VERSION: Final = 1
@@ -197,13 +197,6 @@ class BundleManifest(Contract):
         for size in self.sizes[1:]:
             if size.check is None or size.check not in self.files:
                 raise ValueError(f"sizes: file {size.check} of {size.title} is not listed")
-
-    def time_ids(self, size: PictureSize | None = None) -> NDArray[np.float32]:
-        """SDXL's time ids for every branch, float32 [B, 6]; None: the bundle's own size."""
-        assert self.conditioning is not None
-        own = size is None or size.title == self.sizes[0].title
-        ids = self.conditioning.time_ids if own or size is None else size_ids(size.width, size.height)
-        return np.tile(np.array([ids], np.float32), (2 if self.guidance > 1 else 1, 1))
 
     @property
     def unet_programs(self) -> dict[str, Component]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from s2p_runtime.backends import Backend, Compute
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.errors import S2PError
-from s2p_runtime.executorch import ExecuTorchBackend
-from s2p_runtime.mil_backend import InterpreterBackend
+from s2p_runtime.hosts import host_of
 
 
 def open_backend(bundle: Bundle, compute: Compute = "declared", release_chunks: bool = False) -> Backend:
-    """The backend for a bundle's target.
+    """The backend of the host of a bundle's target.
 
     Args:
+        compute: ``float64`` for an exact evaluation where the host has one; others always compute as the programs do.
         release_chunks: where the U-Net is several programs, load each for every call and let go of it: slower, and of the U-Net
             no more than the largest program is in memory.
-        compute: for Core ML bundles, how the reference interpreter computes; ExecuTorch programs always run as they are.
 
     Raises:
-        S2PError: another target or engine than this machine has, or nothing to release.
+        S2PError: a target or engine that this machine does not have, or nothing to release.
     """
     if release_chunks and not bundle.manifest.chunks:
         raise S2PError(
@@ -26,11 +25,4 @@ def open_backend(bundle: Bundle, compute: Compute = "declared", release_chunks: 
             "leave `release_chunks` out, or convert with `chunks`",
             "release_chunks",
         )
-    if bundle.manifest.target == "coreml":
-        return InterpreterBackend(bundle, compute, release_chunks)
-    if bundle.manifest.target == "executorch":
-        return ExecuTorchBackend(bundle, release_chunks)
-    raise S2PError(
-        f"{bundle.folder.name} is a bundle for {bundle.manifest.target}; this s2p-mobile runs coreml and executorch",
-        "install what runs it, or convert the checkpoint for one of these",
-    )
+    return host_of(bundle).open(bundle, compute, release_chunks)

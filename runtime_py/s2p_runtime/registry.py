@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Generic, TypeVar, cast
 
 from s2p_runtime.errors import S2PError
@@ -20,11 +21,13 @@ class BuiltIn:
 
     Attributes:
         place: ``module:attribute``; imported when it is asked for.
-        extra: what pip installs for it (``s2p-mobile[executorch]``), where it needs more than the package itself.
+        extra: what pip installs for it (``name[extra]``), where it needs more than the package itself.
+        needs: top-level packages of that extra which the module at ``place`` does not import by itself: it is left out without them.
     """
 
     place: str
     extra: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 class Registry(Generic[Entry]):
@@ -65,6 +68,7 @@ class Registry(Generic[Entry]):
         if name in self._built_in:
             own = self._built_in[name]
             try:
+                _require(own.needs)
                 return _import(own.place)
             except ImportError as error:
                 if own.extra is None:
@@ -74,7 +78,7 @@ class Registry(Generic[Entry]):
                     f"{self.kind} {name!r} needs {lacking}, which is not installed", f"run pip install '{own.extra}'"
                 ) from error
         if name not in self._plugins:
-            raise S2PError(f"unknown {self.kind} {name!r}", f"there are {self._listing()}", self.kind)
+            raise S2PError(f"unknown {self.kind} {name!r}", f"there are {self.listing}", self.kind)
         point = self._plugins[name]
         try:
             return cast(Entry, point.load())
@@ -106,7 +110,9 @@ class Registry(Generic[Entry]):
                 reasons[name] = str(error)
         return reasons
 
-    def _listing(self) -> str:
+    @property
+    def listing(self) -> str:
+        """Every name for a message, and for what cannot be used what would mend that."""
         usable, lacking = ", ".join(self.entries) or "none", self.broken
         hints = [f"{name} ({self._hint(name)})" for name in lacking]
         return usable if not hints else f"{usable}; not usable: {', '.join(hints)}"
@@ -116,6 +122,13 @@ class Registry(Generic[Entry]):
         if own is not None and own.extra is not None:
             return f"pip install '{own.extra}'"
         return f"plug-in {_owner(self._plugins[name])} fails"
+
+
+def _require(packages: Iterable[str]) -> None:
+    """Raise :class:`ImportError` for the first of these that is not installed; nothing is imported."""
+    for name in packages:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _import(place: str) -> Entry:  # type: ignore[type-var]

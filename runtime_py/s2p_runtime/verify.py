@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from s2p_runtime.backends import Array32, Backend, components_of
+from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bundle import Bundle, GoldenRun, PictureSize
-from s2p_runtime.conditions import Conditions, encode_ids
+from s2p_runtime.conditioning import components_of, conditioner_of
 from s2p_runtime.contract import Contract
 from s2p_runtime.drawing import decode_latents, draw_latents
-from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
-from s2p_runtime.fingerprint import FINGERPRINT_FILE, check_fingerprint
+from s2p_runtime.hosts import Host, host_of
 from s2p_runtime.pictures import psnr_db, relative_error
 from s2p_runtime.plan import denoise, guide
 from s2p_runtime.progress import Advance, Progress, Silent
 from s2p_runtime.tensors import read_tensors
 
 Array = NDArray[Any]
-
-TOLERANCE = {
-    "coreml": {"text_encoder": 1e-6, "time_table": 1e-6, "unet": 1e-6, "vae_decoder": 1e-6},
-    "executorch": {"text_encoder": 1e-4, "time_table": 1e-4, "unet": 5e-2, "vae_decoder": 1e-4},
-}
-"""Largest relative error of a component at equal inputs. Core ML programs are evaluated in float64, where they agree with the
-reference to about 1e-12, so what is left is the rounding of the golden tensors to float32 (6e-8) with some room. ExecuTorch
-kernels compute in float32. Float components then differ by summation order (3e-6 measured). In the U-Net a difference of one
-unit in the last place flips some roundings of activations and moves the output by whole grid steps: torch itself in float32 is
-up to 3.9e-2 away from torch in float64 over the calls of the demo model's golden run, and XNNPACK as far."""
 
 SAMPLER_TOLERANCE = 1e-6
 """The plan's rows over recorded outputs: sums in double rounded to float32 on both sides."""
@@ -66,19 +54,8 @@ class Verification(Contract):
     altered_constants: tuple[str, ...] = ()
 
 
-@dataclass
-class _Worst:
-    """Running maximum of relative errors, by component."""
-
-    errors: dict[str, float]
-
-    def update(self, component: str, error: float) -> None:
-        self.errors[component] = max(self.errors[component], error)
-
-
 _GOLDEN_TENSORS = (
     "token_ids",
-    "text_embeddings",
     "initial_latents",
     "noise_pred_calls",
     "noise_pred",
@@ -86,8 +63,7 @@ _GOLDEN_TENSORS = (
     "fp_latents",
     "image",
 )
-_PROMPT_TENSORS = ("pooled_text", "time_ids", "time_table")
-"""Of families whose time table belongs to the prompt."""
+"""Besides those of the prompt, which its conditioner names."""
 
 
 def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:
@@ -97,58 +73,45 @@ def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:
         S2PError: unreadable file or a tensor missing.
     """
     tensors = read_tensors(bundle.path(run.path))
-    for name in (*_GOLDEN_TENSORS, *(() if bundle.manifest.conditioning is None else _PROMPT_TENSORS)):
+    for name in (*_GOLDEN_TENSORS, *conditioner_of(bundle.manifest).tensors):
         if name not in tensors:
             raise S2PError(f"golden run {run.id} of {bundle.folder.name} lacks {name}", "convert the checkpoint again")
     return tensors
 
 
 def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
-    """Run the text encoder, the whole denoising loop and the VAE decoder of every golden run.
+    """Run what encodes prompts, the whole denoising loop and the VAE decoder of every golden run.
 
-    Every U-Net call is checked at its recorded input, then the loop runs freely and its end gives a PSNR. Core ML programs are
-    checked in float64 and run freely in their declared precision, so that the PSNR shows what fp16 arithmetic leaves. Picture
-    sizes beside the bundle's own are checked at their recorded calls.
+    Every U-Net call is checked at its recorded input, then the loop runs freely and its end gives a PSNR. Where the host evaluates
+    exactly, programs are checked in float64 and run freely in their declared precision, so that the PSNR shows what fp16 arithmetic
+    leaves. Picture sizes beside the bundle's own are checked at their recorded calls.
 
     Raises:
         S2PError: a golden run is unreadable, or a component cannot run.
     """
-    target = bundle.manifest.target
-    exact = open_backend(bundle, "float64")
-    declared = open_backend(bundle, "declared") if target == "coreml" else exact
-    tolerances = {name: TOLERANCE[target][name] for name in components_of(bundle)} | {"sampler": SAMPLER_TOLERANCE}
-    worst = _Worst(dict.fromkeys(tolerances, 0.0))
-    listener = progress or Silent()
+    host, listener, calls = host_of(bundle), progress or Silent(), len(bundle.manifest.plan.calls)
+    checks = _Checks(bundle, host)
+    declared = host.open(bundle, "declared") if host.exact else checks.backend
     golden = []
-    calls = len(bundle.manifest.plan.calls)
     for run in bundle.manifest.golden:
         tensors = read_golden(bundle, run)
         with listener.stage(f"golden run {run.id}", 2 * calls) as advance:
-            _check_run(bundle, exact, run, tensors, worst, advance)
-            start = tensors["initial_latents"]
-            final = draw_latents(bundle, declared, recorded(tensors), start, run.seed, lambda *_: advance())
+            checks.golden_run(run, tensors, advance)
+            conditions, start = checks.conditioner.conditions(tensors), tensors["initial_latents"]
+            final = draw_latents(bundle, declared, conditions, start, run.seed, lambda *_: advance())
         psnr = psnr_db(final, tensors["quantized_latents"])
         golden.append(GoldenCheck(id=run.id, latent_psnr_db=_finite(psnr), ok=psnr is None or psnr >= MINIMUM_LATENT_PSNR_DB))
     for size in bundle.manifest.sizes[1:]:
         with listener.stage(f"size {size.title}", 1) as advance:
-            for name, error in size_errors(bundle, exact, size).items():
-                worst.update(name, error)
+            for name, error in size_errors(bundle, checks.backend, size).items():
+                checks.update(name, error)
             advance()
-    components = {
-        name: ComponentCheck(max_relative_error=_finite(error), tolerance=tolerances[name], ok=error <= tolerances[name])
-        for name, error in worst.errors.items()
-    }
-    altered = check_fingerprint(bundle) if FINGERPRINT_FILE in bundle.manifest.files else []
+    components, altered = checks.results(), host.altered_constants(bundle)
     ok = bool(golden) and not altered and all(c.ok for c in components.values()) and all(g.ok for g in golden)
-    return Verification(ok=ok, components=components, golden=tuple(golden), altered_constants=tuple(altered))
+    return Verification(ok=ok, components=components, golden=tuple(golden), altered_constants=altered)
 
 
-def recorded(tensors: dict[str, Array]) -> Conditions:
-    """Conditions as a golden run or the calls of a size hold them."""
-    return Conditions(tensors["text_embeddings"], tensors.get("time_table"))
-
-
-_SIZE_TENSORS = ("text_embeddings", "sample", "noise_pred_calls", "noise_pred", "latents", "image")
+_SIZE_TENSORS = ("sample", "noise_pred_calls", "noise_pred", "latents", "image")
 
 
 def size_errors(bundle: Bundle, backend: Backend, size: PictureSize) -> dict[str, float]:
@@ -158,12 +121,13 @@ def size_errors(bundle: Bundle, backend: Backend, size: PictureSize) -> dict[str
         S2PError: the recorded calls are unreadable, or a component cannot run.
     """
     assert size.check is not None
-    tensors = read_tensors(bundle.path(size.check))
-    for name in (*_SIZE_TENSORS, *(() if bundle.manifest.conditioning is None else ("time_table",))):
+    tensors, conditioner = read_tensors(bundle.path(size.check)), conditioner_of(bundle.manifest)
+    for name in (*_SIZE_TENSORS, *conditioner.size_tensors):
         if name not in tensors:
             raise S2PError(f"{size.check} of {bundle.folder.name} lacks {name}", "convert the checkpoint again")
+    conditions = conditioner.conditions(tensors).inputs
     errors = [
-        relative_error(backend.predict(tensors["sample"], int(call), *recorded(tensors).inputs), expected)
+        relative_error(backend.predict(tensors["sample"], int(call), conditions), expected)
         for call, expected in zip(tensors["noise_pred_calls"], tensors["noise_pred"], strict=True)
     ]
     image = backend.decode(tensors["latents"])
@@ -174,68 +138,62 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _check_run(
-    bundle: Bundle, backend: Backend, run: GoldenRun, tensors: dict[str, Array], worst: _Worst, advance: Advance
-) -> None:
-    """Update ``worst`` with one golden run."""
-    conditioning = bundle.manifest.conditioning
-    if conditioning is None:
-        for row, ids in enumerate(tensors["token_ids"]):
-            worst.update(
-                "text_encoder", relative_error(backend.encode_text(ids[None]), tensors["text_embeddings"][row : row + 1])
+class _Checks:
+    """The checks of one bundle on one host, and the worst error of each component so far."""
+
+    def __init__(self, bundle: Bundle, host: Host) -> None:
+        self.bundle, self.host, self.manifest = bundle, host, bundle.manifest
+        self.backend, self.conditioner = host.open(bundle, "float64"), conditioner_of(bundle.manifest)
+        self._tolerances = {name: host.tolerance(bundle.manifest, name) for name in components_of(bundle)}
+        self._tolerances["sampler"] = SAMPLER_TOLERANCE
+        self._worst = dict.fromkeys(self._tolerances, 0.0)
+
+    def update(self, component: str, error: float) -> None:
+        """Take another error of a component into account."""
+        self._worst[component] = max(self._worst[component], error)
+
+    def results(self) -> dict[str, ComponentCheck]:
+        """Every component's worst error."""
+        return {
+            name: ComponentCheck(
+                max_relative_error=_finite(error), tolerance=self._tolerances[name], ok=error <= self._tolerances[name]
             )
-    else:
-        hidden, pooled = encode_ids(conditioning, bundle.manifest.tokenizer.eos_id, backend.encode_pooled, tensors["token_ids"])
-        worst.update("text_encoder", relative_error(hidden, tensors["text_embeddings"]))
-        worst.update("text_encoder", relative_error(pooled, tensors["pooled_text"]))
-        table = backend.time_table(tensors["pooled_text"], tensors["time_ids"])
-        worst.update("time_table", relative_error(table, tensors["time_table"]))
-    expected = {int(call): tensors["noise_pred"][k] for k, call in enumerate(tensors["noise_pred_calls"])}
-    if len(expected) == len(bundle.manifest.plan.calls):
-        _check_calls(bundle, backend, run, tensors, expected, worst, advance)
-    elif bundle.manifest.target == "coreml":
-        _check_loop(bundle, backend, run, tensors, expected, worst, advance)
-    image = decode_latents(bundle, backend, tensors["quantized_latents"])
-    worst.update("vae_decoder", relative_error(image, tensors["image"]))
+            for name, error in self._worst.items()
+        }
 
+    def golden_run(self, run: GoldenRun, tensors: dict[str, Array], advance: Advance) -> None:
+        """Every component against one golden run."""
+        for name, error in self.conditioner.errors(self.backend.run, tensors):
+            self.update(name, error)
+        expected = {int(call): tensors["noise_pred"][k] for k, call in enumerate(tensors["noise_pred_calls"])}
+        if len(expected) == len(self.manifest.plan.calls):
+            self._calls(run, tensors, expected, advance)
+        elif self.host.exact:
+            self._loop(run, tensors, expected, advance)
+        image = decode_latents(self.bundle, self.backend, tensors["quantized_latents"])
+        self.update("vae_decoder", relative_error(image, tensors["image"]))
 
-def _check_calls(
-    bundle: Bundle,
-    backend: Backend,
-    run: GoldenRun,
-    tensors: dict[str, Array],
-    expected: dict[int, Array],
-    worst: _Worst,
-    advance: Advance,
-) -> None:
-    """Every U-Net call at its recorded input. The rows over the recorded outputs give those inputs and the recorded end."""
-    manifest, conditions = bundle.manifest, recorded(tensors)
+    def _calls(self, run: GoldenRun, tensors: dict[str, Array], expected: dict[int, Array], advance: Advance) -> None:
+        """Every U-Net call at its recorded input. The rows over the recorded outputs give those inputs and the recorded end."""
+        conditions = self.conditioner.conditions(tensors)
 
-    def predict(sample: Array32, call: int) -> Array32:
-        output = backend.predict(np.repeat(sample, conditions.branches, axis=0), call, *conditions.inputs)
-        worst.update("unet", relative_error(output, expected[call]))
-        advance()
-        return guide(expected[call], manifest.guidance)
+        def predict(sample: Array32, call: int) -> Array32:
+            output = self.backend.predict(np.repeat(sample, conditions.branches, axis=0), call, conditions.inputs)
+            self.update("unet", relative_error(output, expected[call]))
+            advance()
+            return guide(expected[call], self.manifest.guidance)
 
-    final = denoise(manifest.plan, predict, tensors["initial_latents"], run.seed)
-    worst.update("sampler", relative_error(final, tensors["quantized_latents"]))
+        final = denoise(self.manifest.plan, predict, tensors["initial_latents"], run.seed)
+        self.update("sampler", relative_error(final, tensors["quantized_latents"]))
 
+    def _loop(self, run: GoldenRun, tensors: dict[str, Array], expected: dict[int, Array], advance: Advance) -> None:
+        """The whole loop on the backend's own outputs, for backends exact enough to stay on the recorded trajectory."""
 
-def _check_loop(
-    bundle: Bundle,
-    backend: Backend,
-    run: GoldenRun,
-    tensors: dict[str, Array],
-    expected: dict[int, Array],
-    worst: _Worst,
-    advance: Advance,
-) -> None:
-    """The whole loop on the backend's own outputs, for backends exact enough to stay on the recorded trajectory."""
+        def compare(call: int, output: Array) -> None:
+            if call in expected:
+                self.update("unet", relative_error(output, expected[call]))
+            advance()
 
-    def compare(call: int, output: Array) -> None:
-        if call in expected:
-            worst.update("unet", relative_error(output, expected[call]))
-        advance()
-
-    final = draw_latents(bundle, backend, recorded(tensors), tensors["initial_latents"], run.seed, compare)
-    worst.update("unet", relative_error(final, tensors["quantized_latents"]))
+        conditions = self.conditioner.conditions(tensors)
+        final = draw_latents(self.bundle, self.backend, conditions, tensors["initial_latents"], run.seed, compare)
+        self.update("unet", relative_error(final, tensors["quantized_latents"]))

@@ -59,22 +59,24 @@ def checkpoint(make_checkpoint: MakeCheckpoint) -> Checkpoint:
 @pytest.fixture(scope="session")
 def executorch_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the converted W4A8 checkpoint."""
+    from s2p_converters.targets.conversion import convert_checkpoint
     from s2p_converters.targets.executorch.options import ExecuTorchOptions
-    from s2p_converters.targets.executorch.target import convert_checkpoint
+    from s2p_converters.targets.executorch.target import TARGET
 
     folder = tmp_path_factory.mktemp("bundles") / "small.s2pmobile"
     folder.mkdir()
-    convert_checkpoint(checkpoint, ExecuTorchOptions(), folder, Silent())
+    convert_checkpoint(checkpoint, TARGET, ExecuTorchOptions(), folder, Silent())
     return folder
 
 
 @pytest.fixture(scope="session")
 def coreml_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The W4A8 checkpoint as a Core ML bundle in float32, so that nothing but arithmetic parts it from the others."""
+    from s2p_converters.targets.conversion import convert_checkpoint
     from s2p_converters.targets.coreml.options import CoreMLOptions
-    from s2p_converters.targets.coreml.target import convert_checkpoint
+    from s2p_converters.targets.coreml.target import TARGET
 
     folder = tmp_path_factory.mktemp("bundles") / "small-coreml.s2pmobile"
     folder.mkdir()
-    convert_checkpoint(checkpoint, CoreMLOptions(precision="fp32"), folder, Silent())
+    convert_checkpoint(checkpoint, TARGET, CoreMLOptions(precision="fp32"), folder, Silent())
     return folder

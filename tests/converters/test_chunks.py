@@ -16,28 +16,29 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import UNetStructure
 from s2p_converters.core.graph.splitting import UNetChunk, best_cuts, chunk_inputs, chunk_tables, plan_chunks
 from s2p_converters.core.reference import reference_unet
+from s2p_converters.targets.conversion import convert_checkpoint
+from s2p_converters.targets.coreml.chunk_packages import convert_chunks
 from s2p_converters.targets.coreml.components import convert_unet
 from s2p_converters.targets.coreml.options import CoreMLOptions
-from s2p_converters.targets.coreml.split_unet import convert_chunks
-from s2p_converters.targets.coreml.target import convert_checkpoint as convert_to_coreml
 from s2p_converters.targets.executorch.archive import write_archive
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
-from s2p_converters.targets.executorch.target import convert_checkpoint as convert_to_executorch
+from s2p_converters.targets.executorch.xnnpack.unet_facts import read_unet_facts
+from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.cli.app import run
 from s2p_mobile.judge.inspection import describe
 from s2p_runtime.archive import unpack_archive
 from s2p_runtime.backends import Backend
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, component_bytes, open_bundle
-from s2p_runtime.chunks import run_programs
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
-from s2p_runtime.mil import load_program
+from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.noise import gaussian
 from s2p_runtime.progress import Silent
+from s2p_runtime.unet_programs import run_programs
 from s2p_runtime.verify import verify
 
 COREML = CoreMLOptions(precision="fp32", chunks=2)
-EXECUTORCH = ExecuTorchOptions(chunks=3)
+OPTIONS = {"coreml": COREML, "executorch": ExecuTorchOptions(chunks=3)}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,7 @@ def bundles(
     folder = tmp_path_factory.mktemp("chunks")
     for name in ("coreml", "executorch"):
         (folder / name).mkdir()
-    convert_to_coreml(checkpoint, COREML, folder / "coreml", Silent())
-    convert_to_executorch(checkpoint, EXECUTORCH, folder / "executorch", Silent())
+        convert_checkpoint(checkpoint, TARGETS.get(name), OPTIONS[name], folder / name, Silent())
     return {
         "coreml": (open_bundle(coreml_bundle), open_bundle(folder / "coreml")),
         "executorch": (open_bundle(executorch_bundle), open_bundle(folder / "executorch")),
@@ -58,7 +58,8 @@ def bundles(
 
 def output(bundle: Bundle, backend: Backend, call: int = 1) -> np.ndarray:
     unet = {port.name: port.shape for port in bundle.manifest.unet.inputs}
-    return backend.predict(gaussian(5, unet["sample"]), call, gaussian(6, unet["encoder_hidden_states"]))
+    conditions = {"encoder_hidden_states": gaussian(6, unet["encoder_hidden_states"])}
+    return backend.predict(gaussian(5, unet["sample"]), call, conditions)
 
 
 @pytest.mark.parametrize(("target", "compute"), [("coreml", "declared"), ("coreml", "float64"), ("executorch", "declared")])
@@ -75,7 +76,7 @@ def test_programs_equal_the_whole_bit_for_bit(bundles: Any, target: str, compute
 
 def test_programs_in_float16(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Three programs whose tensors between them are float16, against the whole."""
-    whole = convert_unet(checkpoint, CoreMLOptions(), tmp_path).component
+    whole = convert_unet(checkpoint, CoreMLOptions(), tmp_path).components["unet"]
     feeds = {port.name: gaussian(7, port.shape) for port in whole.inputs if port.name != "step"}
     feeds["step"] = np.array([2], np.int32)  # type: ignore[assignment]
     components = convert_chunks(checkpoint, CoreMLOptions(chunks=3), tmp_path).components
@@ -99,7 +100,7 @@ def test_apples_pipeline_gets_two_programs_by_its_names(checkpoint: Checkpoint, 
     given = {"sample", "timestep", "encoder_hidden_states"}
     assert own <= given and {port.name for port in second.inputs} <= given | {port.name for port in first.outputs}
     assert [port.name for port in second.outputs] == ["noise_pred"] and "sample" in own
-    whole = convert_unet(checkpoint, CoreMLOptions(layout="apple", precision="fp32"), tmp_path).component
+    whole = convert_unet(checkpoint, CoreMLOptions(layout="apple", precision="fp32"), tmp_path).components["unet"]
     timestep = checkpoint.manifest.plan.timesteps[1]
     feeds = {port.name: gaussian(3, port.shape) for port in whole.inputs}
     feeds["timestep"] = np.full(feeds["timestep"].shape, timestep, np.float32)
@@ -137,13 +138,14 @@ def test_such_bundles_verify_and_draw(bundles: Any, target: str, tmp_path: Path)
 def test_inspect_names_every_program(bundles: Any) -> None:
     whole, parts = (describe(bundle.folder) for bundle in bundles["executorch"])
     assert {"unet_1", "unet_2"} <= set(parts.facts) and parts.layers == whole.layers
-    assert whole.program is not None and parts.program is not None
-    assert parts.program.integer_layers == whole.program.integer_layers and parts.program.nodes == whole.program.nodes
+    of_whole, of_parts = (read_unet_facts(bundle) for bundle in bundles["executorch"])
+    assert of_parts.integer_layers == of_whole.integer_layers and of_parts.nodes == of_whole.nodes
+    assert parts.detail["unet_program"]["nodes"] == of_whole.nodes
 
 
 def test_the_archive_packs_every_program(bundles: Any, tmp_path: Path) -> None:
     bundle = bundles["executorch"][1]
-    write_archive(bundle.folder, tmp_path / "a.s2pmobile.zip")
+    write_archive(bundle, tmp_path / "a.s2pmobile.zip")
     unpack_archive(tmp_path / "a.s2pmobile.zip", tmp_path / "b.s2pmobile")
     assert open_bundle(tmp_path / "b.s2pmobile").manifest == bundle.manifest
 

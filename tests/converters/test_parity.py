@@ -14,13 +14,13 @@ from skimage.metrics import peak_signal_noise_ratio
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import reference_unet
-from s2p_converters.targets.assembly import reference_call
 from s2p_converters.targets.coreml.components import program_constants as coreml_constants
 from s2p_converters.targets.coreml.options import CoreMLOptions
+from s2p_converters.targets.golden import reference_call
 from s2p_mobile.cli.app import run
 from s2p_runtime.backends import Array32
 from s2p_runtime.bundle import open_bundle
-from s2p_runtime.conditions import Conditions
+from s2p_runtime.conditioning import Conditions
 from s2p_runtime.contract import read_contract
 from s2p_runtime.drawing import draw, draw_latents
 from s2p_runtime.engines import open_backend
@@ -76,12 +76,13 @@ def test_each_call_at_equal_inputs(
 ) -> None:
     assert len(checkpoint.manifest.plan.calls) == len(CALLS)
     sample, embeddings = inputs
-    want = reference_call(exact, sample, call, embeddings)
+    conditions = {"encoder_hidden_states": embeddings}
+    want = reference_call(exact, sample, call, conditions)
 
     # A float32 build stores weights and tables as the checkpoint has them (palettes and scales are exact in float32), and the
     # interpreter evaluates it in float64: the rounding of both outputs to float32 is left.
     core = open_backend(open_bundle(coreml_bundle), "float64")
-    assert relative_error(core.predict(sample, call, embeddings), want) <= 2 * EPSILON
+    assert relative_error(core.predict(sample, call, conditions), want) <= 2 * EPSILON
 
     # In float32 a difference in the last place flips some roundings of activations to the neighbouring integer, which moves an
     # output by whole grid steps: no bound near 1e-5 can hold for any float32 engine. The yardstick is torch's own float32
@@ -93,7 +94,7 @@ def test_each_call_at_equal_inputs(
     errors = [relative_error(single_call(single, x, call, embeddings), want) for x in (sample, *changed)]
     yardstick = max(*errors, noise)
     for backend in (open_backend(open_bundle(coreml_bundle)), open_backend(open_bundle(executorch_bundle))):
-        error = relative_error(backend.predict(sample, call, embeddings), want)
+        error = relative_error(backend.predict(sample, call, conditions), want)
         assert error <= CHAOS * yardstick, backend.describe("unet")
 
 
@@ -112,22 +113,20 @@ def test_final_latents(checkpoint: Checkpoint, coreml_bundle: Path, executorch_b
     # Both bundles record the float64 reference along their own text encoders' embeddings, which are float32 evaluations of the
     # same network in another order; those embeddings are compared here and one of them is used for all that follows.
     assert relative_error(golden["coreml"]["text_embeddings"], embeddings) < 1e-5
-    want = golden["executorch"]["quantized_latents"]
+    want, conditions = golden["executorch"]["quantized_latents"], Conditions({"encoder_hidden_states": embeddings})
 
     def predict(sample: Array32, call: int) -> Array32:
         return guide(single_call(single, np.repeat(sample, 2, axis=0), call, embeddings), checkpoint.manifest.guidance)
 
     torch_db = psnr_db(denoise(checkpoint.manifest.plan, predict, start, recorded.seed), want)
     exact_db = psnr_db(
-        draw_latents(
-            bundles["coreml"], open_backend(bundles["coreml"], "float64"), Conditions(embeddings), start, recorded.seed
-        ),
+        draw_latents(bundles["coreml"], open_backend(bundles["coreml"], "float64"), conditions, start, recorded.seed),
         want,
     )
     # In float64 only the states' rounding to float32, once a call, is left: 2^-24 of values up to four times the range's half.
     assert exact_db is None or exact_db > -20 * np.log10(8 * len(CALLS) * EPSILON)
     for name, bundle in bundles.items():
-        got = psnr_db(draw_latents(bundle, open_backend(bundle), Conditions(embeddings), start, recorded.seed), want)
+        got = psnr_db(draw_latents(bundle, open_backend(bundle), conditions, start, recorded.seed), want)
         # CHAOS times torch's error in float32 is 9.5 dB less; without a flip in torch, one in the engine costs at most to 40 dB.
         floor = min(40.0, (torch_db or np.inf) - 20 * np.log10(CHAOS))
         assert got is None or got >= floor, name

@@ -12,13 +12,13 @@ import torch
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import Constants, reference_unet
+from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreml.components import program_constants
 from s2p_converters.targets.coreml.options import CoreMLOptions
-from s2p_converters.targets.coreml.target import convert_checkpoint as convert_to_coreml
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
-from s2p_converters.targets.executorch.target import convert_checkpoint as convert_to_executorch
 from s2p_converters.targets.executorch.xnnpack.inspection import read_program
-from s2p_converters.targets.float_components import decoder_module
+from s2p_converters.targets.float_modules import decoder_module
+from s2p_converters.targets.registry import TARGETS
 from s2p_converters.targets.sizes import picture_sizes
 from s2p_mobile.cli.app import run
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, file_entries, open_bundle
@@ -26,7 +26,7 @@ from s2p_runtime.contract import write_contract
 from s2p_runtime.drawing import draw
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
-from s2p_runtime.mil import load_program
+from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
 from s2p_runtime.progress import Silent
@@ -36,14 +36,15 @@ from s2p_runtime.verify import verify
 WIDE = (48, 32)
 """Pixels; 12 x 8 latents beside the small model's own 8 x 8."""
 
-COREML = CoreMLOptions(minimum_os="iOS18", precision="fp32", sizes=(WIDE,))
+COREML = CoreMLOptions(minimum_os="iOS18", precision="fp32", size=(WIDE,))
 
 
 @pytest.fixture(scope="module")
 def pte_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("sizes") / "pte.s2pmobile"
     folder.mkdir()
-    convert_to_executorch(checkpoint, ExecuTorchOptions(sizes=((32, 32), WIDE)), folder, Silent())
+    options = ExecuTorchOptions(size=((32, 32), WIDE))
+    convert_checkpoint(checkpoint, TARGETS.get("executorch"), options, folder, Silent())
     return open_bundle(folder)
 
 
@@ -51,7 +52,7 @@ def pte_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory)
 def mil_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("sizes") / "mil.s2pmobile"
     folder.mkdir()
-    convert_to_coreml(checkpoint, COREML, folder, Silent())
+    convert_checkpoint(checkpoint, TARGETS.get("coreml"), COREML, folder, Silent())
     return open_bundle(folder)
 
 
@@ -72,6 +73,7 @@ def torch_outputs(checkpoint: Checkpoint, sample: np.ndarray, step: int, context
 
 
 def feeds(checkpoint: Checkpoint) -> tuple[np.ndarray, int, np.ndarray]:
+    """Sample, call and text for the other size."""
     tokens = checkpoint.manifest.tokenizer.max_length
     return gaussian(5, (2, 4, 8, 12)), 2, gaussian(6, (2, tokens, checkpoint.structure.context_dim))
 
@@ -97,14 +99,17 @@ def test_executorch_unet_at_the_other_size_is_as_close_to_torch_as_float32_allow
     # As for the own size: every float32 evaluation flips some roundings of activations; torch's own is the yardstick, and
     # since the two flip different ones, three times that is allowed.
     allowed = 3 * max(relative_error(single.numpy(), want), 1e-4)
-    assert relative_error(open_backend(pte_bundle).predict(sample, step, context), want) < allowed
+    assert relative_error(open_backend(pte_bundle).predict(sample, step, {"encoder_hidden_states": context}), want) < allowed
 
 
 def test_coreml_unet_at_the_other_size_equals_torch(checkpoint: Checkpoint, mil_bundle: Bundle) -> None:
     sample, step, context = feeds(checkpoint)
     want = torch_outputs(checkpoint, sample, step, context, constants=program_constants(COREML))
     # float64 on both sides with the same float32 constants; the result is rounded to float32 once (6e-8).
-    assert relative_error(open_backend(mil_bundle, "float64").predict(sample, step, context), want) < 1e-7
+    assert (
+        relative_error(open_backend(mil_bundle, "float64").predict(sample, step, {"encoder_hidden_states": context}), want)
+        < 1e-7
+    )
 
 
 def test_decoder_at_the_other_size_equals_torch(checkpoint: Checkpoint, bundle: Bundle) -> None:
@@ -185,7 +190,7 @@ def test_pictures_of_both_sizes(pte_bundle: Bundle) -> None:
 def test_latents_of_an_unknown_size_are_refused(bundle: Bundle, checkpoint: Checkpoint) -> None:
     _, step, context = feeds(checkpoint)
     with pytest.raises(S2PError, match="8x8 or 8x12"):
-        open_backend(bundle).predict(gaussian(1, (2, 4, 12, 8)), step, context)
+        open_backend(bundle).predict(gaussian(1, (2, 4, 12, 8)), step, {"encoder_hidden_states": context})
 
 
 @pytest.mark.parametrize(
@@ -196,21 +201,21 @@ def test_sizes_that_do_not_fit_are_refused(checkpoint: Checkpoint, asked: tuple[
         picture_sizes(checkpoint, [asked])
 
 
-def test_every_size_is_listed_once(checkpoint: Checkpoint) -> None:
-    assert [size.title for size in picture_sizes(checkpoint, [(32, 32), (48, 32), (48, 32)])] == ["32x32", "48x32"]
+def test_every_size_is_there_once_and_the_own_first(checkpoint: Checkpoint) -> None:
+    assert [size.title for size in picture_sizes(checkpoint, [(32, 32), WIDE, WIDE])] == ["32x32", "48x32"]
 
 
 @pytest.mark.parametrize(
     ("kind", "settings", "reason"),
     [
-        (CoreMLOptions, {"minimum_os": "iOS17"}, "--minimum-os iOS18"),
+        (CoreMLOptions, {"minimum_os": "iOS17"}, "minimum_os=iOS18"),
         (CoreMLOptions, {"minimum_os": "iOS18", "layout": "apple"}, "draws one size"),
-        (ExecuTorchOptions, {"backend": "vulkan"}, "--backend xnnpack"),
+        (ExecuTorchOptions, {"backend": "vulkan"}, "backend=xnnpack"),
     ],
 )
 def test_targets_without_shared_weights_refuse_sizes(kind: Any, settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(S2PError, match=reason):
-        kind(sizes=(WIDE,), **settings)
+        kind(size=(WIDE,), **settings)
 
 
 @pytest.mark.parametrize("command", ["generate", "convert"])

@@ -26,7 +26,7 @@ LEVELS = (
 """Rooms, from the top: each imports from itself and from those below its level."""
 RUNTIME_NEEDS = {"numpy", "pydantic", "safetensors", "PIL"}
 # Folders of the runtime that are backends, imported only when one is used, and what they may need besides.
-BACKENDS = ("backends", "mil")
+BACKENDS = ("hosts",)
 BACKENDS_NEED = {"torch", "coremltools", "executorch"}
 
 
@@ -132,9 +132,13 @@ def test_the_walk_sees_what_it_should() -> None:
 
 
 def test_runtime_imports_without_heavy_packages() -> None:
-    """All modules outside of the backends, in a fresh interpreter in which the heavy packages cannot be imported at all."""
+    """All modules outside of the backends, and the hosts themselves, in a fresh interpreter in which the heavy packages cannot be
+    imported at all."""
     modules = sorted(path.stem for path in PACKAGES["s2p_runtime"].glob("*.py") if path.stem not in ("__init__", "__main__"))
     assert {"bundle", "noise", "plan", "report", "tokenizer"} <= set(modules)
+    hosts = sorted(path.parent.name for path in PACKAGES["s2p_runtime"].glob("hosts/*/host.py"))
+    modules += ["conditioning", "hosts", *(f"hosts.{name}.host" for name in hosts)]
+    assert len(hosts) >= 2
     script = (
         "import sys\n"
         "for name in ('torch', 'coremltools', 'executorch', 'diffusers', 'transformers', 'scipy', 'regex', 'tokenizers'):\n"

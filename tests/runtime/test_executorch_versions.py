@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from s2p_runtime.bundle import open_bundle
 from s2p_runtime.errors import S2PError
-from s2p_runtime.executorch import ExecuTorchBackend, check_version
+from s2p_runtime.hosts.executorch.delegates import check_version
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-
-
-def test_a_core_ml_bundle_is_refused_by_name() -> None:
-    with pytest.raises(S2PError, match=r"replay\.s2pmobile is a bundle for coreml, not for ExecuTorch"):
-        ExecuTorchBackend(open_bundle(FIXTURES / "replay.s2pmobile"))
 
 
 @pytest.mark.parametrize("installed", ["1.4.1", "1.4.0", "1.4.2+cpu"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from s2p_runtime.fingerprint import moments
+from s2p_runtime.hosts.coreml.fingerprint import moments
 
 RNG = np.random.default_rng(0)
 CASES = {

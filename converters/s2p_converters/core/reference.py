@@ -25,7 +25,7 @@ from s2p_converters.core.graph import (
     StepUNet,
     TimeNetwork,
     empty_network,
-    resnet_names,
+    prompt_columns,
 )
 from s2p_converters.core.graph.operators import FloatLayer
 from s2p_converters.core.grids import GeneralLayer
@@ -219,9 +219,9 @@ class _StreamedOperators(_ReferenceOperators):
 
 
 def table_columns(checkpoint: Checkpoint, stored: Rounding, activations: bool = True) -> dict[str, Tensor]:
-    """All columns of a checkpoint's step tables, float64 [T, C]: time of every resnet (not SDXL's, which the prompt brings), then
-    scales of every layer."""
-    time = checkpoint.time_tables if checkpoint.manifest.conditioning is None else {}
+    """All columns of a checkpoint's step tables, float64 [T, C]: time of every resnet (unless the prompt brings these), then scales
+    of every layer."""
+    time = {} if prompt_columns(checkpoint.structure) else checkpoint.time_tables
     columns = {name: stored(torch.from_numpy(table).double()) for name, table in time.items()}
     if activations:
         for layer in checkpoint.layers.values():
@@ -258,11 +258,9 @@ def time_network(checkpoint: Checkpoint) -> TimeNetwork:
 
 
 def step_tables(columns: Mapping[str, Tensor], checkpoint: Checkpoint) -> StepTables | PromptTables:
-    """The tables of a checkpoint's graph: the columns alone, or behind the time table that an SDXL prompt brings."""
-    if checkpoint.manifest.conditioning is None:
-        return StepTables(columns)
-    widths = resnet_names(checkpoint.structure)
-    return PromptTables([f"{name}.time" for name in widths], list(widths.values()), columns)
+    """The tables of a checkpoint's graph: the columns alone, or behind the time table that a prompt brings."""
+    of_prompt = prompt_columns(checkpoint.structure)
+    return PromptTables(list(of_prompt), list(of_prompt.values()), columns) if of_prompt else StepTables(columns)
 
 
 def checkpoint_unet(checkpoint: Checkpoint) -> StepUNet:

@@ -1,123 +1,167 @@
-"""The components that stay in float: text encoder and VAE decoder of a checkpoint as single-tensor torch modules."""
+"""The components around a U-Net, which stay in float: what each takes and gives, and the network that its program must equal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_runtime.quiet import quiet_import
+from s2p_converters.core.graph import prompt_columns
+from s2p_converters.core.graph.structure import TIME_IDS
+from s2p_converters.core.reference import time_network
+from s2p_converters.targets.float_modules import decoder_module, image_shape, text_encoder_module, text_encoders_module
+from s2p_converters.targets.ports import branches, own_latents, tensor
+from s2p_runtime.bundle import Conditioning, TokenizerSpec
+from s2p_runtime.component import TensorSpec
+from s2p_runtime.conditioning import conditioner_of
+from s2p_runtime.conditioning.pooled_text import PooledTextConditioner
+from s2p_runtime.conditioning.text import TextConditioner
+from s2p_runtime.noise import gaussian
+
+Array = NDArray[Any]
+Array32 = NDArray[np.float32]
+CHECK_SEED = 2024
+"""Of the noise that programs are checked on when they are made."""
 
 
-class _TextEncoder(nn.Module):
-    """Last hidden state of a CLIPTextModel."""
+@dataclass(frozen=True)
+class FloatComponent:
+    """A network for a program of its own.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        hidden: Tensor = self.model(input_ids=input_ids, return_dict=False)[0]
-        return hidden
-
-
-class _Tapped(nn.Module):
-    """A transformer layer that hands its input on beside its output, side by side along the last axis."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.cat([hidden, self.layer(hidden, *args, **kwargs)], dim=-1)
-
-
-class _TappedNorm(nn.Module):
-    """The norm behind a :class:`_Tapped` layer: of its output alone."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, both: Tensor) -> Tensor:
-        before, last = both.chunk(2, dim=-1)
-        return torch.cat([before, self.norm(last)], dim=-1)
-
-
-class _TextEncoders(nn.Module):
-    """SDXL's two text encoders: penultimate hidden states side by side, and the second's projected end-of-text state.
-
-    As ``encode_prompt`` of diffusers' StableDiffusionXLPipeline. The layer behind the first's penultimate state is left out.
+    Attributes:
+        name: of the component in the manifest.
+        title: for people.
+        inputs, outputs: ports in the order of the network's arguments and results.
+        load: makes the network in float32.
+        check_inputs: makes inputs by name to compare program and network on.
+        needs_float32: whether it loses its meaning in less, whatever the precision of other components is. Such a network is small,
+            and compared in float64.
     """
 
-    earlier: Tensor
+    name: str
+    title: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    load: Callable[[], nn.Module]
+    check_inputs: Callable[[], dict[str, Array]]
+    needs_float32: bool = False
 
-    def __init__(self, first: Any, second: Any, eos_id: int, tokens: int) -> None:
-        super().__init__()
-        first.encoder.layers = first.encoder.layers[:-1]
-        first.final_layer_norm = nn.Identity()
-        text = second.text_model
-        text.encoder.layers[-1] = _Tapped(text.encoder.layers[-1])
-        text.final_layer_norm = _TappedNorm(text.final_layer_norm)
-        self.first, self.second, self.projection, self.eos_id = first, text, second.text_projection, eos_id
-        self.register_buffer("earlier", torch.ones(tokens, tokens).triu(1))
-
-    def forward(self, input_ids: Tensor, second_input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """int32 [1, N] each -> hidden states [1, N, D], pooled text [1, P]."""
-        before, last = self.second(input_ids=second_input_ids, return_dict=False)[0].chunk(2, dim=-1)
-        ends = (second_input_ids == self.eos_id).to(last.dtype)
-        # 1 at the first end of text, 0 elsewhere: an end counts when none lies before it. No search, no gather.
-        first_end = torch.relu(ends - ends @ self.earlier)
-        pooled = self.projection((first_end[:, None, :] @ last)[:, 0])
-        hidden = torch.cat([self.first(input_ids=input_ids, return_dict=False)[0], before], dim=-1)
-        return hidden, pooled
+    def call(self, module: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array32]:
+        """Outputs of the network by name, rounded to float32; floats enter in the network's own precision."""
+        dtype = next((p.dtype for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.float32)
+        given = [torch.from_numpy(inputs[port.name]) for port in self.inputs]
+        with torch.no_grad():
+            results = module(*(value.to(dtype) if value.is_floating_point() else value for value in given))
+        results = results if isinstance(results, tuple) else (results,)
+        return {port.name: result.float().numpy() for port, result in zip(self.outputs, results, strict=True)}
 
 
-class _Decoder(nn.Module):
-    """Decoder half of an AutoencoderKL."""
+class SourceNetworks:
+    """The float components of a checkpoint in eager torch. Networks are made at first use."""
 
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        parts = (*prompt_components(checkpoint), decoder_component(checkpoint, own_latents(checkpoint)))
+        self._components = {component.name: component for component in parts}
+        self._modules: dict[str, nn.Module] = {}
 
-    def forward(self, latents: Tensor) -> Tensor:
-        hidden = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
-        image: Tensor = self.decoder(hidden)
-        return image
+    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, Array32]:
+        """As :meth:`s2p_runtime.backends.Backend.run`, also of ``vae_decoder``."""
+        part = self._components[component]
+        if component not in self._modules:
+            self._modules[component] = part.load()
+        return part.call(self._modules[component], inputs)
 
-
-def text_encoder_module(checkpoint: Checkpoint) -> nn.Module:
-    """The checkpoint's text encoder in float32: input_ids [1, N] -> last hidden state [1, N, D]."""
-    with quiet_import():
-        from transformers import CLIPTextModel
-
-        model = CLIPTextModel.from_pretrained(
-            checkpoint.folder / "text_encoder", dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-    return _TextEncoder(model).eval().requires_grad_(False)
+    def decode(self, latents: Array32) -> Array32:
+        """As :meth:`s2p_runtime.backends.Backend.decode`."""
+        return self.run("vae_decoder", {"latents": latents})["image"]
 
 
-def text_encoders_module(checkpoint: Checkpoint) -> nn.Module:
-    """Both text encoders of an SDXL checkpoint in float32: two int32 [1, N] -> hidden states [1, N, D], pooled text [1, P]."""
-    with quiet_import():
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+def prompt_components(checkpoint: Checkpoint) -> tuple[FloatComponent, ...]:
+    """What encodes prompts, in the order in which a prompt needs it; see :attr:`s2p_runtime.conditioning.Conditioner.components`."""
+    return _PROMPT_COMPONENTS[conditioner_of(checkpoint.manifest).kind](checkpoint)
 
-        first, second = (
-            kind.from_pretrained(checkpoint.folder / name, dtype=torch.float32, local_files_only=True, use_safetensors=True)
-            for kind, name in ((CLIPTextModel, "text_encoder"), (CLIPTextModelWithProjection, "text_encoder_2"))
-        )
+
+def decoder_component(checkpoint: Checkpoint, latents: tuple[int, int]) -> FloatComponent:
+    """The VAE decoder for latents of a height and width: ``latents`` [1, C, h, w] -> ``image`` [1, 3, H, W]."""
+    spec = checkpoint.manifest.latents
+    shape = (1, spec.channels, *latents)
+    return FloatComponent(
+        "vae_decoder",
+        "VAE decoder",
+        (tensor("latents", shape),),
+        (tensor("image", image_shape(checkpoint, latents)),),
+        lambda: decoder_module(checkpoint),
+        lambda: {"latents": spec.decoder_input(gaussian(CHECK_SEED, shape))},
+    )
+
+
+def _text(checkpoint: Checkpoint) -> tuple[FloatComponent, ...]:
+    """``input_ids`` int32 [1, N] -> ``last_hidden_state`` [1, N, D]."""
     spec = checkpoint.manifest.tokenizer
-    return _TextEncoders(first, second, spec.eos_id, spec.max_length).eval().requires_grad_(False)
+    tokens = spec.max_length
+    encoder = FloatComponent(
+        "text_encoder",
+        "text encoder",
+        (tensor("input_ids", (1, tokens), "int32"),),
+        (tensor("last_hidden_state", (1, tokens, checkpoint.structure.context_dim)),),
+        lambda: text_encoder_module(checkpoint),
+        lambda: {"input_ids": _check_ids(spec)},
+    )
+    return (encoder,)
 
 
-def decoder_module(checkpoint: Checkpoint) -> nn.Module:
-    """The checkpoint's VAE decoder in float32: latents [1, C, H, W] -> image [1, 3, 8H, 8W]."""
-    with quiet_import():
-        from diffusers import AutoencoderKL
+def _pooled_text(checkpoint: Checkpoint) -> tuple[FloatComponent, ...]:
+    """Both text encoders as one program, and the network of the prompt's time table. See :class:`PooledTextConditioner`."""
+    manifest, structure = checkpoint.manifest, checkpoint.structure
+    spec, conditioning = manifest.tokenizer, manifest.conditioning
+    assert structure.text_time is not None and conditioning is not None
+    tokens, pooled, batch = spec.max_length, structure.text_time.pooled_dim, branches(checkpoint)
+    encoders = FloatComponent(
+        "text_encoder",
+        "text encoder",
+        tuple(tensor(name, (1, tokens), "int32") for name in ("input_ids", "second_input_ids")),
+        (tensor("hidden_states", (1, tokens, structure.context_dim)), tensor("pooled_text", (1, pooled))),
+        lambda: text_encoders_module(checkpoint),
+        lambda: _check_id_pair(spec, conditioning),
+    )
+    table = FloatComponent(
+        "time_table",
+        "time table",
+        (tensor("pooled_text", (batch, pooled)), tensor("time_ids", (batch, TIME_IDS))),
+        (tensor("time_table", (batch, len(manifest.plan.calls), sum(prompt_columns(structure).values()))),),
+        # A time id of 1024 times a frequency is an angle whose float16 neighbours are 1 apart (0.06 at 100): its sine would be noise.
+        lambda: time_network(checkpoint).float(),
+        lambda: {
+            "pooled_text": gaussian(CHECK_SEED, (batch, pooled)),
+            "time_ids": np.tile(np.array([conditioning.time_ids], np.float32), (batch, 1)),
+        },
+        needs_float32=True,
+    )
+    return encoders, table
 
-        vae = AutoencoderKL.from_pretrained(
-            checkpoint.folder / "vae", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-    return _Decoder(vae).eval().requires_grad_(False)
+
+_PROMPT_COMPONENTS: Mapping[str, Callable[[Checkpoint], tuple[FloatComponent, ...]]] = {
+    TextConditioner.kind: _text,
+    PooledTextConditioner.kind: _pooled_text,
+}
+"""By the kind of conditioning."""
+
+
+def _check_ids(spec: TokenizerSpec) -> NDArray[np.int32]:
+    """A framed text of many different tokens, int32 [1, N]."""
+    ids = np.full((1, spec.max_length), spec.pad_id, np.int32)
+    ids[0, 0] = spec.bos_id
+    ids[0, 1 : spec.max_length - 1] = np.arange(spec.max_length - 2) * 37 % min(spec.bos_id, spec.eos_id)
+    ids[0, -1] = spec.eos_id
+    return ids
+
+
+def _check_id_pair(spec: TokenizerSpec, conditioning: Conditioning) -> dict[str, Array]:
+    ids = _check_ids(spec)
+    return {"input_ids": ids, "second_input_ids": conditioning.second_token_ids(ids, spec.eos_id)}

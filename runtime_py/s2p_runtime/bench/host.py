@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime import __version__
-from s2p_runtime.backends import Array32, Backend, components_of
+from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bench.cores import on_cores
 from s2p_runtime.bench.memory_pass import memory_of_a_picture
 from s2p_runtime.bench.missing import missing_reasons
@@ -21,7 +21,7 @@ from s2p_runtime.bench.periodic import Periodic
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.bench.statistics import summarize
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, GoldenRun
-from s2p_runtime.conditions import bundle_tokenizer, encode_prompt
+from s2p_runtime.conditioning import bundle_tokenizer, components_of, encode_prompt
 from s2p_runtime.drawing import decode_latents
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import CheckFailed, S2PError
@@ -141,7 +141,7 @@ class _Artist:
         def predict(sample: Array32, call: int) -> Array32:
             batch = np.repeat(sample, conditions.branches, axis=0)
             clock = _Clock()
-            output = backend.predict(batch, call, *conditions.inputs)
+            output = backend.predict(batch, call, conditions.inputs)
             calls.append(clock.lap())
             on_call()
             return guide(output, manifest.guidance)
@@ -299,8 +299,7 @@ def _compare(bundle: Bundle, run: GoldenRun, drawing: _TimedDrawing, on_picture:
     if not np.isfinite(drawing.latents).all():
         raise CheckFailed(
             f"the final latents of golden run {run.id} are not finite",
-            "convert the checkpoint with `precision=fp32`",
-            "precision",
+            "convert the checkpoint in a higher precision",
         )
     on_picture(run.id, drawing.picture)
     return Fidelity(

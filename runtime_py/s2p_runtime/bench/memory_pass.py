@@ -14,10 +14,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from s2p_runtime.backends import Backend, components_of
+from s2p_runtime.backends import Backend
 from s2p_runtime.bench.periodic import Periodic
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.bundle import Bundle, open_bundle
+from s2p_runtime.conditioning import components_of
 from s2p_runtime.contract import Contract, write_contract
 from s2p_runtime.drawing import draw
 from s2p_runtime.engines import open_backend

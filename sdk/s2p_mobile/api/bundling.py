@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
-from importlib import import_module
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +14,7 @@ if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
     from s2p_mobile.judge.inspection import Description
     from s2p_mobile.sources.model import Model
-    from s2p_runtime.bundle import Bundle, BundleManifest
-    from s2p_runtime.progress import Progress
+    from s2p_runtime.bundle import Bundle
     from s2p_runtime.verify import Verification
 
 _NAMED_FILES = 5
@@ -37,7 +34,7 @@ def convert(
 
     Args:
         checkpoint: opened or its folder. Of a model, the finished checkpoint that its folder holds; None is the built-in model's.
-        target: where it will run, by name: ``coreml`` or ``executorch``.
+        target: where it will run, by name; an unknown one is answered with those that are installed.
         out: folder of the bundle; ``NAME-TARGET.s2pmobile`` in the current folder when None.
         options: of the target, by name, such as ``{"minimum_os": "iOS18"}``.
         archive: also write the download form, one ``.s2pmobile.zip``, where the target has one.
@@ -54,37 +51,29 @@ def convert(
     Example:
         >>> s2p_mobile.convert("checkpoint", target="coreml", out="app.s2pmobile", options={"minimum_os": "iOS18"})
     """
-    from s2p_converters.targets.needs import require_conversion
+    from s2p_converters.targets.registry import TARGETS, read_options
     from s2p_runtime.allocator import give_back_large_blocks
-    from s2p_runtime.bundle import open_bundle
-    from s2p_runtime.errors import S2PError
-    from s2p_runtime.files import atomic_folder, refuse_existing
 
     give_back_large_blocks()
-    write = _writer(target, dict(options or {}))
-    if archive is not None and target != "executorch":
-        raise S2PError(
-            "`archive` is an option of the ExecuTorch target", "Core ML packages are small as they are, leave it out", "archive"
-        )
-    for place in (out, archive):
-        if place is not None:
-            refuse_existing(Path(place), force)
-    with _opened(checkpoint) as source:
-        destination = Path(f"{source.folder.resolve().name}-{target}.s2pmobile") if out is None else Path(out)
-        refuse_existing(destination, force)
-        require_conversion(source, target, destination)
-        with atomic_folder(destination, force=force) as scratch:
-            write(source, scratch, listener(progress))
-    if archive is not None:
-        from s2p_converters.targets.executorch.archive import write_archive
+    chosen = TARGETS.get(target)
+    settings = read_options(chosen, options or {})
+    with opened_checkpoint(checkpoint) as source:
+        from s2p_converters.targets.conversion import Conversion
 
-        write_archive(destination, Path(archive), force=force)
-    return open_bundle(destination)
+        place = Path(f"{source.folder.resolve().name}-{target}.s2pmobile") if out is None else Path(out)
+        conversion = Conversion(source, chosen, settings, place, None if archive is None else Path(archive), force)
+        conversion.check()
+        for line in conversion.notes.before:
+            note(line)
+        bundle = conversion.run(listener(progress))
+        for line in conversion.notes.after:
+            note(line)
+    return bundle
 
 
 @contextlib.contextmanager
-def _opened(checkpoint: Checkpoint | Model | str | Path | None) -> Iterator[Checkpoint]:
-    """A checkpoint, or that of a model; it may be gone after the block."""
+def opened_checkpoint(checkpoint: Checkpoint | Model | str | Path | None) -> Iterator[Checkpoint]:
+    """A checkpoint, or the finished one that a model's folder holds, which may be gone after the block."""
     from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
     from s2p_mobile.sources.default_checkpoint import default_checkpoint
     from s2p_mobile.sources.model import Model, as_model
@@ -147,31 +136,3 @@ def inspect(path: Checkpoint | Bundle | str | Path) -> Description:
     from s2p_mobile.judge.inspection import describe
 
     return describe(path)
-
-
-_TARGETS = {"coreml": ("coreml", "CoreMLOptions"), "executorch": ("executorch", "ExecuTorchOptions")}
-
-
-def _writer(target: str, options: dict[str, Any]) -> Callable[[Checkpoint, Path, Progress], BundleManifest]:
-    """What writes a bundle for a target into an empty folder."""
-    from s2p_runtime.errors import S2PError
-
-    if target not in _TARGETS:
-        raise S2PError(f"unknown target {target!r}", f"targets are {', '.join(_TARGETS)}", "target")
-    package, name = _TARGETS[target]
-    try:
-        kind = getattr(import_module(f"s2p_converters.targets.{package}.options"), name)
-    except ImportError as error:
-        raise S2PError(f"{target} is not installed", f"run pip install 's2p-mobile[{target}]'") from error
-    known = [field.name for field in fields(kind)]
-    if unknown := [option for option in options if option not in known]:
-        raise S2PError(f"the target {target} has no option `{unknown[0]}`", f"it has {', '.join(known)}", unknown[0])
-    chosen = kind(**options)
-
-    def write(checkpoint: Checkpoint, folder: Path, progress: Progress) -> BundleManifest:
-        done: BundleManifest = import_module(f"s2p_converters.targets.{package}.target").convert_checkpoint(
-            checkpoint, chosen, folder, progress
-        )
-        return done
-
-    return write

@@ -36,6 +36,5 @@ def inspect(
     left = [layer.name for layer in description.layers if layer.weight_bits >= 16]
     say(f"left in float: {', '.join(left) or 'none'}", json)
     say(f"layers: {size(sum(layer.bytes for layer in description.layers))}", json)
-    program = {} if description.program is None else {"unet_program": description.program.model_dump(mode="json")}
     layers = [layer.model_dump(mode="json") for layer in description.layers]
-    emit_json(json, {**description.facts, "left_in_float": left, **program, "layers": layers})
+    emit_json(json, {**description.facts, "left_in_float": left, **description.detail, "layers": layers})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
+from typing import Any
+
+from pydantic import Field
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.grids import weight_tensors
 from s2p_converters.core.packing import packs
+from s2p_converters.targets.protocol import Inspection
+from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.sources.open_source import open_source, source_kind
 from s2p_runtime.bundle import Bundle, LayerSummary, component_bytes
 from s2p_runtime.contract import Contract
@@ -15,32 +19,12 @@ from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
 
-class UNetProgram(Contract):
-    """What the U-Net's .pte files hold, read from them and not from the manifest.
-
-    Attributes:
-        delegates: backend of each delegate, in order.
-        operators: portable operators outside of them.
-        nodes: convolution and fully connected nodes of layers by the XNNPACK datatypes of input, filter and output, e.g.
-            ``"qdint8 x qcint4 -> fp32"``. A layer may be several nodes.
-        arithmetic: such nodes that are no layers (norms written as small matrices).
-        integer_layers, float_layers: names, in the order in which they run.
-    """
-
-    delegates: tuple[str, ...]
-    operators: tuple[str, ...]
-    nodes: dict[str, int]
-    arithmetic: int
-    integer_layers: tuple[str, ...]
-    float_layers: tuple[str, ...]
-
-
 class Description(Contract):
-    """Facts by title, every layer of the U-Net in the order in which they run, and an XNNPACK program taken apart."""
+    """Facts by title, every layer of the U-Net in the order in which they run, and what its target finds in a bundle's programs."""
 
     facts: dict[str, str]
     layers: tuple[LayerSummary, ...]
-    program: UNetProgram | None = None
+    detail: dict[str, Any] = Field(default_factory=dict)
 
 
 def describe(source: Checkpoint | Bundle | str | Path) -> Description:
@@ -111,57 +95,24 @@ def _describe_bundle(bundle: Bundle) -> Description:
         "sampler": _sampler(manifest.plan, manifest.guidance),
         "weights": f"{summary.average_weight_bits:.3f} bits on average",
         "U-Net": f"{summary.unet_bytes} bytes resident, {summary.unet_bytes / summary.unet_fp32_bytes:.4f} of its fp32 parameters",
-        "download": f"{summary.unet_download_bytes} bytes of U-Net in the download form (`archive` of convert)",
-        "bundle size": f"{sum(entry.bytes for entry in manifest.files.values())} bytes resident",
     }
-    if manifest.target == "coreml":
-        del facts["download"]
+    if summary.unet_download_bytes != summary.unet_bytes:
+        facts["download"] = f"{summary.unet_download_bytes} bytes of U-Net in the download form (`archive` of convert)"
+    facts["bundle size"] = f"{sum(entry.bytes for entry in manifest.files.values())} bytes resident"
     for name, total in component_bytes(manifest).items():
         component = manifest.components[name]
         facts[name] = f"{component.path}, {component.precision}, {component.backend}, {total} bytes"
     if bundle.unlisted:
         facts["not listed"] = f"{', '.join(bundle.unlisted)} (neither checked nor read)"
     facts["golden runs"] = ", ".join(f"{run.prompt!r} (seed {run.seed})" for run in manifest.golden)
-    program = None
-    if manifest.target == "executorch" and manifest.unet.backend.startswith("xnnpack"):
-        program = read_unet_program(bundle)
-        outside = f", outside of them {', '.join(program.operators)}" if program.operators else ""
-        facts["delegates"] = f"{len(program.delegates)} ({', '.join(dict.fromkeys(program.delegates))}){outside}"
-        facts["nodes"] = ", ".join(f"{count} {datatypes}" for datatypes, count in program.nodes.items())
-        facts["kernels"] = f"{len(program.integer_layers)} layers integer, {len(program.float_layers)} float"
-    return Description(facts=facts, layers=summary.layers, program=program)
+    found = _inspect_programs(bundle)
+    return Description(facts=facts | dict(found.facts), layers=summary.layers, detail=dict(found.detail))
 
 
-def read_unet_program(bundle: Bundle) -> UNetProgram:
-    """Take the U-Net of an XNNPACK bundle apart.
-
-    Raises:
-        S2PError: executorch is not installed, or the file is no program of layers as the manifest lists them.
-    """
+def _inspect_programs(bundle: Bundle) -> Inspection:
+    """What the bundle's target reads from the programs; a note where that target cannot be had here."""
     try:
-        from s2p_converters.targets.executorch.xnnpack.inspection import read_program
-    except ImportError as error:
-        raise S2PError("looking into a .pte needs executorch", "run pip install 's2p-mobile[executorch]'") from error
-    names = [layer.name for layer in bundle.manifest.quantization.layers]
-    summaries = []
-    for component in bundle.manifest.unet_programs:
-        path = bundle.component(component)[1]
-        summaries.append(read_program(path.read_bytes()))
-        if any(node.place > len(names) for node in summaries[-1].layers):
-            raise S2PError(
-                f"{path.name} has more layers than the manifest of {bundle.folder.name}", "convert the checkpoint again"
-            )
-    layers = [node for summary in summaries for node in summary.layers]
-    nodes = [node for node in layers if node.place]
-    datatypes = Counter("{} x {} -> {}".format(*node.datatypes) for node in nodes)
-    # A layer is integer when all of its nodes are.
-    floats = {names[node.place - 1] for node in nodes if node.datatypes[1].startswith("fp")}
-    found = {names[node.place - 1] for node in nodes}
-    return UNetProgram(
-        delegates=tuple(delegate for summary in summaries for delegate in summary.delegates),
-        operators=tuple(sorted({operator for summary in summaries for operator in summary.operators})),
-        nodes=dict(datatypes.most_common()),
-        arithmetic=len(layers) - len(nodes),
-        integer_layers=tuple(name for name in names if name in found - floats),
-        float_layers=tuple(name for name in names if name in floats),
-    )
+        target = TARGETS.get(bundle.manifest.target)
+    except S2PError as error:
+        return Inspection({"programs": f"not looked into: {error}"})
+    return target.inspect(bundle)

@@ -21,7 +21,7 @@ def converted(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) 
         options = CoreMLOptions(**settings)  # type: ignore[arg-type]
         if options not in made:
             folder = tmp_path_factory.mktemp("packages")
-            made[options] = folder / convert_unet(checkpoint, options, folder).component.path
+            made[options] = folder / convert_unet(checkpoint, options, folder).components["unet"].path
         return made[options]
 
     return convert

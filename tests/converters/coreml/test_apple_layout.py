@@ -15,6 +15,7 @@ import torch
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.plan import make_scheduler, plan_for
+from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder, call_thresholds, nearest_call
 from s2p_converters.targets.coreml.apple_pipeline import (
     karras_timesteps,
@@ -25,15 +26,16 @@ from s2p_converters.targets.coreml.apple_pipeline import (
 )
 from s2p_converters.targets.coreml.components import convert_unet
 from s2p_converters.targets.coreml.options import CoreMLOptions
-from s2p_converters.targets.coreml.package import Port, convert_module
-from s2p_converters.targets.coreml.target import convert_checkpoint
+from s2p_converters.targets.coreml.package import convert_module
+from s2p_converters.targets.coreml.target import TARGET
+from s2p_converters.targets.ports import tensor
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.model import Model
 from s2p_runtime.bundle import Bundle, open_bundle
 from s2p_runtime.drawing import draw
+from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
-from s2p_runtime.mil import load_program
-from s2p_runtime.mil_backend import InterpreterBackend
+from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.progress import Silent
 from s2p_runtime.quiet import quiet_import
@@ -50,7 +52,7 @@ def bundles(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
     for layout in ("s2p", "apple"):
         folder = tmp_path_factory.mktemp(layout) / "small.s2pmobile"
         folder.mkdir()
-        convert_checkpoint(checkpoint, CoreMLOptions(layout=layout), folder, Silent())  # type: ignore[arg-type]
+        convert_checkpoint(checkpoint, TARGET, CoreMLOptions(layout=layout), folder, Silent())  # type: ignore[arg-type]
         made[layout] = open_bundle(folder)
     return made
 
@@ -146,10 +148,10 @@ def test_token_ids_as_floats_reach_every_row_of_clips_vocabulary(minimum_os: str
     """49,407 fits neither float16 exactly nor int16, into which converters like to cast."""
     embedding = torch.nn.Embedding(49408, 1)
     embedding.weight.data = (torch.arange(49408) % 2039).float()[:, None]  # a prime below 2048: exact in float16
-    ids = Port("input_ids", (1, 4))
+    ids, hidden = tensor("input_ids", (1, 4)), tensor("last_hidden_state", (1, 4, 1))
     package = tmp_path / "text.mlpackage"
     encoder = FloatIdsTextEncoder(embedding)
-    convert_module(encoder, [ids], Port("last_hidden_state", (1, 4, 1)), package, minimum_os=minimum_os, half=True)
+    convert_module(encoder, [ids], [hidden], package, minimum_os=minimum_os, half=True)
     asked = np.array([[49406, 49407, 40000, 2049]])
     found = load_program(package).run({"input_ids": asked.astype(np.float32)})["last_hidden_state"]
     np.testing.assert_array_equal(found[..., 0], asked % 2039)
@@ -165,10 +167,7 @@ def test_weights_rest_in_the_same_bytes(bundles: dict[str, Bundle]) -> None:
 
 
 def test_both_layouts_draw_the_same_picture_and_verify(bundles: dict[str, Bundle]) -> None:
-    pictures = [
-        draw(bundle, InterpreterBackend(bundle, "declared"), "a red apple on a blue background", 7)
-        for bundle in bundles.values()
-    ]
+    pictures = [draw(bundle, open_backend(bundle), "a red apple on a blue background", 7) for bundle in bundles.values()]
     np.testing.assert_array_equal(pictures[0].latents, pictures[1].latents)
     np.testing.assert_array_equal(pictures[0].picture, pictures[1].picture)
     assert verify(bundles["apple"]).ok
@@ -186,7 +185,7 @@ def test_calls_at_one_timestep_share_the_first_of_them(
     repeated = with_plan(checkpoint, plan)
     assert plan.timesteps[1] == plan.timesteps[2] and len(plan.calls) == len(checkpoint.manifest.plan.calls)
     by_step = load_program(bundles["s2p"].component("unet")[1])  # a plan does not enter the program that takes the step
-    by_time = load_program(tmp_path / convert_unet(repeated, CoreMLOptions(layout="apple"), tmp_path).component.path)
+    by_time = load_program(tmp_path / convert_unet(repeated, CoreMLOptions(layout="apple"), tmp_path).components["unet"].path)
     for timestep, call in ((plan.timesteps[0], 0), (plan.timesteps[1], 1)):
         expected = by_step.run(step_feeds(checkpoint, call))["noise_pred"]
         found = by_time.run(apple_feeds(step_feeds(checkpoint, 0), timestep))["noise_pred"]

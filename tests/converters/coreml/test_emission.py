@@ -103,7 +103,7 @@ def test_package_has_no_time_path(converted: Callable[..., Path]) -> None:
 
 def test_same_checkpoint_gives_the_same_bytes(checkpoint: Checkpoint, converted: Callable[..., Path], tmp_path: Path) -> None:
     first = converted()
-    second = tmp_path / convert_unet(checkpoint, CoreMLOptions(), tmp_path).component.path
+    second = tmp_path / convert_unet(checkpoint, CoreMLOptions(), tmp_path).components["unet"].path
     contents = [
         {p.relative_to(package): p.read_bytes() for p in package.rglob("*") if p.is_file()} for package in (first, second)
     ]

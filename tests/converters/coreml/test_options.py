@@ -21,7 +21,7 @@ from s2p_runtime.errors import S2PError
         ({"eight_bit": "float"}, "linear, palette"),
         ({"activations": "int4"}, "int8, float16"),
         ({"precision": "bf16"}, "fp16, fp32"),
-        ({"palette": "per-channel", "minimum_os": "iOS17"}, "pass --minimum-os iOS18"),
+        ({"palette": "per-channel", "minimum_os": "iOS17"}, "pass `minimum_os=iOS18`"),
     ],
 )
 def test_unknown_choices_list_what_exists(settings: dict[str, str], listed: str) -> None:

@@ -14,7 +14,7 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, reference_unet
 from s2p_converters.targets.coreml.components import program_constants
 from s2p_converters.targets.coreml.options import CoreMLOptions
-from s2p_runtime.mil import load_program
+from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.pictures import relative_error
 
 FLOAT32_CASES = {

@@ -19,7 +19,7 @@ from s2p_runtime.files import list_files
 @pytest.fixture(scope="module")
 def archive(executorch_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("archives") / "small.s2pmobile.zip"
-    write_archive(executorch_bundle, path)
+    write_archive(open_bundle(executorch_bundle), path)
     return path
 
 
@@ -31,7 +31,7 @@ def test_unpacking_gives_the_same_bytes(executorch_bundle: Path, archive: Path, 
 
 
 def test_the_same_bundle_gives_the_same_archive(executorch_bundle: Path, archive: Path, tmp_path: Path) -> None:
-    write_archive(executorch_bundle, tmp_path / "second.zip")
+    write_archive(open_bundle(executorch_bundle), tmp_path / "second.zip")
     assert (tmp_path / "second.zip").read_bytes() == archive.read_bytes()
 
 

@@ -58,11 +58,11 @@ class Replay:
     def describe(self, component: str) -> str:
         return f"replayed {component}"
 
-    def encode_text(self, input_ids: np.ndarray) -> np.ndarray:
+    def run(self, component: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.clock.now += TEXT
-        return self.tensors["text_embeddings"][:1]
+        return {"last_hidden_state": self.tensors["text_embeddings"][:1]}
 
-    def predict(self, sample: np.ndarray, step: int, embeddings: np.ndarray) -> np.ndarray:
+    def predict(self, sample: np.ndarray, step: int, conditions: dict[str, np.ndarray]) -> np.ndarray:
         self.did.append("call")
         self.clock.now += CALL + step
         return self.tensors["noise_pred"][step] + np.float32(self.error)
@@ -175,7 +175,7 @@ def test_no_memory_is_no_failure(bundle: Bundle, replay: Replay, monkeypatch: py
     report = bench_host(bundle, HostSettings(runs=1, warmup=0), Silent(), probes=pixel())
     assert report.memory.peak_bytes is None and report.memory.samples == ()
     for figure in ("baseline_bytes", "peak_bytes", "samples"):
-        assert report.missing[f"memory.{figure}"].startswith("the memory pass failed: ")
+        assert report.missing[f"memory.{figure}"].startswith("the memory pass failed (")
 
 
 def test_memory_of_a_process_and_where_there_is_no_proc(bundle: Bundle, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from s2p_runtime.mil import Program, load_program
+from s2p_runtime.hosts.coreml.mil import Program, load_program
 from s2p_runtime.quiet import quiet_import
 
 Build = Callable[..., Any]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_runtime.mil import load_program
+from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.quiet import quiet_import
 
 Array = np.ndarray[Any, Any]

@@ -427,7 +427,9 @@ def test_large_convolutions_go_by_rows(
         ),
     )  # fmt: skip
     width = x.shape[3] + pad[2] + pad[3]
-    monkeypatch.setattr("s2p_runtime.mil.ops.convolution._UNFOLDED_AT_ONCE", rows * 2 * 4 * 9 * width // strides[1])
+    monkeypatch.setattr(
+        "s2p_runtime.hosts.coreml.mil.ops.convolution._UNFOLDED_AT_ONCE", rows * 2 * 4 * 9 * width // strides[1]
+    )
     (found,) = program.run({"x": x}, compute="float64").values()
     padded = F.pad(t(x), (pad[2], pad[3], pad[0], pad[1]))
     wanted = F.conv2d(padded, t(weight), t(B6), strides, 0, dilations, groups).numpy()

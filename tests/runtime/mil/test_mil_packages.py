@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from s2p_runtime.errors import S2PError
-from s2p_runtime.mil import load_program
+from s2p_runtime.hosts.coreml.mil import load_program
 
 MATRIX = np.arange(64, dtype=np.float32).reshape(8, 8)
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
@@ -41,7 +41,7 @@ def feeds() -> dict[str, Any]:
 
 
 def edit_model(package: Path, change: Callable[[Any], None]) -> None:
-    from s2p_runtime.mil.schema import new_model
+    from s2p_runtime.hosts.coreml.mil.schema import new_model
 
     model = new_model()
     model.ParseFromString((package / MODEL).read_bytes())
@@ -243,13 +243,13 @@ def test_gather_out_of_bounds_is_an_error(open_program: Any) -> None:
 
 def test_reading_is_silent_without_coremltools_and_shares_its_classes(sound: Path) -> None:
     script = (
-        "import sys, numpy as np; from s2p_runtime.mil import load_program; "
+        "import sys, numpy as np; from s2p_runtime.hosts.coreml.mil import load_program; "
         f"program = load_program({str(sound)!r}); "
         "program.run({'x': np.ones((2, 8), np.float32), 'i': np.int32([1])}); "
         "assert 'coremltools' not in sys.modules; "
         "from s2p_runtime.quiet import quiet_import\n"
         "with quiet_import():\n    import coremltools.proto.Model_pb2 as own\n"
-        "from s2p_runtime.mil.schema import new_model\n"
+        "from s2p_runtime.hosts.coreml.mil.schema import new_model\n"
         "assert type(new_model()) is own.Model"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from s2p_runtime.mil import Program, Weight
-from s2p_runtime.mil.types import ElementType, unpack_bits
+from s2p_runtime.hosts.coreml.mil import Program, Weight
+from s2p_runtime.hosts.coreml.mil.types import ElementType, unpack_bits
 
 Array = np.ndarray[Any, Any]
 
@@ -203,7 +203,7 @@ def test_plain_constants_inside_and_beside_the_program(
 
 
 def test_weights_do_not_depend_on_the_cache(save_package: Any, rng: np.random.Generator) -> None:
-    from s2p_runtime.mil import load_program
+    from s2p_runtime.hosts.coreml.mil import load_program
 
     matrix = rng.standard_normal((16, 16)).astype(np.float16)
     path: Path = save_package({"x": ((2, 16), "float16")}, lambda mb, x: mb.linear(x=x, weight=matrix), "iOS17")

@@ -12,10 +12,8 @@ from safetensors.numpy import load_file
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import reference_unet
-from s2p_converters.targets.coreml import target as coreml
-from s2p_converters.targets.coreml.options import CoreMLOptions
-from s2p_converters.targets.executorch import target as executorch
-from s2p_converters.targets.executorch.options import ExecuTorchOptions
+from s2p_converters.targets.conversion import convert_checkpoint
+from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.judge.evaluation import evaluate, open_evaluation
 from s2p_mobile.judge.inspection import describe
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
@@ -113,10 +111,9 @@ def test_targets_refuse_them_with_a_reason(
     baseline_checkpoint: MakeCheckpoint, tmp_path: Path, method: str, reason: str
 ) -> None:
     checkpoint = baseline_checkpoint(method)
-    with pytest.raises(S2PError, match=rf"\({method}\) cannot be converted exactly: layer \S+ {reason}"):
-        coreml.convert_checkpoint(checkpoint, CoreMLOptions(), tmp_path, Silent())
-    with pytest.raises(S2PError, match=reason):
-        executorch.convert_checkpoint(checkpoint, ExecuTorchOptions(), tmp_path, Silent())
+    for target in TARGETS.entries.values():
+        with pytest.raises(S2PError, match=rf"\({method}\) cannot be converted exactly: layer \S+ {reason}"):
+            convert_checkpoint(checkpoint, target, target.options(), tmp_path, Silent())
     assert not list(tmp_path.iterdir())
 
 

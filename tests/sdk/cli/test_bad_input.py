@@ -166,12 +166,12 @@ def test_no_space_leaves_nothing(
 ) -> None:
     import errno
 
-    import s2p_converters.targets.coreml.target as target
+    from s2p_converters.targets.coreml.target import CoreMLTarget
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(target, "convert_text_encoder", full)
+    monkeypatch.setattr(CoreMLTarget, "lower", full)
     assert run(["convert", str(checkpoint), "--target", "coreml", "--out", str(tmp_path / "b.s2pmobile")]) == 2
     assert "no space left" in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]

@@ -34,8 +34,8 @@ main()
     [
         ("s2p_mobile.cli.app", signal.SIGINT),
         ("torch", signal.SIGINT),
-        ("s2p_converters.targets.coreml.target", signal.SIGINT),
-        ("s2p_converters.targets.coreml.target", signal.SIGTERM),
+        ("s2p_converters.targets.coreml.components", signal.SIGINT),
+        ("s2p_converters.targets.coreml.components", signal.SIGTERM),
     ],
 )
 def test_interrupted_at(module: str, number: signal.Signals, tmp_path: Path) -> None:

@@ -145,12 +145,15 @@ class FpBackend:
     def __init__(self, model: Model, plan: SamplingPlan) -> None:
         self.model, self.unet = model, float_unet(model, plan)
 
-    def encode_text(self, input_ids: np.ndarray) -> np.ndarray:
+    def run(self, component: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert component == "text_encoder" and list(inputs) == ["input_ids"]
+        input_ids = inputs["input_ids"]
         assert input_ids.shape == (1, 16) and input_ids.dtype == np.int32
-        return self.model.embed(input_ids)
+        return {"last_hidden_state": self.model.embed(input_ids)}
 
     @torch.no_grad()
-    def predict(self, sample: np.ndarray, step: int, embeddings: np.ndarray) -> np.ndarray:
+    def predict(self, sample: np.ndarray, step: int, conditions: dict[str, np.ndarray]) -> np.ndarray:
+        (embeddings,) = conditions.values()
         assert sample.shape == (2, 4, 16, 16) and embeddings.shape == (2, 16, 128)
         return self.unet(torch.from_numpy(sample), torch.tensor([step]), torch.from_numpy(embeddings)).numpy()
 

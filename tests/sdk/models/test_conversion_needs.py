@@ -11,7 +11,8 @@ from diffusers import UNet2DConditionModel
 
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.graph import UNetStructure
-from s2p_converters.targets.needs import _largest_scores, conversion_disk, conversion_memory
+from s2p_converters.targets.coreml.needs import largest_scores
+from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
 from s2p_mobile.sources.model import open_model
@@ -40,9 +41,11 @@ def test_the_demo_model_fits_everywhere() -> None:
     """Sizes from docs/results.md: packages of 3.0 and 4.6 MB, of the whole bundle about as much again."""
     with default_checkpoint(open_model(None)) as folder:
         checkpoint = open_checkpoint(folder)
-        assert 3.0e6 < conversion_disk(checkpoint, "coreml") < conversion_disk(checkpoint, "executorch") < 20e6
+        targets = [TARGETS.get(name) for name in ("coreml", "executorch")]
+        coreml, executorch = (target.disk(checkpoint, target.options()) for target in targets)
+        assert 3.0e6 < coreml < executorch < 20e6
         # More than torch alone takes, less than a small machine has.
-        assert all(2**29 < conversion_memory(checkpoint, target) < 2**31 for target in ("coreml", "executorch"))
+        assert all(2**29 < target.memory(checkpoint, target.options()) < 2**31 for target in targets)
 
 
 @pytest.mark.parametrize(
@@ -71,4 +74,4 @@ def test_largest_attention_is_that_of_diffusers(unet: dict[str, Any], monkeypatc
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", watch)
     with torch.no_grad():
         model(torch.zeros(2, 4, 12, 12), 1, torch.zeros(2, 5, 16))
-    assert _largest_scores(UNetStructure.from_config(model.config), 2) == max(seen)
+    assert largest_scores(UNetStructure.from_config(model.config), 2) == max(seen)

@@ -2,7 +2,7 @@
 
 from s2p_converters.core.graph.operators import GraphOperators, LayerSpec, Operators, StepRow
 from s2p_converters.core.graph.step_unet import StepUNet, split_shortcuts
-from s2p_converters.core.graph.structure import UNetStructure, layer_specs, resnet_names
+from s2p_converters.core.graph.structure import UNetStructure, layer_specs, prompt_columns, resnet_names
 from s2p_converters.core.graph.tables import PooledTables, PromptTables, StepTables
 from s2p_converters.core.graph.time_network import TimeNetwork, empty_network
 
@@ -19,6 +19,7 @@ __all__ = [
     "UNetStructure",
     "empty_network",
     "layer_specs",
+    "prompt_columns",
     "resnet_names",
     "split_shortcuts",
 ]

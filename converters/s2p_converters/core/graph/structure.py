@@ -272,3 +272,10 @@ def resnet_names(structure: UNetStructure) -> dict[str, int]:
     return {
         f"{block.name}.resnets.{j}": outputs for block in blocks_of(structure) for j, (_, outputs) in enumerate(block.resnets)
     }
+
+
+def prompt_columns(structure: UNetStructure) -> dict[str, int]:
+    """``<resnet>.time`` -> width of the time columns that each prompt brings for itself; empty where one table serves all prompts."""
+    if structure.text_time is None:
+        return {}
+    return {f"{name}.time": width for name, width in resnet_names(structure).items()}

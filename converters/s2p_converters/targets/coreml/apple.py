@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from s2p_converters.core.graph import Operators, StepTables, StepUNet, UNetStructure
-from s2p_converters.targets.coreml.package import Port
+from s2p_converters.targets.ports import tensor
+from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
-from s2p_runtime.feeds import told_timestep
+from s2p_runtime.hosts.coreml.feeds import told_timestep
 
 
 def call_thresholds(timesteps: Sequence[float]) -> list[int]:
@@ -107,11 +108,11 @@ class FloatIdsTextEncoder(nn.Module):
         return hidden
 
 
-def unet_inputs(inputs: Sequence[Port]) -> list[Port]:
+def timestep_inputs(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The U-Net's ports of the s2p layout (sample, step, encoder_hidden_states), in Apple's."""
     sample, _, hidden = inputs
     batch, tokens, width = hidden.shape
-    return [sample, Port("timestep", (batch,)), Port(hidden.name, (batch, width, 1, tokens))]
+    return sample, tensor("timestep", (batch,)), tensor(hidden.name, (batch, width, 1, tokens))
 
 
 def as_the_pipeline_calls(unet: StepUNet, timesteps: Sequence[float]) -> None:

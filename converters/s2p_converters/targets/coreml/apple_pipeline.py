@@ -16,7 +16,7 @@ import numpy as np
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.coreml.apple import call_thresholds, nearest_call
 from s2p_runtime.errors import S2PError
-from s2p_runtime.feeds import told_timestep
+from s2p_runtime.hosts.coreml.feeds import told_timestep
 
 _TRAIN_STEPS = 1000
 _NOISE_SCHEDULE = {

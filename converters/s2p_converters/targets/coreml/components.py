@@ -1,41 +1,34 @@
-"""The three components of a Core ML bundle."""
+"""The programs of a Core ML bundle."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
-from s2p_converters.core.graph import StepUNet, resnet_names
-from s2p_converters.core.graph.structure import TIME_IDS
-from s2p_converters.core.reference import (
-    Constants,
-    exact,
-    load_floats,
-    step_tables,
-    table_columns,
-    time_network,
-    to_float16,
-    to_float32,
-)
-from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder, TimestepUNet, unet_inputs
+from s2p_converters.core.graph import StepUNet
+from s2p_converters.core.reference import Constants, exact, load_floats, step_tables, table_columns, to_float16, to_float32
+from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder, TimestepUNet, timestep_inputs
 from s2p_converters.targets.coreml.emission import EmittedWeight, WeightTable, constant_name, emitted_weight
 from s2p_converters.targets.coreml.functions import merge_functions
 from s2p_converters.targets.coreml.layers import CoreMLOperators, check_float16_range
 from s2p_converters.targets.coreml.options import CoreMLOptions
-from s2p_converters.targets.coreml.package import Port, convert_module
-from s2p_converters.targets.float_components import decoder_module, text_encoder_module, text_encoders_module
+from s2p_converters.targets.coreml.package import convert_module
+from s2p_converters.targets.float_components import FloatComponent
+from s2p_converters.targets.interface import unet_inputs, unet_output
+from s2p_converters.targets.ports import own_latents
+from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
 from s2p_runtime.bundle import LayerSummary
-from s2p_runtime.component import Component
-from s2p_runtime.mil_backend import DEFAULT_FUNCTION
+from s2p_runtime.component import Component, TensorSpec
+from s2p_runtime.hosts.coreml import HOST
 
-LatentShapes = Mapping[str, tuple[int, int]]
-"""Latent height and width by function, the checkpoint's own first."""
+Form = TypeVar("Form")
+"""What differs between the functions of one program."""
 
 
 def program_constants(options: CoreMLOptions) -> Constants:
@@ -52,37 +45,12 @@ def program_constants(options: CoreMLOptions) -> Constants:
     return Constants(stored, weight, options.quantizes_activations)
 
 
-def _own_shape(checkpoint: Checkpoint) -> LatentShapes:
-    latents = checkpoint.manifest.latents
-    return {DEFAULT_FUNCTION: (latents.height, latents.width)}
-
-
-def unet_ports(checkpoint: Checkpoint, options: CoreMLOptions, size: tuple[int, int]) -> tuple[list[Port], Port]:
-    """Inputs and output of the U-Net in the chosen layout, for latents of a height and width."""
-    batch = 2 if checkpoint.manifest.guidance > 1 else 1
-    shape = (batch, checkpoint.manifest.latents.channels, *size)
-    tokens = checkpoint.manifest.tokenizer.max_length
-    inputs = [
-        Port("sample", shape),
-        Port("step", (1,), "int32"),
-        Port("encoder_hidden_states", (batch, tokens, checkpoint.structure.context_dim)),
-    ]
-    if checkpoint.manifest.conditioning is not None:
-        inputs.append(time_table_ports(checkpoint)[1])
-    output = Port("noise_pred", (batch, checkpoint.structure.out_channels, *size))
-    return unet_inputs(inputs) if options.layout == "apple" else inputs, output
-
-
-def _write_functions(sizes: LatentShapes, path: Path, write: Callable[[tuple[int, int], Path], None]) -> None:
-    """One program by ``write`` for a single size; for several a function each, sharing their weights."""
-    if len(sizes) == 1:
-        write(next(iter(sizes.values())), path)
-        return
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        packages = {function: Path(scratch) / f"{function}.mlpackage" for function in sizes}
-        for function, size in sizes.items():
-            write(size, packages[function])
-        merge_functions(packages, path)
+def unet_ports(
+    checkpoint: Checkpoint, options: CoreMLOptions, latents: tuple[int, int] | None = None
+) -> tuple[tuple[TensorSpec, ...], TensorSpec]:
+    """Inputs and output of the U-Net in the chosen layout, for latents of a height and width (None: the checkpoint's own)."""
+    inputs = unet_inputs(checkpoint, "int32", latents)
+    return timestep_inputs(inputs) if options.layout == "apple" else inputs, unet_output(checkpoint, latents)
 
 
 def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
@@ -104,35 +72,75 @@ def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
     return unet
 
 
-@dataclass(frozen=True)
-class ConvertedUNet:
-    """The written U-Net: its manifest entry and how each layer rests."""
-
-    component: Component
-    layers: tuple[LayerSummary, ...]
-
-
 def convert_unet(
-    checkpoint: Checkpoint, options: CoreMLOptions, folder: Path, sizes: LatentShapes | None = None
+    checkpoint: Checkpoint, options: CoreMLOptions, folder: Path, shapes: LatentShapes | None = None
 ) -> ConvertedUNet:
-    """Write the quantized U-Net into a bundle's folder, a function for each size (None: the checkpoint's).
+    """Write the quantized U-Net into a bundle's folder, a function for each shape (None: the checkpoint's own).
 
     Raises:
         S2PError: a layer can overflow float16, or the conversion fails.
     """
     unet = unet_module(checkpoint, options)
     emitted = {name: emitted_weight(layer, options) for name, layer in checkpoint.layers.items()}
-    sizes = sizes or _own_shape(checkpoint)
+    shapes = shapes or {HOST.default_method: own_latents(checkpoint)}
 
-    def write(size: tuple[int, int], path: Path) -> None:
+    def write(latents: tuple[int, int], path: Path) -> None:
         table = WeightTable({constant_name(name): weight for name, weight in emitted.items()})
-        ports = unet_ports(checkpoint, options, size)
-        convert_module(unet, *ports, path, minimum_os=options.minimum_os, half=options.half, weights=table)
+        inputs, output = unet_ports(checkpoint, options, latents)
+        convert_module(unet, inputs, [output], path, minimum_os=options.minimum_os, half=options.half, weights=table)
 
-    _write_functions(sizes, folder / options.packages["unet"], write)
-    inputs, output = unet_ports(checkpoint, options, next(iter(sizes.values())))
-    component = component_entry(options.packages["unet"], inputs, [output], options.minimum_os, options.half)
-    return ConvertedUNet(component, layer_summaries(checkpoint, emitted, options))
+    path = options.packages["unet"]
+    _write_functions(shapes, folder / path, write)
+    inputs, output = unet_ports(checkpoint, options, next(iter(shapes.values())))
+    component = component_entry(path, inputs, [output], options.minimum_os, options.half)
+    return ConvertedUNet({"unet": component}, layer_summaries(checkpoint, emitted, options))
+
+
+def convert_float(options: CoreMLOptions, folder: Path, methods: Mapping[str, FloatComponent]) -> Component:
+    """Write a component that stays in float into a bundle's folder, a function for each of ``methods``.
+
+    Raises:
+        S2PError: the conversion fails.
+    """
+    forms = {function: _in_layout(part, options) for function, part in methods.items()}
+    own = next(iter(forms.values()))
+    precision = options.vae_precision if own.name == "vae_decoder" else options.precision
+    half = precision == "fp16" and not own.needs_float32
+    module, path = _module_in_layout(own, options), options.packages[own.name]
+
+    def write(part: FloatComponent, place: Path) -> None:
+        convert_module(module, part.inputs, part.outputs, place, minimum_os=options.minimum_os, half=half)
+
+    _write_functions(forms, folder / path, write)
+    return component_entry(path, own.inputs, own.outputs, options.minimum_os, half)
+
+
+_APPLE_INPUTS = {"text_encoder": {"dtype": "float32"}, "vae_decoder": {"name": "z"}}
+"""What Apple's pipeline wants otherwise of a component's only input."""
+
+
+def _in_layout(part: FloatComponent, options: CoreMLOptions) -> FloatComponent:
+    if options.layout != "apple":
+        return part
+    (source,) = part.inputs
+    return replace(part, inputs=(source.model_copy(update=_APPLE_INPUTS[part.name]),))
+
+
+def _module_in_layout(part: FloatComponent, options: CoreMLOptions) -> nn.Module:
+    takes_floats = options.layout == "apple" and part.name == "text_encoder"
+    return FloatIdsTextEncoder(part.load()) if takes_floats else part.load()
+
+
+def _write_functions(forms: Mapping[str, Form], path: Path, write: Callable[[Form, Path], None]) -> None:
+    """One program by ``write`` for a single form; for several a function each, sharing their weights."""
+    if len(forms) == 1:
+        write(next(iter(forms.values())), path)
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        packages = {function: Path(scratch) / f"{function}.mlpackage" for function in forms}
+        for function, form in forms.items():
+            write(form, packages[function])
+        merge_functions(packages, path)
 
 
 def layer_summaries(
@@ -157,85 +165,14 @@ def layer_summaries(
     return tuple(rows)
 
 
-def time_table_ports(checkpoint: Checkpoint) -> tuple[list[Port], Port]:
-    """Inputs and output of the program that makes an SDXL prompt's time table."""
-    structure, manifest = checkpoint.structure, checkpoint.manifest
-    assert structure.text_time is not None
-    batch = 2 if manifest.guidance > 1 else 1
-    inputs = [Port("pooled_text", (batch, structure.text_time.pooled_dim)), Port("time_ids", (batch, TIME_IDS))]
-    return inputs, Port("time_table", (batch, len(manifest.plan.calls), sum(resnet_names(structure).values())))
-
-
-def convert_time_table(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
-    """Write the program that makes an SDXL prompt's time table into a bundle's folder.
-
-    Always in float32: a time id of 1024 times a frequency is an angle whose float16 neighbours are 1 apart (0.06 at 100), so its
-    sine would be noise. It runs once for a picture, and its table is rounded to the U-Net's precision there.
-    """
-    inputs, output = time_table_ports(checkpoint)
-    path = options.packages["time_table"]
-    network = time_network(checkpoint).float()
-    convert_module(network, inputs, output, folder / path, minimum_os=options.minimum_os, half=False)
-    return component_entry(path, inputs, [output], options.minimum_os, False)
-
-
-def convert_text_encoders(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
-    """Write an SDXL checkpoint's two text encoders into a bundle's folder, as one program."""
-    tokens, structure = checkpoint.manifest.tokenizer.max_length, checkpoint.structure
-    assert structure.text_time is not None
-    inputs = [Port("input_ids", (1, tokens), "int32"), Port("second_input_ids", (1, tokens), "int32")]
-    outputs = [
-        Port("hidden_states", (1, tokens, structure.context_dim)),
-        Port("pooled_text", (1, structure.text_time.pooled_dim)),
-    ]
-    module, path = text_encoders_module(checkpoint), options.packages["text_encoder"]
-    convert_module(module, inputs, outputs, folder / path, minimum_os=options.minimum_os, half=options.half)
-    return component_entry(path, inputs, outputs, options.minimum_os, options.half)
-
-
-def convert_text_encoder(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path) -> Component:
-    """Write the text encoder into a bundle's folder; SDXL's two as one program."""
-    if checkpoint.manifest.conditioning is not None:
-        return convert_text_encoders(checkpoint, options, folder)
-    tokens = checkpoint.manifest.tokenizer.max_length
-    apple = options.layout == "apple"
-    source = Port("input_ids", (1, tokens), "float32" if apple else "int32")
-    output = Port("last_hidden_state", (1, tokens, checkpoint.structure.context_dim))
-    encoder = text_encoder_module(checkpoint)
-    module = FloatIdsTextEncoder(encoder) if apple else encoder
-    path = folder / options.packages["text_encoder"]
-    convert_module(module, [source], output, path, minimum_os=options.minimum_os, half=options.half)
-    return component_entry(options.packages["text_encoder"], [source], [output], options.minimum_os, options.half)
-
-
-def convert_vae_decoder(
-    checkpoint: Checkpoint, options: CoreMLOptions, folder: Path, sizes: LatentShapes | None = None
+def component_entry(
+    path: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], minimum_os: str, half: bool
 ) -> Component:
-    """Write the VAE decoder into a bundle's folder, a function for each size (None: the checkpoint's)."""
-    sizes = sizes or _own_shape(checkpoint)
-    name = "z" if options.layout == "apple" else "latents"
-    module, half = decoder_module(checkpoint), options.vae_precision == "fp16"
-
-    def ports(size: tuple[int, int]) -> tuple[Port, Port]:
-        source = Port(name, (1, checkpoint.manifest.latents.channels, *size))
-        with torch.no_grad():
-            return source, Port("image", tuple(module(source.example()).shape))
-
-    def write(size: tuple[int, int], path: Path) -> None:
-        source, output = ports(size)
-        convert_module(module, [source], output, path, minimum_os=options.minimum_os, half=half)
-
-    _write_functions(sizes, folder / options.packages["vae_decoder"], write)
-    source, output = ports(next(iter(sizes.values())))
-    return component_entry(options.packages["vae_decoder"], [source], [output], options.minimum_os, half)
-
-
-def component_entry(path: str, inputs: list[Port], outputs: Sequence[Port], minimum_os: str, half: bool) -> Component:
     """A program for the manifest."""
     return Component(
         path=path,
         precision="float16" if half else "float32",
-        inputs=tuple(port.spec for port in inputs),
-        outputs=tuple(port.spec for port in outputs),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
         backend=f"mlprogram {minimum_os}",
     )

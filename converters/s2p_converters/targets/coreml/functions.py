@@ -1,8 +1,8 @@
 """Several ML Programs as the functions of one, each weight stored once.
 
-coremltools' own ``save_multifunction`` parses every program and writes it anew; here the messages and the weights' bytes stay
-as they were emitted, and only places of weights change. Weight files are described in :mod:`s2p_runtime.mil.blob`. What is left
-of a further function is its graph, which is written with short names and equal constants once: half the bytes.
+coremltools' own ``save_multifunction`` parses every program and writes it anew; here the messages and the weights' bytes stay as
+they were emitted, and only places of weights change. Weight files are described in :mod:`s2p_runtime.hosts.coreml.mil.blob`. What is
+left of a further function is its graph, which is written with short names and equal constants once: half the bytes.
 """
 
 from __future__ import annotations

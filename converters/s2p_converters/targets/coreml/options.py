@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from s2p_runtime.errors import S2PError
+from pydantic import Field, model_validator
 
-MINIMUM_OS = ("iOS16", "iOS17", "iOS18")
-PALETTES = ("per-tensor", "per-channel")
-EIGHT_BIT = ("linear", "palette")
-ACTIVATIONS = ("int8", "float16")
-PRECISIONS = ("fp16", "fp32")
-LAYOUTS = ("s2p", "apple")
+from s2p_converters.targets.options import TargetOptions
+from s2p_runtime.errors import S2PError
 
 RESOURCES = "Resources"
 """Folder of a bundle that an app hands to Apple's pipeline, once its packages are compiled."""
@@ -26,62 +21,50 @@ _PACKAGES = {
 }
 
 
-def _choose(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise S2PError(f"unknown {option} {value!r}", f"choose from {', '.join(known)}")
-
-
-@dataclass(frozen=True)
-class CoreMLOptions:
+class CoreMLOptions(TargetOptions):
     """Options of the Core ML target.
 
-    Attributes:
-        minimum_os: deployment target.
-        palette: ``per-tensor``, one look-up table of scaled integers per layer with all real scales in one multiplication
-            after it; ``per-channel`` (iOS18), one table per output channel that holds the scaled values.
-        eight_bit: how layers of more than 6 bits rest: ``linear`` (int8 and a scale) or ``palette`` (256 entries).
-        activations: ``int8`` or ``float16``. On iOS16, which has no quantize operator, int8 activations are rounded to the same
-            values in float.
-        precision: of the U-Net and the text encoder.
-        vae_precision: of the VAE decoder; fp16 makes some VAEs overflow to black pictures.
-        layout: names and shapes at the programs' interface and their places: ``s2p``, or ``apple`` as the Swift pipeline of
-            apple/ml-stable-diffusion calls them.
-        chunks: into how many programs the U-Net is split, for devices that cannot hold the whole.
-        sizes: (width, height) in pixels of pictures beside the checkpoint's own; the programs get a function for each (iOS18).
+    ``palette``: ``per-tensor`` is one look-up table of scaled integers per layer with all real scales in one multiplication after it;
+    ``per-channel`` (iOS18) one table per output channel that holds the scaled values. On iOS16, which has no quantize operator, int8
+    activations are rounded to the same values in float. ``layout``: ``apple`` names ports and files as the Swift pipeline of
+    apple/ml-stable-diffusion looks for them.
     """
 
-    minimum_os: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"
-    palette: Literal["per-tensor", "per-channel"] = "per-tensor"
-    eight_bit: Literal["linear", "palette"] = "linear"
-    activations: Literal["int8", "float16"] = "int8"
-    precision: Literal["fp16", "fp32"] = "fp16"
-    vae_precision: Literal["fp16", "fp32"] = "fp32"
-    layout: Literal["s2p", "apple"] = "s2p"
-    chunks: int = 1
-    sizes: tuple[tuple[int, int], ...] = ()
+    minimum_os: Literal["iOS16", "iOS17", "iOS18"] = Field(
+        "iOS17", title="minimum OS", description="oldest system that runs it"
+    )
+    palette: Literal["per-tensor", "per-channel"] = Field(
+        "per-tensor", description="look-up tables of weights; per-channel needs iOS18"
+    )
+    eight_bit: Literal["linear", "palette"] = Field(
+        "linear", title="eight-bit form", description="how layers of more than 6 bits rest"
+    )
+    activations: Literal["int8", "float16"] = Field("int8", description="inputs of quantized layers")
+    precision: Literal["fp16", "fp32"] = Field("fp16", description="of U-Net and text encoder")
+    vae_precision: Literal["fp16", "fp32"] = Field(
+        "fp32", title="VAE precision", description="of the VAE decoder; fp16 makes some overflow to black pictures"
+    )
+    layout: Literal["s2p", "apple"] = Field(
+        "s2p", description="names and shapes; apple is for apps on apple/ml-stable-diffusion's Swift pipeline"
+    )
 
-    def __post_init__(self) -> None:
-        _choose("minimum OS", self.minimum_os, MINIMUM_OS)
-        _choose("palette", self.palette, PALETTES)
-        _choose("eight-bit form", self.eight_bit, EIGHT_BIT)
-        _choose("activations", self.activations, ACTIVATIONS)
-        _choose("precision", self.precision, PRECISIONS)
-        _choose("VAE precision", self.vae_precision, PRECISIONS)
-        _choose("layout", self.layout, LAYOUTS)
+    @model_validator(mode="after")
+    def _go_together(self) -> CoreMLOptions:
         if self.palette == "per-channel" and self.minimum_os != "iOS18":
             raise S2PError(f"`palette=per-channel` needs iOS18, not {self.minimum_os}", "pass `minimum_os=iOS18`", "palette")
-        if self.sizes and self.minimum_os != "iOS18":
+        if self.size and self.minimum_os != "iOS18":
             raise S2PError(
                 f"`size` needs programs of several functions, which {self.minimum_os} lacks", "pass `minimum_os=iOS18`", "size"
             )
-        if self.sizes and self.layout == "apple":
+        if self.size and self.layout == "apple":
             raise S2PError("Apple's pipeline draws one size", "convert with `layout=s2p`, or leave `size` out", "layout")
-        if self.chunks != 1 and self.sizes:
+        if self.chunks != 1 and self.size:
             raise S2PError("`chunks` splits the U-Net for one size", "leave `size` or `chunks` out", "chunks")
         if self.chunks > 2 and self.layout == "apple":
             raise S2PError(
                 "Apple's pipeline runs the U-Net whole or in two", f"pass `chunks=2` in place of {self.chunks}", "chunks"
             )
+        return self
 
     @property
     def quantizes_activations(self) -> bool:
@@ -90,7 +73,7 @@ class CoreMLOptions:
 
     @property
     def has_quantize_operator(self) -> bool:
-        """Whether the target has MIL's quantize and dequantize."""
+        """Whether the system has MIL's quantize and dequantize."""
         return self.minimum_os != "iOS16"
 
     @property

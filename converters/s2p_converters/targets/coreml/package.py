@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from s2p_converters.targets.coreml.emission import PASS_NAME, WeightTable
+from s2p_converters.targets.ports import example
 from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
@@ -40,29 +40,11 @@ _FOLDING_PASSES = {"common::fuse_conv_scale", "common::fuse_conv_batchnorm", "co
 _HALVING_PASS = "common::add_fp16_cast"
 
 
-@dataclass(frozen=True)
-class Port:
-    """One input or output of a component and its example value or shape."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-
-    @property
-    def spec(self) -> TensorSpec:
-        """For the manifest."""
-        return TensorSpec.model_validate({"name": self.name, "dtype": self.dtype, "shape": self.shape})
-
-    def example(self) -> Tensor:
-        """Zeros of the port's shape and type."""
-        return torch.zeros(self.shape, dtype=getattr(torch, self.dtype))
-
-
 @torch.no_grad()
 def convert_module(
     module: nn.Module,
-    inputs: Sequence[Port],
-    outputs: Port | Sequence[Port],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     path: Path,
     *,
     minimum_os: str,
@@ -82,7 +64,6 @@ def convert_module(
     Raises:
         S2PError: torch or coremltools cannot convert the module, or a weight's constant is not in the program.
     """
-    results = [outputs] if isinstance(outputs, Port) else list(outputs)
     pipeline = ct.PassPipeline.DEFAULT
     pipeline.remove_passes(_FOLDING_PASSES)
     if weights is not None:
@@ -91,11 +72,11 @@ def convert_module(
         pipeline.set_options(PASS_NAME, {"table": weights})
     try:
         with quiet_import():
-            program = torch.export.export(module.eval(), tuple(port.example() for port in inputs), strict=False)
+            program = torch.export.export(module.eval(), tuple(example(port) for port in inputs), strict=False)
             model = ct.convert(
                 program.run_decompositions({}),
                 inputs=[ct.TensorType(name=port.name, shape=port.shape, dtype=_numpy_type(port)) for port in inputs],
-                outputs=[ct.TensorType(name=port.name, dtype=_numpy_type(port)) for port in results],
+                outputs=[ct.TensorType(name=port.name, dtype=_numpy_type(port)) for port in outputs],
                 minimum_deployment_target=getattr(ct.target, minimum_os),
                 compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
                 pass_pipeline=pipeline,
@@ -112,7 +93,7 @@ def convert_module(
     _make_reproducible(path)
 
 
-def _numpy_type(port: Port) -> Any:
+def _numpy_type(port: TensorSpec) -> Any:
     return np.dtype(port.dtype).type
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from s2p_converters.core.packing import integer_range, pack_nibbles
+from s2p_converters.targets.executorch.delegates import DELEGATES
 from s2p_converters.targets.executorch.xnnpack.inspection import read_program
 from s2p_converters.targets.executorch.xnnpack.operators import FOUR_BITS
 from s2p_runtime.archive import ARCHIVE_FORMAT, ARCHIVE_VERSION, INDEX_NAME, NIBBLES_SUFFIX, REST_SUFFIX
-from s2p_runtime.bundle import LayerSummary, open_bundle
+from s2p_runtime.bundle import Bundle, LayerSummary
 from s2p_runtime.files import atomic_file, list_files
 
 _LEVEL = 9
@@ -73,19 +74,20 @@ def packed_bytes(data: bytes, layers: Iterable[LayerSummary]) -> int:
     return len(zlib.compress(split.rest, _LEVEL)) + len(zlib.compress(split.nibbles, _LEVEL))
 
 
-def write_archive(bundle_folder: Path, path: Path, *, force: bool = False) -> None:
+def write_archive(bundle: Bundle, path: Path, *, force: bool = False) -> None:
     """Write the download form of a bundle.
 
     Raises:
-        S2PError: no valid bundle, or ``path`` exists and ``force`` is false.
+        S2PError: ``path`` exists and ``force`` is false.
     """
-    bundle = open_bundle(bundle_folder)
-    programs = [part.path for part in bundle.manifest.unet_programs.values() if part.backend.startswith("xnnpack")]
+    packing = {name for name, delegate in DELEGATES.items() if delegate.packs}
+    unet = bundle.manifest.unet_programs.values()
+    programs = [part.path for part in unet if part.backend.split(" ")[0] in packing]
     packed: dict[str, list[list[int]]] = {}
     index = {"format": ARCHIVE_FORMAT, "version": ARCHIVE_VERSION, "packed": packed}
     members: dict[str, bytes] = {}
-    for name in list_files(bundle_folder):
-        data = (bundle_folder / name).read_bytes()
+    for name in list_files(bundle.folder):
+        data = (bundle.folder / name).read_bytes()
         if name in programs:
             split = split_program(data, bundle.manifest.quantization.layers)
             packed[name] = [list(region) for region in split.regions]

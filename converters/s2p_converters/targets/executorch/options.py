@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
-from s2p_converters.targets.executorch.xnnpack.operators import Scheme
+from pydantic import Field, model_validator
+
+from s2p_converters.targets.executorch.delegates import DELEGATES
+from s2p_converters.targets.options import TargetOptions
 from s2p_runtime.errors import S2PError
 
-BACKENDS = ("xnnpack", "coreml", "vulkan")
-SCHEMES = ("pinned", "static", "dynamic")
+Scheme = Literal["pinned", "static", "dynamic"]
+"""How a layer's input becomes int8.
+
+- ``pinned``: the checkpoint's scale of the step. The input is clamped to the step's range and two channels that hold the
+  ends of the range are appended (their weights are zero), so that the range which XNNPACK finds at run time is the
+  checkpoint's.
+- ``static``: the input is divided by the step's scale and rounded to int8; the output is rounded to int8 too, with a constant
+  scale relative to the step's, because XNNPACK has no kernel from static int8 to float.
+- ``dynamic``: the range of the input at hand (per image for convolutions, per token for linear layers); the table is not used.
+"""
 
 
-@dataclass(frozen=True)
-class ExecuTorchOptions:
-    """Options of the ExecuTorch target.
+class ExecuTorchOptions(TargetOptions):
+    """Options of the ExecuTorch target. ``scheme`` and ``self_check`` are for experiments: golden runs are those of ``pinned``."""
 
-    Attributes:
-        backend: what runs the programs. Only ``xnnpack`` computes with integers; the others get the weights multiplied out.
-        scheme: how activations become int8, see :data:`s2p_converters.targets.executorch.xnnpack.operators.Scheme`.
-        self_check: run every integer layer alone against plain arithmetic.
-        chunks: into how many programs the U-Net is split, for devices that cannot hold the whole.
-        sizes: (width, height) in pixels of pictures beside the checkpoint's own; the programs get a method for each.
-    """
+    backend: str = Field(
+        "xnnpack",
+        description="what runs the programs; only xnnpack computes with integers",
+        json_schema_extra={"choices": list(DELEGATES)},
+    )
+    scheme: Scheme = Field(
+        "pinned", title="activation scheme", description="how activations become int8", json_schema_extra={"hidden": True}
+    )
+    self_check: bool = Field(
+        True, description="run every integer layer alone against plain arithmetic", json_schema_extra={"hidden": True}
+    )
 
-    backend: str = "xnnpack"
-    scheme: Scheme = "pinned"
-    self_check: bool = True
-    chunks: int = 1
-    sizes: tuple[tuple[int, int], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise S2PError(f"unknown backend {self.backend!r}", f"choose from {', '.join(BACKENDS)}")
-        if self.scheme not in SCHEMES:
-            raise S2PError(f"unknown activation scheme {self.scheme!r}", f"choose from {', '.join(SCHEMES)}")
-        if self.sizes and self.backend != "xnnpack":
-            raise S2PError("`size` needs `backend=xnnpack`", f"{self.backend} keeps the weights of every size apart", "size")
-        if self.chunks != 1 and self.sizes:
+    @model_validator(mode="after")
+    def _go_together(self) -> ExecuTorchOptions:
+        shares = DELEGATES[self.backend].shares_weights
+        able = " or ".join(name for name, delegate in DELEGATES.items() if delegate.shares_weights)
+        if self.size and not shares:
+            raise S2PError(f"`size` needs `backend={able}`", f"{self.backend} keeps the weights of every size apart", "size")
+        if self.chunks != 1 and self.size:
             raise S2PError("`chunks` splits the U-Net for one size", "leave `size` or `chunks` out", "chunks")
-        if self.chunks != 1 and self.backend != "xnnpack":
-            raise S2PError("`chunks` needs `backend=xnnpack`", f"{self.backend} takes the U-Net whole", "chunks")
+        if self.chunks != 1 and not shares:
+            raise S2PError(f"`chunks` needs `backend={able}`", f"{self.backend} takes the U-Net whole", "chunks")
+        return self

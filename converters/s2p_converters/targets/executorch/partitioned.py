@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from s2p_converters.targets.executorch.delegates import DELEGATES
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
@@ -18,19 +20,10 @@ def partitioner(backend: str) -> Any:
     Raises:
         S2PError: the installed executorch has no such backend.
     """
+    module, _, name = DELEGATES[backend].partitioner.partition(":")
     try:
         with quiet_import():
-            if backend == "coreml":
-                from executorch.backends.apple.coreml.partition import CoreMLPartitioner
-
-                return CoreMLPartitioner()
-            if backend == "vulkan":
-                from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
-
-                return VulkanPartitioner()
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-
-            return XnnpackPartitioner()
+            return getattr(importlib.import_module(module), name)()
     except ImportError as error:
         raise S2PError(f"executorch here lacks its {backend} backend ({error})", "use `backend=xnnpack`", "backend") from error
 

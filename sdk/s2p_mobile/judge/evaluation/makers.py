@@ -12,7 +12,7 @@ from s2p_converters.core.graph import StepUNet
 from s2p_mobile.sources.model import Model
 from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bundle import Bundle
-from s2p_runtime.conditions import bundle_tokenizer, encode_prompt
+from s2p_runtime.conditioning import bundle_tokenizer, conditioner_of, encode_prompt
 from s2p_runtime.drawing import decode_latents
 from s2p_runtime.plan import SamplingPlan
 
@@ -93,15 +93,16 @@ class BackendMaker:
         latents = manifest.latents
         self.latent_shape = (1, latents.channels, latents.height, latents.width)
         self._bundle, self._backend, self._tokenizer = bundle, backend, bundle_tokenizer(bundle)
+        self._ports = tuple(conditioner_of(manifest).inputs)
 
     def conditions(self, prompts: Sequence[str]) -> Inputs:
-        """Embeddings [B, S, D] and, with SDXL, the time table [B, T, K] of the only prompt; see :class:`PictureMaker`."""
+        """What the U-Net's ports take of the only prompt, in their order; see :class:`PictureMaker`."""
         (prompt,) = prompts
-        return encode_prompt(self._bundle, self._backend, self._tokenizer, prompt).inputs
+        return tuple(encode_prompt(self._bundle, self._backend, self._tokenizer, prompt).inputs.values())
 
     def predict(self, sample: Array32, call: int, *conditions: Array32) -> Array32:
         """See :class:`PictureMaker`."""
-        return self._backend.predict(sample, call, *conditions)
+        return self._backend.predict(sample, call, dict(zip(self._ports, conditions, strict=True)))
 
     def decode(self, states: Array32) -> Array32:
         """See :class:`PictureMaker`."""

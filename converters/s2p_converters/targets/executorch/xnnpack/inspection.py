@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.targets.executorch.xnnpack.operators import Scheme, uses_four_bits, xnnpack_weight
+from s2p_converters.targets.executorch.options import Scheme
+from s2p_converters.targets.executorch.xnnpack.operators import uses_four_bits, xnnpack_weight
 from s2p_converters.targets.executorch.xnnpack.subgraph import XNNHeader
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.quiet import quiet_import

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +11,10 @@ from torch import nn
 
 from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.core.graph import GraphOperators, LayerSpec
+from s2p_converters.targets.executorch.options import Scheme
 from s2p_converters.targets.executorch.xnnpack.subgraph import Array32, Subgraph, Value, Weights
 from s2p_converters.targets.executorch.xnnpack.symbols import Symbol, upsample_twice
 from s2p_runtime.errors import S2PError
-
-Scheme = Literal["pinned", "static", "dynamic"]
-"""How a layer's input becomes int8.
-
-- ``pinned``: the checkpoint's scale of the step. The input is clamped to the step's range and two channels that hold the
-  ends of the range are appended (their weights are zero), so that the range which XNNPACK finds at run time is the
-  checkpoint's.
-- ``static``: the input is divided by the step's scale and rounded to int8; the output is rounded to int8 too, with a constant
-  scale relative to the step's, because XNNPACK has no kernel from static int8 to float.
-- ``dynamic``: the range of the input at hand (per image for convolutions, per token for linear layers); the table is not used.
-"""
 
 SILU_MINIMUM = -0.27846454276107380
 """Minimum of x * sigmoid(x), at x = -1.2784645: where 1 + x (1 - sigmoid(x)) = 0."""

@@ -1,0 +1,173 @@
+"""Checkpoint -> bundle, for every target: the order of things, and all of it that no target decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2p_converters.core.checkpoint import Checkpoint, require_symmetric
+from s2p_converters.core.graph.splitting import check_count
+from s2p_converters.targets.float_components import FloatComponent, SourceNetworks, decoder_component, prompt_components
+from s2p_converters.targets.golden import FloatPrograms, Recorder
+from s2p_converters.targets.manifest import copy_tokenizer, draft_manifest, write_manifest
+from s2p_converters.targets.needs import require_conversion
+from s2p_converters.targets.options import TargetOptions
+from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
+from s2p_converters.targets.registry import require_archive
+from s2p_converters.targets.self_check import SelfCheck, check_sizes
+from s2p_converters.targets.sizes import latent_shapes, picture_sizes
+from s2p_runtime.bundle import Bundle, BundleManifest
+from s2p_runtime.component import Component
+from s2p_runtime.files import atomic_folder, refuse_existing
+from s2p_runtime.progress import Progress
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion that is asked for.
+
+    Attributes:
+        out: folder of the bundle.
+        archive: also write the bundle's download form to this file.
+        force: replace what exists.
+    """
+
+    checkpoint: Checkpoint
+    target: Target[Any]
+    options: TargetOptions
+    out: Path
+    archive: Path | None = None
+    force: bool = False
+
+    @property
+    def title(self) -> str:
+        """What becomes what."""
+        return f"{self.checkpoint.manifest.title} for {self.target.describe(self.options)}"
+
+    @property
+    def notes(self) -> Notes:
+        """What a user should know of it."""
+        return self.target.notes(self.checkpoint, self.options)
+
+    def check(self) -> None:
+        """Refuse at once what cannot be.
+
+        Raises:
+            S2PError: something is there already, no download form, what :func:`check_early` refuses, too little memory or disk.
+        """
+        refuse_existing(self.out, self.force)
+        if self.archive is not None:
+            require_archive(self.target)
+            refuse_existing(self.archive, self.force)
+        check_early(self.checkpoint, self.target, self.options)
+        require_conversion(self.checkpoint, self.target, self.options, self.out)
+
+    def run(self, progress: Progress) -> Bundle:
+        """Write the bundle, which appears only when everything is right, and its download form.
+
+        Raises:
+            S2PError: what :meth:`check` refuses, or a component cannot be lowered.
+            CheckFailed: an emitted program does not hold or compute what it should.
+        """
+        self.check()
+        with atomic_folder(self.out, force=self.force) as scratch:
+            manifest = convert_checkpoint(self.checkpoint, self.target, self.options, scratch, progress)
+        bundle = Bundle(self.out, manifest)
+        if self.archive is not None and self.target.archive is not None:
+            self.target.archive.write(bundle, self.archive, force=self.force)
+        return bundle
+
+
+def check_early(checkpoint: Checkpoint, target: Target[Any], options: TargetOptions) -> None:
+    """Refuse what cannot be converted, before anything is written.
+
+    Raises:
+        S2PError: grids that programs do not compute, more chunks than the U-Net has parts, sizes that do not fit it, or what the
+            target itself refuses.
+    """
+    target.check(checkpoint, options)
+    require_symmetric(checkpoint)
+    check_count(checkpoint.structure, options.chunks)
+    picture_sizes(checkpoint, options.size)
+
+
+def convert_checkpoint(
+    checkpoint: Checkpoint, target: Target[Any], options: TargetOptions, folder: Path, progress: Progress
+) -> BundleManifest:
+    """Write a bundle into an empty folder.
+
+    Every program that this machine can run is compared with its reference before golden runs are recorded.
+
+    Raises:
+        S2PError: what :func:`check_early` refuses, or a component cannot be lowered.
+        CheckFailed: an emitted program does not hold or compute what it should.
+    """
+    check_early(checkpoint, target, options)
+    sizes = picture_sizes(checkpoint, options.size)
+    shapes = latent_shapes(sizes, target.host.default_method)
+    components = _float_components(checkpoint, shapes)
+    lowered = _lower(checkpoint, target, options, folder, components, shapes, progress)
+    tokenizer = copy_tokenizer(checkpoint, folder, target.tokenizer_folder(options))
+    download = None if target.archive is None else target.archive.unet_bytes(folder, lowered.unet)
+    draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizer, download)
+
+    reference = target.reference(checkpoint, options)
+    parts = {name: tuple(methods.values()) for name, methods in components.items()}
+    check = SelfCheck(target, options, checkpoint, parts, reference)
+    floats: FloatPrograms | None = None
+    if check.names:
+        backend = target.host.open(Bundle(folder, draft), "float64")
+        check.run(backend, progress)
+        # Golden runs record what the programs denote, where that can be told apart from how an engine rounds.
+        floats = backend if target.host.exact else None
+    recorder = Recorder(checkpoint, reference, floats or SourceNetworks(checkpoint), folder, progress)
+    golden = recorder.golden_runs()
+    recorder.size_calls(sizes)
+    target.host.record_constants(folder, draft.components)
+    manifest = write_manifest(draft, folder, golden=golden)
+    if check.names and len(sizes) > 1:
+        bundle = Bundle(folder, manifest)
+        check_sizes(target, bundle, target.host.open(bundle, "float64"))
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """The programs of a bundle: the U-Net's, and the others by name."""
+
+    unet: ConvertedUNet
+    others: dict[str, Component]
+
+
+def _float_components(checkpoint: Checkpoint, shapes: LatentShapes) -> dict[str, dict[str, FloatComponent]]:
+    """The components around the U-Net: name -> method -> component. The decoder has a method for each size."""
+    own = next(iter(shapes))
+    text, *rest = prompt_components(checkpoint)
+    decoder = {method: decoder_component(checkpoint, latents) for method, latents in shapes.items()}
+    return {text.name: {own: text}, "vae_decoder": decoder, **{component.name: {own: component} for component in rest}}
+
+
+def _lower(
+    checkpoint: Checkpoint,
+    target: Target[Any],
+    options: TargetOptions,
+    folder: Path,
+    components: Mapping[str, Mapping[str, FloatComponent]],
+    shapes: LatentShapes,
+    progress: Progress,
+) -> _Lowered:
+    """Write every program."""
+    others = {}
+    for name, methods in components.items():
+        with progress.stage(next(iter(methods.values())).title, 1) as advance:
+            others[name] = target.lower(checkpoint, options, folder, methods)
+            advance()
+    with progress.stage("U-Net", 1) as advance:
+        if options.chunks > 1:
+            unet = target.lower_chunks(checkpoint, options, folder)
+        else:
+            unet = target.lower_unet(checkpoint, options, folder, shapes)
+        advance()
+    return _Lowered(unet, others)

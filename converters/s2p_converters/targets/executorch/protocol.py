@@ -1,0 +1,58 @@
+"""What a backend of ExecuTorch, called delegate here, has to offer to the target."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from s2p_converters.targets.protocol import ConvertedUNet, Inspection, LatentShapes
+from s2p_runtime.bundle import Bundle
+from s2p_runtime.errors import S2PError
+
+if TYPE_CHECKING:
+    from s2p_converters.core.checkpoint import Checkpoint
+    from s2p_converters.core.reference import Constants
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
+
+
+class Delegate(ABC):
+    """One of ExecuTorch's backends. Its module is imported to know the options: it imports executorch inside of methods.
+
+    Attributes:
+        name: as users call it, and the first word of a component's ``backend``.
+        partitioner: ``module:class`` of what lowers the float components to it.
+        shares_weights: whether methods of a program share theirs, and the U-Net may be several programs.
+        packs: whether its U-Net programs shrink in the download form.
+    """
+
+    name: ClassVar[str]
+    partitioner: ClassVar[str]
+    shares_weights: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
+
+    @abstractmethod
+    def constants(self) -> Constants:
+        """How the U-Net's program stores real numbers."""
+
+    @abstractmethod
+    def unet_bytes(self, checkpoint: Checkpoint) -> int:
+        """Bytes of the U-Net's program, norms and biases aside."""
+
+    @abstractmethod
+    def lower_unet(
+        self, checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path, shapes: LatentShapes
+    ) -> ConvertedUNet:
+        """See :meth:`s2p_converters.targets.protocol.Target.lower_unet`."""
+
+    def lower_chunks(self, checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path) -> ConvertedUNet:
+        """See :meth:`s2p_converters.targets.protocol.Target.lower_chunks`."""
+        raise S2PError(f"`chunks`: {self.name} takes the U-Net whole", "leave it out", "chunks")
+
+    def self_check_tolerance(self, component: str) -> float | None:
+        """See :meth:`s2p_converters.targets.protocol.Target.self_check_tolerance`; by default it does not run on this machine."""
+        return None
+
+    def inspect(self, bundle: Bundle) -> Inspection:
+        """See :meth:`s2p_converters.targets.protocol.Target.inspect`."""
+        return Inspection()

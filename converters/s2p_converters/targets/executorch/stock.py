@@ -1,0 +1,73 @@
+"""Backends of ExecuTorch that take the U-Net as a float network, through their own partitioners: weights are multiplied out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2p_converters.targets.executorch.protocol import Delegate
+from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
+from s2p_runtime.bundle import LayerSummary
+
+if TYPE_CHECKING:
+    from s2p_converters.core.checkpoint import Checkpoint
+    from s2p_converters.core.reference import Constants
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
+
+_FLOAT32 = 4
+
+
+class StockDelegate(Delegate):
+    """A backend without kernels for the checkpoint's integers. Activations stay in float."""
+
+    def constants(self) -> Constants:
+        """See :class:`Delegate`."""
+        from s2p_converters.core.reference import CHECKPOINT_CONSTANTS
+
+        return replace(CHECKPOINT_CONSTANTS, activations=False)
+
+    def unet_bytes(self, checkpoint: Checkpoint) -> int:
+        """See :class:`Delegate`."""
+        return _FLOAT32 * sum(spec.weights for spec in checkpoint.specs)
+
+    def lower_unet(
+        self, checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path, shapes: LatentShapes
+    ) -> ConvertedUNet:
+        """See :class:`Delegate`; ``shapes`` holds but one."""
+        from s2p_converters.core.reference import reference_unet
+        from s2p_converters.targets.executorch.partitioned import lower_methods
+        from s2p_converters.targets.executorch.programs import write_program
+        from s2p_converters.targets.interface import unet_inputs, unet_output
+        from s2p_converters.targets.ports import example
+
+        ((method, latents),) = shapes.items()
+        inputs, output = unet_inputs(checkpoint, "int64", latents), unet_output(checkpoint, latents)
+        unet = reference_unet(checkpoint, self.constants()).float()
+        data = lower_methods(unet, {method: tuple(map(example, inputs))}, self.name)
+        component = write_program(folder / "unet.pte", data, self.name, inputs, (output,))
+        return ConvertedUNet({"unet": component}, _float_layers(checkpoint))
+
+
+class StockCoreML(StockDelegate):
+    """Apple's Core ML inside of ExecuTorch."""
+
+    name = "coreml"
+    partitioner = "executorch.backends.apple.coreml.partition:CoreMLPartitioner"
+
+
+class StockVulkan(StockDelegate):
+    """GPUs through Vulkan."""
+
+    name = "vulkan"
+    partitioner = "executorch.backends.vulkan.partitioner.vulkan_partitioner:VulkanPartitioner"
+
+
+def _float_layers(checkpoint: Checkpoint) -> tuple[LayerSummary, ...]:
+    return tuple(
+        LayerSummary(
+            name=spec.name, kind=spec.kind, weight_bits=32, activation_bits=None, scheme="float32",
+            weights=spec.weights, bytes=_FLOAT32 * spec.weights,
+        )
+        for spec in checkpoint.specs
+    )  # fmt: skip

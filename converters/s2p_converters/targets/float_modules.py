@@ -1,0 +1,154 @@
+"""Text encoders and VAE decoder of a checkpoint as torch modules of plain tensors: they stay in float."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_runtime.errors import S2PError
+from s2p_runtime.quiet import quiet_import
+
+
+class _TextEncoder(nn.Module):
+    """Last hidden state of a CLIPTextModel."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        hidden: Tensor = self.model(input_ids=input_ids, return_dict=False)[0]
+        return hidden
+
+
+class _Tapped(nn.Module):
+    """A transformer layer that hands its input on beside its output, side by side along the last axis."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.cat([hidden, self.layer(hidden, *args, **kwargs)], dim=-1)
+
+
+class _TappedNorm(nn.Module):
+    """The norm behind a :class:`_Tapped` layer: of its output alone."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, both: Tensor) -> Tensor:
+        before, last = both.chunk(2, dim=-1)
+        return torch.cat([before, self.norm(last)], dim=-1)
+
+
+class _TextEncoders(nn.Module):
+    """SDXL's two text encoders: penultimate hidden states side by side, and the second's projected end-of-text state.
+
+    As ``encode_prompt`` of diffusers' StableDiffusionXLPipeline. The layer behind the first's penultimate state is left out.
+    """
+
+    earlier: Tensor
+
+    def __init__(self, first: Any, second: Any, eos_id: int, tokens: int) -> None:
+        super().__init__()
+        first.encoder.layers = first.encoder.layers[:-1]
+        first.final_layer_norm = nn.Identity()
+        text = second.text_model
+        text.encoder.layers[-1] = _Tapped(text.encoder.layers[-1])
+        text.final_layer_norm = _TappedNorm(text.final_layer_norm)
+        self.first, self.second, self.projection, self.eos_id = first, text, second.text_projection, eos_id
+        self.register_buffer("earlier", torch.ones(tokens, tokens).triu(1))
+
+    def forward(self, input_ids: Tensor, second_input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """int32 [1, N] each -> hidden states [1, N, D], pooled text [1, P]."""
+        before, last = self.second(input_ids=second_input_ids, return_dict=False)[0].chunk(2, dim=-1)
+        ends = (second_input_ids == self.eos_id).to(last.dtype)
+        # 1 at the first end of text, 0 elsewhere: an end counts when none lies before it. No search, no gather.
+        first_end = torch.relu(ends - ends @ self.earlier)
+        pooled = self.projection((first_end[:, None, :] @ last)[:, 0])
+        hidden = torch.cat([self.first(input_ids=input_ids, return_dict=False)[0], before], dim=-1)
+        return hidden, pooled
+
+
+class _Decoder(nn.Module):
+    """Decoder half of an AutoencoderKL."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        hidden = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
+        image: Tensor = self.decoder(hidden)
+        return image
+
+
+def text_encoder_module(checkpoint: Checkpoint) -> nn.Module:
+    """The checkpoint's text encoder in float32: input_ids [1, N] -> last hidden state [1, N, D]."""
+    with quiet_import():
+        from transformers import CLIPTextModel
+
+        model = CLIPTextModel.from_pretrained(
+            checkpoint.folder / "text_encoder", dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+    return _TextEncoder(model).eval().requires_grad_(False)
+
+
+def text_encoders_module(checkpoint: Checkpoint) -> nn.Module:
+    """Both text encoders of an SDXL checkpoint in float32: two int32 [1, N] -> hidden states [1, N, D], pooled text [1, P]."""
+    with quiet_import():
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        first, second = (
+            kind.from_pretrained(checkpoint.folder / name, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+            for kind, name in ((CLIPTextModel, "text_encoder"), (CLIPTextModelWithProjection, "text_encoder_2"))
+        )
+    spec = checkpoint.manifest.tokenizer
+    return _TextEncoders(first, second, spec.eos_id, spec.max_length).eval().requires_grad_(False)
+
+
+def decoder_module(checkpoint: Checkpoint) -> nn.Module:
+    """The checkpoint's VAE decoder in float32: latents [1, C, H, W] -> image [1, 3, 8H, 8W]."""
+    with quiet_import():
+        from diffusers import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(
+            checkpoint.folder / "vae", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+    return _Decoder(vae).eval().requires_grad_(False)
+
+
+def image_shape(checkpoint: Checkpoint, latents: tuple[int, int]) -> tuple[int, int, int, int]:
+    """[1, 3, H, W] of what the VAE makes of latents of a height and width.
+
+    Raises:
+        S2PError: the VAE's configuration is unreadable.
+    """
+    factor, config = pixels_per_latent(checkpoint), _vae_config(checkpoint)
+    return 1, int(config.get("out_channels", 3)), latents[0] * factor, latents[1] * factor
+
+
+def pixels_per_latent(checkpoint: Checkpoint) -> int:
+    """Pixels to one latent, along each axis: the VAE halves once less than it has blocks.
+
+    Raises:
+        S2PError: the VAE's configuration is unreadable.
+    """
+    return 1 << (len(_vae_config(checkpoint)["block_out_channels"]) - 1)
+
+
+def _vae_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    path = checkpoint.folder / "vae" / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        len(config["block_out_channels"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise S2PError(f"{path} does not say how many blocks the VAE has ({error})", "make the checkpoint again") from error
+    return config

@@ -1,0 +1,106 @@
+"""The manifest of a bundle that is being made, and the tokenizer in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s2p_converters.core.checkpoint import MANIFEST_NAME as CHECKPOINT_MANIFEST
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.targets.protocol import ConvertedUNet
+from s2p_runtime import __version__
+from s2p_runtime.bundle import (
+    MANIFEST_NAME,
+    BundleManifest,
+    FileEntry,
+    PictureSize,
+    QuantizationSummary,
+    TokenizerSpec,
+)
+from s2p_runtime.component import Component
+from s2p_runtime.contract import write_contract
+from s2p_runtime.files import list_files, sha256_file
+
+
+def copy_tokenizer(checkpoint: Checkpoint, folder: Path, place: str) -> TokenizerSpec:
+    """Copy vocabulary and merges into the folder ``place`` of a bundle; returns the specification that says so.
+
+    The merges end with a line break, without which Apple's reader drops the last one.
+    """
+    spec = checkpoint.manifest.tokenizer
+    (folder / place).mkdir(exist_ok=True)
+    vocab, merges = f"{place}/vocab.json", f"{place}/merges.txt"
+    shutil.copyfile(checkpoint.folder / spec.vocab, folder / vocab)
+    text = (checkpoint.folder / spec.merges).read_bytes()
+    (folder / merges).write_bytes(text if text.endswith(b"\n") else text + b"\n")
+    return spec.model_copy(update={"vocab": vocab, "merges": merges})
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def draft_manifest(
+    checkpoint: Checkpoint,
+    target: str,
+    folder: Path,
+    unet: ConvertedUNet,
+    others: Mapping[str, Component],
+    sizes: tuple[PictureSize, ...],
+    tokenizer: TokenizerSpec,
+    download_bytes: int | None,
+) -> BundleManifest:
+    """The manifest of a bundle without golden runs: enough for a host to run its programs, and not valid yet.
+
+    Args:
+        others: components besides the U-Net.
+        download_bytes: of the U-Net, where the target has a download form.
+    """
+    source, chunks = checkpoint.manifest, tuple(unet.components) if tuple(unet.components) != ("unet",) else ()
+    unet_bytes = sum(folder_bytes(folder / component.path) for component in unet.components.values())
+    fields: dict[str, Any] = {
+        "name": source.source.name,
+        "family": source.family,
+        "target": target,
+        "producer": f"s2p-mobile {__version__}",
+        "checkpoint_sha256": sha256_file(checkpoint.folder / CHECKPOINT_MANIFEST),
+        "components": {**unet.components, **others},
+        "chunks": chunks,
+        "plan": source.plan,
+        "guidance": source.guidance,
+        "latents": source.latents,
+        "sizes": sizes,
+        "tokenizer": tokenizer,
+        "conditioning": source.conditioning,
+        "quantization": QuantizationSummary(
+            method=source.method,
+            recipe=str(source.recipe.get("name", "")),
+            average_weight_bits=source.average_weight_bits,
+            unet_bytes=unet_bytes,
+            unet_download_bytes=unet_bytes if download_bytes is None else download_bytes,
+            unet_fp32_bytes=source.source.unet_fp32_bytes,
+            layers=unet.layers,
+        ),
+        "golden": (),
+        "files": _entries(folder, {}),
+    }
+    return BundleManifest.model_construct(**fields)
+
+
+def write_manifest(draft: BundleManifest, folder: Path, **fields: Any) -> BundleManifest:
+    """Complete a draft and write it, last of all: it lists every other file. Files that the draft lists have not changed since."""
+    known = {name: getattr(draft, name) for name in BundleManifest.model_fields}
+    manifest = BundleManifest(**{**known, **fields, "files": _entries(folder, draft.files)})
+    write_contract(folder / MANIFEST_NAME, manifest)
+    return manifest
+
+
+def _entries(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """Checksums of every file below a folder; reading the large ones again would take as long as writing them."""
+    return {
+        name: known.get(name) or FileEntry(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
+        for name in list_files(folder)
+    }
