@@ -89,7 +89,7 @@ def test_existing_target_is_refused_without_force(tmp_path: Path, kind: str) -> 
         target.symlink_to(tmp_path / "nowhere")
     with pytest.raises(S2PError) as caught, atomic_folder(target):
         pytest.fail("the block must not run")
-    assert "--force" in one_line(caught)
+    assert "`force`" in one_line(caught)
     with atomic_folder(target, force=True) as scratch:
         (scratch / "file").write_text("new")
     assert (target / "file").read_text() == "new" and not target.is_symlink()
