@@ -27,8 +27,8 @@ from s2p_runtime.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
+    from s2p_mobile.api.description import Description
     from s2p_mobile.judge.evaluation import EvaluationResult
-    from s2p_mobile.judge.inspection import Description
     from s2p_mobile.quantize.forecast import Forecast
     from s2p_mobile.quantize.interruption import Interrupted
     from s2p_mobile.quantize.latents import LatentDataset
@@ -44,7 +44,7 @@ _TYPES = {
     "Bundle": "s2p_runtime.bundle",
     "Checkpoint": "s2p_converters.core.checkpoint",
     "Comparison": "s2p_mobile.quantize.sensitivity",
-    "Description": "s2p_mobile.judge.inspection",
+    "Description": "s2p_mobile.api.description",
     "EvaluationResult": "s2p_mobile.judge.evaluation",
     "Forecast": "s2p_mobile.quantize.forecast",
     "Interrupted": "s2p_mobile.quantize.interruption",

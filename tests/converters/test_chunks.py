@@ -24,8 +24,8 @@ from s2p_converters.targets.executorch.archive import write_archive
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
 from s2p_converters.targets.executorch.xnnpack.unet_facts import read_unet_facts
 from s2p_converters.targets.registry import TARGETS
+from s2p_mobile.api.description import describe
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.inspection import describe
 from s2p_runtime.archive import unpack_archive
 from s2p_runtime.backends import Backend
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, component_bytes, open_bundle

@@ -1,4 +1,4 @@
-"""Only ``cli/`` knows how options are written: no other text of the library has a word with two dashes."""
+"""Only command lines know how options are written: no other text of the library has a word with two dashes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from import_graph import module_files
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 _FOREIGN = ("s2p_mobile.devices.", "s2p_converters.targets.executorch.xnnpack.inspection")
 """Modules that call programs of others (adb, devicectl, our harnesses on devices, flatc): whole strings may be flags of theirs."""
+
+
+_COMMAND_LINES = ("s2p_mobile.cli.", "s2p_runtime.__main__.")
 
 
 def texts(source: str) -> Iterator[tuple[int, str]]:
@@ -35,7 +38,7 @@ def test_only_the_command_line_writes_options() -> None:
     found = {
         str(path): names
         for module, path in module_files().items()
-        if not f"{module}.".startswith("s2p_mobile.cli.")
+        if not f"{module}.".startswith(_COMMAND_LINES)
         if (names := list(options(module, path.read_text(encoding="utf-8"))))
     }
     assert found == {}

@@ -12,7 +12,8 @@ from s2p_mobile.api.progress import ProgressLike, listener
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
-    from s2p_mobile.judge.inspection import Description
+    from s2p_converters.targets.conversion import Conversion
+    from s2p_mobile.api.description import Description
     from s2p_mobile.sources.model import Model
     from s2p_runtime.bundle import Bundle
     from s2p_runtime.verify import Verification
@@ -51,18 +52,7 @@ def convert(
     Example:
         >>> s2p_mobile.convert("checkpoint", target="coreml", out="app.s2pmobile", options={"minimum_os": "iOS18"})
     """
-    from s2p_converters.targets.registry import TARGETS, read_options
-    from s2p_runtime.allocator import give_back_large_blocks
-
-    give_back_large_blocks()
-    chosen = TARGETS.get(target)
-    settings = read_options(chosen, options or {})
-    with opened_checkpoint(checkpoint) as source:
-        from s2p_converters.targets.conversion import Conversion
-
-        place = Path(f"{source.folder.resolve().name}-{target}.s2pmobile") if out is None else Path(out)
-        conversion = Conversion(source, chosen, settings, place, None if archive is None else Path(archive), force)
-        conversion.check()
+    with opened_conversion(checkpoint, target=target, out=out, options=options, archive=archive, force=force) as conversion:
         for line in conversion.notes.before:
             note(line)
         bundle = conversion.run(listener(progress))
@@ -72,7 +62,33 @@ def convert(
 
 
 @contextlib.contextmanager
-def opened_checkpoint(checkpoint: Checkpoint | Model | str | Path | None) -> Iterator[Checkpoint]:
+def opened_conversion(
+    checkpoint: Checkpoint | Model | str | Path | None,
+    *,
+    target: str,
+    out: str | Path | None,
+    options: Mapping[str, Any] | None,
+    archive: str | Path | None,
+    force: bool,
+) -> Iterator[Conversion]:
+    """The conversion that :func:`convert` runs, checked as far as that is quick. Its checkpoint may be gone after the block."""
+    from s2p_converters.targets.registry import TARGETS, read_options
+    from s2p_runtime.allocator import give_back_large_blocks
+
+    give_back_large_blocks()
+    chosen = TARGETS.get(target)
+    settings = read_options(chosen, options or {})
+    with _opened_checkpoint(checkpoint) as source:
+        from s2p_converters.targets.conversion import Conversion
+
+        place = Path(f"{source.folder.resolve().name}-{target}.s2pmobile") if out is None else Path(out)
+        conversion = Conversion(source, chosen, settings, place, None if archive is None else Path(archive), force)
+        conversion.check()
+        yield conversion
+
+
+@contextlib.contextmanager
+def _opened_checkpoint(checkpoint: Checkpoint | Model | str | Path | None) -> Iterator[Checkpoint]:
     """A checkpoint, or the finished one that a model's folder holds, which may be gone after the block."""
     from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
     from s2p_mobile.sources.default_checkpoint import default_checkpoint
@@ -133,6 +149,6 @@ def inspect(path: Checkpoint | Bundle | str | Path) -> Description:
     Example:
         >>> [layer.weight_bits for layer in s2p_mobile.inspect("checkpoint").layers]
     """
-    from s2p_mobile.judge.inspection import describe
+    from s2p_mobile.api.description import describe
 
     return describe(path)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from s2p_mobile.api.bundling import opened_checkpoint
-from s2p_mobile.api.terminal import TerminalProgress
+from s2p_mobile.api.bundling import opened_conversion
+from s2p_mobile.api.progress import listener
 from s2p_mobile.cli.console import emit_json, say, size
-from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder
+from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder, path_or_demo
 from s2p_mobile.cli.target_options import given_options, target_parameters
 
 if TYPE_CHECKING:
@@ -80,7 +80,12 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def convert(
     target: str,
-    checkpoint: Annotated[Path | None, typer.Argument(help="S2P checkpoint; the demo model's when left out.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            help="S2P checkpoint, or a model folder that holds one; the demo model's when left out.", callback=path_or_demo
+        ),
+    ] = None,
     out: OutFolder = None,
     archive: Annotated[
         Path | None,
@@ -91,23 +96,13 @@ def convert(
     **options: Any,
 ) -> None:
     """Convert an S2P checkpoint into an app-ready bundle, checked against its golden runs."""
-    from s2p_converters.targets.registry import TARGETS, read_options
-    from s2p_runtime.allocator import give_back_large_blocks
-
-    give_back_large_blocks()
     start = time.monotonic()
-    chosen = TARGETS.get(target)
-    settings = read_options(chosen, given_options(options))
-    with opened_checkpoint(checkpoint) as source:
-        from s2p_converters.targets.conversion import Conversion
-
-        place = out or Path(f"{source.folder.resolve().name}-{target}.s2pmobile")
-        conversion = Conversion(source, chosen, settings, place, archive, force)
-        conversion.check()
-        notes = conversion.notes
+    given = given_options(options)
+    with opened_conversion(checkpoint, target=target, out=out, options=given, archive=archive, force=force) as conversion:
+        notes, source = conversion.notes, conversion.checkpoint
         for line in (f"converting {conversion.title}", *(f"note: {line}" for line in notes.before)):
             say(line, json)
-        bundle = conversion.run(TerminalProgress())
+        bundle = conversion.run(listener(True))
     if archive is not None:
         say(f"archive: {archive} ({size(archive.stat().st_size)})", json)
     _report(bundle, source, time.monotonic() - start, notes, json)

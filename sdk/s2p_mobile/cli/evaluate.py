@@ -19,6 +19,7 @@ from s2p_mobile.cli.options import (
     SizeOption,
     SourceArgument,
     StepsOption,
+    path_or_demo,
 )
 
 
@@ -32,7 +33,9 @@ def evaluate(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; those that the model names when left out.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The floating-point model, when it is not the demo model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The floating-point model, when it is not the demo model.", callback=path_or_demo)
+    ] = None,
     scheduler: SchedulerOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,

@@ -10,18 +10,18 @@ import typer
 from s2p_mobile.demo import names_demo
 
 
-def _path_or_demo(word: str | None) -> str | None:
+def path_or_demo(word: str | None) -> str | None:
     """``demo`` is the built-in model, which the library calls None, unless such a file or folder is here."""
     return None if word is None or names_demo(word) else word
 
 
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(help="Diffusers folder or .safetensors file; the demo model when left out.", callback=_path_or_demo),
+    typer.Argument(help="Diffusers folder or .safetensors file; the demo model when left out.", callback=path_or_demo),
 ]
 SourceArgument = Annotated[
     str,
-    typer.Argument(help="Model folder, .safetensors file, checkpoint, bundle, or demo.", callback=_path_or_demo),
+    typer.Argument(help="Model folder, .safetensors file, checkpoint, bundle, or demo.", callback=path_or_demo),
 ]
 """None at run time where it is the built-in model."""
 JsonOption = Annotated[

@@ -21,7 +21,7 @@ from s2p_converters.targets.executorch.xnnpack.operators import FloatSymbolLayer
 from s2p_converters.targets.executorch.xnnpack.program import build_program
 from s2p_converters.targets.executorch.xnnpack.unet import UNetProgram, unet_columns, unet_subgraph
 from s2p_converters.targets.executorch.xnnpack.unet_facts import read_unet_facts
-from s2p_mobile.judge.inspection import describe
+from s2p_mobile.api.description import describe
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import CheckFailed, S2PError

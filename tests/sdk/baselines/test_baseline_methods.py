@@ -14,8 +14,8 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import reference_unet
 from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.registry import TARGETS
+from s2p_mobile.api.description import describe
 from s2p_mobile.judge.evaluation import evaluate, open_evaluation
-from s2p_mobile.judge.inspection import describe
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
 from s2p_mobile.sources.components import Components
 from s2p_mobile.sources.model import Model
