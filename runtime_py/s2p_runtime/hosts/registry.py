@@ -26,10 +26,12 @@ def host_of(bundle: Bundle) -> Host:
     name = bundle.manifest.target
     if name not in HOSTS.names:
         raise S2PError(
-            f"{bundle.folder.name} is for {name}, which nothing here runs (there are {HOSTS.listing})",
-            f"install the package that brings {name}",
+            f"{bundle.folder.name} is a bundle for {name}, and this s2p-mobile runs {HOSTS.listing}",
+            f"install the package that brings {name}, or convert the checkpoint for one of these",
         )
     try:
         return HOSTS.get(name)
     except S2PError as error:
-        raise S2PError(f"{bundle.folder.name} is for {name}, which does not run here: {error.problem}", error.remedy) from error
+        raise S2PError(
+            f"{bundle.folder.name} is a bundle for {name}, which does not run here: {error.problem}", error.remedy
+        ) from error
