@@ -48,7 +48,7 @@ MESSAGES = {
     "missing_file": r" lacks ",
     "wrong_size": r"bytes instead of",
     "altered": r"was altered \(sha256 differs\)",
-    "wrong_target": r"replay\.s2pmobile is a bundle for [a-z0-9-]+, which nothing here runs \(there are coreml, executorch",
+    "wrong_target": r"replay\.s2pmobile is a bundle for [a-z0-9-]+, and this s2p-mobile runs ",
 }
 """What Python says for each kind of error of the index."""
 

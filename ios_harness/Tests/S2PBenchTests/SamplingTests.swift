@@ -36,7 +36,7 @@ import Testing
     @Test func rowsReachBack() async throws {
         func call(_ states: [(Int, Double)], _ outputs: [(Int, Double)]) throws -> PlanCall {
             let terms: ([(Int, Double)]) -> String = { "[" + $0.map { "[\($0.0),\($0.1)]" }.joined(separator: ",") + "]" }
-            let text = #"{"timestep":0,"input_scale":0.5,"states":\#(terms(states)),"outputs":\#(terms(outputs))}"#
+            let text = #"{"timestep":0,"input_scale":0.5,"states":\#(terms(states)),"outputs":\#(terms(outputs)),"noise":0}"#
             return try JSONDecoder().decode(PlanCall.self, from: Data(text.utf8))
         }
         let calls = [try call([(0, 2)], [(0, 1)]), try call([(0, 1)], [(1, 0.5), (0, -1)]), try call([(1, 1), (2, 4)], [(0, 8)])]

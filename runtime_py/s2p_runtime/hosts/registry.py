@@ -26,8 +26,8 @@ def host_of(bundle: Bundle) -> Host:
     name = bundle.manifest.target
     if name not in HOSTS.names:
         raise S2PError(
-            f"{bundle.folder.name} is a bundle for {name}, which nothing here runs (there are {HOSTS.listing})",
-            f"install the package that brings {name}",
+            f"{bundle.folder.name} is a bundle for {name}, and this s2p-mobile runs {HOSTS.listing}",
+            f"install the package that brings {name}, or convert the checkpoint for one of these",
         )
     try:
         return HOSTS.get(name)
