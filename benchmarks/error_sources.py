@@ -30,23 +30,24 @@ from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, ReferenceLayer, reference_unet
 from s2p_mobile.demo import held_out_captions
 from s2p_mobile.judge.evaluation.drawing import Drawings, draw
-from s2p_mobile.judge.evaluation.makers import TorchMaker
 from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.torch_artist import TorchArtist
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.backends import Array32
-from s2p_runtime.plan import SamplingPlan, guide
+from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.walker import guide
 
 
-class WindowMaker(TorchMaker):
+class WindowArtist(TorchArtist):
     """Quantized in the calls from ``begin`` to before ``end``, the FP model in the others."""
 
     def __init__(self, model: Model, fp: StepUNet, quantized: StepUNet, checkpoint: Checkpoint, begin: int, end: int) -> None:
         super().__init__("window", model, fp, checkpoint.manifest.plan, checkpoint.manifest.guidance)
-        self._inside = TorchMaker("inside", model, quantized, self.plan, self.guidance)
+        self._inside = TorchArtist("inside", model, quantized, self.plan, self.guidance)
         self._calls = range(begin, end)
 
     def predict(self, sample: Array32, call: int, *conditions: Array32) -> Array32:
-        """See :class:`PictureMaker`."""
+        """See :class:`s2p_runtime.artist.Artist`."""
         return (self._inside if call in self._calls else super()).predict(sample, call, *conditions)
 
 
@@ -72,10 +73,10 @@ def picture_tables(
     """Rows of the first table, then of the second."""
     prompts, seeds = held_out_captions()[:count], list(range(count))
     total = len(checkpoint.manifest.plan.calls)
-    original = draw(WindowMaker(model, fp, fp, checkpoint, 0, 0), prompts, seeds)
+    original = draw(WindowArtist(model, fp, fp, checkpoint, 0, 0), prompts, seeds)
 
     def found(unet: StepUNet, begin: int = 0, end: int = total) -> np.ndarray:
-        return errors(draw(WindowMaker(model, fp, unet, checkpoint, begin, end), prompts, seeds), original)
+        return errors(draw(WindowArtist(model, fp, unet, checkpoint, begin, end), prompts, seeds), original)
 
     whole = found(quantized)
     spans = list(itertools.pairwise(total * k // windows for k in range(windows + 1)))
@@ -122,7 +123,7 @@ def fp_calls(
 ) -> list[TrajectoryCall]:
     """Some calls of the FP trajectories of the first held-out captions."""
     prompts = [encode_prompt(model, caption, seed, guidance) for seed, caption in enumerate(held_out_captions()[:count])]
-    texts = torch.from_numpy(np.concatenate([prompt.embeddings for prompt in prompts]))
+    texts = torch.from_numpy(np.concatenate([prompt.conditions[0] for prompt in prompts]))
     seen: dict[int, list[tuple[Array32, Array32]]] = {call: [] for call in calls}
 
     def keep(call: int, sample: Array32, output: Array32) -> None:

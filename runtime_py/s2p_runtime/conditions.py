@@ -47,33 +47,41 @@ def encode_ids(
     eos_id: int,
     encode: Callable[[NDArray[np.int32], NDArray[np.int32]], tuple[Array32, Array32]],
     token_ids: NDArray[np.int32],
+    negative: bool = False,
 ) -> tuple[Array32, Array32]:
     """Both outputs of an SDXL text encoder for every branch: token ids [B, N] -> hidden states [B, N, D], pooled text [B, P].
 
-    The unconditional branch, the first of two, is zeros where ``conditioning`` says so.
+    The unconditional branch, the first of two, is zeros where ``conditioning`` says so and there is no negative prompt.
 
     Args:
         encode: :meth:`s2p_runtime.backends.Backend.encode_pooled`.
+        negative: the unconditional branch has a text of its own.
     """
     second = conditioning.second_token_ids(token_ids, eos_id)
     pairs = [encode(first[None], other[None]) for first, other in zip(token_ids, second, strict=True)]
-    if len(pairs) > 1 and conditioning.zero_unconditional:
+    if len(pairs) > 1 and conditioning.zero_unconditional and not negative:
         pairs[0] = (np.zeros_like(pairs[0][0]), np.zeros_like(pairs[0][1]))
     return np.concatenate([hidden for hidden, _ in pairs]), np.concatenate([pooled for _, pooled in pairs])
 
 
 def encode_prompt(
-    bundle: Bundle, backend: Backend, tokenizer: ClipTokenizer, prompt: str, size: PictureSize | None = None
+    bundle: Bundle,
+    backend: Backend,
+    tokenizer: ClipTokenizer,
+    prompt: str,
+    size: PictureSize | None = None,
+    negative_prompt: str | None = None,
 ) -> Conditions:
-    """Conditions of a prompt: the empty text first where the bundle guides.
+    """Conditions of a prompt: the negative prompt or the empty text first where the bundle guides.
 
     Args:
         size: of the picture (None: the bundle's own), which an SDXL model is told.
     """
-    texts: Sequence[str] = ["", prompt] if bundle.manifest.guidance > 1 else [prompt]
+    texts: Sequence[str] = [negative_prompt or "", prompt] if bundle.manifest.guidance > 1 else [prompt]
     token_ids = np.array([tokenizer.encode(text) for text in texts], np.int32)
     conditioning = bundle.manifest.conditioning
     if conditioning is None:
         return Conditions(np.concatenate([backend.encode_text(row[None]) for row in token_ids]))
-    hidden, pooled = encode_ids(conditioning, bundle.manifest.tokenizer.eos_id, backend.encode_pooled, token_ids)
+    eos_id, negative = bundle.manifest.tokenizer.eos_id, negative_prompt is not None
+    hidden, pooled = encode_ids(conditioning, eos_id, backend.encode_pooled, token_ids, negative)
     return Conditions(hidden, backend.time_table(pooled, bundle.manifest.time_ids(size)))

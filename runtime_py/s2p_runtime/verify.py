@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s2p_runtime.artist import Observe, final_states
 from s2p_runtime.backends import Array32, Backend, components_of
 from s2p_runtime.bundle import Bundle, GoldenRun, PictureSize
 from s2p_runtime.conditions import Conditions, encode_ids
 from s2p_runtime.contract import Contract
-from s2p_runtime.drawing import decode_latents, draw_latents
+from s2p_runtime.drawing import BundleArtist, decode_latents
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from s2p_runtime.pictures import psnr_db, relative_error
-from s2p_runtime.plan import denoise, guide
 from s2p_runtime.progress import Advance, Progress, Silent
 from s2p_runtime.tensors import read_tensors
+from s2p_runtime.walker import denoise, guide
 
 Array = NDArray[Any]
 
@@ -125,8 +126,7 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
         tensors = read_golden(bundle, run)
         with listener.stage(f"golden run {run.id}", 2 * calls) as advance:
             _check_run(bundle, exact, run, tensors, worst, advance)
-            start = tensors["initial_latents"]
-            final = draw_latents(bundle, declared, recorded(tensors), start, run.seed, lambda *_: advance())
+            final = _free_run(bundle, declared, run, tensors, lambda *_: advance())
         psnr = psnr_db(final, tensors["quantized_latents"])
         golden.append(GoldenCheck(id=run.id, latent_psnr_db=_finite(psnr), ok=psnr is None or psnr >= MINIMUM_LATENT_PSNR_DB))
     for size in bundle.manifest.picture_sizes[1:]:
@@ -232,10 +232,16 @@ def _check_loop(
 ) -> None:
     """The whole loop on the backend's own outputs, for backends exact enough to stay on the recorded trajectory."""
 
-    def compare(call: int, output: Array) -> None:
+    def compare(call: int, scaled: Array32, outputs: Array32) -> None:
         if call in expected:
-            worst.update("unet", relative_error(output, expected[call]))
+            worst.update("unet", relative_error(outputs[0], expected[call]))
         advance()
 
-    final = draw_latents(bundle, backend, recorded(tensors), tensors["initial_latents"], run.seed, compare)
+    final = _free_run(bundle, backend, run, tensors, compare)
     worst.update("unet", relative_error(final, tensors["quantized_latents"]))
+
+
+def _free_run(bundle: Bundle, backend: Backend, run: GoldenRun, tensors: dict[str, Array], observe: Observe) -> Array32:
+    """Final state of the loop from a golden run's recorded conditions and first state."""
+    artist = BundleArtist(bundle, backend)
+    return final_states(artist, recorded(tensors).inputs, [run.seed], observe, tensors["initial_latents"])

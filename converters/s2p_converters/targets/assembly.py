@@ -33,9 +33,9 @@ from s2p_runtime.bundle import (
 from s2p_runtime.component import Component
 from s2p_runtime.contract import write_contract
 from s2p_runtime.files import sha256_file
-from s2p_runtime.plan import denoise, guide
 from s2p_runtime.progress import Advance, Progress
 from s2p_runtime.tensors import read_tensors, write_tensors
+from s2p_runtime.walker import denoise, guide
 
 Array32 = NDArray[np.float32]
 

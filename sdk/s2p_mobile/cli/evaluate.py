@@ -39,24 +39,25 @@ def evaluate(
     from s2p_mobile.demo import HELD_OUT_PROMPTS
     from s2p_mobile.judge.evaluation import default_cache_folder, open_source
     from s2p_mobile.judge.evaluation import evaluate as compare
-    from s2p_mobile.judge.evaluation.source import is_model
     from s2p_mobile.judge.metrics import check_metrics
+    from s2p_mobile.judge.source_kind import source_kind
     from s2p_mobile.sources.model import open_model
-    from s2p_mobile.sources.picture_size import PictureSize
+    from s2p_mobile.sources.pixel_size import PixelSize
     from s2p_mobile.sources.prompts import long_prompts, read_prompts
     from s2p_runtime.errors import S2PError
 
     check_metrics(metrics)
-    if model is not None and is_model(source):
+    is_model = source_kind(source) == "model"
+    if model is not None and is_model:
         raise S2PError(
             "`model` names the floating-point model of a checkpoint or a bundle", "leave it out for a model", "model"
         )
-    given = source if is_model(source) else model
-    chosen = None if size is None else PictureSize.parse(size)
+    given = source if is_model else model
+    chosen = None if size is None else PixelSize.parse(size)
     known = given is not None or chosen is not None or lora
     opened = open_source(source, open_model(given, chosen, lora or ()) if known else None, device=device)
     texts = read_prompts(prompts or HELD_OUT_PROMPTS)
-    for warning in long_prompts(texts[:count], opened.model.tokenizer):
+    for warning in long_prompts(texts[:count], opened.model.conditioner.tokenizer):
         say(f"note: {warning}", "-")
     result = compare(
         opened,

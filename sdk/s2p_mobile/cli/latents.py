@@ -46,15 +46,15 @@ def latents(
     from s2p_mobile.quantize.latents import LatentJob, write_latents
     from s2p_mobile.quantize.recipes.training import TrainingRule
     from s2p_mobile.sources.model import open_model
-    from s2p_mobile.sources.picture_size import PictureSize
+    from s2p_mobile.sources.pixel_size import PixelSize
     from s2p_mobile.sources.prompts import long_prompts, repeated
 
-    source = open_model(model, None if size is None else PictureSize.parse(size), lora or ())
+    source = open_model(model, None if size is None else PixelSize.parse(size), lora or ())
     texts = job_prompts(source, prompts, count, subset_seed)
     if prompts is None and count is None:
         texts = repeated(texts, TrainingRule().prompts)
     if prompts is not None:
-        for warning in long_prompts(texts, source.tokenizer):
+        for warning in long_prompts(texts, source.conditioner.tokenizer):
             say(f"note: {warning}", "-")
     plan = plan_for(source.folder / "scheduler", scheduler, steps or source.steps)
     job = LatentJob(source, plan, texts, source.choose_guidance(guidance), seed, features)

@@ -114,7 +114,7 @@ def quantize(
     space = checkpoint_bytes(job.model.folder, job.model.family.folders)
     require_disk(out, space, "the checkpoint", "free some, or give another --out")
     if prompts is not None:
-        for warning in long_prompts(job.prompts, job.model.tokenizer):
+        for warning in long_prompts(job.prompts, job.model.conditioner.tokenizer):
             say(f"note: {warning}", "-")
     job.model.load()
     unet = run_method(method, job)

@@ -58,14 +58,14 @@ def sensitivity(
     from s2p_mobile.quantize.sensitivity.registry import estimator as find_estimator
     from s2p_mobile.quantize.workers import choose_device
     from s2p_mobile.sources.model import open_model
-    from s2p_mobile.sources.picture_size import PictureSize
+    from s2p_mobile.sources.pixel_size import PixelSize
     from s2p_runtime.files import refuse_existing
 
     names = estimator_names() if compare else [find_estimator(estimator).name]
     targets = {name: out.with_name(f"{out.stem}-{name}{out.suffix}") if compare else out for name in names}
     for target in targets.values():
         refuse_existing(target, force)
-    source = open_model(model, None if size is None else PictureSize.parse(size), lora or ())
+    source = open_model(model, None if size is None else PixelSize.parse(size), lora or ())
     texts = job_prompts(source, prompts)[:TRAJECTORIES]
     scale = source.choose_guidance(guidance)
     plan = plan_for(source.folder / "scheduler", scheduler, steps)

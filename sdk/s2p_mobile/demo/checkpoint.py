@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.sources.components import COMPONENT_FOLDERS
 
 PACKAGED = Path(__file__).parent / "w4a8-mixed"
+_COMPONENTS = ("text_encoder", "vae", "tokenizer", "scheduler")
+"""What the checkpoint shares with the model."""
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def checkpoint_folder(given: Path | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="s2p-mobile-") as scratch:
         folder = Path(scratch) / "demo"
         shutil.copytree(PACKAGED, folder, copy_function=shutil.copyfile)
-        for name in COMPONENT_FOLDERS:
+        for name in _COMPONENTS:
             shutil.copytree(DEMO_MODEL / name, folder / name, copy_function=shutil.copyfile)
         yield folder
 
@@ -31,4 +32,4 @@ def checkpoint_folder(given: Path | None) -> Iterator[Path]:
 def package_checkpoint(folder: Path, destination: Path = PACKAGED) -> None:
     """Keep a whole checkpoint of the demo model as the shipped one, without the model's own components."""
     shutil.rmtree(destination, ignore_errors=True)
-    shutil.copytree(folder, destination, ignore=lambda at, names: set(COMPONENT_FOLDERS) if Path(at) == folder else set())
+    shutil.copytree(folder, destination, ignore=lambda at, names: set(_COMPONENTS) if Path(at) == folder else set())

@@ -14,7 +14,7 @@ from s2p_mobile.quantize.recipes import load_recipe
 from s2p_mobile.quantize.sensitivity.reuse import sensitivity_for
 from s2p_mobile.quantize.workers import DEVICES
 from s2p_mobile.sources.model import Model, open_model
-from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.prompts import read_prompts, subset
 from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Progress
@@ -85,7 +85,7 @@ def make_job(
         S2PError: unknown recipe, method, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of range, a size
             that the model cannot draw, a sensitivity of something else.
     """
-    chosen_size = None if size is None else PictureSize.parse(size)
+    chosen_size = None if size is None else PixelSize.parse(size)
     named_recipe = None if recipe_name is None else load_recipe(recipe_name)
     if device not in DEVICES:
         raise S2PError(f"unknown device {device!r}", f"devices are {', '.join(DEVICES)}")

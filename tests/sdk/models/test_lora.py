@@ -111,14 +111,14 @@ def test_two_files_add_up_and_metadata_brings_the_alpha(family_models: dict[str,
         f"unet.{name.replace('attn2.to_k', 'attn2.processor.to_k')}_lora.down.weight": down,
         f"unet.{name.replace('attn2.to_k', 'attn2.processor.to_k')}_lora.up.weight": up,
     }
-    width = original.text_encoder_2.config.hidden_size  # type: ignore[union-attr]
+    width = original.conditioner.text_encoder_2.config.hidden_size
     second |= {key("kohya", "text_encoder_2", text, "A"): torch.randn(RANK, width)}
     second |= {key("kohya", "text_encoder_2", text, "B"): torch.randn(width, RANK)}
     save_file(second, tmp_path / "b.safetensors")
     fused = open_model(family_models["sdxl"], loras=[str(tmp_path / "a.safetensors"), f"{tmp_path / 'b.safetensors'}:-2"])
     expected = layer.weight + (12 / RANK - 2) * torch.einsum("or,ri->oi", up, down)
     torch.testing.assert_close(fused.unet.get_submodule(name).weight, expected, rtol=1e-5, atol=1e-5)
-    states = [model.text_encoder_2.state_dict() for model in (original, fused)]  # type: ignore[union-attr]
+    states = [model.conditioner.text_encoder_2.state_dict() for model in (original, fused)]
     different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     assert len(different) == 1 and different[0].endswith(f"{text}.weight")
 

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 import s2p_runtime.bench
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.artist import draw_source
+from s2p_mobile.judge.artist import draw_with, open_artist
 from s2p_mobile.judge.evaluation import open_source
 from s2p_mobile.quantize.sensitivity import read_sensitivity
 from s2p_mobile.sources.model import open_model
-from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Silent
@@ -62,9 +62,8 @@ def test_generate_fuses_and_sizes(make_model: MakeModel, lora: Path, tmp_path: P
 def test_guidance_of_a_consistency_model_is_built_in(make_model: MakeModel) -> None:
     scheduler = {"_class_name": "LCMScheduler", "original_inference_steps": 50}
     folder = make_model("sd1", scheduler=scheduler, time_cond_proj_dim=16)
-    settings = {"scheduler": None, "steps": None}
     drawn = {
-        guidance: draw_source(str(folder), "a cat", 3, Silent(), guidance=guidance, **settings).latents
+        guidance: draw_with(open_artist(str(folder), guidance=guidance), "a cat", 3, None, Silent()).latents
         for guidance in (None, 2.0, 8.5)
     }
     np.testing.assert_array_equal(drawn[None], drawn[8.5])
@@ -84,8 +83,8 @@ def test_evaluate_opens_the_model_as_asked(make_model: MakeModel, lora: Path, tm
     given = ["evaluate", str(folder), "--prompts", str(tmp_path / "prompts.txt"), "--metrics", "psnr", "--cache", str(tmp_path)]
     assert run([*given, "--size", "24x16", "--lora", str(lora), "--json", str(out)]) == 0
     assert json.loads(out.read_text())["count"] == 2
-    source = open_source(folder, open_model(folder, PictureSize(24, 16)))
-    assert source.maker.latent_shape == (1, 4, 8, 12)
+    source = open_source(folder, open_model(folder, PixelSize(24, 16)))
+    assert source.artist.latent_shape == (1, 4, 8, 12)
 
 
 def test_evaluate_names_what_does_not_fit(make_model: MakeModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +109,7 @@ def test_a_checkpoint_of_another_size_is_not_compared(tmp_path: Path) -> None:
     write_checkpoint(job, "rtn", run_method("rtn", job), tmp_path)
     with pytest.raises(S2PError, match="pass that as `size`"):
         open_source(tmp_path)
-    assert open_source(tmp_path, open_model(None, PictureSize(96, 64))).maker.latent_shape == (1, 4, 16, 24)
+    assert open_source(tmp_path, open_model(None, PixelSize(96, 64))).artist.latent_shape == (1, 4, 16, 24)
 
 
 def test_sensitivity_of_a_model_with_lora(make_model: MakeModel, lora: Path, tmp_path: Path) -> None:

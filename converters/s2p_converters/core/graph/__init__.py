@@ -1,21 +1,26 @@
 """The U-Net as a graph whose layers, norms and attention are chosen by the caller and whose time path is a table."""
 
+from s2p_converters.core.graph.denoiser import DENOISERS, Denoiser, denoiser_of
 from s2p_converters.core.graph.operators import LayerSpec, Operators, StepRow
 from s2p_converters.core.graph.step_unet import StepUNet, split_shortcuts
 from s2p_converters.core.graph.structure import UNetStructure, layer_specs, resnet_names
-from s2p_converters.core.graph.tables import PooledTables, PromptTables, StepTables
+from s2p_converters.core.graph.tables import GivenRows, NetworkRows, PromptRows, StepTables
 from s2p_converters.core.graph.time_network import TimeNetwork, empty_network
 
 __all__ = [
+    "DENOISERS",
+    "Denoiser",
+    "GivenRows",
     "LayerSpec",
+    "NetworkRows",
     "Operators",
-    "PooledTables",
-    "PromptTables",
+    "PromptRows",
     "StepRow",
     "StepTables",
     "StepUNet",
     "TimeNetwork",
     "UNetStructure",
+    "denoiser_of",
     "empty_network",
     "layer_specs",
     "resnet_names",

@@ -6,16 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2p_converters.core.checkpoint import is_checkpoint, open_checkpoint
+from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.plan.schedulers import plan_for
-from s2p_converters.core.reference import checkpoint_unet
 from s2p_mobile.judge.evaluation.drawing import draw
-from s2p_mobile.judge.evaluation.makers import BackendMaker, PictureMaker, TorchMaker
+from s2p_mobile.judge.source_kind import source_kind
 from s2p_mobile.sources.model import DEMO_NAME, Model, open_model
-from s2p_mobile.sources.picture_size import vae_factor
-from s2p_mobile.sources.trajectory import float_unet
+from s2p_mobile.sources.pixel_size import pixel_size
+from s2p_mobile.sources.torch_artist import checkpoint_artist, model_artist
+from s2p_runtime.artist import Artist
 from s2p_runtime.backends import Backend
-from s2p_runtime.bundle import MANIFEST_NAME, Bundle, LatentSpec, open_bundle
+from s2p_runtime.bundle import Bundle, open_bundle
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import psnr_db
@@ -33,15 +34,15 @@ class EvaluationSource:
 
     Attributes:
         name: as it was given.
-        maker: draws the source's pictures.
+        artist: draws the source's pictures.
         reference: draws the FP pictures, under the same plan and guidance.
         model: the FP model.
         device: where torch U-Nets run.
     """
 
     name: str
-    maker: PictureMaker
-    reference: PictureMaker
+    artist: Artist
+    reference: Artist
     model: Model
     device: str = "cpu"
 
@@ -68,28 +69,23 @@ def open_source(
     Raises:
         S2PError: not a source, or made from another model than the one at hand.
     """
-    if source is None or str(source) == DEMO_NAME:
-        return _model_source(DEMO_NAME, model or open_model(None), plan, guidance, device)
-    folder = Path(source)
-    kinds = {"checkpoint": is_checkpoint(folder), "bundle": (folder / MANIFEST_NAME).is_file()}
-    if any(kinds.values()) and (plan is not None or guidance is not None):
+    kind = source_kind(source)
+    if kind == "model":
+        name = DEMO_NAME if source is None else str(source)
+        return _model_source(name, model or open_model(name), plan, guidance, device)
+    folder = Path(str(source))
+    if plan is not None or guidance is not None:
         raise S2PError(f"{folder} records its own plan and guidance", "leave the sampling options out")
-    if kinds["checkpoint"]:
+    if kind == "checkpoint":
         return _checkpoint_source(folder, model, device)
-    if kinds["bundle"]:
-        return _bundle_source(folder, model, device, backend)
-    return _model_source(str(source), model or open_model(folder), plan, guidance, device)
-
-
-def _reference(model: Model, plan: SamplingPlan, guidance: float, device: str) -> TorchMaker:
-    return TorchMaker(model.name, model, float_unet(model, plan), plan, guidance, device)
+    return _bundle_source(folder, model, device, backend)
 
 
 def _model_source(name: str, model: Model, plan: SamplingPlan | None, guidance: float | None, device: str) -> EvaluationSource:
     chosen = model.choose_guidance(guidance)
     plan = plan or plan_for(model.folder / "scheduler", None, model.steps)
-    maker = _reference(model, plan, chosen, device)
-    return EvaluationSource(name, maker, maker, model, device)
+    artist = model_artist(model, plan, chosen, device)
+    return EvaluationSource(name, artist, artist, model, device)
 
 
 def _checkpoint_source(folder: Path, model: Model | None, device: str) -> EvaluationSource:
@@ -108,12 +104,11 @@ def _checkpoint_source(folder: Path, model: Model | None, device: str) -> Evalua
             "model",
         )
     if model.latents != manifest.latents:
-        raise S2PError(
-            f"{folder} draws {_pixels(model, manifest.latents)}, not {model.picture_size}", "pass that as `size`", "size"
-        )
-    unet = checkpoint_unet(checkpoint)
-    maker = TorchMaker(str(folder), model, unet, manifest.plan, manifest.guidance, device)
-    return EvaluationSource(str(folder), maker, _reference(model, manifest.plan, manifest.guidance, device), model, device)
+        drawn = pixel_size(manifest.latents, model.vae_config)
+        raise S2PError(f"{folder} draws {drawn}, not {model.picture_size}", "pass that as `size`", "size")
+    artist = checkpoint_artist(str(folder), checkpoint, model, device)
+    reference = model_artist(model, manifest.plan, manifest.guidance, device)
+    return EvaluationSource(str(folder), artist, reference, model, device)
 
 
 def _bundle_source(folder: Path, model: Model | None, device: str, backend: Callable[[Bundle], Backend]) -> EvaluationSource:
@@ -122,7 +117,7 @@ def _bundle_source(folder: Path, model: Model | None, device: str, backend: Call
     model = model or open_model(None)
     if model.latents != manifest.latents:
         raise _wrong_model(folder, model)
-    reference = _reference(model, manifest.plan, manifest.guidance, device)
+    reference = model_artist(model, manifest.plan, manifest.guidance, device)
     # A bundle does not record its source model, but it holds what that model drew.
     for run in manifest.golden[:1]:
         recorded = read_tensors(bundle.path(run.path)).get("fp_latents")
@@ -134,19 +129,7 @@ def _bundle_source(folder: Path, model: Model | None, device: str, backend: Call
         closeness = psnr_db(final, recorded)
         if closeness is not None and closeness < SAME_MODEL_DB:
             raise _wrong_model(folder, model)
-    return EvaluationSource(str(folder), BackendMaker(bundle, backend(bundle)), reference, model, device)
-
-
-def _pixels(model: Model, latents: LatentSpec) -> str:
-    factor = vae_factor(model.vae_config)
-    return f"{latents.width * factor}x{latents.height * factor}"
-
-
-def is_model(source: str | Path | None) -> bool:
-    """Whether a source is neither a checkpoint nor a bundle."""
-    if source is None or str(source) == DEMO_NAME:
-        return True
-    return not is_checkpoint(Path(source)) and not (Path(source) / MANIFEST_NAME).is_file()
+    return EvaluationSource(str(folder), BundleArtist(bundle, backend(bundle)), reference, model, device)
 
 
 def _wrong_model(folder: Path, model: Model) -> S2PError:

@@ -16,9 +16,7 @@ from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
 LATENTS_FORMAT = "s2p-latents"
-LATENTS_VERSION = 2
-PLAIN_VERSION = 1
-"""Written for families with one text encoder, so that older readers open these sets too."""
+LATENTS_VERSION = 1
 MANIFEST_NAME = "latents.json"
 TEXTS_FILE = "unconditional.safetensors"
 SHARD_PROMPTS = 8
@@ -31,7 +29,7 @@ class LatentRequest(GrowingContract):
     Prompt k runs with seed ``seed + k``. With guidance above 1 every call has two samples, unconditional first.
     """
 
-    later_fields: ClassVar[tuple[str, ...]] = ("conditioning",)
+    later_fields: ClassVar[tuple[str, ...]] = ("conditioning", "conditions")
 
     source: str = Field(description="name of the model, for people")
     unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -41,7 +39,10 @@ class LatentRequest(GrowingContract):
     latents: LatentSpec
     prompts: tuple[str, ...] = Field(min_length=1)
     features: bool = Field(description="the outputs of the down, mid and up blocks are stored as well")
-    conditioning: Conditioning | None = Field(default=None, description="version 2: families with two text encoders")
+    conditioning: Conditioning | None = Field(default=None, description="settings of the family's conditioner; null: none")
+    conditions: tuple[str, ...] = Field(
+        default=("embeddings",), min_length=1, description="tensors that tell the denoiser of a text, in its order"
+    )
 
     @property
     def branches(self) -> int:
@@ -62,7 +63,7 @@ class LatentRequest(GrowingContract):
             return f"another sampling plan ({ours.scheduler} {ours.steps} steps, not {theirs.scheduler} {theirs.steps} steps)"
         if self.latents != wanted.latents:
             return f"another latent size ({self.latents.height}x{self.latents.width})"
-        if self.conditioning != wanted.conditioning:
+        if self.conditioning != wanted.conditioning or self.conditions != wanted.conditions:
             return "other time ids or another unconditional text"
         if self.guidance != wanted.guidance:
             return f"another guidance ({self.guidance:g}, not {wanted.guidance:g})"
@@ -91,7 +92,7 @@ class LatentManifest(Contract):
     """``latents.json``."""
 
     format: Literal["s2p-latents"] = "s2p-latents"
-    version: int = PLAIN_VERSION
+    version: int = LATENTS_VERSION
     producer: str = f"s2p-mobile {__version__}"
     request: LatentRequest
     unconditional: FileEntry | None = Field(description="of unconditional.safetensors; null without guidance")
@@ -141,7 +142,8 @@ class LatentJob:
             latents=self.model.latents,
             prompts=self.prompts,
             features=self.features,
-            conditioning=self.model.conditioning,
+            conditioning=self.model.conditioner.settings,
+            conditions=tuple(spec.name for spec in self.model.conditioner.conditions),
         )
 
 
