@@ -25,9 +25,10 @@ PLAIN = ["psnr", "psnr_mean", "ssim"]
 class Straight:
     """x_{i+1} = x_i + e_i with a constant output: ``drift`` times the number of letters of its text."""
 
-    def __init__(self, drift: float, batch: int = 4) -> None:
+    def __init__(self, drift: float, batch: int = 4, noise: float = 0.0) -> None:
         self.name, self.drift, self.batch, self.guidance, self.latent_shape = "walker", drift, batch, GUIDANCE, SHAPE
-        calls = [PlanCall(timestep=float(i), input_scale=1.0, states=((i, 1.0),), outputs=((i, 1.0),)) for i in range(CALLS)]
+        row = {"input_scale": 1.0, "noise": noise}
+        calls = [PlanCall(timestep=float(i), states=((i, 1.0),), outputs=((i, 1.0),), **row) for i in range(CALLS)]
         self.plan = SamplingPlan(
             scheduler="walk", steps=CALLS, prediction_type="epsilon", initial_scale=1.0, calls=tuple(calls)
         )
@@ -47,8 +48,8 @@ class Straight:
         return np.ones((len(states), 3, 16, 16), np.float32) * means.reshape(-1, 1, 1, 1).astype(np.float32)
 
 
-def source(drift: float, batch: int = 4) -> EvaluationSource:
-    return EvaluationSource("walk", Straight(drift, batch), Straight(0.0), open_model(None))
+def source(drift: float, batch: int = 4, noise: float = 0.0) -> EvaluationSource:
+    return EvaluationSource("walk", Straight(drift, batch, noise), Straight(0.0, noise=noise), open_model(None))
 
 
 def prompts(count: int) -> list[str]:
@@ -76,11 +77,13 @@ def test_latent_psnr_and_psnr_in_closed_form() -> None:
     assert set(result.metrics) == set(PLAIN)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.5])
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_batches_change_nothing(batch: int) -> None:
-    subject = source(0.02, batch)
+def test_batches_change_nothing(batch: int, noise: float) -> None:
+    """Not for samplers with fresh noise either, which draw in batches too."""
+    subject = source(0.02, batch, noise)
     result = evaluate(subject, prompts(7), metrics=PLAIN)
-    assert result == evaluate(source(0.02), prompts(7), metrics=PLAIN)
+    assert result == evaluate(source(0.02, 1, noise), prompts(7), metrics=PLAIN)
     assert isinstance(subject.artist, Straight) and subject.artist.largest == 2 * min(batch, 7)
 
 

@@ -57,6 +57,10 @@ def key(layout: str, component: str, layer: str, role: str) -> str:
     return f"{component}.{text}{layer}.lora.{ {'A': 'down', 'B': 'up'}[role] }.weight"
 
 
+def part(model: Model, component: str) -> nn.Module:
+    return model.unet if component == "unet" else getattr(model.conditioner, component)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("alpha", [None, 6.0])
 @pytest.mark.parametrize("layout", ["kohya", "peft", "diffusers"])
@@ -70,7 +74,7 @@ def test_fused_layers_do_what_the_lora_beside_them_does(
     file: dict[str, Tensor] = {}
     pairs = {}
     for component, name in layers:
-        module = getattr(original, component)
+        module = part(original, component)
         try:
             layer = module.get_submodule(name)
         except AttributeError:
@@ -84,7 +88,7 @@ def test_fused_layers_do_what_the_lora_beside_them_does(
     assert fused.name == "sd1+style" and fused.unet_sha256 != original.unet_sha256
     factor = 0.5 * (1.0 if alpha is None else alpha / RANK)
     for (component, name), (layer, down, up) in pairs.items():
-        module = getattr(fused, component)
+        module = part(fused, component)
         spelled = name if name in dict(module.named_modules()) else f"text_model.{name}"
         shape = (2, layer.in_channels, 6, 6) if isinstance(layer, nn.Conv2d) else (2, layer.in_features)
         x = torch.randn(shape)

@@ -38,6 +38,10 @@ def load_layout() -> ModuleType:
 to_ldm = load_layout().to_ldm
 
 
+def module(model: Model, part: str) -> Any:
+    return getattr(model.conditioner if part.startswith("text_encoder") else model, part)
+
+
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 def test_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, family: str) -> None:
     original = Model(make_model(family, vocab_size=WORDS))
@@ -47,7 +51,7 @@ def test_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, fa
     assert (model.name, model.family.name) == ("painter", family)
     assert model.structure == original.structure and model.latents == original.latents
     for part in ("unet", "vae", "text_encoder"):
-        ours, theirs = getattr(model, part).state_dict(), getattr(original, part).state_dict()
+        ours, theirs = (module(one, part).state_dict() for one in (model, original))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
     assert model.conditioner.text_encoder.config.hidden_act == original.conditioner.text_encoder.config.hidden_act
@@ -82,7 +86,7 @@ def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Pat
     model = open_model(tmp_path / "painter.safetensors", PixelSize(16, 16))
     assert model.structure == original.structure and model.latents == original.latents
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        ours, theirs = getattr(model, part).state_dict(), getattr(original, part).state_dict()
+        ours, theirs = (module(one, part).state_dict() for one in (model, original))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
     settings, originals = model.conditioner.settings, original.conditioner.settings
@@ -140,7 +144,8 @@ def test_time_ids_of_another_width_are_refused(make_model: MakeModel, tmp_path: 
 
 def test_tokenizer_gives_clips_published_ids(make_model: MakeModel, tmp_path: Path) -> None:
     save_file(to_ldm(Model(make_model("sd1", vocab_size=WORDS))), tmp_path / "a.safetensors")
-    ids = open_model(tmp_path / "a.safetensors", PixelSize(16, 16)).conditioner.token_ids(["a photo of a cat"])[0].tolist()
+    model = open_model(tmp_path / "a.safetensors", PixelSize(16, 16))
+    ids = model.conditioner.token_ids(["a photo of a cat"])[0].tolist()
     # The example of CLIP's documentation in transformers.
     assert ids == [49406, 320, 1125, 539, 320, 2368] + [49407] * 10
 

@@ -165,7 +165,7 @@ def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str]) -> d
     features: dict[str, list[NDArray[np.float16]]] = {}
 
     def predict(scaled: NDArray[np.float32], call: int) -> NDArray[np.float32]:
-        output, blocks = predictor.with_features(scaled, call, job.features)
+        output, blocks = predictor.with_features(scaled, call) if job.features else (predictor(scaled, call), {})
         states.append(scaled)
         outputs.append(output)
         for name, value in blocks.items():

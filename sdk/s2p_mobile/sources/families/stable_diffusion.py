@@ -11,18 +11,22 @@ _PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 _NEEDS = "a diffusers folder (unet, text_encoder, vae, tokenizer, scheduler; weights as .safetensors) or one .safetensors file"
 
 
-def _is_clip(configs: Configs) -> bool:
+def _has_clip(configs: Configs) -> bool:
+    """Whether there is a U-Net and a CLIP text encoder."""
+    if "unet" not in configs or "text_encoder" not in configs:
+        return False
     kind = (configs["text_encoder"].get("architectures") or ["CLIPTextModel"])[0]
     return str(kind).startswith("CLIPTextModel")
 
 
 def _has_text_time(configs: Configs) -> bool:
+    """Whether the U-Net's time path is told a pooled text."""
     return configs["unet"].get("addition_embed_type") == "text_time"
 
 
 def _is_plain(configs: Configs, act: str) -> bool:
-    """Whether nothing but the hidden states of a CLIP text encoder with this activation is told to the U-Net."""
-    return _is_clip(configs) and not _has_text_time(configs) and configs["text_encoder"].get("hidden_act", "quick_gelu") == act
+    """Whether a U-Net is told the hidden states of a CLIP text encoder with this activation, and nothing else."""
+    return _has_clip(configs) and not _has_text_time(configs) and configs["text_encoder"].get("hidden_act", "quick_gelu") == act
 
 
 SD1 = Family(
@@ -56,5 +60,5 @@ SDXL = Family(
     conditioner=PooledTextConditioner,
     guidance=5.0,
     scaling_factor=0.13025,
-    matches=lambda configs: _is_clip(configs) and _has_text_time(configs),
+    matches=lambda configs: _has_clip(configs) and _has_text_time(configs),
 )
