@@ -30,24 +30,25 @@ from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, ReferenceLayer, reference_unet
 from s2p_mobile.demo import HELD_OUT_PROMPTS
 from s2p_mobile.judge.evaluation.drawing import Drawings, draw
-from s2p_mobile.judge.evaluation.makers import TorchMaker
 from s2p_mobile.sources.model import Model, open_model
 from s2p_mobile.sources.prompts import read_prompts
+from s2p_mobile.sources.torch_artist import TorchArtist
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.backends import Array32
-from s2p_runtime.plan import SamplingPlan, guide
+from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.walker import guide
 
 
-class WindowMaker(TorchMaker):
+class WindowArtist(TorchArtist):
     """Quantized in the calls from ``begin`` to before ``end``, the FP model in the others."""
 
     def __init__(self, model: Model, fp: StepUNet, quantized: StepUNet, checkpoint: Checkpoint, begin: int, end: int) -> None:
         super().__init__("window", model, fp, checkpoint.manifest.plan, checkpoint.manifest.guidance)
-        self._inside = TorchMaker("inside", model, quantized, self.plan, self.guidance)
+        self._inside = TorchArtist("inside", model, quantized, self.plan, self.guidance)
         self._calls = range(begin, end)
 
     def predict(self, sample: Array32, call: int, *conditions: Array32) -> Array32:
-        """See :class:`PictureMaker`."""
+        """See :class:`s2p_runtime.artist.Artist`."""
         return (self._inside if call in self._calls else super()).predict(sample, call, *conditions)
 
 
@@ -73,10 +74,10 @@ def picture_tables(
     """Rows of the first table, then of the second."""
     prompts, seeds = read_prompts(HELD_OUT_PROMPTS)[:count], list(range(count))
     total = len(checkpoint.manifest.plan.calls)
-    original = draw(WindowMaker(model, fp, fp, checkpoint, 0, 0), prompts, seeds)
+    original = draw(WindowArtist(model, fp, fp, checkpoint, 0, 0), prompts, seeds)
 
     def found(unet: StepUNet, begin: int = 0, end: int = total) -> np.ndarray:
-        return errors(draw(WindowMaker(model, fp, unet, checkpoint, begin, end), prompts, seeds), original)
+        return errors(draw(WindowArtist(model, fp, unet, checkpoint, begin, end), prompts, seeds), original)
 
     whole = found(quantized)
     spans = list(itertools.pairwise(total * k // windows for k in range(windows + 1)))
@@ -122,10 +123,9 @@ def fp_calls(
     fp: StepUNet, model: Model, plan: SamplingPlan, guidance: float, calls: Sequence[int], count: int
 ) -> list[TrajectoryCall]:
     """Some calls of the FP trajectories of the first held-out captions."""
-    prompts = [
-        encode_prompt(model, caption, seed, guidance) for seed, caption in enumerate(read_prompts(HELD_OUT_PROMPTS)[:count])
-    ]
-    texts = torch.from_numpy(np.concatenate([prompt.embeddings for prompt in prompts]))
+    texts = read_prompts(HELD_OUT_PROMPTS)[:count]
+    prompts = [encode_prompt(model, caption, seed, guidance) for seed, caption in enumerate(texts)]
+    told = torch.from_numpy(np.concatenate([prompt.conditions[0] for prompt in prompts]))
     seen: dict[int, list[tuple[Array32, Array32]]] = {call: [] for call in calls}
 
     def keep(call: int, sample: Array32, output: Array32) -> None:
@@ -137,7 +137,7 @@ def fp_calls(
     found = []
     for call, pairs in seen.items():
         samples, originals = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        found.append(TrajectoryCall((torch.from_numpy(samples), torch.tensor([call]), texts), originals, guidance))
+        found.append(TrajectoryCall((torch.from_numpy(samples), torch.tensor([call]), told), originals, guidance))
     return found
 
 

@@ -34,9 +34,9 @@ from s2p_converters.targets.executorch.xnnpack.program import build_program
 from s2p_converters.targets.executorch.xnnpack.unet import UNetProgram, unet_columns, unet_subgraph
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.pictures import psnr_db, relative_error
-from s2p_runtime.plan import denoise, guide
 from s2p_runtime.quiet import quiet_import
 from s2p_runtime.tensors import read_tensors
+from s2p_runtime.walker import denoise, guide
 
 SD14 = {
     "in_channels": 4, "out_channels": 4, "sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2,

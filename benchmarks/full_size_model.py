@@ -158,7 +158,7 @@ def random_integers(model: Path, out: Path) -> Figures:
         f"{name}.time": rng.standard_normal((1, width), np.float32) for name, width in resnet_names(source.structure).items()
     }
     network = None
-    if source.conditioning is not None:
+    if not source.conditioner.shares_time_table:
         shapes = time_network_shapes(source.structure, source.unet_config, 1)
         network = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     out.mkdir()
@@ -170,9 +170,9 @@ def random_integers(model: Path, out: Path) -> Figures:
             producer="benchmark", family=source.family.name,
             source=Source(name=source.name, unet_sha256="0" * 64, unet_fp32_bytes=0), method="rtn",
             recipe=recipe.model_dump(mode="json"), seed=0, plan=plan, guidance=source.guidance, latents=source.latents,
-            tokenizer=source.tokenizer_spec, unet_config=dict(source.unet_config),
+            tokenizer=source.conditioner.tokenizer_spec, unet_config=dict(source.unet_config),
             layers=tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs), golden=(), files=file_entries(out, "s2p.json"),
-            conditioning=source.conditioning, split_shortcuts=False, softmax_bits=None,
+            conditioning=source.conditioner.settings, split_shortcuts=False, softmax_bits=None,
         ),
     )  # fmt: skip
     return {"bytes": folder_bytes(out)}

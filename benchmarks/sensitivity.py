@@ -26,7 +26,6 @@ from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.demo import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from s2p_mobile.judge.evaluation.evaluate import evaluate
-from s2p_mobile.judge.evaluation.makers import TorchMaker
 from s2p_mobile.judge.evaluation.source import EvaluationSource
 from s2p_mobile.quantize.bits import average_bits, quantized_specs, weight_bits
 from s2p_mobile.quantize.recipes import MixedRule, Recipe, WeightRule
@@ -45,6 +44,7 @@ from s2p_mobile.quantize.sensitivity.plot import plot_comparison
 from s2p_mobile.quantize.sensitivity.rounding import Rounded, round_layers
 from s2p_mobile.sources.model import Model, open_model
 from s2p_mobile.sources.prompts import read_prompts
+from s2p_mobile.sources.torch_artist import TorchArtist
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.plan import SamplingPlan
 
@@ -143,12 +143,12 @@ def main() -> None:
             name: {width: float(value.error(weights[name]).square().sum()) for width, value in widths.items()}
             for name, widths in rounded.items()
         }
-        reference = TorchMaker(model.name, model, unet, plan, model.guidance)
+        reference = TorchArtist(model.name, model, unet, plan, model.guidance)
         print(f"\n{'bit plan':<24}{'bits':>7}{'FID-to-FP':>11}{'SSIM':>8}{'PSNR dB':>9}{'latent dB':>11}")
         network = None
         for label, bits in plans_of(specs, rankings).items():
-            maker = TorchMaker(label, model, with_bits(unet, rounded, bits), plan, model.guidance)
-            source = EvaluationSource(label, maker, reference, model)
+            artist = TorchArtist(label, model, with_bits(unet, rounded, bits), plan, model.guidance)
+            source = EvaluationSource(label, artist, reference, model)
             found = evaluate(
                 source,
                 read_prompts(HELD_OUT_PROMPTS),

@@ -2,93 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bundle import Bundle, PictureSize
-from s2p_runtime.conditioning import Conditions, bundle_tokenizer, encode_prompt
-from s2p_runtime.pictures import to_picture
-from s2p_runtime.plan import denoise, guide, initial_latents
+from s2p_runtime.conditioning import bundle_tokenizer, conditioner_of, encode_prompt
+from s2p_runtime.tokenizer import ClipTokenizer
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A drawn picture.
+class BundleArtist:
+    """A bundle on a backend: its own text encoder, U-Net and decoder, whose batch is fixed to one prompt.
 
-    Attributes:
-        picture: uint8 [H, W, 3].
-        latents: final state, float32 [1, C, H, W].
-        tokens_dropped: how many tokens of the prompt did not fit the text encoder.
-        negative_tokens_dropped: the same of the negative prompt.
+    See :class:`s2p_runtime.artist.Artist`.
     """
 
-    picture: NDArray[np.uint8]
-    latents: Array32
-    tokens_dropped: int
-    negative_tokens_dropped: int = 0
+    batch = 1
 
+    def __init__(self, bundle: Bundle, backend: Backend, size: PictureSize | None = None) -> None:
+        """
+        Args:
+            size: one of the manifest's; None: the bundle's own.
+        """
+        manifest = bundle.manifest
+        self.name, self.plan, self.guidance = bundle.folder.name, manifest.plan, manifest.guidance
+        latents = manifest.latents
+        height, width = (latents.height, latents.width) if size is None else (size.latent_height, size.latent_width)
+        self.latent_shape = (1, latents.channels, height, width)
+        self._bundle, self._backend, self._size = bundle, backend, size
+        self._ports = tuple(conditioner_of(manifest).inputs)
 
-def draw_latents(
-    bundle: Bundle,
-    backend: Backend,
-    conditions: Conditions,
-    latents: Array32,
-    seed: int,
-    on_call: Callable[[int, Array32], None] | None = None,
-) -> Array32:
-    """The whole denoising loop.
+    @cached_property
+    def _tokenizer(self) -> ClipTokenizer:
+        return bundle_tokenizer(self._bundle)
 
-    Args:
-        conditions: of the prompt.
-        latents: x_0, float32 [1, C, H, W].
-        on_call: called with (index, raw U-Net output [B, C, H, W]).
-    """
-    manifest = bundle.manifest
+    def conditions(self, prompts: Sequence[str], negative_prompt: str | None = None) -> tuple[Array32, ...]:
+        """See :class:`s2p_runtime.artist.Artist`; of a single prompt."""
+        (prompt,) = prompts
+        told = encode_prompt(self._bundle, self._backend, self._tokenizer, prompt, self._size, negative_prompt)
+        return tuple(told.inputs.values())
 
-    def predict(sample: Array32, call: int) -> Array32:
-        output = backend.predict(np.repeat(sample, conditions.branches, axis=0), call, conditions.inputs)
-        if on_call is not None:
-            on_call(call, output)
-        return guide(output, manifest.guidance)
+    def predict(self, samples: Array32, call: int, *conditions: Array32) -> Array32:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        return self._backend.predict(samples, call, dict(zip(self._ports, conditions, strict=True)))
 
-    return denoise(manifest.plan, predict, latents, seed)
+    def decode(self, states: Array32) -> Array32:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        return np.concatenate([decode_latents(self._bundle, self._backend, state[None]) for state in states])
+
+    def tokens_dropped(self, prompt: str) -> int:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        return self._tokenizer.tokens_dropped(prompt)
 
 
 def decode_latents(bundle: Bundle, backend: Backend, latents: Array32) -> Array32:
     """Final state -> decoder output [1, 3, 8H, 8W]."""
     return backend.decode(bundle.manifest.latents.decoder_input(latents))
-
-
-def draw(
-    bundle: Bundle,
-    backend: Backend,
-    prompt: str,
-    seed: int,
-    on_call: Callable[[int, Array32], None] | None = None,
-    size: PictureSize | None = None,
-    negative_prompt: str | None = None,
-) -> Drawing:
-    """Draw a prompt from Philox noise of ``seed``.
-
-    Args:
-        on_call: called with (index, raw U-Net output [B, C, H, W]).
-        size: one of the manifest's; None: the bundle's own.
-        negative_prompt: what not to draw; see :func:`s2p_runtime.conditioning.encode_prompt`.
-
-    Raises:
-        S2PError: a negative prompt for a bundle without guidance, or a component cannot run.
-    """
-    manifest = bundle.manifest
-    chosen = size or manifest.sizes[0]
-    tokenizer = bundle_tokenizer(bundle)
-    conditions = encode_prompt(bundle, backend, tokenizer, prompt, size, negative_prompt)
-    shape = (1, manifest.latents.channels, chosen.latent_height, chosen.latent_width)
-    start = initial_latents(manifest.plan, seed, shape)
-    latents = draw_latents(bundle, backend, conditions, start, seed, on_call)
-    picture = to_picture(decode_latents(bundle, backend, latents))
-    dropped = (tokenizer.tokens_dropped(text) for text in (prompt, negative_prompt or ""))
-    return Drawing(picture, latents, *dropped)

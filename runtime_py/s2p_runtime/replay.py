@@ -13,11 +13,10 @@ from s2p_runtime.backends import Array32
 from s2p_runtime.bundle import Bundle, GoldenRun
 from s2p_runtime.conditioning import bundle_tokenizer, conditioner_of
 from s2p_runtime.contract import Contract
-from s2p_runtime.drawing import draw_latents
 from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import relative_error
-from s2p_runtime.plan import initial_latents
-from s2p_runtime.verify import SAMPLER_TOLERANCE, read_golden
+from s2p_runtime.verify import SAMPLER_TOLERANCE, free_run, read_golden
+from s2p_runtime.walker import initial_latents
 
 Array = NDArray[Any]
 
@@ -128,8 +127,7 @@ def replay(bundle: Bundle, run: GoldenRun) -> GoldenReplay:
     recorded = len(tensors["noise_pred_calls"])
     latents_error = None
     if recorded == len(manifest.plan.calls):
-        conditions = conditioner_of(manifest).conditions(tensors)
-        end = draw_latents(bundle, backend, conditions, start, run.seed)
+        end = free_run(bundle, backend, run, tensors)
         latents_error = relative_error(end, tensors["quantized_latents"])
     ok = tokens_ok and max(noise_error, latents_error or 0.0) <= SAMPLER_TOLERANCE
     return GoldenReplay(

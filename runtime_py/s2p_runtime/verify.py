@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s2p_runtime.artist import Observe, final_states
 from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bundle import Bundle, GoldenRun, PictureSize
 from s2p_runtime.conditioning import components_of, conditioner_of
 from s2p_runtime.contract import Contract
-from s2p_runtime.drawing import decode_latents, draw_latents
+from s2p_runtime.drawing import BundleArtist, decode_latents
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts import Host, host_of
 from s2p_runtime.pictures import psnr_db, relative_error
-from s2p_runtime.plan import denoise, guide
 from s2p_runtime.progress import Advance, Progress, Silent
 from s2p_runtime.tensors import read_tensors
+from s2p_runtime.walker import denoise, guide
 
 Array = NDArray[Any]
 
@@ -97,8 +98,7 @@ def verify(bundle: Bundle, progress: Progress | None = None) -> Verification:
         tensors = read_golden(bundle, run)
         with listener.stage(f"golden run {run.id}", 2 * calls) as advance:
             checks.golden_run(run, tensors, advance)
-            conditions, start = checks.conditioner.conditions(tensors), tensors["initial_latents"]
-            final = draw_latents(bundle, declared, conditions, start, run.seed, lambda *_: advance())
+            final = free_run(bundle, declared, run, tensors, lambda *_: advance())
         psnr = psnr_db(final, tensors["quantized_latents"])
         golden.append(GoldenCheck(id=run.id, latent_psnr_db=_finite(psnr), ok=psnr is None or psnr >= MINIMUM_LATENT_PSNR_DB))
     for size in bundle.manifest.sizes[1:]:
@@ -189,11 +189,23 @@ class _Checks:
     def _loop(self, run: GoldenRun, tensors: dict[str, Array], expected: dict[int, Array], advance: Advance) -> None:
         """The whole loop on the backend's own outputs, for backends exact enough to stay on the recorded trajectory."""
 
-        def compare(call: int, output: Array) -> None:
+        def compare(call: int, scaled: Array32, outputs: Array32) -> None:
             if call in expected:
-                self.update("unet", relative_error(output, expected[call]))
+                self.update("unet", relative_error(outputs[0], expected[call]))
             advance()
 
-        conditions = self.conditioner.conditions(tensors)
-        final = draw_latents(self.bundle, self.backend, conditions, tensors["initial_latents"], run.seed, compare)
+        final = free_run(self.bundle, self.backend, run, tensors, compare)
         self.update("unet", relative_error(final, tensors["quantized_latents"]))
+
+
+def free_run(
+    bundle: Bundle, backend: Backend, run: GoldenRun, tensors: dict[str, Array], observe: Observe | None = None
+) -> Array32:
+    """Final state of the loop from a golden run's recorded conditions and first state, float32 [1, C, H, W].
+
+    Args:
+        tensors: of the run, see :func:`read_golden`.
+        observe: called after each call.
+    """
+    told = conditioner_of(bundle.manifest).conditions(tensors).inputs.values()
+    return final_states(BundleArtist(bundle, backend), tuple(told), [run.seed], observe, tensors["initial_latents"])

@@ -26,9 +26,9 @@ from s2p_runtime.bundle import (
 )
 from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.contract import write_contract
-from s2p_runtime.plan import denoise, guide, initial_latents
 from s2p_runtime.tensors import write_tensors
 from s2p_runtime.tokenizer import ClipTokenizer
+from s2p_runtime.walker import denoise, guide, initial_latents
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HARNESS = REPOSITORY / "android_harness"

@@ -12,11 +12,11 @@ from PIL import Image
 
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.contract import read_contract
-from s2p_runtime.plan import denoise, guide, initial_latents
 from s2p_runtime.report import BenchReport
 from s2p_runtime.tensors import read_tensors
 from s2p_runtime.tokenizer import ClipTokenizer
 from s2p_runtime.verify import MINIMUM_LATENT_PSNR_DB
+from s2p_runtime.walker import denoise, guide, initial_latents
 
 # The two sides run the same kernels on the same inputs; what may differ is the order of sums when threads share a kernel:
 # a few roundings (2**-24 relative each) in every call, over some dozens of calls.

@@ -18,17 +18,17 @@ from s2p_converters.targets.coreml.components import program_constants as coreml
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.golden import reference_call
 from s2p_mobile.cli.app import run
+from s2p_runtime.artist import draw, final_states
 from s2p_runtime.backends import Array32
 from s2p_runtime.bundle import open_bundle
-from s2p_runtime.conditioning import Conditions
 from s2p_runtime.contract import read_contract
-from s2p_runtime.drawing import draw, draw_latents
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import psnr_db, relative_error, to_picture
-from s2p_runtime.plan import denoise, guide
 from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport
 from s2p_runtime.verify import read_golden
+from s2p_runtime.walker import denoise, guide
 
 EPSILON = 2.0**-24
 """Unit roundoff of float32."""
@@ -113,20 +113,27 @@ def test_final_latents(checkpoint: Checkpoint, coreml_bundle: Path, executorch_b
     # Both bundles record the float64 reference along their own text encoders' embeddings, which are float32 evaluations of the
     # same network in another order; those embeddings are compared here and one of them is used for all that follows.
     assert relative_error(golden["coreml"]["text_embeddings"], embeddings) < 1e-5
-    want, conditions = golden["executorch"]["quantized_latents"], Conditions({"encoder_hidden_states": embeddings})
+    want = golden["executorch"]["quantized_latents"]
 
     def predict(sample: Array32, call: int) -> Array32:
         return guide(single_call(single, np.repeat(sample, 2, axis=0), call, embeddings), checkpoint.manifest.guidance)
 
     torch_db = psnr_db(denoise(checkpoint.manifest.plan, predict, start, recorded.seed), want)
     exact_db = psnr_db(
-        draw_latents(bundles["coreml"], open_backend(bundles["coreml"], "float64"), conditions, start, recorded.seed),
+        final_states(
+            BundleArtist(bundles["coreml"], open_backend(bundles["coreml"], "float64")),
+            [embeddings],
+            [recorded.seed],
+            None,
+            start,
+        ),
         want,
     )
     # In float64 only the states' rounding to float32, once a call, is left: 2^-24 of values up to four times the range's half.
     assert exact_db is None or exact_db > -20 * np.log10(8 * len(CALLS) * EPSILON)
     for name, bundle in bundles.items():
-        got = psnr_db(draw_latents(bundle, open_backend(bundle), conditions, start, recorded.seed), want)
+        artist = BundleArtist(bundle, open_backend(bundle))
+        got = psnr_db(final_states(artist, [embeddings], [recorded.seed], None, start), want)
         # CHAOS times torch's error in float32 is 9.5 dB less; without a flip in torch, one in the engine costs at most to 40 dB.
         floor = min(40.0, (torch_db or np.inf) - 20 * np.log10(CHAOS))
         assert got is None or got >= floor, name
@@ -159,7 +166,7 @@ def test_bench_measures_what_generate_draws(target: str, request: pytest.Fixture
     bundle = open_bundle(folder)
     assert [one.golden_id for one in report.fidelity] == [golden.id for golden in bundle.manifest.golden]
     for golden, fidelity in zip(bundle.manifest.golden, report.fidelity, strict=True):
-        drawing = draw(bundle, open_backend(bundle), golden.prompt, golden.seed)
+        drawing = draw(BundleArtist(bundle, open_backend(bundle)), golden.prompt, golden.seed)
         picture = np.asarray(Image.open(tmp_path / f"report-{golden.id}.png"))
         np.testing.assert_array_equal(picture, drawing.picture)
         want = to_picture(read_golden(bundle, golden)["image"])

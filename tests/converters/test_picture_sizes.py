@@ -21,9 +21,10 @@ from s2p_converters.targets.float_modules import decoder_module
 from s2p_converters.targets.registry import TARGETS
 from s2p_converters.targets.sizes import picture_sizes
 from s2p_mobile.cli.app import run
+from s2p_runtime.artist import draw
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, file_entries, open_bundle
 from s2p_runtime.contract import write_contract
-from s2p_runtime.drawing import draw
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil import load_program
@@ -182,8 +183,8 @@ def test_verification_covers_every_size(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_pictures_of_both_sizes(pte_bundle: Bundle) -> None:
     backend = open_backend(pte_bundle)
-    own = draw(pte_bundle, backend, "a red apple", 1)
-    wide = draw(pte_bundle, backend, "a red apple", 1, size=pte_bundle.manifest.size_named("48x32"))
+    own = draw(BundleArtist(pte_bundle, backend), "a red apple", 1)
+    wide = draw(BundleArtist(pte_bundle, backend, pte_bundle.manifest.size_named("48x32")), "a red apple", 1)
     assert own.picture.shape == (32, 32, 3) and wide.picture.shape == (32, 48, 3)
 
 

@@ -12,8 +12,8 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
 from s2p_converters.core.graph import (
+    GivenRows,
     Operators,
-    PromptTables,
     StepTables,
     StepUNet,
     UNetStructure,
@@ -157,7 +157,7 @@ def test_sdxl_equals_diffusers_at_every_call() -> None:
     network = time_network(unet, timesteps)
     structure = UNetStructure.from_config(dict(unet.config))
     assert structure.text_time is not None and structure.text_time.pooled_dim == 12
-    graph = StepUNet(structure, PromptTables(network.names, network.widths, {}), Operators())
+    graph = StepUNet(structure, StepTables({}, GivenRows(network.names, network.widths)), Operators())
     assert not graph.load_state_dict(unet.state_dict(), strict=False).missing_keys
     assert dict(zip(network.names, network.widths, strict=True)) == {
         f"{name}.time": width for name, width in resnet_names(structure).items()

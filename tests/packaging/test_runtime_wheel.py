@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.conditioning import bundle_tokenizer
-from s2p_runtime.plan import denoise, guide, initial_latents
+from s2p_runtime.walker import denoise, guide, initial_latents
 from s2p_runtime.tensors import read_tensors
 
 bundle = open_bundle(Path("replay.s2pmobile"))

@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from s2p_runtime.noise import gaussian
-from s2p_runtime.plan import PlanCall, SamplingPlan, denoise, guide, initial_latents
+from s2p_runtime.plan import PlanCall, SamplingPlan
+from s2p_runtime.walker import denoise, guide, initial_latents
 
 
 def plan(*rows: dict[str, Any], initial_scale: float = 1.0) -> SamplingPlan:
@@ -37,7 +38,12 @@ def test_rows_by_exact_arithmetic() -> None:
         assert x.dtype == np.float32
         return np.sin(3 * x + np.float32(index)).astype(np.float32)
 
-    result = denoise(MULTISTEP, predict, latents, 99, lambda i, x, e: seen.append((i, x.copy(), e.copy())))
+    def watched(x: np.ndarray, index: int) -> np.ndarray:
+        output = predict(x, index)
+        seen.append((index, x.copy(), output.copy()))
+        return output
+
+    result = denoise(MULTISTEP, watched, latents, 99)
     assert [i for i, _, _ in seen] == [0, 1, 2, 3]
     states = [latents]
     for index, call in enumerate(MULTISTEP.calls):

@@ -2,7 +2,8 @@
 
 The folder holds ``s2p.json`` (:class:`CheckpointManifest`), ``unet.safetensors``, ``activations.safetensors``,
 ``time_table.safetensors``, ``golden/*.safetensors`` and the untouched ``text_encoder``, ``vae``, ``tokenizer`` and
-``scheduler`` folders of the source model; with SDXL also ``time_network.safetensors``, ``text_encoder_2`` and ``tokenizer_2``.
+``scheduler`` folders of the source model; where the time table belongs to the prompt also ``time_network.safetensors``, and the
+folders of further text encoders and tokenizers.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Checkpoint:
         floats: every other tensor of the U-Net by its diffusers name.
         time_tables: ``<resnet>.time`` -> float32 [T, C_out].
         general: quantized layers with other grids, by name.
-        time_network: tensors of the :class:`TimeNetwork` but its ``rows``, which are the time tables (SDXL); else empty.
+        time_network: tensors of the :class:`TimeNetwork` but its ``rows``, which are the time tables; empty where all
+            prompts share a table.
     """
 
     folder: Path

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from s2p_converters.core.graph.denoiser import denoiser_of
 from s2p_converters.core.graph.operators import LayerSpec
 from s2p_converters.core.graph.structure import UNetStructure, layer_specs
 from s2p_converters.core.grids import MAX_ACTIVATION_BITS, GeneralLayer, QuantizedLayer
@@ -121,9 +122,9 @@ class CheckpointManifest(Contract):
         """Of the U-Net.
 
         Raises:
-            S2PError: as :meth:`UNetStructure.from_config`.
+            S2PError: an unknown kind of network, or a setting that its graph does not build.
         """
-        return replace(UNetStructure.from_config(self.unet_config), split_shortcuts=self.split_shortcuts)
+        return replace(denoiser_of(self.unet_config).structure(self.unet_config), split_shortcuts=self.split_shortcuts)
 
     @property
     def title(self) -> str:

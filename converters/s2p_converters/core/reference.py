@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.core.graph import (
+    GivenRows,
     LayerSpec,
+    NetworkRows,
     Operators,
-    PooledTables,
-    PromptTables,
     StepRow,
     StepTables,
     StepUNet,
     TimeNetwork,
+    denoiser_of,
     empty_network,
     prompt_columns,
 )
@@ -219,15 +220,24 @@ class _StreamedOperators(_ReferenceOperators):
 
 
 def table_columns(checkpoint: Checkpoint, stored: Rounding, activations: bool = True) -> dict[str, Tensor]:
-    """All columns of a checkpoint's step tables, float64 [T, C]: time of every resnet (unless the prompt brings these), then scales
-    of every layer."""
-    time = {} if prompt_columns(checkpoint.structure) else checkpoint.time_tables
-    columns = {name: stored(torch.from_numpy(table).double()) for name, table in time.items()}
-    if activations:
-        for layer in checkpoint.layers.values():
-            columns.update(step_columns(layer, stored))
-        for other in checkpoint.general.values():
-            columns.update(general_columns(other, stored))
+    """All columns of a program's step tables, float64 [T, C]: time of every resnet (unless the prompt brings it), then scales of
+    every layer."""
+    time = {} if prompt_columns(checkpoint.structure) else time_columns(checkpoint, stored)
+    return time | (scale_columns(checkpoint, stored) if activations else {})
+
+
+def time_columns(checkpoint: Checkpoint, stored: Rounding) -> dict[str, Tensor]:
+    """``<resnet>.time`` -> float64 [T, C]: the rows that all prompts share."""
+    return {name: stored(torch.from_numpy(table).double()) for name, table in checkpoint.time_tables.items()}
+
+
+def scale_columns(checkpoint: Checkpoint, stored: Rounding) -> dict[str, Tensor]:
+    """Columns of every layer with quantized activations, float64."""
+    columns: dict[str, Tensor] = {}
+    for layer in checkpoint.layers.values():
+        columns |= step_columns(layer, stored)
+    for other in checkpoint.general.values():
+        columns |= general_columns(other, stored)
     return columns
 
 
@@ -248,7 +258,7 @@ def load_floats(module: nn.Module, checkpoint: Checkpoint, stored: Rounding, ski
 
 
 def time_network(checkpoint: Checkpoint) -> TimeNetwork:
-    """What makes an SDXL prompt's time table, in float64: (pooled text, time ids) -> time table."""
+    """What makes a prompt's time table where the U-Net is told a pooled text, in float64: (pooled text, time ids) -> table."""
     calls = len(checkpoint.manifest.plan.calls)
     network = empty_network(checkpoint.structure, checkpoint.manifest.unet_config, calls)
     rows = np.concatenate([checkpoint.time_tables[name] for name in network.names], axis=1)
@@ -257,26 +267,27 @@ def time_network(checkpoint: Checkpoint) -> TimeNetwork:
     return network.double().eval().requires_grad_(False)
 
 
-def step_tables(columns: Mapping[str, Tensor], checkpoint: Checkpoint) -> StepTables | PromptTables:
-    """The tables of a checkpoint's graph: the columns alone, or behind the time table that a prompt brings."""
+def step_tables(columns: Mapping[str, Tensor], checkpoint: Checkpoint) -> StepTables:
+    """The tables of a program: :func:`table_columns`, and the rows of the time table that the prompt brings, if it does."""
     of_prompt = prompt_columns(checkpoint.structure)
-    return PromptTables(list(of_prompt), list(of_prompt.values()), columns) if of_prompt else StepTables(columns)
+    return StepTables(columns, GivenRows(list(of_prompt), list(of_prompt.values())) if of_prompt else None)
 
 
 def checkpoint_unet(checkpoint: Checkpoint) -> StepUNet:
-    """:func:`reference_unet` for drawing many prompts: an SDXL checkpoint's takes the pooled text instead of the time table."""
+    """:func:`reference_unet` for drawing many prompts: it takes the pooled text in place of a time table."""
     unet = reference_unet(checkpoint)
-    conditioning = checkpoint.manifest.conditioning
-    if conditioning is not None and isinstance(unet.tables, PromptTables):
+    conditioning, stored = checkpoint.manifest.conditioning, CHECKPOINT_CONSTANTS.stored
+    if conditioning is not None:
+        columns = time_columns(checkpoint, stored) | scale_columns(checkpoint, stored)
         ids = torch.tensor([conditioning.time_ids], dtype=torch.float64)
-        unet.tables = PooledTables(time_network(checkpoint), ids, unet.tables.common)
+        unet.tables = StepTables(columns, NetworkRows(time_network(checkpoint), ids))
     return unet.eval().requires_grad_(False)
 
 
 def reference_unet(checkpoint: Checkpoint, constants: Constants = CHECKPOINT_CONSTANTS) -> StepUNet:
     """The checkpoint's U-Net in float64 torch, with the constants as a target stores them.
 
-    An SDXL checkpoint's takes the prompt's time table as its fourth input.
+    Where the time table belongs to the prompt, it is the fourth input.
     """
     return _unet(checkpoint, constants, _ReferenceOperators)
 
@@ -288,6 +299,7 @@ def streamed_reference_unet(checkpoint: Checkpoint, constants: Constants = CHECK
 
 def _unet(checkpoint: Checkpoint, constants: Constants, operators: type[_ReferenceOperators]) -> StepUNet:
     tables = step_tables(table_columns(checkpoint, constants.stored, constants.activations), checkpoint)
-    unet = StepUNet(checkpoint.structure, tables, operators(checkpoint, constants)).double()
+    denoiser = denoiser_of(checkpoint.manifest.unet_config)
+    unet = denoiser.graph(checkpoint.structure, tables, operators(checkpoint, constants)).double()
     load_floats(unet, checkpoint, constants.stored)
     return unet.eval().requires_grad_(False)

@@ -16,9 +16,9 @@ from s2p_converters.core.graph import StepUNet
 from s2p_runtime.bundle import GoldenRun, PictureSize
 from s2p_runtime.conditioning import Conditioner, conditioner_of
 from s2p_runtime.noise import gaussian
-from s2p_runtime.plan import denoise, guide
 from s2p_runtime.progress import Advance, Progress
 from s2p_runtime.tensors import read_tensors, write_tensors
+from s2p_runtime.walker import denoise, guide
 
 Array = NDArray[Any]
 Array32 = NDArray[np.float32]

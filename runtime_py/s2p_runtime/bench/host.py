@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime import __version__
+from s2p_runtime.artist import final_states
 from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bench.cores import on_cores
 from s2p_runtime.bench.memory_pass import memory_of_a_picture
@@ -21,13 +22,12 @@ from s2p_runtime.bench.periodic import Periodic
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.bench.statistics import summarize
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, GoldenRun
-from s2p_runtime.conditioning import bundle_tokenizer, components_of, encode_prompt
-from s2p_runtime.drawing import decode_latents
+from s2p_runtime.conditioning import components_of
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.pictures import psnr_db, to_picture
-from s2p_runtime.plan import denoise, guide, initial_latents
 from s2p_runtime.progress import Advance, Progress, Silent
 from s2p_runtime.report import (
     BenchReport,
@@ -124,33 +124,33 @@ class _PatientAdvance:
         self._untold, self._told_at = 0, time.monotonic()
 
 
-class _Artist:
+class _TimedArtist(BundleArtist):
     """Draws golden runs with a loaded backend and times the parts."""
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
-        self._bundle, self._backend, self._tokenizer = bundle, backend, bundle_tokenizer(bundle)
+        super().__init__(bundle, backend)
+        self._calls: list[float] = []
+        self._on_call: Callable[[], None] = lambda: None
+        self.tokens_dropped("")  # reads the tokenizer, which is no part of a picture's time
+
+    def predict(self, samples: Array32, call: int, *conditions: Array32) -> Array32:
+        """As the bundle's artist, on the clock."""
+        clock = _Clock()
+        output = super().predict(samples, call, *conditions)
+        self._calls.append(clock.lap())
+        self._on_call()
+        return output
 
     def draw(self, run: GoldenRun, on_call: Callable[[], None]) -> _TimedDrawing:
         """From the prompt and the seed to pixels."""
-        bundle, backend, manifest = self._bundle, self._backend, self._bundle.manifest
-        calls: list[float] = []
+        self._calls, self._on_call = [], on_call
         whole, part = _Clock(), _Clock()
-        conditions = encode_prompt(bundle, backend, self._tokenizer, run.prompt)
+        conditions = self.conditions([run.prompt])
         text = part.lap()
-
-        def predict(sample: Array32, call: int) -> Array32:
-            batch = np.repeat(sample, conditions.branches, axis=0)
-            clock = _Clock()
-            output = backend.predict(batch, call, conditions.inputs)
-            calls.append(clock.lap())
-            on_call()
-            return guide(output, manifest.guidance)
-
-        start = initial_latents(manifest.plan, run.seed, manifest.latents.shape)
-        latents = denoise(manifest.plan, predict, start, run.seed)
+        latents = final_states(self, conditions, [run.seed])
         part.lap()
-        picture = to_picture(decode_latents(bundle, backend, latents))
-        return _TimedDrawing(text, tuple(calls), part.lap(), whole.lap(), latents, np.ascontiguousarray(picture))
+        picture = to_picture(self.decode(latents))
+        return _TimedDrawing(text, tuple(self._calls), part.lap(), whole.lap(), latents, np.ascontiguousarray(picture))
 
 
 def bench_host(
@@ -193,7 +193,7 @@ def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_pict
     unplugged = probes.unplugged()
     state = probes.thermal(0).state
     load = _load(bundle, backend, progress)
-    artist = _Artist(bundle, backend)
+    artist = _TimedArtist(bundle, backend)
     first, *others = manifest.golden
     _draw_many(artist, first, settings.warmup, 0.0, "warm-up", len(manifest.plan.calls), progress)
     thermal: list[ThermalSample] = []
@@ -276,7 +276,7 @@ def _load(bundle: Bundle, backend: Backend, progress: Progress) -> dict[str, flo
 
 
 def _draw_many(
-    artist: _Artist, run: GoldenRun, count: int, cooldown: float, title: str, calls: int, progress: Progress
+    artist: _TimedArtist, run: GoldenRun, count: int, cooldown: float, title: str, calls: int, progress: Progress
 ) -> list[_TimedDrawing]:
     if not count:
         return []

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from pydantic import Field
 
+from s2p_runtime.artist import draw
 from s2p_runtime.backends import Backend
 from s2p_runtime.bench.periodic import Periodic
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.bundle import Bundle, open_bundle
 from s2p_runtime.conditioning import components_of
 from s2p_runtime.contract import Contract, write_contract
-from s2p_runtime.drawing import draw
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.report import Memory
@@ -62,7 +63,7 @@ def measure_memory(bundle: Bundle, backend: Backend, threads: int | None, probes
     with Periodic(_INTERVAL, sample):
         for component in components_of(bundle):
             backend.load(component)
-        draw(bundle, backend, golden.prompt, golden.seed)
+        draw(BundleArtist(bundle, backend), golden.prompt, golden.seed)
     peak = probes.peak_bytes()
     if peak is None:
         peak, method = peak_resident_bytes(), "ru_maxrss of getrusage, importing the engine included"

@@ -6,12 +6,12 @@ from typing import Protocol
 
 import numpy as np
 
+from s2p_runtime.artist import check_negative_prompt
 from s2p_runtime.backends import Backend
 from s2p_runtime.bundle import Bundle, Conditioning, LatentSpec, PictureSize, TokenizerSpec
 from s2p_runtime.conditioning.pooled_text import PooledTextConditioner
 from s2p_runtime.conditioning.protocol import Conditioner, Conditions
 from s2p_runtime.conditioning.text import TextConditioner
-from s2p_runtime.errors import S2PError
 from s2p_runtime.tokenizer import ClipTokenizer
 
 
@@ -64,14 +64,8 @@ def encode_prompt(
     Raises:
         S2PError: a negative prompt for a bundle that draws without classifier-free guidance.
     """
-    guided = bundle.manifest.guidance > 1
-    if negative_prompt is not None and not guided:
-        raise S2PError(
-            f"{bundle.folder.name} draws without guidance and has no branch for a negative prompt",
-            "leave `negative_prompt` out",
-            "negative_prompt",
-        )
-    texts = [negative_prompt or "", prompt] if guided else [prompt]
+    check_negative_prompt(negative_prompt, bundle.manifest.guidance)
+    texts = [negative_prompt or "", prompt] if bundle.manifest.guidance > 1 else [prompt]
     token_ids = np.array([tokenizer.encode(text) for text in texts], np.int32)
     conditioner = conditioner_of(bundle.manifest)
     return conditioner.conditions(conditioner.encode(backend.run, token_ids, size, negative_prompt is not None))

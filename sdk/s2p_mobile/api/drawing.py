@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s2p_mobile.sources.default_prompts import Prompts
     from s2p_mobile.sources.model import Model
     from s2p_mobile.sources.open_source import SourceLike
-    from s2p_mobile.sources.picture_size import SizeLike
+    from s2p_mobile.sources.pixel_size import SizeLike
 
 
 def generate(
@@ -61,41 +61,31 @@ def generate(
     from PIL.Image import fromarray
 
     from s2p_converters.core.checkpoint import Checkpoint
-    from s2p_mobile.judge.artist import draw_bundle, draw_checkpoint, draw_model
+    from s2p_mobile.judge.artist import draw_with, open_artist
     from s2p_mobile.sources.device import choose_device
     from s2p_mobile.sources.open_source import is_model, open_source, source_kind
-    from s2p_mobile.sources.picture_size import PictureSize
+    from s2p_mobile.sources.pixel_size import PixelSize
     from s2p_mobile.sources.session import open_session
     from s2p_runtime.bundle import Bundle
     from s2p_runtime.errors import S2PError
 
-    told = listener(progress)
     if release_chunks and source_kind(source) != "bundle":
         raise S2PError("`release_chunks` is for bundles converted with `chunks`", "leave it out", "release_chunks")
     _refuse_sampling(source, scheduler, steps, guidance)
+    chosen, wanted = choose_device(device), PixelSize.of(size)
     if is_model(source):
         session = open_session(
-            source, size=size, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed
+            source, size=wanted, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=chosen, seed=seed
         )
-        _demand_guidance(negative_prompt, session.guidance)
-        drawing = draw_model(session, prompt, told, negative_prompt=negative_prompt)
-    elif isinstance(opened := open_source(source, lora=lora), Checkpoint):
-        if size is not None:
-            raise S2PError(
-                f"{opened.folder} draws one size", "leave `size` out, or make a bundle of it with convert `size`", "size"
-            )
-        _demand_guidance(negative_prompt, opened.manifest.guidance)
-        drawing = draw_checkpoint(opened, prompt, seed, choose_device(device), told, negative_prompt=negative_prompt)
+        artist = open_artist(session, chosen)
     else:
-        assert isinstance(opened, Bundle)
-        wanted = PictureSize.of(size)
-        _demand_guidance(negative_prompt, opened.manifest.guidance)
-        drawing = draw_bundle(
-            opened, prompt, seed, told, size=None if wanted is None else opened.manifest.size_named(str(wanted)),
-            release_chunks=release_chunks, negative_prompt=negative_prompt,
-        )  # fmt: skip
-    if drawing.tokens_dropped:
-        note(f"the prompt is too long; its last {drawing.tokens_dropped} tokens were left out")
+        found = open_source(source, lora=lora)
+        assert isinstance(found, Checkpoint | Bundle)
+        artist = open_artist(found, chosen, size=None if wanted is None else str(wanted), release_chunks=release_chunks)
+    drawing = draw_with(artist, prompt, seed, negative_prompt, listener(progress))
+    for what, dropped in (("prompt", drawing.tokens_dropped), ("negative prompt", drawing.negative_tokens_dropped)):
+        if dropped:
+            note(f"the {what} is too long; its last {dropped} tokens were left out")
     return fromarray(drawing.picture)
 
 
@@ -164,7 +154,7 @@ def evaluate(
         known = model is not None or size is not None or lora
         opened = open_evaluation(open_source(source), as_model(model, size, lora) if known else None, device=device)
     texts = held_out_prompts(opened.model, prompts)
-    for warning in long_prompts(texts[:count], opened.model.tokenizer):
+    for warning in long_prompts(texts[:count], opened.model.conditioner.tokenizer):
         note(warning)
     folder = default_cache_folder() if cache is True else None if cache is False else Path(cache)
     return compare(
@@ -183,13 +173,4 @@ def _refuse_sampling(source: SourceLike, scheduler: str | None, steps: int | Non
             f"{getattr(source, 'folder', source)} was made for one sampling plan",
             "leave `scheduler`, `steps` and `guidance` out",
             "scheduler",
-        )
-
-
-def _demand_guidance(negative_prompt: str | None, guidance: float) -> None:
-    from s2p_runtime.errors import S2PError
-
-    if negative_prompt is not None and guidance <= 1:
-        raise S2PError(
-            f"a guidance of {guidance:g} draws without a negative prompt", "leave `negative_prompt` out", "negative_prompt"
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from s2p_mobile.quantize.sensitivity import Comparison, Sensitivity
     from s2p_mobile.sources.default_prompts import Prompts
     from s2p_mobile.sources.model import Model
-    from s2p_mobile.sources.picture_size import SizeLike
+    from s2p_mobile.sources.pixel_size import SizeLike
 
 
 def sensitivity(
@@ -172,7 +172,7 @@ def latents(
     if prompts is None and count is None:
         texts = repeated(texts, TrainingRule().prompts)
     if prompts is not None:
-        for warning in long_prompts(texts, session.model.tokenizer):
+        for warning in long_prompts(texts, session.model.conditioner.tokenizer):
             note(warning)
     job = LatentJob(session.model, session.plan, texts, session.guidance, session.seed, features)
     return write_latents(

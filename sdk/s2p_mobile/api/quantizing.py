@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from s2p_mobile.quantize.sensitivity import Sensitivity
     from s2p_mobile.sources.default_prompts import Prompts
     from s2p_mobile.sources.model import Model
-    from s2p_mobile.sources.picture_size import SizeLike
+    from s2p_mobile.sources.pixel_size import SizeLike
 
 
 # The function quantize takes the name of the package s2p_mobile.quantize. Loading a package binds its name, so that is done before;
@@ -48,9 +48,9 @@ def load(
         >>> model = s2p_mobile.load("path/to/model", lora=["style.safetensors:0.8"], size=(512, 512))
     """
     from s2p_mobile.sources.model import open_model
-    from s2p_mobile.sources.picture_size import PictureSize
+    from s2p_mobile.sources.pixel_size import PixelSize
 
-    return open_model(source, PictureSize.of(size), lora)
+    return open_model(source, PixelSize.of(size), lora)
 
 
 def quantize(
@@ -134,7 +134,7 @@ def quantize(
     space = checkpoint_bytes(job.model.folder, job.model.family.folders)
     require_disk(folder, space, "the checkpoint", "free some, or give another `out`")
     if prompts is not None:
-        for warning in long_prompts(job.prompts, job.model.tokenizer):
+        for warning in long_prompts(job.prompts, job.model.conditioner.tokenizer):
             note(warning)
     job.model.load()
     return _write(job, method, run_method(method, job), folder, force)

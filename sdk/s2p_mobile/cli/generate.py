@@ -30,7 +30,9 @@ def generate(
     source: SourceArgument,
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")] = Path("picture.png"),
-    negative_prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to draw.")] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What to stay away from; needs a guidance above 1.")
+    ] = None,
     seed: SeedOption = 0,
     scheduler: SchedulerOption = None,
     steps: StepsOption = None,

@@ -16,11 +16,11 @@ def models() -> None:
     from s2p_mobile.quantize.methods import method_names
     from s2p_mobile.quantize.recipes import load_recipe, recipe_names
     from s2p_mobile.quantize.sensitivity import estimator_names
-    from s2p_mobile.sources.model import FAMILIES
+    from s2p_mobile.sources.families import FAMILIES
 
     typer.echo("demo  built-in text-to-emoji Stable Diffusion, 64x64 pixels; used wherever MODEL is left out")
     typer.echo("      the word stands for it unless a file or folder of that name is in the current folder")
-    for family in FAMILIES:
+    for family in FAMILIES.entries.values():
         typer.echo(f"{family.name:<5} {family.title}\n      needs: {family.needs}")
         typer.echo(f"      defaults: guidance {family.guidance:g}, {family.steps} steps, recipe {family.recipe}")
     typer.echo("\nrecipes:")

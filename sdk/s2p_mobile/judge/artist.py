@@ -1,83 +1,58 @@
-"""Draws a prompt with a model, a checkpoint or a bundle."""
+"""Opens whatever draws, and draws with it in sight."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_converters.core.graph import StepUNet
-from s2p_converters.core.reference import checkpoint_unet
-from s2p_mobile.sources.components import Components
 from s2p_mobile.sources.session import Session
-from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
-from s2p_runtime.bundle import Bundle, PictureSize
-from s2p_runtime.drawing import Drawing, draw
+from s2p_mobile.sources.torch_artist import checkpoint_artist, model_artist
+from s2p_runtime.artist import Artist, Drawing, check_negative_prompt, draw
+from s2p_runtime.bundle import Bundle
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
-from s2p_runtime.pictures import to_picture
-from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Progress
 
 
-def draw_model(session: Session, prompt: str, progress: Progress, *, negative_prompt: str | None = None) -> Drawing:
-    """Draw with an FP model, from the session's seed.
-
-    Args:
-        negative_prompt: what not to draw, with guidance above 1; as for the others.
-    """
-    unet = float_unet(session.model, session.plan).to(session.device)
-    return _draw(session.model, unet, session.plan, session.guidance, prompt, session.seed, progress, negative_prompt)
-
-
-def draw_checkpoint(
-    checkpoint: Checkpoint,
-    prompt: str,
-    seed: int,
+def open_artist(
+    source: Session | Checkpoint | Bundle,
     device: torch.device,
-    progress: Progress,
     *,
-    negative_prompt: str | None = None,
-) -> Drawing:
-    """Draw with a checkpoint in float32, under the plan and guidance that it was made for."""
-    manifest = checkpoint.manifest
-    components = Components(checkpoint.folder, manifest.tokenizer, manifest.latents, manifest.conditioning)
-    unet = checkpoint_unet(checkpoint).float().to(device)
-    return _draw(components, unet, manifest.plan, manifest.guidance, prompt, seed, progress, negative_prompt)
-
-
-def draw_bundle(
-    bundle: Bundle,
-    prompt: str,
-    seed: int,
-    progress: Progress,
-    *,
-    size: PictureSize | None = None,
+    size: str | None = None,
     release_chunks: bool = False,
-    negative_prompt: str | None = None,
-) -> Drawing:
-    """Draw with a bundle's own programs.
+) -> Artist:
+    """Make a source ready to draw.
 
     Args:
-        size: one of the bundle's; its own when None.
+        source: a model with its sampling decided, a checkpoint or a bundle.
+        device: where torch runs a checkpoint's U-Net; a session has its own, a bundle its engine's.
+        size: ``WIDTHxHEIGHT`` in pixels, one of a bundle's; its own when None.
         release_chunks: see :func:`s2p_runtime.engines.open_backend`.
+
+    Raises:
+        S2PError: a size that the source does not draw, or programs to be released of a U-Net that is but one.
     """
-    backend = open_backend(bundle, release_chunks=release_chunks)
-    with progress.stage("drawing", len(bundle.manifest.plan.calls)) as advance:
-        return draw(bundle, backend, prompt, seed, lambda *_: advance(), size, negative_prompt)
+    if isinstance(source, Bundle):
+        chosen = None if size is None else source.manifest.size_named(size)
+        return BundleArtist(source, open_backend(source, release_chunks=release_chunks), chosen)
+    if release_chunks:
+        raise S2PError("`release_chunks` is for bundles converted with `chunks`", "leave it out", "release_chunks")
+    if isinstance(source, Session):
+        return model_artist(source.model, source.plan, source.guidance, source.device)
+    if size is not None:
+        raise S2PError(
+            f"{source.folder} draws one size", "leave `size` out, or make a bundle of it with convert `size`", "size"
+        )
+    return checkpoint_artist(str(source.folder), source, device=device)
 
 
-def _draw(
-    components: Components,
-    unet: StepUNet,
-    plan: SamplingPlan,
-    guidance: float,
-    prompt: str,
-    seed: int,
-    progress: Progress,
-    negative_prompt: str | None,
-) -> Drawing:
-    encoded = encode_prompt(components, prompt, seed, guidance, negative_prompt)
-    with progress.stage("drawing", len(plan.calls)) as advance:
-        latents = draw_latents(unet, plan, encoded, guidance, components.latent_shape, lambda *_: advance())
-        picture = to_picture(components.decode(latents))
-    return Drawing(np.ascontiguousarray(picture), latents, components.tokenizer.tokens_dropped(prompt))
+def draw_with(artist: Artist, prompt: str, seed: int, negative_prompt: str | None, progress: Progress) -> Drawing:
+    """:func:`s2p_runtime.artist.draw`, call by call in sight.
+
+    Raises:
+        S2PError: a negative prompt without guidance.
+    """
+    check_negative_prompt(negative_prompt, artist.guidance)
+    with progress.stage("drawing", len(artist.plan.calls)) as advance:
+        return draw(artist, prompt, seed, negative_prompt, lambda *_: advance())

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import MANIFEST_NAME, write_checkpoint_tensors
 from s2p_converters.core.checkpoint_manifest import CheckpointManifest, Source, layer_entry
-from s2p_converters.core.graph import layer_specs, split_shortcuts
+from s2p_converters.core.graph import NetworkRows, StepTables, layer_specs, split_shortcuts
 from s2p_converters.core.grids import GeneralLayer, QuantizedLayer
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.training.time_path import TimePath, job_time_path
-from s2p_mobile.sources.components import COMPONENT_FOLDERS, SECOND_FOLDERS
+from s2p_mobile.quantize.training.time_path import job_time_path
 from s2p_mobile.sources.default_prompts import golden_prompts
-from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
+from s2p_mobile.sources.torch_artist import model_artist
 from s2p_runtime import __version__
+from s2p_runtime.artist import final_states
 from s2p_runtime.bundle import GoldenRun, file_entries
 from s2p_runtime.contract import write_contract
-from s2p_runtime.plan import initial_latents
 from s2p_runtime.tensors import write_tensors
+from s2p_runtime.walker import initial_latents
 
 
 def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, folder: Path) -> CheckpointManifest:
@@ -35,13 +35,13 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     floats = {
         name: value.numpy().astype(np.float32)
         for name, value in split_shortcuts(model.unet.state_dict(), structure).items()
-        if name not in in_layers and not _is_time_path(name)
+        if name not in in_layers and not model.denoiser.is_time_path(name)
     }
-    path = job_time_path(job)
-    tables = {name: table.numpy() for name, table in path.tables.items()}
+    time = job_time_path(job)
+    tables = {name: table.numpy() for name, table in time.columns.items()}
     tables |= dict(unet.time_tables)
-    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(path))
-    for name in COMPONENT_FOLDERS if model.conditioning is None else (*COMPONENT_FOLDERS, *SECOND_FOLDERS):
+    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(time))
+    for name in model.family.folders:
         shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
     golden = _write_golden(job, folder)
     manifest = CheckpointManifest(
@@ -54,8 +54,8 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         plan=job.plan,
         guidance=job.guidance,
         latents=model.latents,
-        tokenizer=model.tokenizer_spec,
-        conditioning=model.conditioning,
+        tokenizer=model.conditioner.tokenizer_spec,
+        conditioning=model.conditioner.settings,
         unet_config=dict(model.unet_config),
         split_shortcuts=unet.split_shortcuts,
         softmax_bits=unet.softmax_bits,
@@ -67,37 +67,33 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     return manifest
 
 
-def _is_time_path(name: str) -> bool:
-    return name.startswith(("time_embedding.", "time_proj.", "add_embedding.")) or ".time_emb_proj." in name
-
-
-def _time_network(path: TimePath) -> dict[str, NDArray[np.float32]]:
-    """What makes an SDXL prompt's table, but the rows that all prompts share; empty in other families."""
-    state = {} if path.of_prompt is None else path.of_prompt.network.state_dict()
-    return {name: value.numpy() for name, value in state.items() if name != "rows"}
+def _time_network(time: StepTables) -> dict[str, NDArray[np.float32]]:
+    """What makes a prompt's part of the time table; empty where all prompts share a table."""
+    if not isinstance(time.of_prompt, NetworkRows):
+        return {}
+    return {name: value.numpy() for name, value in time.of_prompt.network.state_dict().items() if name != "rows"}
 
 
 def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
     (folder / "golden").mkdir()
-    unet = float_unet(job.model, job.plan)
+    conditioner = job.model.conditioner
+    artist = model_artist(job.model, job.plan, job.guidance)
+    names = [spec.golden for spec in conditioner.conditions]
     prompts = golden_prompts(job.model)
     runs = []
     with job.progress.stage("recording golden runs", len(prompts)) as advance:
         for index, text in enumerate(prompts):
-            prompt = encode_prompt(job.model, text, job.seed + index + 1, job.guidance)
-            latents = draw_latents(unet, job.plan, prompt, job.guidance, job.latent_shape)
-            path = f"golden/{index + 1}.safetensors"
-            write_tensors(
-                folder / path,
-                {
-                    "token_ids": prompt.token_ids,
-                    "text_embeddings": prompt.embeddings,
-                    "initial_latents": initial_latents(job.plan, prompt.seed, job.latent_shape),
-                    "fp_latents": latents,
-                    "fp_image": job.model.decode(latents),
-                }
-                | ({} if prompt.pooled is None else {"pooled_text": prompt.pooled}),
-            )
-            runs.append(GoldenRun(id=str(index + 1), prompt=text, seed=prompt.seed, path=path))
+            seed, path = job.seed + index + 1, f"golden/{index + 1}.safetensors"
+            encoded = conditioner.encode(text, guided=job.guidance > 1)
+            latents = final_states(artist, encoded.conditions, [seed])
+            recorded = {
+                "token_ids": encoded.token_ids,
+                "initial_latents": initial_latents(job.plan, seed, job.latent_shape),
+                "fp_latents": latents,
+                "fp_image": artist.decode(latents),
+                **dict(zip(names, encoded.conditions, strict=True)),
+            }
+            write_tensors(folder / path, recorded)
+            runs.append(GoldenRun(id=str(index + 1), prompt=text, seed=seed, path=path))
             advance()
     return tuple(runs)

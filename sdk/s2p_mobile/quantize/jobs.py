@@ -15,7 +15,7 @@ from s2p_mobile.quantize.recipes import Recipe, load_recipe
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
 from s2p_mobile.sources.default_prompts import Prompts, calibration_prompts
 from s2p_mobile.sources.model import Model
-from s2p_mobile.sources.picture_size import SizeLike
+from s2p_mobile.sources.pixel_size import SizeLike
 from s2p_mobile.sources.session import open_session
 from s2p_runtime.errors import S2PError
 from s2p_runtime.progress import Progress, Silent

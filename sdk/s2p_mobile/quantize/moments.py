@@ -26,16 +26,14 @@ class WeightedCalls:
     Attributes:
         samples: scaled states, float32 [n, C, H, W].
         calls: call indices, int64 [n].
-        texts: embeddings, float32 [n, N, D].
+        conditions: what the denoiser is told, float32 [n, ...] each.
         weights: float32 [n].
-        pooled: pooled texts, float32 [n, P] (SDXL), else None.
     """
 
     samples: Tensor
     calls: Tensor
-    texts: Tensor
+    conditions: tuple[Tensor, ...]
     weights: Tensor
-    pooled: Tensor | None = None
 
 
 def block_columns(spec: LayerSpec) -> int:
@@ -72,7 +70,7 @@ def input_moments(
         try:
             for batch in batches():
                 sums.weights = batch.weights
-                unet(batch.samples, batch.calls, batch.texts, batch.pooled)
+                unet(batch.samples, batch.calls, *batch.conditions)
         finally:
             sums.close()
         for spec in group:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, TypeGuard
 
 from s2p_converters.core.checkpoint import Checkpoint, is_checkpoint, open_checkpoint
 from s2p_mobile.sources.model import Model, open_model
-from s2p_mobile.sources.picture_size import PictureSize, SizeLike
+from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from s2p_runtime.errors import S2PError
 
@@ -74,7 +74,7 @@ def open_source(
         return open_checkpoint(Path(source))
     if source is not None and kind == "bundle":
         return open_bundle(Path(source))
-    return open_model(source, PictureSize.of(size), lora)
+    return open_model(source, PixelSize.of(size), lora)
 
 
 def as_checkpoint(source: Checkpoint | str | Path) -> Checkpoint:

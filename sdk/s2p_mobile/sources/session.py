@@ -11,7 +11,7 @@ import torch
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.model import Model, as_model
-from s2p_mobile.sources.picture_size import PictureSize, SizeLike
+from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
@@ -35,7 +35,7 @@ class Session:
     seed: int = 0
 
     @property
-    def size(self) -> PictureSize:
+    def size(self) -> PixelSize:
         """Of the pictures."""
         return self.model.picture_size
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from s2p_converters.core.graph import PooledTables, StepTables, TimeNetwork, UNetStructure, empty_network
-from s2p_mobile.sources.model import Model
+from s2p_converters.core.graph import TimeNetwork, UNetStructure, empty_network
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
-with quiet_import():
+if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from diffusers.models.resnet import ResnetBlock2D
+
+
+def resnets(unet: nn.Module) -> Iterator[tuple[str, ResnetBlock2D]]:
+    """The resnets of a diffusers U-Net by name."""
+    with quiet_import():
+        from diffusers.models.resnet import ResnetBlock2D
+
+    return ((name, module) for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D))
 
 
 @torch.no_grad()
@@ -45,26 +52,25 @@ def time_tables(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> dict[
         ``<resnet>.time`` -> float32 [T, C_out].
 
     Raises:
-        S2PError: the time embedding depends on the prompt as well (SDXL): :func:`time_network` is for those.
+        S2PError: the time embedding depends on the prompt as well: :func:`time_network` is for those.
     """
     if unet.config.addition_embed_type is not None:
-        raise S2PError("an SDXL model's time table belongs to the prompt and is made by a network", "take that instead")
+        raise S2PError("this model's time table belongs to the prompt and is made by a network", "take that instead")
     embedding = time_embeddings(unet, timesteps)
     if unet.time_embed_act is not None:
         embedding = unet.time_embed_act(embedding)
     activated = torch.nn.functional.silu(embedding)
     tables = {}
-    for name, module in unet.named_modules():
-        if isinstance(module, ResnetBlock2D):
-            projection = module.time_emb_proj
-            table = torch.nn.functional.linear(activated, projection.weight.double(), projection.bias.double())
-            tables[f"{name}.time"] = table.float()
+    for name, resnet in resnets(unet):
+        projection = resnet.time_emb_proj
+        table = torch.nn.functional.linear(activated, projection.weight.double(), projection.bias.double())
+        tables[f"{name}.time"] = table.float()
     return tables
 
 
 @torch.no_grad()
 def time_network(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> TimeNetwork:
-    """SDXL's time path with the timesteps built in, float64: (pooled text, time ids) -> time table of a prompt.
+    """A time path that is told a pooled text, with the timesteps built in, float64: (pooled text, time ids) -> time table.
 
     Args:
         unet: a U-Net with ``addition_embed_type = text_time``; it is not changed.
@@ -78,31 +84,3 @@ def time_network(unet: UNet2DConditionModel, timesteps: Sequence[float]) -> Time
     network.rows.copy_(torch.cat([projection.bias for projection in projections]))
     # The frequencies stay float32 numbers, as in diffusers; the angles are rounded to float32 there and not here.
     return network.eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class TimePath:
-    """What stands in for a U-Net's time path.
-
-    Attributes:
-        tables: ``<resnet>.time`` -> float32 [T, C_out]; of SDXL the rows that every prompt's table has in common.
-        of_prompt: the network that makes an SDXL prompt's table, see :class:`s2p_converters.core.graph.TimeNetwork`; None in families
-            with one table for all prompts.
-    """
-
-    tables: dict[str, Tensor]
-    of_prompt: PooledTables | None = None
-
-    @property
-    def rows(self) -> nn.Module:
-        """Step tables without activation scales: called with the step, and with the pooled text where the family is SDXL."""
-        return self.of_prompt or StepTables(self.tables)
-
-
-def time_path(model: Model, timesteps: Sequence[float]) -> TimePath:
-    """The FP model's time path at every timestep; SDXL's at the model's own picture size."""
-    if model.conditioning is None:
-        return TimePath(time_tables(model.unet, timesteps))
-    network = time_network(model.unet, timesteps).float()
-    common = dict(zip(network.names, network.rows.split(network.widths, dim=1), strict=True))
-    return TimePath(common, PooledTables(network, torch.tensor([model.conditioning.time_ids])))

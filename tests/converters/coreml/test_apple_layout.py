@@ -31,8 +31,9 @@ from s2p_converters.targets.coreml.target import TARGET
 from s2p_converters.targets.ports import tensor
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.model import Model
+from s2p_runtime.artist import draw
 from s2p_runtime.bundle import Bundle, open_bundle
-from s2p_runtime.drawing import draw
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil import load_program
@@ -167,7 +168,9 @@ def test_weights_rest_in_the_same_bytes(bundles: dict[str, Bundle]) -> None:
 
 
 def test_both_layouts_draw_the_same_picture_and_verify(bundles: dict[str, Bundle]) -> None:
-    pictures = [draw(bundle, open_backend(bundle), "a red apple on a blue background", 7) for bundle in bundles.values()]
+    pictures = [
+        draw(BundleArtist(bundle, open_backend(bundle)), "a red apple on a blue background", 7) for bundle in bundles.values()
+    ]
     np.testing.assert_array_equal(pictures[0].latents, pictures[1].latents)
     np.testing.assert_array_equal(pictures[0].picture, pictures[1].picture)
     assert verify(bundles["apple"]).ok

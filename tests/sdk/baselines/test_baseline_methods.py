@@ -17,7 +17,7 @@ from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.api.description import describe
 from s2p_mobile.judge.evaluation import evaluate, open_evaluation
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
-from s2p_mobile.sources.components import Components
+from s2p_mobile.sources.components import checkpoint_components
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt
 from s2p_runtime.errors import S2PError
@@ -67,9 +67,9 @@ def test_pcr_relaxes_its_calls_and_gives_each_call_its_grid(baseline_checkpoint:
 def test_pcr_calibrates_a_call_on_states_of_the_quantized_calls_before(baseline_checkpoint: MakeCheckpoint) -> None:
     """The input of the first quantized layer depends on the state alone, so its grid tells which states were seen."""
     checkpoint = baseline_checkpoint("pcr")
-    manifest, folder = checkpoint.manifest, checkpoint.folder
+    manifest = checkpoint.manifest
     name = "down_blocks.0.resnets.0.conv1"
-    components = Components(folder, manifest.tokenizer, manifest.latents)
+    components = checkpoint_components(checkpoint)
     shape = (1, manifest.latents.channels, manifest.latents.height, manifest.latents.width)
     unet = reference_unet(checkpoint).float()
     seen: dict[int, list[torch.Tensor]] = {}

@@ -15,7 +15,7 @@ from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.methods.baselines.pcr import relaxed_calls
 from s2p_mobile.quantize.rounding.calls import call_of_time, normal_times, random_pairs, read_calls, strided_pairs
 from s2p_mobile.quantize.rounding.rounded import skip_splits
-from s2p_mobile.quantize.rounding.walk import Walk, reconstruction_units
+from s2p_mobile.quantize.rounding.walk import BlockWalk, reconstruction_units
 from s2p_mobile.sources.trajectory import float_unet
 
 
@@ -54,10 +54,10 @@ def test_pairs_and_what_they_hold(latents: LatentDataset) -> None:
     read = read_calls(latents, prompts, calls, torch.device("cpu"))
     assert read.calls.tolist() == [call for call in calls for _ in range(2)]
     for k, (prompt, call) in enumerate(pairs):
-        state, texts = latents.states([prompt], [call])[0], latents.texts([prompt])[0]
+        state, texts = latents.states([prompt], [call])[0], latents.conditions([prompt])[0][0]
         for branch in range(2):
             np.testing.assert_array_equal(read.samples[2 * k + branch].numpy(), state)
-            np.testing.assert_array_equal(read.texts[2 * k + branch].numpy(), texts[branch])
+            assert torch.equal(read.conditions[0][2 * k + branch], texts[branch])
 
 
 def test_relaxed_calls_are_a_share_of_diffusion_time() -> None:
@@ -81,13 +81,13 @@ def test_walk_gives_what_hooks_see_in_a_whole_run(latents: LatentDataset, baseli
 
     handles = [unet.get_submodule(name).register_forward_hook(hook(name)) for name, _ in units]
     with torch.no_grad():
-        unet(calls.samples, calls.calls, calls.texts)
+        unet(calls.samples, calls.calls, *calls.conditions)
     for handle in handles:
         handle.remove()
     # Every layer lies in exactly one unit, and units follow each other as they run.
     assert [spec.name for _, specs in units for spec in specs] == [spec.name for spec in layer_specs(job.model.structure)]
     assert list(seen) == [name for name, _ in units]
-    walk = Walk(unet, calls)
+    walk = BlockWalk(unet, calls)
     for name, _ in units:
         inputs, output = walk.capture(name, output=True)
         assert len(inputs) == len(seen[name][0]) and output is not None
@@ -107,7 +107,7 @@ def test_splits_are_where_the_graph_puts_a_skip(
     )
     calls = read_calls(latents, [0], [0], torch.device("cpu"))
     joined.clear()
-    unet(calls.samples, calls.calls, calls.texts)
+    unet(calls.samples, calls.calls, *calls.conditions)
     resnets = [f"{b.name}.resnets.{j}" for b in job.model.structure.up for j in range(len(b.resnets))]
     expected = {f"{name}.conv_shortcut": pair[0] for name, pair in zip(resnets, joined, strict=True)}
     assert skip_splits(job.model.structure) == expected

@@ -10,10 +10,11 @@ from transformers import CLIPTokenizer
 
 from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.judge.evaluation import EvaluationSource, TorchMaker, open_evaluation
+from s2p_mobile.judge.evaluation import EvaluationSource, open_evaluation
 from s2p_mobile.judge.evaluation.drawing import draw
 from s2p_mobile.sources.model import Model, open_model
 from s2p_mobile.sources.session import open_session
+from s2p_mobile.sources.torch_artist import TorchArtist
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
@@ -46,7 +47,7 @@ def diffusers_states(model: Model, prompt: str, seed: int) -> list[np.ndarray]:
     """x_1 to x_T of one prompt by the original U-Net, text encoder and scheduler."""
     tokenizer = CLIPTokenizer.from_pretrained(DEMO_MODEL / "tokenizer", local_files_only=True)
     ids = tokenizer(["", prompt], padding="max_length", truncation=True, return_tensors="pt").input_ids
-    hidden = model.text_encoder(input_ids=ids).last_hidden_state
+    hidden = model.conditioner.text_encoder(input_ids=ids).last_hidden_state
     scheduler = DDIMScheduler.from_pretrained(DEMO_MODEL / "scheduler", local_files_only=True)
     scheduler.set_timesteps(STEPS)
     x = torch.from_numpy(gaussian(seed, (1, 4, 16, 16)))
@@ -59,7 +60,7 @@ def diffusers_states(model: Model, prompt: str, seed: int) -> list[np.ndarray]:
 
 
 def test_states_and_pictures_are_diffusers(model: Model, source: EvaluationSource) -> None:
-    drawn = draw(source.maker, PROMPTS, SEEDS)
+    drawn = draw(source.artist, PROMPTS, SEEDS)
     assert drawn.states.shape == (3, STEPS, 4, 16, 16) and drawn.states.dtype == np.float32
     assert drawn.pictures.shape == (3, 64, 64, 3) and drawn.pictures.dtype == np.uint8
     for k, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
@@ -77,24 +78,24 @@ def test_ancestral_noise_comes_from_each_prompts_seed(model: Model, guidance: fl
     plan = plan_for(model.folder / "scheduler", "euler-a", 2)
     assert any(call.noise for call in plan.calls)
     unet = float_unet(model, plan)
-    drawn = draw(TorchMaker("fp", model, unet, plan, guidance), PROMPTS[:2], SEEDS[:2])
+    drawn = draw(TorchArtist("fp", model, unet, plan, guidance), PROMPTS[:2], SEEDS[:2])
     for k in range(2):
         prompt = encode_prompt(model, PROMPTS[k], SEEDS[k], guidance)
         assert decibels(drawn.states[k, -1], draw_latents(unet, plan, prompt, guidance, (1, 4, 16, 16))[0]) > SAME_DB
 
 
-class Broken(TorchMaker):
+class Broken(TorchArtist):
     """Its third prompt fails in the second call."""
 
     def predict(self, sample: np.ndarray, call: int, *conditions: np.ndarray) -> np.ndarray:
         output = np.zeros_like(sample)
         if call == 1:
-            output[len(sample) // 2 + 2] = np.nan
+            output[2 * 2] = np.nan  # two branches a prompt
         return output
 
 
 def test_a_nan_is_named(model: Model) -> None:
     plan = plan_for(model.folder / "scheduler", None, STEPS)
-    maker = Broken("a checkpoint", model, float_unet(model, plan), plan, 4.0)
+    artist = Broken("a checkpoint", model, float_unet(model, plan), plan, 4.0)
     with pytest.raises(S2PError, match="a checkpoint gives a NaN or infinity at call 1 of 'a small fox"):
-        draw(maker, PROMPTS, SEEDS)
+        draw(artist, PROMPTS, SEEDS)

@@ -29,8 +29,9 @@ from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.bundle import Bundle, BundleManifest, GoldenRun, PictureSize, QuantizationSummary, file_entries
 from s2p_runtime.contract import write_contract
 from s2p_runtime.errors import S2PError
-from s2p_runtime.plan import SamplingPlan, denoise, guide, initial_latents
+from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import write_tensors
+from s2p_runtime.walker import denoise, guide, initial_latents
 
 PROMPTS = ["a red apple on a blue background", "a panda on a yellow background"]
 PLAIN = ["psnr", "ssim"]
@@ -99,7 +100,8 @@ def test_checkpoint_is_drawn_with_its_integers(checkpoint: Path, model: Model, p
 
 
 def one_by_one(unet: StepUNet, model: Model, plan: SamplingPlan, prompt: str, seed: int) -> np.ndarray:
-    hidden = torch.from_numpy(np.concatenate([model.embed(model.token_ids(text)) for text in ("", prompt)]))
+    read = model.conditioner
+    hidden = torch.from_numpy(np.concatenate([read.embed(read.token_ids([text]))[0] for text in ("", prompt)]))
 
     def predict(sample: np.ndarray, call: int) -> np.ndarray:
         with torch.no_grad():
@@ -149,7 +151,7 @@ class FpBackend:
         assert component == "text_encoder" and list(inputs) == ["input_ids"]
         input_ids = inputs["input_ids"]
         assert input_ids.shape == (1, 16) and input_ids.dtype == np.int32
-        return {"last_hidden_state": self.model.embed(input_ids)}
+        return {"last_hidden_state": self.model.conditioner.embed(input_ids)[0]}
 
     @torch.no_grad()
     def predict(self, sample: np.ndarray, step: int, conditions: dict[str, np.ndarray]) -> np.ndarray:
@@ -188,7 +190,7 @@ def make_bundle(model: Model, plan: SamplingPlan, tmp_path_factory: pytest.TempP
             guidance=GUIDANCE,
             latents=model.latents,
             sizes=(own,),
-            tokenizer=model.tokenizer_spec,
+            tokenizer=model.conditioner.tokenizer_spec,
             conditioning=None,
             quantization=QuantizationSummary(method="rtn", recipe="w4", layers=(), **sizes),
             golden=(GoldenRun(id="1", prompt=PROMPTS[0], seed=1, path="golden/1.safetensors"),),

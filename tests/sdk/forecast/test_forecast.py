@@ -79,7 +79,7 @@ def test_latents_take_the_foreseen_bytes(guidance: float, features: bool, tmp_pa
         from s2p_mobile.quantize.forecast.forecast import _block_shapes
 
         shapes = _block_shapes(job, 2)
-    foreseen = latent_set_bytes(wanted.request, job.model.tokenizer_spec.max_length, 128, None, shapes)
+    foreseen = latent_set_bytes(wanted.request, job.model.conditioner.tokens, job.model.conditioner.conditions, shapes)
     assert foreseen == sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
 
 

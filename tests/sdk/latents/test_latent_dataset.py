@@ -24,7 +24,8 @@ from s2p_mobile.quantize.latents import writer as writer_module
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
-from s2p_runtime.plan import SamplingPlan, initial_latents
+from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.walker import initial_latents
 
 PROMPTS = tuple(f"a {thing} on a {colour} background" for thing in ("cat", "fox", "rose") for colour in ("red", "blue", "pink"))
 
@@ -87,7 +88,8 @@ def test_content_is_the_trajectory_of_each_prompt(
         np.testing.assert_allclose(latents.states([k] * 5, steps), np.concatenate([s for s, _ in calls]), **close)
         np.testing.assert_allclose(latents.outputs([k] * 5, steps), np.stack([o for _, o in calls]), **close)
         np.testing.assert_allclose(latents.final([k]), final, **close)
-        np.testing.assert_array_equal(latents.texts([k])[0], prompt.embeddings)
+        (texts,), (embeddings,) = latents.conditions([k]), prompt.conditions
+        np.testing.assert_array_equal(texts[0], embeddings)
     scaled = np.float32(tiny_plan.calls[0].input_scale) * initial_latents(tiny_plan, 5 + 8, (1, 4, 8, 8))
     np.testing.assert_array_equal(latents.states([8], [0]), scaled)
 
@@ -96,7 +98,7 @@ def test_features_are_the_block_outputs(job: LatentJob, whole: Path) -> None:
     latents = open_latents(whole)
     unet = float_unet(job.model, job.plan)
     sample = torch.from_numpy(latents.states([3], [2])).repeat(2, 1, 1, 1)
-    _, features = unet.with_features(sample, torch.tensor([2]), torch.from_numpy(latents.texts([3])[0]))
+    _, features = unet.with_features(sample, torch.tensor([2]), latents.conditions([3])[0][0])
     assert latents.block_names == sorted(features)
     for name, value in features.items():
         # Stored as float16: half a unit in the last of 11 bits.

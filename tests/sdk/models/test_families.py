@@ -24,16 +24,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from s2p_converters.core.checkpoint import open_checkpoint
-from s2p_converters.core.graph import Operators, PromptTables, StepUNet
+from s2p_converters.core.graph import GivenRows, Operators, StepTables, StepUNet
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.model import Model
-from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.time_tables import time_network
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
-from s2p_runtime.plan import denoise, guide, initial_latents
+from s2p_runtime.walker import denoise, guide, initial_latents
 
 MakeModel = Callable[..., Path]
 TEXT = "a red apple on a blue background"
@@ -48,18 +48,18 @@ def test_a_family_is_recognised_from_its_folder(
     model = Model(family_models[family])
     model.load()
     assert (model.family.name, model.guidance, model.latents.scaling_factor, model.steps) == (family, guidance, scaling, 25)
-    assert model.latent_shape == (1, 4, 8, 8) and model.picture_size == PictureSize(16, 16)
+    assert model.latent_shape == (1, 4, 8, 8) and model.picture_size == PixelSize(16, 16)
 
 
 def pipeline_parts(folder: Path, model: Model) -> dict[str, Any]:
     parts = {
         "vae": model.vae,
-        "text_encoder": model.text_encoder,
+        "text_encoder": model.conditioner.text_encoder,
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", model_max_length=16),
         "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler"),
     }
-    if model.text_encoder_2 is not None:
-        parts["text_encoder_2"] = model.text_encoder_2
+    if model.family.name == "sdxl":
+        parts["text_encoder_2"] = model.conditioner.text_encoder_2
         parts["tokenizer_2"] = CLIPTokenizer.from_pretrained(folder / "tokenizer_2", model_max_length=16, pad_token="!")
     return parts
 
@@ -91,7 +91,7 @@ def test_sdxl_text_conditions_are_those_of_diffusers(family_models: dict[str, Pa
     model = Model(folder)
     pipe = StableDiffusionXLPipeline(**pipeline_parts(folder, model), unet=model.unet)
     expected, _, pooled, _ = pipe.encode_prompt(TEXT, do_classifier_free_guidance=False)
-    ours, ours_pooled = model.embed_and_pool(model.token_ids(TEXT))
+    ours, ours_pooled = model.conditioner.embed(model.conditioner.token_ids([TEXT]))
     # Same modules, same ids: only threads could reorder a sum.
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-6)
     np.testing.assert_allclose(ours_pooled, pooled.numpy(), atol=1e-6)
@@ -105,21 +105,22 @@ def test_sdxl_draws_what_diffusers_draws(make_model: MakeModel, zeros: bool) -> 
     folder = make_model("sdxl")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": zeros}))
-    model = Model(folder, PictureSize(16, 24))
+    model = Model(folder, PixelSize(16, 24))
     plan = plan_for(folder / "scheduler", "ddim", 3)
     prompt = encode_prompt(model, TEXT, 3, model.guidance)
-    assert prompt.pooled is not None and prompt.pooled.shape == (2, 24)
+    embeddings, pooled = map(torch.from_numpy, prompt.conditions)
+    assert pooled.shape == (2, 24)
     ours = draw_latents(float_unet(model, plan), plan, prompt, model.guidance, model.latent_shape)
     # The same from whole tables, as programs take them.
     network = time_network(model.unet, plan.timesteps)
-    graph = StepUNet(model.structure, PromptTables(network.names, network.widths, {}), Operators())
+    graph = StepUNet(model.structure, StepTables({}, GivenRows(network.names, network.widths)), Operators())
     graph.load_state_dict(model.unet.state_dict(), strict=False)
     ids = torch.tensor([[24.0, 16, 0, 0, 24, 16]]).expand(2, -1)
-    table = network(torch.from_numpy(prompt.pooled).double(), ids).float()
+    table = network(pooled.double(), ids).float()
 
     def predict(sample: np.ndarray, call: int) -> np.ndarray:
         batch = torch.from_numpy(np.repeat(sample, 2, axis=0))
-        return guide(graph(batch, torch.tensor([call]), torch.from_numpy(prompt.embeddings), table).numpy(), model.guidance)
+        return guide(graph(batch, torch.tensor([call]), embeddings, table).numpy(), model.guidance)
 
     start = initial_latents(plan, 3, model.latent_shape)
     from_tables = denoise(plan, predict, start, 3)
@@ -180,8 +181,8 @@ def test_latent_consistency_model_draws_what_diffusers_draws(make_model: MakeMod
 
 def test_size_changes_the_latents_and_nothing_else(make_model: MakeModel) -> None:
     folder = make_model("sd1")
-    model = Model(folder, PictureSize.parse("24x32"))
-    assert model.latent_shape == (1, 4, 16, 12) and model.picture_size == PictureSize(24, 32)
+    model = Model(folder, PixelSize.parse("24x32"))
+    assert model.latent_shape == (1, 4, 16, 12) and model.picture_size == PixelSize(24, 32)
     assert model.unet_sha256 == Model(folder).unet_sha256
     plan = plan_for(folder / "scheduler", "ddim", 1)
     prompt = encode_prompt(model, TEXT, 0, 1.0)
@@ -196,7 +197,7 @@ def test_size_changes_the_latents_and_nothing_else(make_model: MakeModel) -> Non
 )  # fmt: skip
 def test_sizes_that_cannot_be_drawn(family_models: dict[str, Path], size: str, message: str) -> None:
     with pytest.raises(S2PError, match=message):
-        Model(family_models["sd1"], PictureSize.parse(size))
+        Model(family_models["sd1"], PixelSize.parse(size))
 
 
 @pytest.mark.parametrize(
@@ -238,13 +239,15 @@ def test_parts_that_do_not_belong_together(make_model: MakeModel, tmp_path: Path
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(S2PError, match="StableDiffusionPipeline but its U-Net is one of sdxl"):
         Model(folder)
-    shutil.rmtree(folder / "text_encoder_2")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(S2PError, match="lacks text_encoder_2"):
-        Model(folder)
     config = folder / "text_encoder" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["T5EncoderModel"]}))
-    with pytest.raises(S2PError, match="T5EncoderModel"):
+    own = config.read_text()
+    config.write_text(json.dumps({**json.loads(own), "architectures": ["T5EncoderModel"]}))
+    with pytest.raises(S2PError, match=r"belongs to no known family .*T5EncoderModel.*known are .*sdxl"):
+        Model(folder)
+    config.write_text(own)
+    shutil.rmtree(folder / "text_encoder_2")
+    with pytest.raises(S2PError, match="lacks text_encoder_2"):
         Model(folder)
 
 

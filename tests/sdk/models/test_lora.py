@@ -57,6 +57,10 @@ def key(layout: str, component: str, layer: str, role: str) -> str:
     return f"{component}.{text}{layer}.lora.{ {'A': 'down', 'B': 'up'}[role] }.weight"
 
 
+def part(model: Model, component: str) -> nn.Module:
+    return model.unet if component == "unet" else getattr(model.conditioner, component)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("alpha", [None, 6.0])
 @pytest.mark.parametrize("layout", ["kohya", "peft", "diffusers"])
@@ -70,7 +74,7 @@ def test_fused_layers_do_what_the_lora_beside_them_does(
     file: dict[str, Tensor] = {}
     pairs = {}
     for component, name in layers:
-        module = getattr(original, component)
+        module = part(original, component)
         try:
             layer = module.get_submodule(name)
         except AttributeError:
@@ -84,7 +88,7 @@ def test_fused_layers_do_what_the_lora_beside_them_does(
     assert fused.name == "sd1+style" and fused.unet_sha256 != original.unet_sha256
     factor = 0.5 * (1.0 if alpha is None else alpha / RANK)
     for (component, name), (layer, down, up) in pairs.items():
-        module = getattr(fused, component)
+        module = part(fused, component)
         spelled = name if name in dict(module.named_modules()) else f"text_model.{name}"
         shape = (2, layer.in_channels, 6, 6) if isinstance(layer, nn.Conv2d) else (2, layer.in_features)
         x = torch.randn(shape)
@@ -111,14 +115,14 @@ def test_two_files_add_up_and_metadata_brings_the_alpha(family_models: dict[str,
         f"unet.{name.replace('attn2.to_k', 'attn2.processor.to_k')}_lora.down.weight": down,
         f"unet.{name.replace('attn2.to_k', 'attn2.processor.to_k')}_lora.up.weight": up,
     }
-    width = original.text_encoder_2.config.hidden_size  # type: ignore[union-attr]
+    width = original.conditioner.text_encoder_2.config.hidden_size
     second |= {key("kohya", "text_encoder_2", text, "A"): torch.randn(RANK, width)}
     second |= {key("kohya", "text_encoder_2", text, "B"): torch.randn(width, RANK)}
     save_file(second, tmp_path / "b.safetensors")
     fused = open_model(family_models["sdxl"], loras=[str(tmp_path / "a.safetensors"), f"{tmp_path / 'b.safetensors'}:-2"])
     expected = layer.weight + (12 / RANK - 2) * torch.einsum("or,ri->oi", up, down)
     torch.testing.assert_close(fused.unet.get_submodule(name).weight, expected, rtol=1e-5, atol=1e-5)
-    states = [model.text_encoder_2.state_dict() for model in (original, fused)]  # type: ignore[union-attr]
+    states = [model.conditioner.text_encoder_2.state_dict() for model in (original, fused)]
     different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     assert len(different) == 1 and different[0].endswith(f"{text}.weight")
 

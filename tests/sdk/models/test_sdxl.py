@@ -18,14 +18,14 @@ from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.plan import plan_for
 from s2p_converters.core.reference import checkpoint_unet
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.evaluation import TorchMaker
 from s2p_mobile.judge.evaluation.drawing import draw
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.latents import LatentJob, write_latents
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
 from s2p_mobile.quantize.recipes import Recipe, load_recipe
 from s2p_mobile.sources.model import Model
-from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.pixel_size import PixelSize
+from s2p_mobile.sources.torch_artist import TorchArtist
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.bundle import MANIFEST_NAME, open_bundle
 from s2p_runtime.errors import S2PError
@@ -81,7 +81,7 @@ def diffusers_latents(model: Model, prompt: str, seed: int) -> np.ndarray:
         for name, padding in (("tokenizer", {}), ("tokenizer_2", {"pad_token": "!"}))
     }
     pipe = StableDiffusionXLPipeline(
-        vae=model.vae, text_encoder=model.text_encoder, text_encoder_2=model.text_encoder_2, unet=model.unet,
+        vae=model.vae, text_encoder=model.conditioner.text_encoder, text_encoder_2=model.conditioner.text_encoder_2, unet=model.unet,
         scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"), add_watermarker=False, **tokenizers,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
@@ -97,20 +97,21 @@ def test_trajectories_end_where_diffusers_ends(model: Model, plan: SamplingPlan,
     for k, prompt in enumerate(PROMPTS):
         expected = diffusers_latents(model, prompt, 4 + k)
         assert np.abs(latents.final([k]) - expected).max() < SAME * np.abs(expected).max()
-    pooled = latents.pooled([1, 0])
-    assert pooled is not None and pooled.shape == (2, 2, 24)
+    texts, pooled = latents.conditions([1, 0])
+    assert texts.shape == (2, 2, 16, 64) and pooled.shape == (2, 2, 24)
     assert not pooled[:, 0].any()  # the unconditional branch
-    _, own = model.embed_and_pool(model.token_ids(PROMPTS[1]))
+    _, own = model.conditioner.embed(model.conditioner.token_ids([PROMPTS[1]]))
     # Two texts in a batch, or one: float32 with another order of sums.
     np.testing.assert_allclose(pooled[0, 1].numpy(), own[0], atol=1e-5)
-    other = LatentJob(Model(model.folder, PictureSize(16, 24)), plan, PROMPTS, model.guidance, seed=4)
+    assert latents.manifest.request.conditions == ("embeddings", "pooled")
+    other = LatentJob(Model(model.folder, PixelSize(16, 24)), plan, PROMPTS, model.guidance, seed=4)
     with pytest.raises(S2PError, match=r"another latent size|other time ids"):
         latents.require(other)
 
 
 def test_several_prompts_to_a_call_are_each_alone(model: Model, plan: SamplingPlan) -> None:
     unet = float_unet(model, plan)
-    drawn = draw(TorchMaker("fp", model, unet, plan, model.guidance), PROMPTS, [11, 12])
+    drawn = draw(TorchArtist("fp", model, unet, plan, model.guidance), PROMPTS, [11, 12])
     for k, prompt in enumerate(PROMPTS):
         alone = draw_latents(unet, plan, encode_prompt(model, prompt, 11 + k, 5.0), 5.0, model.latent_shape)
         assert np.abs(drawn.states[k, -1] - alone[0]).max() < SAME * np.abs(alone).max()
@@ -125,7 +126,7 @@ def test_methods_see_each_prompts_own_rows(job: QuantizationJob, method: str, tm
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     manifest = write_checkpoint(mine, method, run_method(method, mine), folder)
-    assert manifest.family == "sdxl" and manifest.conditioning == job.model.conditioning
+    assert manifest.family == "sdxl" and manifest.conditioning == job.model.conditioner.settings
     opened = open_checkpoint(folder)
     fp, quantized = float_unet(job.model, job.plan), checkpoint_unet(opened).float()
     prompt = encode_prompt(job.model, PROMPTS[0], 7, job.guidance)
@@ -160,7 +161,7 @@ def test_both_targets(checkpoint: Path, model: Model, target: str, options: tupl
     folder = convert(checkpoint, target, tmp_path / "painter.s2pmobile", *options)
     bundle = open_bundle(folder)
     manifest = bundle.manifest
-    assert manifest.conditioning == model.conditioning
+    assert manifest.conditioning == model.conditioner.settings
     table = manifest.components["time_table"]
     assert [port.shape for port in table.inputs] == [(2, 24), (2, 6)] and table.precision == "float32"
     assert manifest.components["unet"].inputs[-1] == table.outputs[0]
@@ -168,7 +169,7 @@ def test_both_targets(checkpoint: Path, model: Model, target: str, options: tupl
     assert result.ok and {"text_encoder", "time_table", "unet", "vae_decoder"} < set(result.components)
     golden = load_file(folder / "golden" / "1.safetensors")
     # Against diffusers: both encoders' penultimate states, zeros for the unconditional branch. Text encoders of Core ML are in fp16.
-    hidden, pooled = model.embed_and_pool(golden["token_ids"][1:])
+    hidden, pooled = model.conditioner.embed(golden["token_ids"][1:])
     scale = 2e-2 if target == "coreml" else 1e-4
     assert np.abs(golden["text_embeddings"][1] - hidden[0]).max() < scale * np.abs(hidden).max()
     assert np.abs(golden["pooled_text"][1] - pooled[0]).max() < scale * np.abs(pooled).max()

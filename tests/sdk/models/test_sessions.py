@@ -12,7 +12,7 @@ import s2p_mobile
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.model import open_model
-from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.session import Session, open_session
 from s2p_runtime.errors import S2PError
 
@@ -77,15 +77,15 @@ def test_devices_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_left_out_is_the_models(make_model: MakeModel) -> None:
     folder = make_model("sd1")
     session = open_session(folder, device="cpu")
-    assert (session.plan.steps, session.guidance, session.seed, session.size) == (25, 7.5, 0, PictureSize(16, 16))
+    assert (session.plan.steps, session.guidance, session.seed, session.size) == (25, 7.5, 0, PixelSize(16, 16))
     asked = open_session(folder, size=(24, 16), scheduler="euler", steps=3, guidance=2.0, device="cpu", seed=9)
-    assert (asked.plan.steps, asked.guidance, asked.seed, asked.size) == (3, 2.0, 9, PictureSize(24, 16))
+    assert (asked.plan.steps, asked.guidance, asked.seed, asked.size) == (3, 2.0, 9, PixelSize(24, 16))
     with pytest.raises(AttributeError):
         session.seed = 1  # type: ignore[misc]
 
 
 def test_an_opened_model_is_taken_as_it_is(make_model: MakeModel, tmp_path: Path) -> None:
-    model = open_model(make_model("sd1"), PictureSize(24, 16))
+    model = open_model(make_model("sd1"), PixelSize(24, 16))
     assert open_session(model, size="24x16", device="cpu").model is model
     for change, field in (({"size": "16x16"}, "size"), ({"lora": [tmp_path / "a.safetensors"]}, "lora")):
         with pytest.raises(S2PError, match="is open already") as caught:

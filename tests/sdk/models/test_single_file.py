@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.sources.model import Model, open_model
-from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_runtime.errors import S2PError
 
 MakeModel = Callable[..., Path]
@@ -38,19 +38,23 @@ def load_layout() -> ModuleType:
 to_ldm = load_layout().to_ldm
 
 
+def module(model: Model, part: str) -> Any:
+    return getattr(model.conditioner if part.startswith("text_encoder") else model, part)
+
+
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 def test_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, family: str) -> None:
     original = Model(make_model(family, vocab_size=WORDS))
     path = tmp_path / "painter.safetensors"
     save_file(to_ldm(original), path, metadata=V_PREDICTION)
-    model = open_model(path, PictureSize(16, 16))
+    model = open_model(path, PixelSize(16, 16))
     assert (model.name, model.family.name) == ("painter", family)
     assert model.structure == original.structure and model.latents == original.latents
     for part in ("unet", "vae", "text_encoder"):
-        ours, theirs = getattr(model, part).state_dict(), getattr(original, part).state_dict()
+        ours, theirs = (module(one, part).state_dict() for one in (model, original))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
-    assert model.text_encoder.config.hidden_act == original.text_encoder.config.hidden_act
+    assert model.conditioner.text_encoder.config.hidden_act == original.conditioner.text_encoder.config.hidden_act
     plan = plan_for(model.folder / "scheduler", None, 4)
     assert plan.prediction_type == ("v_prediction" if family == "sd2" else "epsilon")
     folder = model.folder
@@ -69,7 +73,7 @@ def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_pat
     )
     original = Model(folder)
     save_file({k: v.half() for k, v in to_ldm(original).items()}, tmp_path / "half.safetensors")
-    model = open_model(tmp_path / "half.safetensors", PictureSize(16, 16))
+    model = open_model(tmp_path / "half.safetensors", PixelSize(16, 16))
     assert model.structure == original.structure
     ours = model.unet.state_dict()
     assert all(torch.equal(ours[name], value.half().float()) for name, value in original.unet.state_dict().items())
@@ -79,16 +83,17 @@ def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_pat
 def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, metadata: dict[str, str]) -> None:
     original = Model(make_model("sdxl", vocab_size=WORDS, **XL_HEADS))
     save_file(to_ldm(original), tmp_path / "painter.safetensors", metadata=metadata)
-    model = open_model(tmp_path / "painter.safetensors", PictureSize(16, 16))
+    model = open_model(tmp_path / "painter.safetensors", PixelSize(16, 16))
     assert model.structure == original.structure and model.latents == original.latents
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        ours, theirs = getattr(model, part).state_dict(), getattr(original, part).state_dict()
+        ours, theirs = (module(one, part).state_dict() for one in (model, original))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
-    assert model.conditioning is not None and original.conditioning is not None
+    settings, originals = model.conditioner.settings, original.conditioner.settings
+    assert settings is not None and originals is not None
     # Of the published vocabulary, "!" is the first word.
-    assert (model.conditioning.second_pad_id, model.conditioning.zero_unconditional) == (0, True)
-    assert model.conditioning.time_ids == (16, 16, 0, 0, 16, 16) == original.conditioning.time_ids
+    assert (settings.second_pad_id, settings.zero_unconditional) == (0, True)
+    assert settings.time_ids == (16, 16, 0, 0, 16, 16) == originals.time_ids
     plan = plan_for(model.folder / "scheduler", None, 4)
     assert plan.prediction_type == ("v_prediction" if metadata else "epsilon")
 
@@ -139,7 +144,8 @@ def test_time_ids_of_another_width_are_refused(make_model: MakeModel, tmp_path: 
 
 def test_tokenizer_gives_clips_published_ids(make_model: MakeModel, tmp_path: Path) -> None:
     save_file(to_ldm(Model(make_model("sd1", vocab_size=WORDS))), tmp_path / "a.safetensors")
-    ids = open_model(tmp_path / "a.safetensors", PictureSize(16, 16)).token_ids("a photo of a cat")[0].tolist()
+    model = open_model(tmp_path / "a.safetensors", PixelSize(16, 16))
+    ids = model.conditioner.token_ids(["a photo of a cat"])[0].tolist()
     # The example of CLIP's documentation in transformers.
     assert ids == [49406, 320, 1125, 539, 320, 2368] + [49407] * 10
 
@@ -151,7 +157,7 @@ def test_sd2_says_what_it_predicts(make_model: MakeModel, tmp_path: Path, line: 
     with pytest.raises(S2PError, match=r"noise or v; put its original configuration beside it as two\.yaml"):
         open_model(path)
     (tmp_path / "two.yaml").write_text(f"model:\n  params:\n    {line}\n")
-    model = open_model(path, PictureSize(16, 16))
+    model = open_model(path, PixelSize(16, 16))
     assert plan_for(model.folder / "scheduler", None, 2).prediction_type == expected
 
 
@@ -194,7 +200,7 @@ def test_damaged_file_and_full_disk(tmp_path: Path, family_models: dict[str, Pat
 
 def test_too_little_memory_is_foreseen(family_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(family_models["sd1"])
-    parts: list[Any] = [model.unet, model.vae, model.text_encoder]
+    parts: list[Any] = [model.unet, model.vae, model.conditioner.text_encoder]
     floats = [sum(p.numel() for p in part.state_dict().values() if p.is_floating_point()) for part in parts]
     # Float32, the U-Net's integers beside it, and half a GiB of libraries.
     needed = 4 * sum(floats) + floats[0] + 2**29

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 import s2p_runtime.bench
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.artist import draw_model
+from s2p_mobile.judge.artist import draw_with, open_artist
 from s2p_mobile.judge.evaluation import open_evaluation
 from s2p_mobile.quantize.sensitivity import read_sensitivity
 from s2p_mobile.sources.model import Model, open_model
-from s2p_mobile.sources.picture_size import PictureSize
+from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.session import open_session
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
@@ -64,7 +64,10 @@ def test_guidance_of_a_consistency_model_is_built_in(make_model: MakeModel) -> N
     scheduler = {"_class_name": "LCMScheduler", "original_inference_steps": 50}
     folder = make_model("sd1", scheduler=scheduler, time_cond_proj_dim=16)
     sessions = {guidance: open_session(folder, guidance=guidance, seed=3, device="cpu") for guidance in (None, 2.0, 8.5)}
-    drawn = {guidance: draw_model(session, "a cat", Silent()).latents for guidance, session in sessions.items()}
+    drawn = {
+        guidance: draw_with(open_artist(session, session.device), "a cat", 3, None, Silent()).latents
+        for guidance, session in sessions.items()
+    }
     np.testing.assert_array_equal(drawn[None], drawn[8.5])
     assert np.abs(drawn[2.0] - drawn[8.5]).max() > 1e-4
     # The model's own four steps, one branch, the guidance in the time path.
@@ -91,8 +94,8 @@ def test_evaluate_opens_the_model_as_asked(make_model: MakeModel, lora: Path, tm
     given = ["evaluate", str(folder), "--prompts", str(tmp_path / "prompts.txt"), "--metrics", "psnr", "--cache", str(tmp_path)]
     assert run([*given, "--size", "24x16", "--lora", str(lora), "--json", str(out)]) == 0
     assert json.loads(out.read_text())["count"] == 2
-    source = open_evaluation(open_model(folder, PictureSize(24, 16)))
-    assert source.maker.latent_shape == (1, 4, 8, 12)
+    source = open_evaluation(open_model(folder, PixelSize(24, 16)))
+    assert source.artist.latent_shape == (1, 4, 8, 12)
 
 
 def test_evaluate_names_what_does_not_fit(make_model: MakeModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +117,7 @@ def test_a_checkpoint_of_another_size_is_not_compared(tmp_path: Path) -> None:
     write_checkpoint(job, "rtn", run_method("rtn", job), tmp_path)
     with pytest.raises(S2PError, match="pass that as `size`"):
         open_evaluation(tmp_path)
-    assert open_evaluation(tmp_path, open_model(None, PictureSize(96, 64))).maker.latent_shape == (1, 4, 16, 24)
+    assert open_evaluation(tmp_path, open_model(None, PixelSize(96, 64))).artist.latent_shape == (1, 4, 16, 24)
 
 
 def test_sensitivity_of_a_model_with_lora(make_model: MakeModel, lora: Path, tmp_path: Path) -> None:

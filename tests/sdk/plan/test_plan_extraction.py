@@ -15,7 +15,8 @@ import torch
 from s2p_converters.core.plan import SCHEDULER_NAMES, extract_plan, make_scheduler
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
-from s2p_runtime.plan import SamplingPlan, denoise
+from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.walker import denoise
 
 STABLE_DIFFUSION = {
     "beta_start": 0.00085,

@@ -55,7 +55,7 @@ def samples_of(count: int, batch: int = 1, guidance: float = 1.0) -> list[CallSa
         CallSample(
             call=k,
             sample=torch.randn(1, 3, generator=generator, dtype=torch.float64).repeat(batch, 1),
-            embedding=torch.randn(batch, 4, generator=generator, dtype=torch.float64),
+            conditions=(torch.randn(batch, 4, generator=generator, dtype=torch.float64),),
             guidance=guidance,
         )
         for k in range(count)
@@ -116,7 +116,7 @@ def test_fisher_squares_the_gradient_of_each_sample_not_of_their_mean() -> None:
     for index, sample in enumerate(samples):
 
         def guided(weight: Tensor, sample: CallSample = sample) -> Tensor:
-            hidden = torch.tanh(sample.sample @ weight.T * (1.0 + sample.call) + sample.embedding)
+            hidden = torch.tanh(sample.sample @ weight.T * (1.0 + sample.call) + sample.conditions[0])
             without, given = hidden @ unet.second.weight.T
             return without + guidance * (given - without)
 
@@ -158,7 +158,7 @@ def test_hessian_trace_is_that_of_the_error_against_the_fp_output() -> None:
 
             def loss(weight: Tensor, sample: CallSample = sample, target: Tensor = target, name: str = name) -> Tensor:
                 output = torch.func.functional_call(
-                    unet, {f"{name}.weight": weight}, (sample.sample, torch.tensor([sample.call]), sample.embedding)
+                    unet, {f"{name}.weight": weight}, (sample.sample, torch.tensor([sample.call]), *sample.conditions)
                 )
                 return 0.5 * (output - target).square().sum()
 
@@ -191,7 +191,7 @@ def test_gradient_is_the_directional_derivative_along_the_rounding_error() -> No
 
             def output(value: Tensor, sample: CallSample = sample, name: str = name) -> Tensor:
                 return torch.func.functional_call(
-                    unet, {f"{name}.weight": value}, (sample.sample, torch.tensor([sample.call]), sample.embedding)
+                    unet, {f"{name}.weight": value}, (sample.sample, torch.tensor([sample.call]), *sample.conditions)
                 )
 
             # Forward mode: J dw, where the estimator goes backward.
@@ -210,7 +210,9 @@ def test_sqnr_is_the_error_measured_with_one_layer_replaced() -> None:
         layer.weight.data -= torch.from_numpy(absmax_error(layer.weight, bits))
         noise = signal = 0.0
         for sample in samples:
-            exact, rounded = (m(sample.sample, torch.tensor([sample.call]), sample.embedding).numpy() for m in (unet, changed))
+            exact, rounded = (
+                m(sample.sample, torch.tensor([sample.call]), *sample.conditions).numpy() for m in (unet, changed)
+            )
             exact, rounded = (u + 2.0 * (c - u) for u, c in (exact, rounded))
             noise += ((rounded - exact) ** 2).sum()
             signal += (exact**2).sum()

@@ -48,7 +48,7 @@ def test_samples_lie_on_the_fp_trajectory_of_diffusers() -> None:
     assert [sample.call for sample in samples] == [0, 1, 2, 3] * 2
     for sample in samples:
         text = PROMPTS[0] if sample is samples[sample.call] else PROMPTS[1]
-        states = torch.from_numpy(model.embed(model.token_ids(""))), torch.from_numpy(model.embed(model.token_ids(text)))
+        states = torch.from_numpy(model.conditioner.embed(model.conditioner.token_ids(["", text]))[0]).split(1)
         timestep = plan.timesteps[sample.call]
         without, given = (model.unet(sample.sample[:1], timestep, state).sample for state in states)
         expected = without + GUIDANCE * (given - without)

@@ -12,8 +12,10 @@ from diffusers import DDIMScheduler
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.training.batches import Batch, Batches, CallSampler, make_batches
-from s2p_mobile.sources.trajectory import Prompt, draw_latents, float_unet
+from s2p_mobile.sources.predictor import Predictor
+from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.errors import S2PError
+from s2p_runtime.walker import denoise, guide_runs
 
 MakeBatches = Callable[..., Batches]
 
@@ -69,7 +71,7 @@ def test_s2p_targets_belong_to_their_samples(batches: MakeBatches, latents: Late
     for k in range(4):
         prompt, call = pair_of(batch, k, latents)
         np.testing.assert_array_equal(batch.outputs[k].numpy(), latents.outputs([prompt], [call])[0])
-        np.testing.assert_array_equal(batch.texts[k].numpy(), latents.texts([prompt])[0])
+        assert torch.equal(batch.conditions[0][k], latents.conditions([prompt])[0][0])
         for name, value in batch.features.items():
             np.testing.assert_array_equal(value[k].numpy(), latents.features(name, [prompt], [call])[0].astype(np.float32))
 
@@ -102,21 +104,20 @@ def test_serial_walks_the_sampler_with_fp_outputs(
     for k in range(2):
         states: list[np.ndarray] = []
         outputs: list[np.ndarray] = []
-        prompt = Prompt("", 0, np.zeros((2, 16), np.int32), shown[0].texts[k].numpy())
+        predictor = Predictor(unet, [condition[k : k + 1] for condition in shown[0].conditions])
 
-        def keep(call: int, sample: np.ndarray, output: np.ndarray, s: list = states, o: list = outputs) -> None:
-            s.append(sample[0])
-            o.append(output)
+        def predict(scaled: np.ndarray, call: int, p: Predictor = predictor, s: list = states, o: list = outputs) -> np.ndarray:
+            s.append(scaled[0])
+            o.append(p(scaled, call))
+            return guide_runs(o[-1], job.guidance)
 
         # The walk's noise is its own: the loop for one prompt is started from the state that the batch shows.
         start = shown[0].samples[k : k + 1].numpy() / np.float32(job.plan.calls[0].input_scale)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("s2p_mobile.sources.trajectory.initial_latents", lambda *_, start=start: start)
-            draw_latents(unet, job.plan, prompt, job.guidance, job.latent_shape, keep)
+        denoise(job.plan, predict, start, seed=0)
         for call in range(5):
             close = {"rtol": 1e-3, "atol": 1e-4}  # another batch size, five calls
             np.testing.assert_allclose(shown[call].samples[k].numpy(), states[call], **close)
-            np.testing.assert_allclose(shown[call].outputs[k].numpy(), outputs[call], **close)  # type: ignore[index]
+            np.testing.assert_allclose(shown[call].outputs[k].numpy(), outputs[call][0], **close)  # type: ignore[index]
 
 
 def test_parallel_noises_pictures_as_the_scheduler_does(batches: MakeBatches, latents: LatentDataset) -> None:
@@ -124,14 +125,14 @@ def test_parallel_noises_pictures_as_the_scheduler_does(batches: MakeBatches, la
     source = batches("parallel", batch=64)
     plan = latents.manifest.request.plan
     alphas = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod.numpy()
-    texts = latents.texts(range(latents.prompts))
+    (texts,) = latents.conditions(range(latents.prompts))
     finals = latents.final(range(latents.prompts))
     noise = []
     for index in range(4):
         batch = source.batch(index)
         assert batch.outputs is None
         for k in range(64):
-            prompt = next(p for p in range(latents.prompts) if np.array_equal(texts[p], batch.texts[k].numpy()))
+            prompt = next(p for p in range(latents.prompts) if torch.equal(texts[p], batch.conditions[0][k]))
             alpha = alphas[int(plan.calls[int(batch.calls[k])].timestep)]
             noise.append((batch.samples[k].numpy() - np.sqrt(alpha) * finals[prompt]) / np.sqrt(1 - alpha))
     values = np.stack(noise)

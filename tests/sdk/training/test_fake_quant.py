@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s2p_converters.core.checkpoint import open_checkpoint
-from s2p_converters.core.graph import LayerSpec
+from s2p_converters.core.graph import LayerSpec, StepTables
 from s2p_converters.core.reference import reference_unet
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.grid import snap_activation_scale
@@ -85,7 +85,7 @@ def test_weight_of_the_forward_pass_is_integers_times_fp16_scales() -> None:
 @pytest.mark.parametrize("per_step", [True, False])
 def test_tables_give_snapped_scales_of_each_step(per_step: bool) -> None:
     base = snap_activation_scale(torch.rand(3, 2) + 0.1)
-    tables = TrainedTables({"r.time": torch.randn(3, 4)}, ["a", "b"], base, per_step)
+    tables = TrainedTables(StepTables({"r.time": torch.randn(3, 4)}), ["a", "b"], base, per_step)
     assert tables.log_scales is not None
     with torch.no_grad():
         tables.log_scales += torch.tensor([0.1, -0.2])
@@ -138,7 +138,7 @@ def test_checkpoint_computes_what_was_trained(
             tables.log_scales.zero_()
     prompts, calls = [0, 1, 3, 2, 0], [0, 1, 2, 3, 4]
     sample = torch.from_numpy(latents.states(prompts, calls)).double()
-    text = torch.from_numpy(latents.texts(prompts))[:, 1].double()
+    text = latents.conditions(prompts)[0][:, 1].double()
     with torch.no_grad():
         mine = student.double()(sample, torch.tensor(calls), text)
         reference = reference_unet(checkpoint)

@@ -26,7 +26,7 @@ from s2p_mobile.quantize.rounding import memory
 from s2p_mobile.quantize.rounding.calls import read_calls
 from s2p_mobile.quantize.rounding.layers import RoundedLayer
 from s2p_mobile.quantize.rounding.learned import learn_rounding
-from s2p_mobile.quantize.rounding.walk import Walk, reconstruction_units
+from s2p_mobile.quantize.rounding.walk import BlockWalk, reconstruction_units
 from s2p_mobile.quantize.training.student import build_student, trained_layers
 from s2p_mobile.quantize.training.work import ROUNDING_FOLDER
 from s2p_mobile.sources.trajectory import float_unet
@@ -56,7 +56,7 @@ def output_error(job: QuantizationJob, layers: QuantizedUNet, latents: LatentDat
         module.weight = torch.nn.Parameter(torch.from_numpy(layer.integers.astype(np.float32)) * scale, requires_grad=False)
     calls = read_calls(latents, [0, 1, 2, 3] * 5, [call for call in range(5) for _ in range(4)], torch.device("cpu"))
     with torch.no_grad():
-        expected, found = (network(calls.samples, calls.calls, calls.texts) for network in (fp, unet))
+        expected, found = (network(calls.samples, calls.calls, *calls.conditions) for network in (fp, unet))
     return float((found - expected).square().sum() / expected.square().sum())
 
 
@@ -134,7 +134,7 @@ def test_bytes_of_waiting_samples(job: QuantizationJob, latents: LatentDataset) 
     """The count against the tensors that a walk really holds, at every unit of the network."""
     calls = read_calls(latents, [0, 1, 2], [0, 1, 4], torch.device("cpu"))
     unet = float_unet(job.model, job.plan, job.structure)
-    walk = Walk(unet, calls)
+    walk = BlockWalk(unet, calls)
     most = 0
     for name, _ in reconstruction_units(layer_specs(job.structure)):
         inputs, output = walk.capture(name, output=True)

@@ -29,7 +29,8 @@ from s2p_mobile.quantize.training.influence import call_influence, call_weights
 from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import float_unet
-from s2p_runtime.plan import SamplingPlan, denoise
+from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.walker import denoise
 
 MakeJob = Callable[..., QuantizationJob]
 PROMPTS = tuple(f"a {thing} on a {colour} background" for thing in ("cat", "fox") for colour in ("red", "blue"))
@@ -112,7 +113,7 @@ def test_moments_give_the_energy_of_the_output(
         monkeypatch.setattr(moments_module, "MEMORY_BYTES", sum(4 * block_columns(spec) ** 2 for spec in specs) // passes)
     calls, weights = torch.tensor([0, 3]), torch.tensor([0.5, 2.0])
     batch = WeightedCalls(
-        torch.from_numpy(latents.states([0, 1], [0, 3])), calls, torch.from_numpy(latents.texts([0, 1]))[:, 1], weights
+        torch.from_numpy(latents.states([0, 1], [0, 3])), calls, (latents.conditions([0, 1])[0][:, 1],), weights
     )
     asked = 0
 
@@ -140,7 +141,7 @@ def _inputs(unet: StepUNet, batch: WeightedCalls) -> dict[str, torch.Tensor]:
     for spec in layer_specs(unet.structure):
         modules[spec.name].register_forward_pre_hook(lambda _, inputs, name=spec.name: seen.__setitem__(name, inputs[0]))
     with torch.no_grad():
-        unet(batch.samples, batch.calls, batch.texts)
+        unet(batch.samples, batch.calls, *batch.conditions)
     for module in modules.values():
         module._forward_pre_hooks.clear()
     return seen
@@ -187,7 +188,7 @@ def test_method_gptq_is_nearer_to_fp_than_nearest_rounding(make_job: MakeJob, la
     prompts, calls = [0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 2]
     batch = WeightedCalls(
         torch.from_numpy(latents.states(prompts, calls)), torch.tensor(calls),
-        torch.from_numpy(latents.texts(prompts))[:, 1], torch.ones(6),
+        (latents.conditions(prompts)[0][:, 1],), torch.ones(6),
     )  # fmt: skip
     modules, better = dict(unet.named_modules()), 0
     for name, x in _inputs(unet, batch).items():

@@ -82,7 +82,7 @@ def test_training_lessens_the_error(make_job: MakeJob, latents: LatentDataset, s
     def error() -> float:
         prompts, calls = np.divmod(np.arange(20), 5)
         sample = torch.from_numpy(latents.states(prompts.tolist(), calls.tolist()))
-        texts = torch.from_numpy(latents.texts(prompts.tolist()))
+        (texts,) = latents.conditions(prompts.tolist())
         target = torch.from_numpy(latents.outputs(prompts.tolist(), calls.tolist()))
         with torch.no_grad():
             outputs = [run.student(sample, torch.from_numpy(calls), texts[:, b]) for b in range(2)]

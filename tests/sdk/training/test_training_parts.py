@@ -22,7 +22,7 @@ from s2p_mobile.quantize.training.time_path import job_time_path
 from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.time_tables import time_tables
 from s2p_runtime.errors import S2PError
-from s2p_runtime.plan import guide
+from s2p_runtime.walker import guide
 
 
 def test_loss_of_known_errors() -> None:
@@ -128,7 +128,7 @@ def test_quantized_time_path_against_a_model_with_rounded_weights(make_job: Call
             scale = weight_scale(module.weight.data, 3)
             module.weight.data = torch.from_numpy(quantize_weight(module.weight.data, scale, 3)).float() * scale[:, None]
     expected = time_tables(unet, job.plan.timesteps)
-    found = job_time_path(job).tables
+    found = job_time_path(job).columns
     exact = time_tables(job.model.unet, job.plan.timesteps)
     for name, table in expected.items():
         torch.testing.assert_close(found[name], table, rtol=1e-4, atol=1e-5)  # float32 against float64
@@ -136,11 +136,11 @@ def test_quantized_time_path_against_a_model_with_rounded_weights(make_job: Call
 
 
 def test_quantized_time_path_nears_the_float_one_with_more_bits(make_job: Callable[..., QuantizationJob]) -> None:
-    exact = job_time_path(make_job()).tables
+    exact = job_time_path(make_job()).columns
     errors = []
     for bits in (3, 5, 8):
         recipe = {"time": "quantized", "weights": {"bits": bits}, "mixed": None, "activations": {"bits": bits}}
-        tables = job_time_path(make_job(recipe=recipe)).tables
+        tables = job_time_path(make_job(recipe=recipe)).columns
         errors.append(sum(float((tables[name] - exact[name]).square().sum()) for name in exact))
     # Two bits more are a quarter of the step, a sixteenth of the squared error of either rounding; half of that is demanded.
     assert errors[0] > 8 * errors[1] and errors[1] > 8 * errors[2] > 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from s2p_converters.core.graph.operators import Operators, StepRow
 from s2p_converters.core.graph.step_unet import StepUNet, Unit
 from s2p_converters.core.graph.structure import UNetStructure, resnet_names
-from s2p_converters.core.graph.tables import PromptTables, StepTables
+from s2p_converters.core.graph.tables import StepTables
 from s2p_runtime.errors import S2PError
 
 SAMPLE, STEP, CONTEXT, TIME_TABLE, OUTPUT = "sample", "step", "encoder_hidden_states", "time_table", "noise_pred"
@@ -143,25 +143,23 @@ def best_cuts(costs: Sequence[int], crossing: Sequence[int], count: int) -> list
     return data[n][1][1:]
 
 
-def chunk_tables(tables: nn.Module, chunk: Chunk) -> nn.Module | None:
-    """The columns of :class:`StepTables` or :class:`PromptTables` that a chunk needs, or None."""
-    common = tables if isinstance(tables, StepTables) else tables.common if isinstance(tables, PromptTables) else None
-    columns: dict[str, Tensor] = {}
-    if common is not None:
-        parts = torch.split(common.matrix, common.widths, dim=1)
-        columns = {name: part for name, part in zip(common.names, parts, strict=True) if chunk.holds(name)}
-    if isinstance(tables, PromptTables) and any(chunk.holds(name) for name in tables.names):
-        return PromptTables(tables.names, tables.widths, columns)
-    return StepTables(columns) if columns else None
+def chunk_tables(tables: nn.Module, chunk: Chunk) -> StepTables | None:
+    """The columns of :class:`StepTables` that a chunk needs, or None; a time table that calls bring is taken whole or not at all."""
+    if not isinstance(tables, StepTables):
+        return None
+    columns = {name: part for name, part in tables.columns.items() if chunk.holds(name)}
+    brought = tables.of_prompt
+    of_prompt = brought if brought is not None and any(chunk.holds(name) for name in brought.names) else None
+    return StepTables(columns, of_prompt) if columns or of_prompt is not None else None
 
 
-def chunk_inputs(chunk: Chunk, tables: nn.Module | None) -> tuple[str, ...]:
+def chunk_inputs(chunk: Chunk, tables: StepTables | None) -> tuple[str, ...]:
     """Names of what a chunk takes: of the U-Net's own inputs, then of the tensors of earlier programs."""
     own = {
         SAMPLE: chunk.start == 0,
         STEP: tables is not None,
         CONTEXT: chunk.uses_context,
-        TIME_TABLE: isinstance(tables, PromptTables),
+        TIME_TABLE: tables is not None and tables.of_prompt is not None,
     }
     return (*(name for name, needed in own.items() if needed), *chunk.crossing_inputs)
 

@@ -284,7 +284,7 @@ class StepUNet(nn.Module):
         """
         Args:
             structure: from :meth:`UNetStructure.from_config`.
-            tables: called with the step [S] (and, SDXL, what the prompt brings), gives a :data:`StepRow`.
+            tables: called with the step [S] (and what the prompt brings, if it brings anything), gives a :data:`StepRow`.
             ops: makes the layers and the other operators.
         """
         super().__init__()
@@ -309,7 +309,7 @@ class StepUNet(nn.Module):
             step: call index, integer [1] or [B].
             encoder_hidden_states: text embedding, float [B, N, D].
             of_prompt: what the tables of a structure with ``text_time`` take: the prompt's time table [B, T, K]
-                (:class:`PromptTables`) or its pooled text [B, P] (:class:`PooledTables`); otherwise None.
+                (:class:`GivenRows`) or its pooled text [B, P] (:class:`NetworkRows`); otherwise None.
 
         Returns:
             Model output, float [B, C, H, W].
@@ -320,7 +320,7 @@ class StepUNet(nn.Module):
         self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, of_prompt: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As :meth:`forward`, and the output of every down, mid and up block by name."""
-        row = self.tables(step) if of_prompt is None else self.tables(step, of_prompt)
+        row = self.row(step) if of_prompt is None else self.row(step, of_prompt)
         x = self.conv_in(sample, row)
         skips = [x]
         features: dict[str, Tensor] = {}
@@ -328,6 +328,15 @@ class StepUNet(nn.Module):
             x = block(x, skips, encoder_hidden_states, row)
             features[name] = x
         return self._out(x, row), features
+
+    def row(self, step: Tensor, *of_prompt: Tensor) -> StepRow:
+        """What the graph looks up for call indices [S].
+
+        Args:
+            of_prompt: the conditions behind the first one, which is for the blocks; see :meth:`forward`.
+        """
+        row: StepRow = self.tables(step, *of_prompt)
+        return row
 
     def units(self) -> list[Unit]:
         """The whole graph as stretches between two possible cuts, in the order in which they run."""

@@ -32,7 +32,7 @@ _ONLY_VALUE: dict[str, tuple[Any, ...]] = {
 
 
 TIME_IDS = 6
-"""SDXL's numbers: original height and width, top and left of the crop, target height and width."""
+"""Numbers about a picture's size: original height and width, top and left of the crop, target height and width."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class BlockStructure:
 
 @dataclass(frozen=True)
 class TextTimeStructure:
-    """SDXL's addition to the time embedding: a pooled text embedding and six numbers about the picture's size (time ids)."""
+    """``addition_embed_type = text_time`` of diffusers: a pooled text embedding and six numbers about the picture's size (time ids)
+    are added to the time embedding (Podell et al. 2023, arXiv 2307.01952, section 2.2)."""
 
     pooled_dim: int
     """Width of the pooled text embedding."""
@@ -89,7 +90,7 @@ class UNetStructure:
     guidance_dim: int | None = None
     """Width of the guidance embedding that joins the timestep's sinusoid (latent consistency models)."""
     text_time: TextTimeStructure | None = None
-    """SDXL: the time embedding depends on the prompt too."""
+    """Where it is there, the time embedding depends on the prompt too."""
     split_shortcuts: bool = False
     """Shortcuts of up blocks are two convolutions, ``conv_shortcut.0`` of the state and ``conv_shortcut.1`` of the skip, whose sum
     is the original's output: each half of the input, whose ranges differ, can then have grids of its own."""

@@ -1,4 +1,4 @@
-"""Step tables: everything that depends on the call index, in one matrix with one lookup."""
+"""Step tables: everything that depends on the call index, in one matrix with one lookup, and what a prompt adds to its rows."""
 
 from __future__ import annotations
 
@@ -10,95 +10,108 @@ from torch import Tensor, nn
 from s2p_converters.core.graph.time_network import TimeNetwork
 
 
+class PromptRows(nn.Module):
+    """A prompt's part of the rows: called with (call indices [S], what the prompt brings), gives [B, sum of widths].
+
+    Attributes:
+        names: of its columns.
+        widths: theirs.
+    """
+
+    names: list[str]
+    widths: list[int]
+
+
+class GivenRows(PromptRows):
+    """Rows of a time table that each call brings, [B, T, sum of widths]: what a program takes."""
+
+    def __init__(self, names: Sequence[str], widths: Sequence[int]) -> None:
+        """
+        Args:
+            names, widths: columns of the table, as the :class:`TimeNetwork` orders them.
+        """
+        super().__init__()
+        self.names, self.widths = list(names), list(widths)
+
+    def forward(self, step: Tensor, time_table: Tensor) -> Tensor:
+        """Call indices [1] or [B], table [B, T, K] -> [B, K]."""
+        if step.shape[0] == 1:
+            return time_table.index_select(1, step)[:, 0]
+        return time_table[torch.arange(time_table.shape[0], device=step.device), step]
+
+
+class NetworkRows(PromptRows):
+    """Rows that a :class:`TimeNetwork` makes of the pooled text at hand: for many prompts, which never need a whole table."""
+
+    time_ids: Tensor
+
+    def __init__(self, network: TimeNetwork, time_ids: Tensor) -> None:
+        """
+        Args:
+            network: its own ``rows`` are left out here; they are columns of the :class:`StepTables`.
+            time_ids: of the pictures, float [1, 6].
+        """
+        super().__init__()
+        self.names, self.widths, self.network = network.names, network.widths, network
+        self.register_buffer("time_ids", time_ids)
+
+    def forward(self, step: Tensor, pooled: Tensor) -> Tensor:
+        """Call indices [1] or [B], pooled text [B, P] -> [B, K]; in the network's own precision, whatever the rest runs in."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.network.prompt_rows(step, pooled.to(self.network.embeddings.dtype), self.time_ids)
+
+
 class StepTables(nn.Module):
-    """Named columns of one [T, N] matrix; ``forward(step)`` gathers the rows and splits them by name.
+    """Named columns of one [T, N] matrix; called with the step, it gathers the rows and splits them by name.
 
     One lookup instead of hundreds: the gather is a real operator with a cost in a deployed program.
+
+    Attributes:
+        matrix: [T, N], a buffer, or a parameter after :meth:`learn`.
+        of_prompt: what a prompt adds to the columns of the same names, or gives where there are none; None: nothing.
     """
 
     matrix: Tensor
 
-    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+    def __init__(self, columns: Mapping[str, Tensor], of_prompt: PromptRows | None = None) -> None:
         """
         Args:
-            columns: name -> float [T, C]; every T is the same.
+            columns: name -> float [T, C]; every T is the same. May be empty where there is a prompt's part.
         """
         super().__init__()
         self.names = list(columns)
         self.widths = [columns[name].shape[1] for name in self.names]
-        self.register_buffer("matrix", torch.cat([columns[name] for name in self.names], dim=1))
+        self.of_prompt = of_prompt
+        self.register_buffer("matrix", torch.cat(list(columns.values()), dim=1) if columns else torch.zeros(0, 0))
 
-    def forward(self, step: Tensor) -> dict[str, Tensor]:
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """name -> [T, C]"""
+        return dict(zip(self.names, self.matrix.split(self.widths, dim=1), strict=True)) if self.names else {}
+
+    def learn(self) -> nn.Parameter:
+        """Make the matrix a parameter."""
+        values = self.matrix
+        del self.matrix
+        self.matrix = nn.Parameter(values)
+        return self.matrix
+
+    def forward(self, step: Tensor, *condition: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            step: call indices, integer [S].
+            step: call indices, integer [S]; S is 1 or B where there is a prompt's part.
+            condition: what the prompt's part takes, if there is one.
 
         Returns:
-            name -> [S, C].
+            name -> [B, C] of the prompt's columns, [S, C] of the others.
         """
+        if self.of_prompt is None:
+            return self._row(step)
+        brought = self.of_prompt(step, *condition)
+        parts = dict(zip(self.of_prompt.names, torch.split(brought, self.of_prompt.widths, dim=1), strict=True))
+        row = self._row(step) if self.names else {}
+        return row | {name: part + row[name] if name in row else part for name, part in parts.items()}
+
+    def _row(self, step: Tensor) -> dict[str, Tensor]:
         rows = self.matrix.index_select(0, step)
         return dict(zip(self.names, torch.split(rows, self.widths, dim=1), strict=True))
-
-
-class PromptTables(nn.Module):
-    """Rows from a time table that belongs to the prompt (SDXL), and named columns that do not."""
-
-    def __init__(self, names: Sequence[str], widths: Sequence[int], columns: Mapping[str, Tensor]) -> None:
-        """
-        Args:
-            names, widths: columns of the time table that each call brings, as the :class:`TimeNetwork` orders them.
-            columns: name -> float [T, C] of what is the same for every prompt; may be empty.
-        """
-        super().__init__()
-        self.names, self.widths = list(names), list(widths)
-        self.common = StepTables(columns) if columns else None
-
-    def forward(self, step: Tensor, time_table: Tensor) -> dict[str, Tensor]:
-        """
-        Args:
-            step: call indices, integer [1] or [B].
-            time_table: [B, T, sum of widths].
-
-        Returns:
-            name -> [B, C] of the time columns, [S, C] of the others.
-        """
-        if step.shape[0] == 1:
-            rows = time_table.index_select(1, step)[:, 0]
-        else:
-            rows = time_table[torch.arange(time_table.shape[0], device=step.device), step]
-        row = dict(zip(self.names, torch.split(rows, self.widths, dim=1), strict=True))
-        return row if self.common is None else row | self.common(step)
-
-
-class PooledTables(nn.Module):
-    """Rows of a :class:`TimeNetwork` made from the pooled text at hand: what runs many prompts, and never needs a whole table."""
-
-    time_ids: Tensor
-
-    def __init__(self, network: TimeNetwork, time_ids: Tensor, common: StepTables | None = None) -> None:
-        """
-        Args:
-            time_ids: of the pictures, float [1, 6].
-            common: columns that are the same for every prompt.
-        """
-        super().__init__()
-        self.network, self.common = network, common
-        self.register_buffer("time_ids", time_ids)
-
-    def prompt_part(self, step: Tensor, pooled: Tensor) -> Tensor:
-        """See :meth:`TimeNetwork.prompt_rows`; in the network's own precision, whatever the rest runs in."""
-        with torch.autocast(pooled.device.type, enabled=False):
-            return self.network.prompt_rows(step, pooled.to(self.network.embeddings.dtype), self.time_ids)
-
-    def forward(self, step: Tensor, pooled: Tensor) -> dict[str, Tensor]:
-        """
-        Args:
-            step: call indices, integer [1] or [B].
-            pooled: pooled text, float [B, P].
-
-        Returns:
-            name -> [B, C] of the time columns, [S, C] of the others.
-        """
-        rows = self.prompt_part(step, pooled) + self.network.rows.index_select(0, step)
-        row = dict(zip(self.network.names, torch.split(rows, self.network.widths, dim=1), strict=True))
-        return row if self.common is None else row | self.common(step)

@@ -1,4 +1,4 @@
-"""SDXL's time path: the rows of the time table depend on the prompt, so a small network makes the table once per prompt."""
+"""Time path of a U-Net that is told a pooled text: the rows of the time table depend on the prompt, so a small network makes them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class TimeNetwork(nn.Module):
         return table
 
     def prompt_rows(self, step: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
-        """The part of one row of each table that the prompt decides, without ``rows``: [B, sum of widths].
+        """What the prompt adds to the rows of some calls, that is without ``rows``: [B, sum of widths].
 
         Args:
             step: call indices, integer [1] or [B].

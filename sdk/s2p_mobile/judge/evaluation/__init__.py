@@ -2,16 +2,12 @@
 
 from s2p_mobile.judge.evaluation.cache import PictureCache, default_cache_folder
 from s2p_mobile.judge.evaluation.evaluate import EvaluationResult, evaluate
-from s2p_mobile.judge.evaluation.makers import BackendMaker, PictureMaker, TorchMaker
 from s2p_mobile.judge.evaluation.source import EvaluationSource, open_evaluation
 
 __all__ = [
-    "BackendMaker",
     "EvaluationResult",
     "EvaluationSource",
     "PictureCache",
-    "PictureMaker",
-    "TorchMaker",
     "default_cache_folder",
     "evaluate",
     "open_evaluation",

@@ -76,8 +76,7 @@ class PictureCache:
             "latents": model.latents.model_dump(mode="json"),
             "embedded_guidance": model.embedded_guidance,
         }
-        if model.conditioning is not None:
-            identity["conditioning"] = model.conditioning.model_dump(mode="json")
+        identity |= model.conditioner.identity
         self.folder = folder / _digest(identity)
 
     def get(self, prompts: Sequence[str], seeds: Sequence[int], draw: Callable[[], Drawings]) -> Drawings:

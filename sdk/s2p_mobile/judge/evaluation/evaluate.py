@@ -72,7 +72,7 @@ def evaluate(
     if networks is None and NETWORK_METRICS.intersection(names):
         networks = resolve_networks(source.model.folder, clip)
     judge = PictureMetrics(names, networks)
-    reference, maker = source.reference, source.maker
+    reference = source.reference
     store = None if cache is None else PictureCache(cache, source.model, reference.plan, reference.guidance, source.device)
     latents: list[NDArray[np.float64]] = []
     shown: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
@@ -83,7 +83,7 @@ def evaluate(
             original = (
                 draw(reference, batch, seeds) if store is None else store.get(batch, seeds, _drawer(source, batch, seeds))
             )
-            drawn = draw(maker, batch, seeds, advance)
+            drawn = draw(source.artist, batch, seeds, advance)
             judge.update(drawn.pictures, original.pictures, batch)
             latents.append(latent_psnr(drawn, original))
             if grid is not None:

@@ -9,21 +9,20 @@ from pathlib import Path
 import torch
 
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_converters.core.reference import checkpoint_unet
 from s2p_mobile.judge.evaluation.drawing import draw
-from s2p_mobile.judge.evaluation.makers import BackendMaker, PictureMaker, TorchMaker
 from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.model import Model, as_model, open_model
 from s2p_mobile.sources.open_source import SourceLike, open_source
-from s2p_mobile.sources.picture_size import vae_factor
+from s2p_mobile.sources.pixel_size import pixel_size
 from s2p_mobile.sources.session import Session, open_session
-from s2p_mobile.sources.trajectory import float_unet
+from s2p_mobile.sources.torch_artist import checkpoint_artist, model_artist
+from s2p_runtime.artist import Artist
 from s2p_runtime.backends import Backend
-from s2p_runtime.bundle import Bundle, LatentSpec
+from s2p_runtime.bundle import Bundle
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import psnr_db
-from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.tensors import read_tensors
 
 CPU = torch.device("cpu")
@@ -38,15 +37,15 @@ class EvaluationSource:
 
     Attributes:
         name: of the model, or the folder.
-        maker: draws the source's pictures.
+        artist: draws the source's pictures.
         reference: draws the FP pictures, under the same plan and guidance.
         model: the FP model.
         device: where torch U-Nets run; another one rounds differently.
     """
 
     name: str
-    maker: PictureMaker
-    reference: PictureMaker
+    artist: Artist
+    reference: Artist
     model: Model
     device: torch.device = CPU
 
@@ -80,17 +79,13 @@ def open_evaluation(
     return _bundle_source(opened, reference, chosen, backend)
 
 
-def _reference(model: Model, plan: SamplingPlan, guidance: float, device: torch.device) -> TorchMaker:
-    return TorchMaker(model.name, model, float_unet(model, plan), plan, guidance, device)
-
-
 def _model_source(session: Session, model: Model | str | Path | None) -> EvaluationSource:
     if model is not None:
         raise S2PError(
             "`model` names the floating-point model of a checkpoint or a bundle", "leave it out for a model", "model"
         )
-    maker = _reference(session.model, session.plan, session.guidance, session.device)
-    return EvaluationSource(session.model.name, maker, maker, session.model, session.device)
+    artist = model_artist(session.model, session.plan, session.guidance, session.device)
+    return EvaluationSource(session.model.name, artist, artist, session.model, session.device)
 
 
 def _checkpoint_source(checkpoint: Checkpoint, model: Model | None, device: torch.device) -> EvaluationSource:
@@ -109,11 +104,11 @@ def _checkpoint_source(checkpoint: Checkpoint, model: Model | None, device: torc
             "model",
         )
     if model.latents != manifest.latents:
-        raise S2PError(
-            f"{folder} draws {_pixels(model, manifest.latents)}, not {model.picture_size}", "pass that as `size`", "size"
-        )
-    maker = TorchMaker(str(folder), model, checkpoint_unet(checkpoint), manifest.plan, manifest.guidance, device)
-    return EvaluationSource(str(folder), maker, _reference(model, manifest.plan, manifest.guidance, device), model, device)
+        drawn = pixel_size(manifest.latents, model.vae_config)
+        raise S2PError(f"{folder} draws {drawn}, not {model.picture_size}", "pass that as `size`", "size")
+    artist = checkpoint_artist(str(folder), checkpoint, model, device)
+    reference = model_artist(model, manifest.plan, manifest.guidance, device)
+    return EvaluationSource(str(folder), artist, reference, model, device)
 
 
 def _bundle_source(
@@ -123,7 +118,7 @@ def _bundle_source(
     model = model or open_model(None)
     if model.latents != manifest.latents:
         raise _wrong_model(folder, model)
-    reference = _reference(model, manifest.plan, manifest.guidance, device)
+    reference = model_artist(model, manifest.plan, manifest.guidance, device)
     # A bundle does not record its source model, but it holds what that model drew.
     for run in manifest.golden[:1]:
         recorded = read_tensors(bundle.path(run.path)).get("fp_latents")
@@ -135,12 +130,7 @@ def _bundle_source(
         closeness = psnr_db(final, recorded)
         if closeness is not None and closeness < SAME_MODEL_DB:
             raise _wrong_model(folder, model)
-    return EvaluationSource(str(folder), BackendMaker(bundle, backend(bundle)), reference, model, device)
-
-
-def _pixels(model: Model, latents: LatentSpec) -> str:
-    factor = vae_factor(model.vae_config)
-    return f"{latents.width * factor}x{latents.height * factor}"
+    return EvaluationSource(str(folder), BundleArtist(bundle, backend(bundle)), reference, model, device)
 
 
 def _wrong_model(folder: Path, model: Model) -> S2PError:

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from s2p_converters.core.graph import LayerSpec, Operators, StepUNet, UNetStructure, layer_specs, resnet_names
+from s2p_converters.core.graph import LayerSpec, Operators, StepTables, StepUNet, UNetStructure, layer_specs, resnet_names
 from s2p_mobile.quantize.recipes import Recipe
 from s2p_mobile.quantize.training.fake_quant import TrainedOperators, TrainedTables
 
@@ -65,7 +65,7 @@ def count_unet(
             torch.empty(branches, tokens, structure.context_dim),
         )
         student = _student(structure, recipe, bits, calls)
-        teacher = StepUNet(structure, _Rows(resnet_names(structure)), Operators())
+        teacher = StepUNet(structure, _time_rows(structure, calls), Operators())
     flops, layers = _flops(teacher, inputs, branches)
     saved, largest, weights = _saved(student, inputs)
     with _CountingMode() as mode, torch.no_grad():
@@ -85,21 +85,14 @@ class _CountingMode(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-class _Rows(nn.Module):
+def _time_rows(structure: UNetStructure, calls: int) -> StepTables:
     """Time rows of the right widths."""
-
-    def __init__(self, widths: dict[str, int]) -> None:
-        super().__init__()
-        self.widths = widths
-
-    def forward(self, step: Tensor) -> dict[str, Tensor]:
-        return {f"{name}.time": torch.empty(step.shape[0], width, device="meta") for name, width in self.widths.items()}
+    return StepTables({f"{name}.time": torch.empty(calls, width) for name, width in resnet_names(structure).items()})
 
 
 def _student(structure: UNetStructure, recipe: Recipe, bits: Sequence[str], calls: int) -> StepUNet:
-    rows = {f"{name}.time": torch.empty(calls, width) for name, width in resnet_names(structure).items()}
     scales = None if recipe.activations.bits is None else torch.empty(calls, len(bits))
-    tables = TrainedTables(rows, list(bits), scales, recipe.activations.per_step)
+    tables = TrainedTables(_time_rows(structure, calls), list(bits), scales, recipe.activations.per_step)
     freezes = recipe.training.freezing is not None
     return StepUNet(structure, tables, TrainedOperators(dict.fromkeys(bits, 8), recipe.activations.bits, freezes))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from s2p_mobile.quantize.latents.manifest import (
@@ -16,6 +16,7 @@ from s2p_mobile.quantize.latents.manifest import (
     Shard,
     shard_name,
 )
+from s2p_mobile.sources.families import ConditionSpec
 from s2p_runtime import __version__
 from s2p_runtime.bundle import FileEntry
 from s2p_runtime.contract import write_contract
@@ -23,6 +24,7 @@ from s2p_runtime.contract import write_contract
 TensorShape = tuple[str, tuple[int, ...]]
 """(``F32``, ``I32`` or ``F16``; shape)"""
 _ITEM = {"F32": 4, "I32": 4, "F16": 2}
+_CODES = {"float32": "F32", "int32": "I32", "float16": "F16"}
 
 
 def safetensors_bytes(tensors: Mapping[str, TensorShape]) -> int:
@@ -41,21 +43,21 @@ def safetensors_bytes(tensors: Mapping[str, TensorShape]) -> int:
 
 
 def latent_set_bytes(
-    request: LatentRequest, tokens: int, width: int, pooled: int | None, features: Mapping[str, tuple[int, ...]]
+    request: LatentRequest, tokens: int, conditions: Sequence[ConditionSpec], features: Mapping[str, tuple[int, ...]]
 ) -> int:
     """Size of all files of a finished latent set.
 
     Args:
-        tokens, width: N and D of a text embedding.
-        pooled: P of a pooled text, or None.
+        tokens: N of a text.
+        conditions: what the denoiser is told about it.
         features: shape [B, C, H, W] of each stored block output.
     """
     latents, calls, branches = request.latents, len(request.plan.calls), request.branches
     image = (latents.channels, latents.height, latents.width)
 
     def text(count: int) -> dict[str, TensorShape]:
-        own = {"token_ids": ("I32", (count, tokens)), "embeddings": ("F32", (count, tokens, width))}
-        return own if pooled is None else own | {"pooled": ("F32", (count, pooled))}
+        told = {spec.name: (_CODES[spec.dtype], (count, *spec.shape)) for spec in conditions}
+        return {"token_ids": ("I32", (count, tokens)), **told}
 
     def shard(count: int) -> int:
         tensors: dict[str, TensorShape] = {

@@ -27,6 +27,7 @@ from s2p_mobile.quantize.sensitivity import estimator
 from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
 from s2p_mobile.quantize.training.work import TRAINED_METHODS
 from s2p_mobile.sources.device import choose_device
+from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.prompts import repeated
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.contract import Contract
@@ -79,9 +80,10 @@ def make_forecast(job: QuantizationJob, method: str) -> Forecast:
     layers, weights, note = _widths(job)
     trained = method in TRAINED_METHODS
     branches = 2 if job.guidance > 1 else 1
-    tokens = model.tokenizer_spec.max_length
-    counted = count_unet(job.structure, recipe, [spec.name for spec in chosen], len(job.plan.calls), tokens, branches)
-    latents = _latents_bytes(job, tokens) if trained else None
+    counted = count_unet(
+        job.structure, recipe, [spec.name for spec in chosen], len(job.plan.calls), model.conditioner.tokens, branches
+    )
+    latents = _latents_bytes(job) if trained else None
     process = Probes().resident_bytes() or 0  # read once: it changes from one reading to the next
     parts = _memory(job, counted, branches, process) if trained else {}
     stages = _stages(job, branches, trained)
@@ -95,7 +97,7 @@ def make_forecast(job: QuantizationJob, method: str) -> Forecast:
         model=model.name,
         method=method,
         recipe=recipe.name,
-        parameters={name: parameter_count(model.folder / name) for name in ("unet", "vae", *model.family.text_encoders)},
+        parameters={name: parameter_count(model.folder / name) for name in _weighty(model)},
         layers=layers,
         weights=weights,
         bits_note=note,
@@ -109,6 +111,11 @@ def make_forecast(job: QuantizationJob, method: str) -> Forecast:
         passes=passes,
         devices=(_here(counted, device, flops), *_others(rule.precision, flops, launches, memory)),
     )
+
+
+def _weighty(model: Model) -> tuple[str, ...]:
+    """Components with weights."""
+    return (model.denoiser.folder, "vae", *model.family.text_encoders)
 
 
 def _widths(job: QuantizationJob) -> tuple[dict[str, int], dict[str, int] | None, str | None]:
@@ -129,15 +136,14 @@ def _widths(job: QuantizationJob) -> tuple[dict[str, int], dict[str, int] | None
     return {widths: len(chosen), "float": kept}, None, f"{mixed.ranking} shares {goal} among the layers"
 
 
-def _latents_bytes(job: QuantizationJob, tokens: int) -> int | None:
+def _latents_bytes(job: QuantizationJob) -> int | None:
     if job.latents is not None:
         return 0
-    rule, structure = job.recipe.training, job.model.structure
+    rule, conditioner = job.recipe.training, job.model.conditioner
     stored = rule.store_features and rule.distillation.weight > 0
     wanted = LatentJob(job.model, job.plan, repeated(job.prompts, rule.prompts), job.guidance, job.seed, features=stored)
-    pooled = None if structure.text_time is None else structure.text_time.pooled_dim
     features = _block_shapes(job, 2 if job.guidance > 1 else 1) if stored else {}
-    return latent_set_bytes(wanted.request, tokens, structure.context_dim, pooled, features)
+    return latent_set_bytes(wanted.request, conditioner.tokens, conditioner.conditions, features)
 
 
 def _block_shapes(job: QuantizationJob, branches: int) -> dict[str, tuple[int, ...]]:
@@ -171,7 +177,7 @@ def _memory(job: QuantizationJob, counted: Counted, branches: int, process: int)
     state = _FLOAT32 * learned * (3 + (rule.ema is not None)) + (9 * weights if rule.freezing is not None else 0)
     return {
         "process": process,
-        "model": load_bytes(model.folder, ("unet", "vae", *model.family.text_encoders)),
+        "model": load_bytes(model.folder, _weighty(model)),
         "starting weights": _FLOAT32 * weights if rule.start.rounding != "nearest" else 0,
         "student": _FLOAT32 * learned + (2 * weights if rule.freezing is not None else 0),
         "optimizer and averages": _FLOAT32 * learned * (2 + (rule.ema is not None)),

@@ -7,7 +7,7 @@ Example:
     (2, 4, 64, 64)
 """
 
-from s2p_mobile.quantize.latents.dataset import LatentDataset, flat_pooled, open_latents
+from s2p_mobile.quantize.latents.dataset import LatentDataset, open_latents
 from s2p_mobile.quantize.latents.manifest import LatentJob, LatentManifest, LatentRequest
 from s2p_mobile.quantize.latents.writer import partial_folder, write_latents
 
@@ -16,7 +16,6 @@ __all__ = [
     "LatentJob",
     "LatentManifest",
     "LatentRequest",
-    "flat_pooled",
     "open_latents",
     "partial_folder",
     "write_latents",

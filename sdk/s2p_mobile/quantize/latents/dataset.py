@@ -80,15 +80,9 @@ class LatentDataset:
         """Final states, float32 [n, C, H, W]."""
         return np.stack([self._slice(p, "final")[p % SHARD_PROMPTS] for p in prompts])
 
-    def texts(self, prompts: Sequence[int]) -> Array32:
-        """Text embeddings of every branch, float32 [n, B, N, D]."""
-        return self._branches("embeddings", prompts)
-
-    def pooled(self, prompts: Sequence[int]) -> Tensor | None:
-        """Pooled text of every branch, float32 [n, B, P]; None where the family has none."""
-        if self.manifest.request.conditioning is None:
-            return None
-        return torch.from_numpy(self._branches("pooled", prompts))
+    def conditions(self, prompts: Sequence[int]) -> tuple[Tensor, ...]:
+        """What the denoiser is told about every branch, float32 [n, B, ...] each, in its order."""
+        return tuple(torch.from_numpy(self._branches(name, prompts)) for name in self.manifest.request.conditions)
 
     def _branches(self, name: str, prompts: Sequence[int]) -> Array32:
         """What texts are encoded to: the empty one's where there is guidance, then the prompt's."""
@@ -113,12 +107,10 @@ class LatentDataset:
                 raise S2PError(f"cannot read {path} ({error})", "make the latent set again") from error
             if len(self._handles) > _OPEN_SHARDS:
                 self._handles.popitem(last=False)
-        return self._handles[index].get_slice(name)
-
-
-def flat_pooled(pooled: Tensor | None, device: torch.device) -> Tensor | None:
-    """Pooled texts of pairs, [n, B, P], as a U-Net batch takes them, [n B, P] on the device; None stays None."""
-    return None if pooled is None else pooled.flatten(0, 1).to(device)
+        try:
+            return self._handles[index].get_slice(name)
+        except SafetensorError as error:
+            raise S2PError(f"shard {index} of {self.folder} has no {name}", "make the latent set again") from error
 
 
 def open_latents(folder: Path) -> LatentDataset:

@@ -36,7 +36,10 @@ class LatentRequest(Contract):
     latents: LatentSpec
     prompts: tuple[str, ...] = Field(min_length=1)
     features: bool = Field(description="the outputs of the down, mid and up blocks are stored as well")
-    conditioning: Conditioning | None = Field(description="null: one time table serves all prompts")
+    conditioning: Conditioning | None = Field(description="settings of the family's conditioner; null: none")
+    conditions: tuple[str, ...] = Field(
+        min_length=1, description="tensors that tell the denoiser of a text, in the order in which it takes them"
+    )
 
     @property
     def branches(self) -> int:
@@ -57,7 +60,7 @@ class LatentRequest(Contract):
             return f"another sampling plan ({ours.scheduler} {ours.steps} steps, not {theirs.scheduler} {theirs.steps} steps)"
         if self.latents != wanted.latents:
             return f"another latent size ({self.latents.height}x{self.latents.width})"
-        if self.conditioning != wanted.conditioning:
+        if self.conditioning != wanted.conditioning or self.conditions != wanted.conditions:
             return "other time ids or another unconditional text"
         if self.guidance != wanted.guidance:
             return f"another guidance ({self.guidance:g}, not {wanted.guidance:g})"
@@ -136,7 +139,8 @@ class LatentJob:
             latents=self.model.latents,
             prompts=self.prompts,
             features=self.features,
-            conditioning=self.model.conditioning,
+            conditioning=self.model.conditioner.settings,
+            conditions=tuple(spec.name for spec in self.model.conditioner.conditions),
         )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from s2p_converters.core.graph import StepUNet
@@ -25,9 +24,9 @@ from s2p_mobile.quantize.latents.manifest import (
     Shard,
     shard_name,
 )
-from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
 from s2p_mobile.quantize.workers import Workers
-from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_pooled
+from s2p_mobile.sources.predictor import Predictor
+from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_conditions
 from s2p_runtime import __version__
 from s2p_runtime.bundle import FileEntry
 from s2p_runtime.contract import write_contract
@@ -35,9 +34,11 @@ from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_file, refuse_existing, sha256_file
 from s2p_runtime.progress import Progress, Silent
 from s2p_runtime.tensors import read_tensors, write_tensors
+from s2p_runtime.walker import Walker, guide_runs
 
 _REQUEST_NAME = "request.json"
-_SAMPLES_PER_CALL = 16
+SAMPLES_PER_CALL = 16
+"""Samples that go through the U-Net together, so that a shard's memory does not depend on the size of its activations."""
 
 
 def partial_folder(out: Path) -> Path:
@@ -132,16 +133,16 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
     missing = [index for index in mine if not (scratch / shard_name(index)).is_file()]
     prompts = {index: request.prompts[index * SHARD_PROMPTS : (index + 1) * SHARD_PROMPTS] for index in mine}
     if workers.main and request.branches == 2 and not (scratch / TEXTS_FILE).is_file():
-        empty = job.model.encode("", guided=True)
-        tensors = {"token_ids": empty.token_ids[:1], "embeddings": empty.embeddings[:1]}
+        empty = job.model.conditioner.encode("", guided=True)
+        tensors = {"token_ids": empty.token_ids[:1]} | _named(request, [value[:1] for value in empty.conditions])
         with atomic_file(scratch / TEXTS_FILE) as path:
-            write_tensors(path, tensors | ({} if empty.pooled is None else {"pooled": empty.pooled[:1]}))
+            write_tensors(path, tensors)
     unet = float_unet(job.model, job.plan).to(workers.device) if missing else None
     with stop_on_interrupt() as stop, progress.stage("drawing FP trajectories", sum(map(len, prompts.values()))) as advance:
         for index in mine:
             if index in missing:
                 assert unet is not None
-                tensors = _draw(job, unet, index * SHARD_PROMPTS, prompts[index], workers.device)
+                tensors = _draw(job, unet, index * SHARD_PROMPTS, prompts[index])
                 with atomic_file(scratch / shard_name(index)) as path:
                     write_tensors(path, tensors)
             for _ in prompts[index]:
@@ -151,65 +152,40 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
     return False
 
 
-@torch.no_grad()
-def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str], device: torch.device) -> dict[str, NDArray[Any]]:
+def _named(request: LatentRequest, values: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Conditions under the names of the set."""
+    return dict(zip(request.conditions, values, strict=True))
+
+
+def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The tensors of one shard: its prompts walk through the plan together."""
     prompts = [encode_prompt(job.model, text, job.seed + first + k, job.guidance) for k, text in enumerate(texts)]
-    spec = job.model.latents
-    walk = Walk(job.plan, [prompt.seed for prompt in prompts], (1, spec.channels, spec.height, spec.width))
-    embeddings = torch.from_numpy(np.stack([prompt.embeddings for prompt in prompts])).to(device)
-    pooled = stacked_pooled(prompts, device)
+    walker = Walker.from_seeds(job.plan, [prompt.seed for prompt in prompts], job.model.latent_shape)
+    predictor = Predictor(unet, stacked_conditions(prompts), SAMPLES_PER_CALL)
     states, outputs = [], []
     features: dict[str, list[NDArray[np.float16]]] = {}
-    for call in range(len(job.plan.calls)):
-        sample = walk.scaled
-        output, blocks = run_pairs(unet, torch.from_numpy(sample).to(device), call, embeddings, job.features, pooled)
-        states.append(sample)
-        outputs.append(output.cpu().numpy())
+
+    def predict(scaled: NDArray[np.float32], call: int) -> NDArray[np.float32]:
+        output, blocks = predictor.with_features(scaled, call) if job.features else (predictor(scaled, call), {})
+        states.append(scaled)
+        outputs.append(output)
         for name, value in blocks.items():
             features.setdefault(name, []).append(value.half().cpu().numpy())
-        walk.advance(guide_pairs(outputs[-1], job.guidance))
+        return guide_runs(output, job.guidance)
+
+    final = walker.run(predict)
+    own = [np.stack(column) for column in zip(*([value[-1] for value in p.conditions] for p in prompts), strict=True)]
     return {
         "states": np.stack(states, axis=1),
         "outputs": np.stack(outputs, axis=1),
-        "final": walk.state,
+        "final": final,
         "token_ids": np.stack([prompt.token_ids[-1] for prompt in prompts]),
-        "embeddings": np.stack([prompt.embeddings[-1] for prompt in prompts]),
         "text_index": np.array(
             [[0, first + k + 1] if job.request.branches == 2 else [first + k + 1] for k in range(len(texts))], np.int32
         ),
-        **({} if pooled is None else {"pooled": pooled[:, -1].cpu().numpy()}),
+        **_named(job.request, own),
         **{f"feature.{name}": np.stack(values, axis=1) for name, values in features.items()},
     }
-
-
-def run_pairs(
-    unet: StepUNet,
-    samples: torch.Tensor,
-    call: int,
-    embeddings: torch.Tensor,
-    features: bool,
-    pooled: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """One call for K runs: samples [K, C, H, W], embeddings [K, B, N, D], pooled text [K, B, P] or None -> outputs [K, B, C, H, W],
-    block outputs [K, B, ...].
-
-    The runs are taken a few at a time, so that a shard's memory does not depend on the size of the model's activations.
-    """
-    branches = embeddings.shape[1]
-    group = max(1, _SAMPLES_PER_CALL // branches)
-    outputs, blocks = [], []
-    step = torch.tensor([call], device=samples.device)
-    for begin in range(0, samples.shape[0], group):
-        text = embeddings[begin : begin + group]
-        batch = samples[begin : begin + group].repeat_interleave(branches, dim=0)
-        of_prompt = None if pooled is None else pooled[begin : begin + group].flatten(0, 1)
-        output, named = unet.with_features(batch, step, text.flatten(0, 1), of_prompt)
-        outputs.append(output.unflatten(0, (-1, branches)))
-        if features:
-            blocks.append({name: value.unflatten(0, (-1, branches)) for name, value in named.items()})
-    whole = {name: torch.cat([part[name] for part in blocks]) for name in (blocks[0] if blocks else ())}
-    return torch.cat(outputs), whole
 
 
 def _finish(request: LatentRequest, out: Path, scratch: Path, force: bool) -> None:

@@ -14,7 +14,7 @@ from s2p_converters.core.graph import LayerSpec, StepUNet
 from s2p_converters.core.graph.operators import FloatLayer
 from s2p_mobile.quantize.grid import weight_scale
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.latents import LatentDataset, flat_pooled
+from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.moments import WeightedCalls, input_moments
 from s2p_mobile.quantize.preparation.reconstructed import reconstructed_weights
 from s2p_mobile.quantize.preparation.starting_point import starting_point
@@ -84,7 +84,6 @@ def _calls(job: QuantizationJob, spec: StudentSpec, latents: LatentDataset, devi
         yield WeightedCalls(
             samples=torch.from_numpy(latents.states(who, when)).repeat_interleave(latents.branches, dim=0).to(device),
             calls=indices.to(device),
-            texts=torch.from_numpy(latents.texts(who)).flatten(0, 1).to(device),
+            conditions=tuple(condition.flatten(0, 1).to(device) for condition in latents.conditions(who)),
             weights=weights[indices].to(device),
-            pooled=flat_pooled(latents.pooled(who), device),
         )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s2p_mobile.quantize.latents import LatentDataset, flat_pooled
+from s2p_mobile.quantize.latents import LatentDataset
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,12 @@ class CalibrationCalls:
     Attributes:
         samples: scaled states, float32 [n, C, H, W].
         calls: call indices, int64 [n].
-        texts: embeddings, float32 [n, N, D].
-        pooled: pooled texts, float32 [n, P] (SDXL), else None.
+        conditions: what the denoiser is told, float32 [n, ...] each.
     """
 
     samples: Tensor
     calls: Tensor
-    texts: Tensor
-    pooled: Tensor | None = None
+    conditions: tuple[Tensor, ...]
 
     @property
     def count(self) -> int:
@@ -40,8 +38,8 @@ class CalibrationCalls:
 
     def part(self, chosen: slice) -> CalibrationCalls:
         """Some of the samples."""
-        pooled = None if self.pooled is None else self.pooled[chosen]
-        return CalibrationCalls(self.samples[chosen], self.calls[chosen], self.texts[chosen], pooled)
+        conditions = tuple(condition[chosen] for condition in self.conditions)
+        return CalibrationCalls(self.samples[chosen], self.calls[chosen], conditions)
 
 
 def read_calls(latents: LatentDataset, prompts: Sequence[int], calls: Sequence[int], device: torch.device) -> CalibrationCalls:
@@ -50,8 +48,7 @@ def read_calls(latents: LatentDataset, prompts: Sequence[int], calls: Sequence[i
     return CalibrationCalls(
         torch.from_numpy(latents.states(prompts, calls)).repeat_interleave(branches, dim=0).to(device),
         torch.tensor(list(calls)).repeat_interleave(branches).to(device),
-        torch.from_numpy(latents.texts(prompts)).flatten(0, 1).to(device),
-        flat_pooled(latents.pooled(prompts), device),
+        tuple(condition.flatten(0, 1).to(device) for condition in latents.conditions(prompts)),
     )
 
 

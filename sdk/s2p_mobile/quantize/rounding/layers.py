@@ -33,12 +33,6 @@ class IndexedTables(nn.Module):
         return {**self.tables(step, *of_prompt), STEP: step}
 
 
-def table_rows(tables: nn.Module, step: Tensor, pooled: Tensor | None) -> StepRow:
-    """Rows of step tables, which take the pooled text too where there is one."""
-    row: StepRow = tables(step) if pooled is None else tables(step, pooled)
-    return row
-
-
 class RoundedWeight(nn.Module):
     """``s (clamp(floor(w / s) + h + z, 0, 2^b - 1) - z)``: h is 0 or 1 for each weight, or between the two while it is learned.
 

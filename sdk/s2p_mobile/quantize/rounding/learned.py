@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recipes.baselines import LARGEST_RATE
 from s2p_mobile.quantize.rounding.calls import CalibrationCalls
-from s2p_mobile.quantize.rounding.layers import InputGrid, RoundedLayer, table_rows
+from s2p_mobile.quantize.rounding.layers import InputGrid, RoundedLayer
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
-from s2p_mobile.quantize.rounding.walk import Walk, reconstruction_units
+from s2p_mobile.quantize.rounding.walk import BlockWalk, reconstruction_units
 from s2p_runtime.progress import Progress
 
 
@@ -55,13 +55,13 @@ class UnitData:
         inputs: tensor arguments, each [n, ...].
         calls: int64 [n].
         targets: FP outputs, [n, ...].
-        pooled: pooled texts, [n, P] (SDXL), else None.
+        of_prompt: what step tables take beside the calls, [n, ...] each.
     """
 
     inputs: Sequence[Tensor]
     calls: Tensor
     targets: Tensor
-    pooled: Tensor | None = None
+    of_prompt: tuple[Tensor, ...] = ()
 
 
 def output_error(found: Tensor, target: Tensor, power: float) -> Tensor:
@@ -148,8 +148,8 @@ def _descend(
     for iteration in range(iterations):
         chosen = torch.randperm(count, generator=generator)[:batch].to(data.targets.device)
         optimizer.zero_grad(set_to_none=True)
-        pooled = None if data.pooled is None else data.pooled[chosen]
-        found = unit(*(value[chosen] for value in data.inputs), table_rows(tables, data.calls[chosen], pooled))
+        row = tables(data.calls[chosen], *(value[chosen] for value in data.of_prompt))
+        found = unit(*(value[chosen] for value in data.inputs), row)
         loss(found, data.targets[chosen], iteration).backward()
         optimizer.step()
         if after is not None:
@@ -187,8 +187,8 @@ def reconstruct(
         kept: where finished units are kept, if anywhere.
     """
     units = [unit for unit, _ in reconstruction_units(network.specs)]
-    fp = Walk(network.teacher, calls)
-    own = Walk(network.student, calls) if quantized_inputs else None
+    fp = BlockWalk(network.teacher, calls)
+    own = BlockWalk(network.student, calls) if quantized_inputs else None
     with progress.stage(title, len(units)) as advance:
         for name in units:
             unit = network.student.get_submodule(name)
@@ -198,7 +198,7 @@ def reconstruct(
                 if own is not None:
                     inputs.clear()  # memory: many samples wait here
                     inputs, _ = own.capture(name, output=False)
-                learn(unit, network.student.tables, UnitData(inputs, calls.calls, targets, calls.pooled))
+                learn(unit, network.student.tables, UnitData(inputs, calls.calls, targets, calls.conditions[1:]))
                 if kept is not None:
                     kept.store(name, unit)
             advance()

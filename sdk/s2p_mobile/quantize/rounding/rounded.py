@@ -95,7 +95,7 @@ def build_rounded(
             module = modules[spec.name]
             assert isinstance(module, FloatLayer)
             layers[spec.name] = RoundedLayer(spec, module, bits[spec.name], search, channels)
-    student = StepUNet(structure, IndexedTables(job_time_path(job).rows), RoundedOperators(layers))
+    student = job.model.denoiser.graph(structure, IndexedTables(job_time_path(job)), RoundedOperators(layers))
     student.load_state_dict(teacher.state_dict(), strict=False)
     student.eval().requires_grad_(False)
     return RoundedNetwork(

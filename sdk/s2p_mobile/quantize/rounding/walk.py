@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from s2p_converters.core.graph import LayerSpec, StepUNet
 from s2p_mobile.quantize.rounding.calls import CalibrationCalls
-from s2p_mobile.quantize.rounding.layers import table_rows
 
 WALK_BATCH = 16
 """Samples that a walk runs at a time."""
@@ -37,7 +36,7 @@ def _unit_name(layer: str) -> str:
     return layer
 
 
-class Walk:
+class BlockWalk:
     """A graph on calibration calls, stopped at the entrance of a top-level part (conv_in, a block, or the end).
 
     The states at the entrance are kept, so that a unit's inputs cost the run of its own part only.
@@ -46,7 +45,8 @@ class Walk:
     def __init__(self, unet: StepUNet, calls: CalibrationCalls) -> None:
         self.unet = unet
         self._batches = list(calls.batches(WALK_BATCH))
-        self._rows = [table_rows(unet.tables, batch.calls, batch.pooled) for batch in self._batches]
+        # The first condition is for the blocks, the others are for the tables.
+        self._rows = [unet.row(batch.calls, *batch.conditions[1:]) for batch in self._batches]
         self._parts: list[tuple[str, nn.Module | None]] = [("conv_in", None), *unet.named_blocks(), ("conv_out", None)]
         self._position = 0
         self._states: list[tuple[Tensor, list[Tensor]]] = [(batch.samples, []) for batch in self._batches]
@@ -69,7 +69,7 @@ class Walk:
         if block is None:
             return unet.conv_out(unet.ops.silu(unet.ops.group_norm(x, unet.conv_norm_out)), row), []
         skips = list(skips)
-        return block(x, skips, self._batches[index].texts, row), skips
+        return block(x, skips, self._batches[index].conditions[0], row), skips
 
     @torch.no_grad()
     def capture(self, unit: str, output: bool) -> tuple[list[Tensor], Tensor | None]:
@@ -107,6 +107,6 @@ def run_calls(unet: StepUNet, calls: CalibrationCalls, size: int) -> Iterator[in
     done = 0
     for batch in calls.batches(size):
         with torch.no_grad():
-            unet(batch.samples, batch.calls, batch.texts, batch.pooled)
+            unet(batch.samples, batch.calls, *batch.conditions)
         done += batch.count
         yield done

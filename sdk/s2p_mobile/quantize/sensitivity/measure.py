@@ -40,7 +40,7 @@ def rank_layers(
     """Sensitivity of layers on given U-Net calls.
 
     Args:
-        unet: FP graph, called as ``unet(sample, step, embedding)``; unchanged afterwards.
+        unet: FP graph, called as ``unet(sample, step, *conditions)``; unchanged afterwards.
         samples: calls to look at.
         names: layers (modules of ``unet`` with a ``weight``).
         name: estimator.
@@ -126,12 +126,9 @@ def measure(
     chosen = estimator(name)
     structure = replace(model.structure, split_shortcuts=split_shortcuts)
     specs = list(layers) if layers is not None else layer_specs(structure)
-    latents = model.latents
     unet = float_unet(model, plan, structure).to(device)
     encoded = [encode_prompt(model, text, seed + k, guidance) for k, text in enumerate(prompts)]
-    samples = collect_samples(
-        unet, plan, encoded, guidance, (1, latents.channels, latents.height, latents.width), count or chosen.samples
-    )
+    samples = collect_samples(unet, plan, encoded, guidance, model.latent_shape, count or chosen.samples)
     widths = tuple(sorted(set(bits)))
     values = rank_layers(unet, samples, [spec.name for spec in specs], name, widths, search, seed, progress)
     return Sensitivity(

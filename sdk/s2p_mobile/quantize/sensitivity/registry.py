@@ -18,7 +18,7 @@ class Measurement:
     """What an estimator works on.
 
     Attributes:
-        unet: FP graph, called as ``unet(sample, step, embedding)``; unchanged afterwards.
+        unet: FP graph, called as ``unet(sample, step, *conditions)``; unchanged afterwards.
         weights: weight of every layer to rank, by layer name.
         rounded: the same layers at every width wanted.
         samples: calls on the FP trajectory.

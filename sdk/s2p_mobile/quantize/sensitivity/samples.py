@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from s2p_converters.core.graph import StepUNet
-from s2p_mobile.sources.trajectory import Array32, Prompt, draw_latents
+from s2p_mobile.sources.predictor import Array32
+from s2p_mobile.sources.trajectory import Prompt, draw_latents
 from s2p_runtime.plan import SamplingPlan
 
 _VALUES_AT_A_TIME = 2**14
@@ -24,16 +25,14 @@ class CallSample:
     Attributes:
         call: call index.
         sample: scaled state, float32 [B, C, H, W]; with guidance B is 2 and both entries are equal.
-        embedding: text embedding, float32 [B, N, D], unconditional first.
+        conditions: what the denoiser is told, float32 [B, ...] each, unconditional first.
         guidance: classifier-free guidance.
-        pooled: pooled text, float32 [B, P] (SDXL), else None.
     """
 
     call: int
     sample: Tensor
-    embedding: Tensor
+    conditions: tuple[Tensor, ...]
     guidance: float
-    pooled: Tensor | None = None
 
     def observe(self, unet: nn.Module) -> Tensor:
         """The guided output ``u + guidance * (c - u)`` of a U-Net on this call, [1, C, H, W]: what the sampler uses."""
@@ -53,12 +52,9 @@ def observe_all(unet: nn.Module, samples: Sequence[CallSample]) -> list[Tensor]:
         part = samples[begin : begin + together]
         branches = part[0].sample.shape[0]
         steps = torch.tensor([sample.call for sample in part], device=device).repeat_interleave(branches)
-        inputs = [torch.cat([sample.sample for sample in part]).to(device), steps]
-        inputs.append(torch.cat([sample.embedding for sample in part]).to(device))
-        pooled = [sample.pooled for sample in part if sample.pooled is not None]
-        if pooled:
-            inputs.append(torch.cat(pooled).to(device))
-        for sample, output in zip(part, unet(*inputs).split(branches), strict=True):
+        states = torch.cat([sample.sample for sample in part]).to(device)
+        conditions = [torch.cat(column).to(device) for column in zip(*(sample.conditions for sample in part), strict=True)]
+        for sample, output in zip(part, unet(states, steps, *conditions).split(branches), strict=True):
             if branches == 1:
                 observed.append(output)
                 continue
@@ -90,20 +86,18 @@ def collect_samples(
     samples: list[CallSample] = []
     for position, prompt in enumerate(used):
         wanted = set(spread_calls(len(plan.calls), each, (position + 0.5) / len(used)))
-        embedding = torch.from_numpy(prompt.embeddings)
-        pooled = None if prompt.pooled is None else torch.from_numpy(prompt.pooled)
+        conditions = tuple(torch.from_numpy(condition) for condition in prompt.conditions)
 
         def keep(
             call: int,
             sample: Array32,
-            _: Array32,
+            outputs: Array32,
             wanted: set[int] = wanted,
-            embedding: Tensor = embedding,
-            pooled: Tensor | None = pooled,
+            conditions: tuple[Tensor, ...] = conditions,
         ) -> None:
             if call in wanted:
-                batch = torch.from_numpy(np.repeat(sample, embedding.shape[0], axis=0))
-                samples.append(CallSample(call, batch, embedding, guidance, pooled))
+                batch = torch.from_numpy(np.repeat(sample, len(outputs), axis=0))
+                samples.append(CallSample(call, batch, conditions, guidance))
 
         draw_latents(unet, plan, prompt, guidance, shape, keep)
     return samples

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.plan.schedulers import CONFIG_NAME, make_scheduler
-from s2p_mobile.quantize.latents import LatentDataset, flat_pooled
-from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
+from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.recipes.training import TrainingRule
+from s2p_mobile.sources.predictor import Predictor
 from s2p_runtime.errors import S2PError
+from s2p_runtime.walker import Walker, guide_runs
 
 
 @dataclass(frozen=True)
@@ -31,31 +32,28 @@ class Batch:
     Attributes:
         samples: scaled states, float32 [n, C, H, W].
         calls: call indices, int64 [n].
-        texts: embeddings, float32 [n, B, N, D].
+        conditions: what the denoiser is told, float32 [n, B, ...] each.
         importance: factor on each pair's loss, float32 [n].
         outputs: FP outputs, float32 [n, B, C, H, W]; None when the teacher has to compute them.
         features: FP block outputs by name, float [n, B, ...]; None as well.
-        pooled: pooled texts, float32 [n, B, P] (SDXL), else None.
     """
 
     samples: Tensor
     calls: Tensor
-    texts: Tensor
+    conditions: tuple[Tensor, ...]
     importance: Tensor
     outputs: Tensor | None = None
     features: dict[str, Tensor] | None = None
-    pooled: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         return Batch(
             self.samples.to(device),
             self.calls.to(device),
-            self.texts.to(device),
+            tuple(condition.to(device) for condition in self.conditions),
             self.importance.to(device),
             None if self.outputs is None else self.outputs.to(device),
             None if self.features is None else {name: value.to(device) for name, value in self.features.items()},
-            None if self.pooled is None else self.pooled.to(device),
         )
 
 
@@ -147,11 +145,10 @@ class S2PBatches:
         return Batch(
             samples=torch.from_numpy(self.latents.states(prompts, calls)),
             calls=torch.tensor(calls),
-            texts=torch.from_numpy(self.latents.texts(prompts)),
+            conditions=self.latents.conditions(prompts),
             importance=self.sampler.importance_of(drawn),
             outputs=torch.from_numpy(self.latents.outputs(prompts, calls)),
             features=features or None,
-            pooled=self.latents.pooled(prompts),
         )
 
 
@@ -165,42 +162,46 @@ class SerialBatches:
         self.latents, self.rule, self.teacher, self.guidance, self.seed = latents, rule, teacher, guidance, seed
         self.weights = weights.cpu()
         self.order = _Shuffled(latents.prompts, seed)
-        self._walk: Walk | None = None
-        self._round = -1
-        self._texts = torch.zeros(0)
-        self._pooled: Tensor | None = None
+        self._round: _Round | None = None
 
     def batch(self, index: int, rank: int = 0, count: int = 1) -> Batch:
         number, call = divmod(index, self.latents.calls)
-        if self._walk is None or number != self._round or call < self._walk.call:
-            self._begin(number, rank, count)
-        assert self._walk is not None
-        while self._walk.call < call:
-            self._walk.advance(guide_pairs(self._predict(self._walk).numpy(), self.guidance))
-        samples = torch.from_numpy(self._walk.scaled)
+        if self._round is None or number != self._round.number or call < self._round.walker.call:
+            self._round = self._begin(number, rank, count)
+        current = self._round
+        current.walker.run(lambda *_: guide_runs(current.outputs(), self.guidance), until=call)
+        samples = torch.from_numpy(current.walker.scaled)
         calls = torch.full((len(samples),), call)
-        return Batch(samples, calls, self._texts, self.weights[calls], self._predict(self._walk), pooled=self._pooled)
+        return Batch(samples, calls, current.conditions, self.weights[calls], torch.from_numpy(current.outputs()))
 
-    def _begin(self, number: int, rank: int, count: int) -> None:
+    def _begin(self, number: int, rank: int, count: int) -> _Round:
         items = _part(self.order.take(number * self.rule.batch, self.rule.batch), rank, count)
         # Noise of their own: the prompts' noise in the latent set would be one draw per prompt for ever.
         seeds = _part(_draws(self.seed, number, 1).integers(0, 2**63, self.rule.batch), rank, count).tolist()
-        spec = self.latents.manifest.request.latents
-        self._walk = Walk(self.latents.manifest.request.plan, seeds, (1, spec.channels, spec.height, spec.width))
-        self._texts = torch.from_numpy(self.latents.texts(items.tolist()))
-        self._pooled = self.latents.pooled(items.tolist())
-        self._round, self._answer = number, (-1, torch.zeros(0))
+        request = self.latents.manifest.request
+        walker = Walker.from_seeds(request.plan, seeds, request.latents.shape)
+        return _Round(number, walker, self.latents.conditions(items.tolist()), self.teacher)
 
-    @torch.no_grad()
-    def _predict(self, walk: Walk) -> Tensor:
-        """FP outputs at the walk's call, [n, B, C, H, W]; computed once for the batch and for the way to the next call."""
-        if self._answer[0] != walk.call:
-            device = self.teacher.conv_norm_out.weight.device
-            branches = self._texts.shape[1]
-            sample = torch.from_numpy(walk.scaled).repeat_interleave(branches, dim=0).to(device)
-            step = torch.tensor([walk.call], device=device)
-            output = self.teacher(sample, step, self._texts.flatten(0, 1).to(device), flat_pooled(self._pooled, device))
-            self._answer = (walk.call, output.unflatten(0, (-1, branches)).cpu())
+
+class _Round:
+    """One walk of some prompts with the FP model.
+
+    Attributes:
+        number: of the round.
+        walker: where it is.
+        conditions: of its prompts, float32 [n, B, ...] each.
+    """
+
+    def __init__(self, number: int, walker: Walker, conditions: tuple[Tensor, ...], teacher: StepUNet) -> None:
+        self.number, self.walker, self.conditions = number, walker, conditions
+        self._predictor = Predictor(teacher, conditions)
+        self._answer: tuple[int, NDArray[np.float32]] | None = None
+
+    def outputs(self) -> NDArray[np.float32]:
+        """FP outputs at the walker's call, [n, B, C, H, W]; computed once for the batch and for the way to the next call."""
+        call = self.walker.call
+        if self._answer is None or self._answer[0] != call:
+            self._answer = (call, self._predictor(self.walker.scaled, call))
         return self._answer[1]
 
 
@@ -237,9 +238,8 @@ class ParallelBatches:
         return Batch(
             samples=torch.from_numpy(samples.astype(np.float32)),
             calls=torch.from_numpy(calls),
-            texts=torch.from_numpy(self.latents.texts(prompts.tolist())),
+            conditions=self.latents.conditions(prompts.tolist()),
             importance=self.sampler.importance_of(calls),
-            pooled=self.latents.pooled(prompts.tolist()),
         )
 
 

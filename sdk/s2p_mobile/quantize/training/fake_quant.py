@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from s2p_converters.core.graph import LayerSpec, Operators, PooledTables, StepRow
+from s2p_converters.core.graph import LayerSpec, Operators, StepRow, StepTables
 from s2p_converters.core.graph.operators import FloatLayer
 from s2p_converters.core.packing import integer_range
 from s2p_mobile.quantize.grid import snap_activation_scale
@@ -179,35 +179,25 @@ class TrainedTables(nn.Module):
     """Step rows of a student: time rows that begin as the FP model's, and activation scales.
 
     Attributes:
-        time: the time rows side by side, [T, all C].
+        time: the time rows; its matrix [T, all C] can be learned, what a prompt adds to them stays as it is.
         learns_time: whether the time rows are learned.
         log_scales: logarithm of scale over initial scale, [T, L], [1, L] with one for all calls; None with float activations.
         base: initial scales, float32 [T, L].
-        of_prompt: SDXL's time network, which stays as it is; what is learned is the part of the rows that all prompts share.
     """
 
     base: Tensor | None
 
-    def __init__(
-        self,
-        time_tables: Mapping[str, Tensor],
-        names: list[str],
-        scales: Tensor | None,
-        per_step: bool,
-        of_prompt: PooledTables | None = None,
-    ) -> None:
+    def __init__(self, time: StepTables, names: list[str], scales: Tensor | None, per_step: bool) -> None:
         """
         Args:
-            time_tables: ``<resnet>.time`` -> float32 [T, C].
+            time: ``<resnet>.time``, float32; becomes a part of these tables.
             names: the L quantized layers.
             scales: initial activation table [T, L], or None.
             per_step: learn a scale for every call.
         """
         super().__init__()
-        self.names, self.of_prompt = names, of_prompt
-        self.time_names = list(time_tables)
-        self.time_widths = [table.shape[1] for table in time_tables.values()]
-        self.time = nn.Parameter(torch.cat(list(time_tables.values()), dim=1))
+        self.names, self.time = names, time
+        time.learn()
         self.learns_time = True
         self.register_buffer("base", scales)
         rows = 0 if scales is None else scales.shape[0] if per_step else 1
@@ -221,17 +211,19 @@ class TrainedTables(nn.Module):
         return _Snap.apply(self.base * self.log_scales.exp(), snap_activation_scale)
 
     @property
-    def time_tables(self) -> dict[str, Tensor]:
-        """``<resnet>.time`` -> float32 [T, C]"""
-        parts = self.time.detach().clone().split(self.time_widths, dim=1)
-        return {name: part.contiguous() for name, part in zip(self.time_names, parts, strict=True)}
+    def time_rows(self) -> nn.Parameter:
+        """All time rows side by side, [T, all C]."""
+        assert isinstance(self.time.matrix, nn.Parameter)
+        return self.time.matrix
 
-    def forward(self, step: Tensor, pooled: Tensor | None = None) -> dict[str, Tensor]:
-        """Step indices [S], with SDXL the pooled texts [B, P] -> name -> [S, C] (time rows of SDXL: [B, C])."""
-        time = self.time.index_select(0, step)
-        if self.of_prompt is not None and pooled is not None:
-            time = time + self.of_prompt.prompt_part(step, pooled)
-        row = dict(zip(self.time_names, time.split(self.time_widths, dim=1), strict=True))
+    @property
+    def time_tables(self) -> dict[str, Tensor]:
+        """``<resnet>.time`` -> float32 [T, C]: what all prompts share."""
+        return {name: part.detach().clone().contiguous() for name, part in self.time.columns.items()}
+
+    def forward(self, step: Tensor, *condition: Tensor) -> dict[str, Tensor]:
+        """As :meth:`StepTables.forward`, with the scales' columns."""
+        row: dict[str, Tensor] = self.time(step, *condition)
         scales = self.scales
         if scales is not None:
             chosen = scales.index_select(0, step)

@@ -75,9 +75,7 @@ class Culprit:
 
 
 @torch.no_grad()
-def first_culprit(
-    student: StepUNet, teacher: StepUNet, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], names: Iterable[str]
-) -> Culprit:
+def first_culprit(student: StepUNet, teacher: StepUNet, inputs: tuple[Tensor, ...], names: Iterable[str]) -> Culprit:
     """The first layer in forward order, and its first call, whose output is not finite; without one, the first whose error is
     beyond ten times its FP output; without one, the layer of the largest relative error.
 
@@ -106,7 +104,7 @@ def first_culprit(
     raise AssertionError("the largest error is one of the errors")
 
 
-def _layer_outputs(unet: StepUNet, batch: tuple[Tensor, Tensor, Tensor, Tensor | None], names: list[str]) -> dict[str, Tensor]:
+def _layer_outputs(unet: StepUNet, batch: tuple[Tensor, ...], names: list[str]) -> dict[str, Tensor]:
     """Outputs of the named layers in the order in which they ran."""
     outputs: dict[str, Tensor] = {}
     modules = dict(unet.named_modules())

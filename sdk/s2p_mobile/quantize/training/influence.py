@@ -13,12 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from s2p_converters.core.graph import StepUNet
-from s2p_mobile.quantize.latents import LatentDataset, flat_pooled
-from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
-from s2p_runtime.plan import SamplingPlan
-
-_Texts = tuple[NDArray[np.float32], torch.Tensor | None]
-"""Embeddings [K, B, N, D] and, with SDXL, pooled texts [K, B, P]."""
+from s2p_mobile.quantize.latents import LatentDataset
+from s2p_mobile.sources.predictor import Predictor
+from s2p_runtime.walker import Walker, guide_runs
 
 
 @torch.no_grad()
@@ -42,19 +39,20 @@ def call_influence(
     """
     request = latents.manifest.request
     plan, guidance = request.plan, request.guidance
-    texts = (latents.texts(prompts), latents.pooled(prompts))
-    spec = request.latents
-    shape = (1, spec.channels, spec.height, spec.width)
+    conditions = latents.conditions(prompts)
+    fp, quantized = Predictor(teacher, conditions), Predictor(student, conditions)
     seeds = [request.seed + prompt for prompt in prompts]
-    known = [guide_pairs(latents.outputs(prompts, [call] * len(prompts)), guidance) for call in range(latents.calls)]
+    known = [guide_runs(latents.outputs(prompts, [call] * len(prompts)), guidance) for call in range(latents.calls)]
     original = latents.final(prompts).astype(np.float64)
     gains = np.zeros(latents.calls)
     for call in range(latents.calls):
-        walk = _walk_to(plan, seeds, shape, known, call)
-        output = guide_pairs(_predict(student, walk, texts), guidance)
+        walker = Walker.from_seeds(plan, seeds, request.latents.shape)
+        walker.run(lambda _, index: known[index], until=call)
+        output = guide_runs(quantized(walker.scaled, call), guidance)
         error = float(np.square(output.astype(np.float64) - known[call]).mean())
-        walk.advance(output)
-        change = _finish(walk, teacher, texts, guidance).astype(np.float64) - original
+        walker.advance(output)
+        final = walker.run(lambda scaled, index: guide_runs(fp(scaled, index), guidance))
+        change = final.astype(np.float64) - original
         # A call without any error says nothing; the least weight then, not infinity.
         gains[call] = float(np.square(change).mean()) / error if error > 0 else 0.0
         advance()
@@ -67,31 +65,3 @@ def call_weights(gains: NDArray[np.float64]) -> torch.Tensor:
     if not mean > 0:
         return torch.ones(len(gains))
     return torch.from_numpy(gains / mean).float()
-
-
-def _walk_to(
-    plan: SamplingPlan, seeds: Sequence[int], shape: tuple[int, ...], outputs: Sequence[NDArray[np.float32]], call: int
-) -> Walk:
-    """A walk whose calls before ``call`` had the FP outputs."""
-    walk = Walk(plan, seeds, shape)
-    for output in outputs[:call]:
-        walk.advance(output)
-    return walk
-
-
-def _finish(walk: Walk, unet: StepUNet, texts: _Texts, guidance: float) -> NDArray[np.float32]:
-    """Go on to the end and return the final states, [K, C, H, W]."""
-    while walk.call < len(walk.plan.calls):
-        walk.advance(guide_pairs(_predict(unet, walk, texts), guidance))
-    return walk.state
-
-
-def _predict(unet: StepUNet, walk: Walk, texts: _Texts) -> NDArray[np.float32]:
-    """Raw outputs at the walk's call, [K, B, C, H, W]."""
-    device = unet.device
-    encoded, pooled = texts
-    count, branches = encoded.shape[:2]
-    sample = torch.from_numpy(walk.scaled).repeat_interleave(branches, dim=0).to(device)
-    inputs = (torch.tensor([walk.call], device=device), torch.from_numpy(encoded).flatten(0, 1).to(device))
-    output: NDArray[np.float32] = unet(sample, *inputs, flat_pooled(pooled, device)).cpu().numpy()
-    return output.reshape(count, branches, *output.shape[1:])

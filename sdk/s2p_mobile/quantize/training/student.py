@@ -44,15 +44,9 @@ def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
     operators = TrainedOperators(
         spec.weight_bits, recipe.activations.bits, recipe.training.freezing is not None, spec.activation_zeros
     )
-    path = job_time_path(job)
-    tables = TrainedTables(
-        path.tables,
-        list(spec.weight_bits),
-        spec.activation_scales,
-        recipe.activations.per_step,
-        path.of_prompt,
-    )
-    student = StepUNet(job.structure, tables, operators)
+    names, scales = list(spec.weight_bits), spec.activation_scales
+    tables = TrainedTables(job_time_path(job), names, scales, recipe.activations.per_step)
+    student = job.model.denoiser.graph(job.structure, tables, operators)
     source = split_shortcuts(job.model.unet.state_dict(), job.structure)
     for name, module in student.named_modules():
         if isinstance(module, TrainedLayer):
@@ -92,7 +86,7 @@ def learned_floats(student: StepUNet) -> Iterator[tuple[str, nn.Parameter]]:
     """The part of :func:`learned_parameters` that no layer owns: ``tables.time``, ``<norm>.gain`` and ``<norm>.shift``."""
     assert isinstance(student.tables, TrainedTables)
     if student.tables.learns_time:
-        yield "tables.time", student.tables.time
+        yield "tables.time", student.tables.time_rows
     for name, norm in _norms(student):
         yield f"{name}.gain", norm.weight
         yield f"{name}.shift", norm.bias

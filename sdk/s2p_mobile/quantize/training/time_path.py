@@ -6,29 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s2p_converters.core.graph import StepTables
 from s2p_converters.core.packing import integer_range
 from s2p_mobile.quantize.grid import quantize_weight, round_to_grid, snap_activation_scale, weight_scale
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recipes import Recipe
-from s2p_mobile.sources.time_tables import ResnetBlock2D, TimePath, time_path
+from s2p_mobile.sources.time_tables import resnets
 from s2p_runtime.errors import S2PError
 
 
-def job_time_path(job: QuantizationJob) -> TimePath:
-    """The time path of the job's plan.
+def job_time_path(job: QuantizationJob) -> StepTables:
+    """Time rows of the job's plan, float32, and what a prompt adds to them.
 
     With ``time: quantized`` the layers of the time path are computed as a method without precalculated time information runs
     them: weights rounded to the recipe's grid, inputs rounded with one scale for all calls (from the largest magnitude).
     The result is a table all the same, because the path depends on nothing but the call.
 
     Raises:
-        S2PError: a quantized time path is asked of an SDXL model.
+        S2PError: a quantized time path is asked of a family whose time path depends on the prompt.
     """
+    conditioner, timesteps = job.model.conditioner, job.plan.timesteps
     if job.recipe.time == "table":
-        return time_path(job.model, job.plan.timesteps)
-    if job.model.conditioning is not None:
-        raise S2PError(f"recipe {job.recipe.name} quantizes the time path, which SDXL computes in float", "use time: table")
-    return TimePath(_quantized_time_tables(job.model.unet, job.plan.timesteps, job.recipe))
+        return conditioner.step_tables(job.model.unet, timesteps)
+    if not conditioner.shares_time_table:
+        raise S2PError(
+            f"recipe {job.recipe.name} quantizes the time path, which {job.model.family.name} computes in float for every prompt",
+            "use time: table",
+        )
+    return StepTables(_quantized_time_tables(job.model.unet, timesteps, job.recipe))
 
 
 @torch.no_grad()
@@ -37,11 +42,7 @@ def _quantized_time_tables(unet: nn.Module, timesteps: list[float], recipe: Reci
     hidden = unet.get_submodule("time_proj")(torch.tensor(timesteps, dtype=torch.float32))
     hidden = F.silu(_rounded_linear(embedding.get_submodule("linear_1"), hidden, recipe))
     hidden = F.silu(_rounded_linear(embedding.get_submodule("linear_2"), hidden, recipe))
-    return {
-        f"{name}.time": _rounded_linear(module.time_emb_proj, hidden, recipe)
-        for name, module in unet.named_modules()
-        if isinstance(module, ResnetBlock2D)
-    }
+    return {f"{name}.time": _rounded_linear(resnet.time_emb_proj, hidden, recipe) for name, resnet in resnets(unet)}
 
 
 def _rounded_linear(layer: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:

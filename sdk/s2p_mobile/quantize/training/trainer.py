@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from s2p_converters.core.graph import StepUNet
 from s2p_mobile.quantize.interruption import Interrupted, stop_on_interrupt
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.latents import LatentDataset, flat_pooled
+from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.training.batches import Batch, make_batches
 from s2p_mobile.quantize.training.fake_quant import TrainedTables
 from s2p_mobile.quantize.training.freezing import OscillationTracker
@@ -259,12 +259,11 @@ class Trainer:
         self._saved_iteration = self.iteration
 
 
-def flatten_pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """U-Net inputs of a batch: samples [n B, C, H, W], calls [n B], texts [n B, N, D], pooled texts [n B, P] or None."""
-    branches = batch.texts.shape[1]
-    samples = batch.samples.repeat_interleave(branches, dim=0)
-    pooled = flat_pooled(batch.pooled, batch.samples.device)
-    return samples, batch.calls.repeat_interleave(branches), batch.texts.flatten(0, 1), pooled
+def flatten_pairs(batch: Batch) -> tuple[Tensor, ...]:
+    """U-Net inputs of a batch: samples [n B, C, H, W], calls [n B], conditions [n B, ...] each."""
+    branches = batch.conditions[0].shape[1]
+    samples, calls = batch.samples.repeat_interleave(branches, dim=0), batch.calls.repeat_interleave(branches)
+    return samples, calls, *(condition.flatten(0, 1) for condition in batch.conditions)
 
 
 def _recompute_in_backward(student: StepUNet) -> None:

@@ -1,4 +1,4 @@
-"""The registry of families."""
+"""Families of models, and which one a model belongs to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from s2p_converters.core.graph import DENOISERS, Denoiser
+from s2p_mobile.sources.families.conditioner import Conditioner
 from s2p_runtime.errors import S2PError
+from s2p_runtime.registry import Registry
 
 Config = Mapping[str, Any]
+Configs = Mapping[str, Config]
+"""Component (a folder of the model) -> content of its ``config.json``."""
 
 LCM_GUIDANCE = 8.5
 """Guidance that diffusers' LatentConsistencyModelPipeline embeds by default."""
@@ -22,12 +27,14 @@ class Family:
     Attributes:
         needs: what a model folder of this family holds, for people.
         pipelines: diffusers classes in ``model_index.json``.
-        folders: components beside the U-Net, all needed.
+        denoiser_kind: diffusers class of its denoiser, one of :data:`DENOISERS`.
+        folders: components beside the denoiser, all needed; text encoders are those whose names begin so.
+        conditioner: how texts become what the denoiser is told.
         guidance: default classifier-free guidance.
         steps: default denoising steps, with the model's own scheduler.
         recipe: default recipe.
         scaling_factor: of the latents, where the VAE's configuration does not say.
-        matches: decides from (U-Net configuration, configuration of the first text encoder).
+        matches: decides from the configurations of the components.
     """
 
     name: str
@@ -35,11 +42,23 @@ class Family:
     needs: str
     pipelines: tuple[str, ...]
     folders: tuple[str, ...]
+    conditioner: type[Conditioner]
     guidance: float
     scaling_factor: float
-    matches: Callable[[Config, Config], bool]
+    matches: Callable[[Configs], bool]
+    denoiser_kind: str = "UNet2DConditionModel"
     steps: int = 25
     recipe: str = "w4a8-mixed"
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network that draws."""
+        return DENOISERS.get(self.denoiser_kind)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Folders of a model, the denoiser's first."""
+        return (self.denoiser.folder, *self.folders)
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -47,68 +66,37 @@ class Family:
         return tuple(name for name in self.folders if name.startswith("text_encoder"))
 
 
-_FOLDERS = ("text_encoder", "vae", "tokenizer", "scheduler")
-_PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
-_NEEDS = "a diffusers folder (unet, text_encoder, vae, tokenizer, scheduler; weights as .safetensors) or one .safetensors file"
+_BUILT_IN = {
+    "sd1": "s2p_mobile.sources.families.stable_diffusion:SD1",
+    "sd2": "s2p_mobile.sources.families.stable_diffusion:SD2",
+    "sdxl": "s2p_mobile.sources.families.stable_diffusion:SDXL",
+}
+FAMILIES: Registry[Family] = Registry("family", "s2p_mobile.families", _BUILT_IN)
 
 
-def _text_time(unet: Config) -> bool:
-    return unet.get("addition_embed_type") == "text_time"
+def families_in_order() -> list[Family]:
+    """Every installed family in the order in which they are asked: those of plug-ins by name, which may be more particular, then the
+    built-in ones."""
+    entries = FAMILIES.entries
+    return [entries[name] for name in sorted(set(entries) - set(_BUILT_IN))] + [entries[name] for name in _BUILT_IN]
 
 
-FAMILIES = (
-    Family(
-        name="sd1",
-        title="Stable Diffusion 1.x and its relatives (CLIP-L text encoder)",
-        needs=_NEEDS,
-        pipelines=_PIPELINES,
-        folders=_FOLDERS,
-        guidance=7.5,
-        scaling_factor=0.18215,
-        matches=lambda unet, text: not _text_time(unet) and text.get("hidden_act", "quick_gelu") == "quick_gelu",
-    ),
-    Family(
-        name="sd2",
-        title="Stable Diffusion 2.x (OpenCLIP-H text encoder, linear projections)",
-        needs=_NEEDS,
-        pipelines=_PIPELINES,
-        folders=_FOLDERS,
-        guidance=7.5,
-        scaling_factor=0.18215,
-        matches=lambda unet, text: not _text_time(unet) and text.get("hidden_act") == "gelu",
-    ),
-    Family(
-        name="sdxl",
-        title="Stable Diffusion XL (two text encoders, size and pooled text in the time path)",
-        needs="a diffusers folder (also text_encoder_2 and tokenizer_2; weights as .safetensors) or one .safetensors file",
-        pipelines=("StableDiffusionXLPipeline",),
-        folders=(*_FOLDERS, "text_encoder_2", "tokenizer_2"),
-        guidance=5.0,
-        scaling_factor=0.13025,
-        matches=lambda unet, text: _text_time(unet),
-    ),
-)
-
-
-def recognise(name: str, unet: Config, text_encoder: Config) -> Family:
-    """The family of a model.
+def recognise(name: str, configs: Configs) -> Family:
+    """The family of a model: the first of :func:`families_in_order` that says so.
 
     Args:
         name: of the model, for the message.
-        unet, text_encoder: contents of ``unet/config.json`` and ``text_encoder/config.json``.
 
     Raises:
-        S2PError: no family has such a text encoder.
+        S2PError: no family knows it.
     """
-    kind = (text_encoder.get("architectures") or ["CLIPTextModel"])[0]
-    if not str(kind).startswith("CLIPTextModel"):
-        raise S2PError(f"the text encoder of {name} is a {kind}", f"supported is CLIPTextModel ({_names()})")
-    for family in FAMILIES:
-        if family.matches(unet, text_encoder):
+    families = families_in_order()
+    for family in families:
+        if family.matches(configs):
             return family
-    act = text_encoder.get("hidden_act")
-    raise S2PError(f"the text encoder of {name} (hidden_act {act!r}) belongs to no known family", f"known are {_names()}")
-
-
-def _names() -> str:
-    return ", ".join(family.name for family in FAMILIES)
+    text = configs.get("text_encoder", {})
+    kind, act = (text.get("architectures") or ["unknown"])[0], text.get("hidden_act")
+    raise S2PError(
+        f"{name} belongs to no known family (its text encoder is a {kind} with hidden_act {act!r})",
+        f"known are {', '.join(family.name for family in families)}",
+    )

@@ -10,9 +10,6 @@ from typing import Any
 from s2p_mobile.sources.families.family import FAMILIES
 from s2p_runtime.errors import S2PError
 
-PIPELINES = tuple(dict.fromkeys(pipeline for family in FAMILIES for pipeline in family.pipelines))
-"""Classes in ``model_index.json`` that are supported."""
-
 _KINDS = (
     (r"StableDiffusion3", "Stable Diffusion 3"),
     (r"Flux", "Flux"),
@@ -28,7 +25,11 @@ _KINDS = (
     (r"Transformer", "diffusion transformer alone"),
     (r"^(CLIP|T5)", "text encoder alone"),
 )
-_HINT = f"supported are text-to-image pipelines of Stable Diffusion: {', '.join(PIPELINES)}"
+
+
+def supported_pipelines() -> tuple[str, ...]:
+    """Classes in ``model_index.json`` that an installed family knows."""
+    return tuple(dict.fromkeys(pipeline for family in FAMILIES.entries.values() for pipeline in family.pipelines))
 
 
 def _kind(name: str) -> str:
@@ -37,9 +38,10 @@ def _kind(name: str) -> str:
 
 def refuse_pipeline(folder: Path, index: Mapping[str, Any]) -> None:
     """Raise :class:`S2PError` unless ``model_index.json`` names a supported pipeline."""
-    name = str(index.get("_class_name"))
-    if name not in PIPELINES:
-        raise S2PError(f"{folder} holds a {_kind(name)}", f"{_HINT}")
+    name, supported = str(index.get("_class_name")), supported_pipelines()
+    if name not in supported:
+        hint = f"supported are text-to-image pipelines of Stable Diffusion: {', '.join(supported)}"
+        raise S2PError(f"{folder} holds a {_kind(name)}", hint)
 
 
 def refuse_folder(folder: Path, config: Mapping[str, Any]) -> S2PError:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import StepRow
 from s2p_converters.core.reference import ReferenceLayer, checkpoint_unet
-from s2p_runtime.plan import denoise, guide
 from s2p_runtime.tensors import read_tensors
+from s2p_runtime.walker import denoise, guide
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def palettize(job: QuantizationJob) -> QuantizedUNet:
 
 @torch.no_grad()
 def _outputs(unet: StepUNet, calls: CalibrationCalls) -> Tensor:
-    output: Tensor = unet(calls.samples, calls.calls, calls.texts, calls.pooled)
+    output: Tensor = unet(calls.samples, calls.calls, *calls.conditions)
     return output
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
-from s2p_mobile.quantize.latents.writer import run_pairs
+from s2p_mobile.quantize.latents.writer import SAMPLES_PER_CALL
 from s2p_mobile.quantize.methods.baselines.inputs import baseline_bits, baseline_latents
 from s2p_mobile.quantize.methods.registry import register
 from s2p_mobile.quantize.rounding.calls import random_pairs, read_calls
 from s2p_mobile.quantize.rounding.learned import RoundingRule, reconstruct_weights
 from s2p_mobile.quantize.rounding.observers import RunningRanges, observing
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork, build_rounded
-from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_pooled
+from s2p_mobile.sources.predictor import Predictor
+from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_conditions
+from s2p_runtime.walker import Walker, guide_runs
 
 PROMPTS = 200
 ROUNDING = RoundingRule(iterations=2_000, batch=32, learning_rate=1e-3, quantized_inputs=False, warmup=0.0)
@@ -61,22 +61,15 @@ def calibrate_progressively(job: QuantizationJob, network: RoundedNetwork, relax
     student, texts = network.student, job.prompts[:PROMPTS]
     prompts = [encode_prompt(job.model, text, job.seed + k, job.guidance) for k, text in enumerate(texts)]
     groups = [prompts[k : k + PROMPTS_AT_A_TIME] for k in range(0, len(prompts), PROMPTS_AT_A_TIME)]
-    walks = [Walk(job.plan, [prompt.seed for prompt in group], job.latent_shape) for group in groups]
-    embeddings = [torch.from_numpy(np.stack([prompt.embeddings for prompt in group])).to(student.device) for group in groups]
-    pooled = [stacked_pooled(group, student.device) for group in groups]
-
-    def outputs(index: int, call: int) -> NDArray[np.float32]:
-        sample = torch.from_numpy(walks[index].scaled).to(student.device)
-        output, _ = run_pairs(student, sample, call, embeddings[index], features=False, pooled=pooled[index])
-        found: NDArray[np.float32] = output.cpu().numpy()
-        return guide_pairs(found, job.guidance)
+    walkers = [Walker.from_seeds(job.plan, [prompt.seed for prompt in group], job.latent_shape) for group in groups]
+    predictors = [Predictor(student, stacked_conditions(group), SAMPLES_PER_CALL) for group in groups]
 
     with torch.no_grad(), job.progress.stage(f"calibrating on {len(prompts)} quantized trajectories", network.calls) as advance:
         for call in range(network.calls):
             ranges = RunningRanges(MOMENTUM, RELAXED_BITS if call in relaxed else network.activation_bits, call)
             with observing(network, ranges.update):
-                for index in range(len(walks)):
-                    outputs(index, call)
-            for index, walk in enumerate(walks):
-                walk.advance(outputs(index, call))
+                for walker, predictor in zip(walkers, predictors, strict=True):
+                    predictor(walker.scaled, call)
+            for walker, predictor in zip(walkers, predictors, strict=True):
+                walker.advance(guide_runs(predictor(walker.scaled, call), job.guidance))
             advance()

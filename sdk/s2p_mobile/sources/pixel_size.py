@@ -1,4 +1,4 @@
-"""Picture and latent sizes."""
+"""Sizes of pictures in pixels, and of their latents."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from s2p_converters.core.graph import UNetStructure
-from s2p_runtime.bundle import parse_size
+from s2p_runtime.bundle import LatentSpec, parse_size
 from s2p_runtime.errors import S2PError
 
 
 @dataclass(frozen=True)
-class PictureSize:
+class PixelSize:
     """Width and height in pixels."""
 
     width: int
@@ -22,7 +22,7 @@ class PictureSize:
         return f"{self.width}x{self.height}"
 
     @classmethod
-    def parse(cls, text: str) -> PictureSize:
+    def parse(cls, text: str) -> PixelSize:
         """From ``WIDTHxHEIGHT``.
 
         Raises:
@@ -31,18 +31,18 @@ class PictureSize:
         return cls(*parse_size(text))
 
     @classmethod
-    def of(cls, value: SizeLike | None) -> PictureSize | None:
+    def of(cls, value: SizeLike | None) -> PixelSize | None:
         """From ``WIDTHxHEIGHT`` or a pair; None stays None.
 
         Raises:
             S2PError: anything else, or a number that is not positive.
         """
-        if value is None or isinstance(value, PictureSize):
+        if value is None or isinstance(value, PixelSize):
             return value
         return cls.parse(value if isinstance(value, str) else "x".join(map(str, value)))
 
 
-SizeLike: TypeAlias = PictureSize | tuple[int, int] | str
+SizeLike: TypeAlias = PixelSize | tuple[int, int] | str
 """Width and height in pixels: (512, 768) or ``512x768``."""
 
 
@@ -51,7 +51,13 @@ def vae_factor(vae_config: Mapping[str, Any]) -> int:
     return int(2 ** (len(vae_config.get("block_out_channels", (1, 1, 1, 1))) - 1))
 
 
-def latent_size(structure: UNetStructure, vae_config: Mapping[str, Any], size: PictureSize | None) -> tuple[int, int]:
+def pixel_size(latents: LatentSpec, vae_config: Mapping[str, Any]) -> PixelSize:
+    """Of the pictures that a VAE makes of such latents."""
+    factor = vae_factor(vae_config)
+    return PixelSize(latents.width * factor, latents.height * factor)
+
+
+def latent_size(structure: UNetStructure, vae_config: Mapping[str, Any], size: PixelSize | None) -> tuple[int, int]:
     """Height and width of the latents.
 
     Args:
