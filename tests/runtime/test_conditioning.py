@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from s2p_runtime.artist import draw
 from s2p_runtime.bundle import Bundle, open_bundle
 from s2p_runtime.conditioning import bundle_tokenizer, components_of, conditioner_of, encode_prompt
-from s2p_runtime.drawing import draw
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.tensors import read_tensors
@@ -128,16 +129,19 @@ def test_a_negative_prompt_needs_guidance(tmp_path: Path) -> None:
     bundle = open_bundle(FIXTURES / "ancestral.s2pmobile")
     assert bundle.manifest.guidance <= 1
     backend: Any = Encoders(bundle)
-    with pytest.raises(S2PError, match=r"draws without guidance .*; leave `negative_prompt` out") as caught:
-        draw(bundle, backend, "a cat", 1, negative_prompt="blurry")
+    with pytest.raises(S2PError, match=r"no effect at guidance .*; leave `negative_prompt` out") as caught:
+        draw(BundleArtist(bundle, backend), "a cat", 1, negative_prompt="blurry")
     assert caught.value.field == "negative_prompt" and not backend.calls
-    assert draw(bundle, backend, "a cat", 1).picture.any()
+    assert draw(BundleArtist(bundle, backend), "a cat", 1).picture.any()
 
 
 def test_draw_tells_what_was_left_out_of_both_texts(plain: Bundle) -> None:
     backend: Any = Encoders(plain)
     long = "apple " * 200
-    drawing = draw(plain, backend, "a cat", 1, negative_prompt=long)
-    assert drawing.tokens_dropped == 0 and drawing.negative_tokens_dropped == draw(plain, backend, long, 1).tokens_dropped > 0
-    other = draw(plain, backend, "a cat", 1)
+    drawing = draw(BundleArtist(plain, backend), "a cat", 1, negative_prompt=long)
+    assert (
+        drawing.tokens_dropped == 0
+        and drawing.negative_tokens_dropped == draw(BundleArtist(plain, backend), long, 1).tokens_dropped > 0
+    )
+    other = draw(BundleArtist(plain, backend), "a cat", 1)
     assert not np.array_equal(drawing.latents, other.latents) and other.negative_tokens_dropped == 0

@@ -13,7 +13,7 @@ import pytest
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.evaluation import evaluate, open_source
+from s2p_mobile.judge.evaluation import evaluate, open_evaluation
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.latents import LatentJob, write_latents
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
@@ -122,7 +122,7 @@ def test_a_family_from_outside_goes_the_whole_way(
     drawn, expected = (draw(one, PROMPTS[0], 1, "a rose").latents for one in (artist, fp))
     # Eight bits everywhere, as in the tests of the built-in families.
     assert 0 < np.abs(drawn - expected).max() < 0.1 * np.abs(expected).max()
-    result = evaluate(open_source(tmp_path / "checkpoint", model), PROMPTS, metrics=["psnr"])
+    result = evaluate(open_evaluation(tmp_path / "checkpoint", model), PROMPTS, metrics=["psnr"])
     assert result.count == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FAMILIES, "_loaded", {})

@@ -16,7 +16,6 @@ from transformers import CLIPTokenizer
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.artist import open_artist
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
 from s2p_mobile.quantize.recipes import load_recipe
@@ -142,4 +141,4 @@ def test_generate_takes_a_negative_prompt(checkpoint: Path, tmp_path: Path) -> N
         assert run(["generate", str(checkpoint), TEXT, "--seed", "1", "--out", str(tmp_path / f"{name}.png"), *options]) == 0
         pictures.append((tmp_path / f"{name}.png").read_bytes())
     assert pictures[0] != pictures[1]
-    assert draw(open_artist(str(checkpoint)), TEXT, 1, NEGATIVE).picture.shape == (16, 16, 3)
+    assert draw(checkpoint_artist("checkpoint", open_checkpoint(checkpoint)), TEXT, 1, NEGATIVE).picture.shape == (16, 16, 3)

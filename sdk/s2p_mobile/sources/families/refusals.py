@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s2p_mobile.sources.families.family import FAMILIES
+from s2p_mobile.sources.families.registry import FAMILIES
 from s2p_runtime.errors import S2PError
 
 _KINDS = (
