@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import Field
+from s2p_mobile.judge.inspection import describe
 
 from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet
@@ -23,7 +24,6 @@ from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import Archive, ConvertedUNet, Inspection, LatentShapes, Notes, Target
 from s2p_converters.targets.registry import TARGETS, read_options
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.inspection import describe
 from s2p_runtime.bundle import Bundle, BundleManifest, LayerSummary, open_bundle
 from s2p_runtime.component import Component
 from s2p_runtime.errors import CheckFailed, S2PError
