@@ -115,7 +115,8 @@ def test_two_reports_side_by_side(write: Callable[..., Path], capfd: pytest.Capt
         "not the golden picture",
     ):
         assert shown in table and shown in page.text, shown
-    assert "different bundles: replay 5f1e2e8ac117; other 111111111111" in table
+    measured = json.loads((place / "first.json").read_text())["bundle_sha256"][:12]
+    assert f"different bundles: replay {measured}; other 111111111111" in table
     assert "different harnesses" in page.text and "different machines" not in page.text
 
 
