@@ -22,8 +22,8 @@ from s2p_converters.targets.interface import unet_inputs, unet_output
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import Archive, ConvertedUNet, Inspection, LatentShapes, Notes, Target
 from s2p_converters.targets.registry import TARGETS, read_options
+from s2p_mobile import inspect
 from s2p_mobile.cli.app import run
-from s2p_mobile.judge.inspection import describe
 from s2p_runtime.bundle import Bundle, BundleManifest, LayerSummary, open_bundle
 from s2p_runtime.component import Component
 from s2p_runtime.errors import CheckFailed, S2PError
@@ -118,7 +118,7 @@ class ToyBackend(ProgramBackend):
     def start(self, threads: int | None = None) -> None:
         pass
 
-    def describe(self, component: str) -> str:
+    def inspect(self, component: str) -> str:
         return "toy"
 
     def _load(self, component: str, method: str) -> None:
@@ -317,7 +317,7 @@ def test_bundles_of_a_target_that_is_gone(
     for command in (("verify", folder), ("generate", folder, "a cat"), ("bench", folder)):
         status, said = lines(*command)
         assert status == 2 and "old.s2pmobile is a bundle for toy, which nothing here runs" in said
-    description = describe(folder)
+    description = inspect(folder)
     assert "unknown target 'toy'" in description.facts["programs"] and len(description.layers) == len(checkpoint.specs)
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s2p_converters.targets.executorch.delegates import DELEGATES
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
 from s2p_converters.targets.executorch.partitioned import lower
 from s2p_converters.targets.executorch.xnnpack.inspection import read_program
@@ -30,7 +31,7 @@ def test_attention_with_every_kind_of_mask_equals_torch(kind: str) -> None:
     from executorch.runtime import Runtime
 
     x = torch.randn(1, 2, 6, 8, generator=torch.Generator().manual_seed(4))
-    program = Runtime.get().load_program(lower(_Attention(kind), (x,), "xnnpack"))
+    program = Runtime.get().load_program(lower(_Attention(kind), (x,), DELEGATES["xnnpack"]))
     got = program.load_method("forward").execute([x])[0].clone()
     want = _Attention(kind)(x)
     # Two sums of eight products and a softmax over six: some tens of float32 roundings.
@@ -39,7 +40,7 @@ def test_attention_with_every_kind_of_mask_equals_torch(kind: str) -> None:
 
 @pytest.mark.parametrize("backend, name", [("vulkan", "VulkanBackend"), ("coreml", "CoreMLBackend")])
 def test_other_backends_are_built_and_described(backend: str, name: str) -> None:
-    summary = read_program(lower(_Attention("causal"), (torch.zeros(1, 2, 6, 8),), backend))
+    summary = read_program(lower(_Attention("causal"), (torch.zeros(1, 2, 6, 8),), DELEGATES[backend]))
     assert set(summary.delegates) == {name}
 
 

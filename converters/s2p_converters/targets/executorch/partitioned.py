@@ -9,23 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from s2p_converters.targets.executorch.delegates import DELEGATES
+from s2p_converters.targets.executorch.protocol import Delegate
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
 
-def partitioner(backend: str) -> Any:
+def partitioner(delegate: Delegate) -> Any:
     """The partitioner of a backend.
 
     Raises:
         S2PError: the installed executorch has no such backend.
     """
-    module, _, name = DELEGATES[backend].partitioner.partition(":")
+    module, _, name = delegate.partitioner.partition(":")
     try:
         with quiet_import():
             return getattr(importlib.import_module(module), name)()
     except ImportError as error:
-        raise S2PError(f"executorch here lacks its {backend} backend ({error})", "use `backend=xnnpack`", "backend") from error
+        raise S2PError(
+            f"executorch here lacks its {delegate.name} backend ({error})", "use `backend=xnnpack`", "backend"
+        ) from error
 
 
 _MASKED = -1e30
@@ -55,22 +57,22 @@ def _plain_attention(
     return torch.matmul(torch.softmax(scores, dim=-1), value)
 
 
-def lower(module: nn.Module, inputs: tuple[Any, ...], backend: str) -> bytes:
+def lower(module: nn.Module, inputs: tuple[Any, ...], delegate: Delegate) -> bytes:
     """A .pte with one method ``forward``; what the backend does not take stays with the portable operators.
 
     Raises:
         S2PError: the backend is missing or cannot be lowered to on this machine.
     """
-    return lower_methods(module, {"forward": inputs}, backend)
+    return lower_methods(module, {"forward": inputs}, delegate)
 
 
-def lower_methods(module: nn.Module, methods: Mapping[str, tuple[Any, ...]], backend: str) -> bytes:
+def lower_methods(module: nn.Module, methods: Mapping[str, tuple[Any, ...]], delegate: Delegate) -> bytes:
     """A .pte with a method for each tuple of example inputs; their constants exist once.
 
     Raises:
         S2PError: the backend is missing or cannot be lowered to on this machine.
     """
-    chosen = partitioner(backend)
+    chosen = partitioner(delegate)
     try:
         with quiet_import(), torch.no_grad():
             from executorch.exir import to_edge_transform_and_lower
@@ -83,4 +85,4 @@ def lower_methods(module: nn.Module, methods: Mapping[str, tuple[Any, ...]], bac
             return bytes(to_edge_transform_and_lower(exported, partitioner=[chosen]).to_executorch().buffer)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise S2PError(f"lowering to {backend} failed ({reason})", "use `backend=xnnpack`", "backend") from error
+        raise S2PError(f"lowering to {delegate.name} failed ({reason})", "use `backend=xnnpack`", "backend") from error

@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from s2p_converters.targets.executorch.partitioned import lower_methods
-from s2p_converters.targets.executorch.xnnpack.inspection import ProgramSummary, read_program
+from s2p_converters.targets.executorch.protocol import Delegate
+from s2p_converters.targets.executorch.pte import delegates_of
 from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.ports import example
 from s2p_runtime.component import Component, TensorSpec
@@ -15,23 +16,15 @@ from s2p_runtime.errors import CheckFailed
 
 
 def write_program(
-    path: Path,
-    data: bytes,
-    backend: str,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    summary: ProgramSummary | None = None,
+    path: Path, data: bytes, backend: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> Component:
     """Write a .pte; returns its manifest entry.
-
-    Args:
-        summary: of ``data``, where the caller has taken it apart already.
 
     Raises:
         CheckFailed: the backend took nothing of it.
     """
     path.write_bytes(data)
-    if not (summary or read_program(data)).delegates:
+    if not delegates_of(data):
         raise CheckFailed(f"{backend} took nothing of {path.name}", "use `backend=xnnpack`", "backend")
     return Component(
         path=path.name,
@@ -42,7 +35,7 @@ def write_program(
     )
 
 
-def convert_float(backend: str, folder: Path, methods: Mapping[str, FloatComponent]) -> Component:
+def convert_float(delegate: Delegate, folder: Path, methods: Mapping[str, FloatComponent]) -> Component:
     """Write a component that stays in float, in float32, with a method for each of ``methods``.
 
     Raises:
@@ -51,5 +44,5 @@ def convert_float(backend: str, folder: Path, methods: Mapping[str, FloatCompone
     """
     own = next(iter(methods.values()))
     examples = {method: tuple(map(example, part.inputs)) for method, part in methods.items()}
-    data = lower_methods(own.load(), examples, backend)
-    return write_program(folder / f"{own.name}.pte", data, backend, own.inputs, own.outputs)
+    data = lower_methods(own.load(), examples, delegate)
+    return write_program(folder / f"{own.name}.pte", data, delegate.name, own.inputs, own.outputs)

@@ -44,7 +44,7 @@ class StockDelegate(Delegate):
         ((method, latents),) = shapes.items()
         inputs, output = unet_inputs(checkpoint, "int64", latents), unet_output(checkpoint, latents)
         unet = reference_unet(checkpoint, self.constants()).float()
-        data = lower_methods(unet, {method: tuple(map(example, inputs))}, self.name)
+        data = lower_methods(unet, {method: tuple(map(example, inputs))}, self)
         component = write_program(folder / "unet.pte", data, self.name, inputs, (output,))
         return ConvertedUNet({"unet": component}, _float_layers(checkpoint))
 

@@ -69,7 +69,7 @@ class ExecuTorchTarget(Target[ExecuTorchOptions]):
         """See :class:`Target`."""
         from s2p_converters.targets.executorch.programs import convert_float
 
-        return convert_float(options.backend, folder, methods)
+        return convert_float(DELEGATES[options.backend], folder, methods)
 
     def lower_unet(
         self, checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path, shapes: LatentShapes

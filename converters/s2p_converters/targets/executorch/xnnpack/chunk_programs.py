@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.core.graph import LayerSpec, prompt_columns
 from s2p_converters.core.graph.splitting import CONTEXT, OUTPUT, SAMPLE, STEP, TIME_TABLE, Chunk, UNetChunk, plan_chunks
-from s2p_converters.targets.executorch.options import ExecuTorchOptions
 from s2p_converters.targets.executorch.programs import write_program
 from s2p_converters.targets.executorch.xnnpack.calibration import output_scales
 from s2p_converters.targets.executorch.xnnpack.check import self_check
@@ -28,6 +28,9 @@ from s2p_converters.targets.ports import context_shape, sample_shape, tensor
 from s2p_converters.targets.protocol import ConvertedUNet
 from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.errors import S2PError
+
+if TYPE_CHECKING:
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
 
 
 class _ChunkProgram(nn.Module):
@@ -95,7 +98,7 @@ def convert_chunks(checkpoint: Checkpoint, options: ExecuTorchOptions, folder: P
         outputs = tuple(tensor(name, sample if name == OUTPUT else _memory_shape(chunk, name)) for name in chunk.outputs)
         name = f"unet_{number}"
         summary = read_program(data)
-        components[name] = write_program(folder / f"{name}.pte", data, options.backend, inputs, outputs, summary)
+        components[name] = write_program(folder / f"{name}.pte", data, options.backend, inputs, outputs)
         check_integers(summary, names, {name: layer for name, layer in integer.items() if chunk.holds(name)}, options.scheme)
         nodes.extend(summary.layers)
     return ConvertedUNet(components, layer_summaries(checkpoint, nodes, names, options))

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.targets.executorch.options import Scheme
+from s2p_converters.targets.executorch.pte import open_pte
 from s2p_converters.targets.executorch.xnnpack.operators import uses_four_bits, xnnpack_weight
+from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
 from s2p_converters.targets.executorch.xnnpack.subgraph import XNNHeader
-from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.errors import CheckFailed
 from s2p_runtime.quiet import quiet_import
 
 with quiet_import():
     from executorch.backends.xnnpack import serialization
     from executorch.exir._serialize._flatbuffer import _flatc_decompile
-    from executorch.exir._serialize._program import deserialize_pte_binary
 
 XNNPACK = "XnnpackBackend"
 _LAYER_KINDS = {"XNNConv2d": "conv", "XNNFullyConnected": "linear", "XNNDepthwiseConv2d": "conv"}
@@ -76,13 +76,7 @@ def read_program(data: bytes) -> ProgramSummary:
     Raises:
         S2PError: not a .pte, or truncated.
     """
-    try:
-        with quiet_import():
-            file = deserialize_pte_binary(data)
-        if not file.program.execution_plan:
-            raise ValueError("no methods")
-    except Exception as error:
-        raise S2PError(f"this is no readable .pte program ({type(error).__name__})", "convert the checkpoint again") from error
+    file = open_pte(data)
     program, named = file.program, file.named_data
     constants = {key: named.buffers[entry.buffer_index] for key, entry in named.pte_data.items()} if named else {}
     delegates: list[str] = []

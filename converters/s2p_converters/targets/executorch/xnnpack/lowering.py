@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.core.graph import prompt_columns
-from s2p_converters.targets.executorch.options import ExecuTorchOptions
 from s2p_converters.targets.executorch.programs import write_program
 from s2p_converters.targets.executorch.xnnpack.calibration import output_scales
 from s2p_converters.targets.executorch.xnnpack.check import self_check
@@ -24,6 +24,9 @@ from s2p_converters.targets.ports import context_shape, example, own_latents, sa
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
 from s2p_runtime.bundle import LayerSummary
 from s2p_runtime.hosts.executorch import HOST
+
+if TYPE_CHECKING:
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
 
 METHOD = HOST.default_method
 
@@ -63,7 +66,7 @@ def convert_unet(
     # They hold every weight once more.
     del graph, methods, store
     summary = read_program(data)
-    component = write_program(folder / "unet.pte", data, options.backend, inputs, (output,), summary)
+    component = write_program(folder / "unet.pte", data, options.backend, inputs, (output,))
     names = [spec.name for spec in checkpoint.specs]
     check_integers(summary, names, integer, options.scheme)
     return ConvertedUNet({"unet": component}, layer_summaries(checkpoint, summary.layers, names, options))
