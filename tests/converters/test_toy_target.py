@@ -118,7 +118,7 @@ class ToyBackend(ProgramBackend):
     def start(self, threads: int | None = None) -> None:
         pass
 
-    def inspect(self, component: str) -> str:
+    def describe(self, component: str) -> str:
         return "toy"
 
     def _load(self, component: str, method: str) -> None:
