@@ -327,7 +327,12 @@ def test_options_are_read_as_words_and_as_values() -> None:
     assert read_options(target, {"size": ["48x32"], "wheels": "2", "loud": "true"}) == wanted
     assert read_options(target, {"size": "48x32", "wheels": 2, "loud": True}) == wanted
     assert hash(wanted) == hash(read_options(target, {"size": [(48, 32)], "wheels": 2, "loud": True}))
-    for given, field in (({"size": "big"}, None), ({"size": 5}, "size"), ({"loud": "perhaps"}, "loud"), ({"horn": 1}, "horn")):
+    for given, field in (
+        ({"size": "big"}, "size"),
+        ({"size": 5}, "size"),
+        ({"loud": "perhaps"}, "loud"),
+        ({"horn": 1}, "horn"),
+    ):
         with pytest.raises(S2PError) as caught:
             read_options(target, given)
         assert caught.value.field == field and "\n" not in str(caught.value)
