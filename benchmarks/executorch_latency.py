@@ -27,10 +27,10 @@ import torch
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer, open_checkpoint
 from s2p_converters.core.graph import Operators, StepTables, StepUNet, UNetStructure, layer_specs, resnet_names
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet
-from s2p_converters.targets.executorch.options import Scheme
 from s2p_converters.targets.executorch.xnnpack.calibration import output_scales
 from s2p_converters.targets.executorch.xnnpack.inspection import read_program
 from s2p_converters.targets.executorch.xnnpack.program import build_program
+from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
 from s2p_converters.targets.executorch.xnnpack.unet import UNetProgram, unet_columns, unet_subgraph
 from s2p_runtime.bench.probes import Probes
 from s2p_runtime.pictures import psnr_db, relative_error

@@ -24,7 +24,7 @@ from s2p_converters.targets.executorch.archive import write_archive
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
 from s2p_converters.targets.executorch.xnnpack.unet_facts import read_unet_facts
 from s2p_converters.targets.registry import TARGETS
-from s2p_mobile.api.description import describe
+from s2p_mobile import inspect
 from s2p_mobile.cli.app import run
 from s2p_runtime.archive import unpack_archive
 from s2p_runtime.backends import Backend
@@ -136,7 +136,7 @@ def test_such_bundles_verify_and_draw(bundles: Any, target: str, tmp_path: Path)
 
 
 def test_inspect_names_every_program(bundles: Any) -> None:
-    whole, parts = (describe(bundle.folder) for bundle in bundles["executorch"])
+    whole, parts = (inspect(bundle.folder) for bundle in bundles["executorch"])
     assert {"unet_1", "unet_2"} <= set(parts.facts) and parts.layers == whole.layers
     of_whole, of_parts = (read_unet_facts(bundle) for bundle in bundles["executorch"])
     assert of_parts.integer_layers == of_whole.integer_layers and of_parts.nodes == of_whole.nodes

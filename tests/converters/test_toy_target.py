@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from pydantic import Field
-from s2p_mobile.judge.inspection import describe
 
 from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, Constants, reference_unet
@@ -23,6 +22,7 @@ from s2p_converters.targets.interface import unet_inputs, unet_output
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import Archive, ConvertedUNet, Inspection, LatentShapes, Notes, Target
 from s2p_converters.targets.registry import TARGETS, read_options
+from s2p_mobile import inspect
 from s2p_mobile.cli.app import run
 from s2p_runtime.bundle import Bundle, BundleManifest, LayerSummary, open_bundle
 from s2p_runtime.component import Component
@@ -317,7 +317,7 @@ def test_bundles_of_a_target_that_is_gone(
     for command in (("verify", folder), ("generate", folder, "a cat"), ("bench", folder)):
         status, said = lines(*command)
         assert status == 2 and "old.s2pmobile is a bundle for toy, which nothing here runs" in said
-    description = describe(folder)
+    description = inspect(folder)
     assert "unknown target 'toy'" in description.facts["programs"] and len(description.layers) == len(checkpoint.specs)
 
 
@@ -327,7 +327,12 @@ def test_options_are_read_as_words_and_as_values() -> None:
     assert read_options(target, {"size": ["48x32"], "wheels": "2", "loud": "true"}) == wanted
     assert read_options(target, {"size": "48x32", "wheels": 2, "loud": True}) == wanted
     assert hash(wanted) == hash(read_options(target, {"size": [(48, 32)], "wheels": 2, "loud": True}))
-    for given, field in (({"size": "big"}, None), ({"size": 5}, "size"), ({"loud": "perhaps"}, "loud"), ({"horn": 1}, "horn")):
+    for given, field in (
+        ({"size": "big"}, "size"),
+        ({"size": 5}, "size"),
+        ({"loud": "perhaps"}, "loud"),
+        ({"horn": 1}, "horn"),
+    ):
         with pytest.raises(S2PError) as caught:
             read_options(target, given)
         assert caught.value.field == field and "\n" not in str(caught.value)

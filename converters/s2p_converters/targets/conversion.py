@@ -89,7 +89,8 @@ def check_early(checkpoint: Checkpoint, target: Target[Any], options: TargetOpti
     """
     target.check(checkpoint, options)
     require_symmetric(checkpoint)
-    check_count(checkpoint.structure, options.chunks)
+    if options.chunks > 1:
+        check_count(checkpoint.structure, options.chunks)
     picture_sizes(checkpoint, options.size)
 
 

@@ -47,7 +47,10 @@ class TargetOptions(BaseModel):
         several = [value] if isinstance(value, str) else value
         if not isinstance(several, list | tuple):
             return value
-        return tuple(parse_size(each) if isinstance(each, str) else each for each in several)
+        try:
+            return tuple(parse_size(each) if isinstance(each, str) else each for each in several)
+        except S2PError as error:
+            raise S2PError(error.problem, error.remedy, "size") from error
 
     @field_validator("*", mode="after")
     @classmethod

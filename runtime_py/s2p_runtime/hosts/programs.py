@@ -34,6 +34,14 @@ class ProgramBackend(ABC):
         self.bundle, self.default_method, self.release_chunks = bundle, default_method, release_chunks
 
     @abstractmethod
+    def start(self, threads: int | None = None) -> None:
+        """See :class:`s2p_runtime.backends.Backend`."""
+
+    @abstractmethod
+    def describe(self, component: str) -> str:
+        """See :class:`s2p_runtime.backends.Backend`."""
+
+    @abstractmethod
     def _load(self, component: str, method: str) -> None:
         """Load a method of a program, if it is not loaded yet."""
 

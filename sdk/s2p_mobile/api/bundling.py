@@ -151,4 +151,17 @@ def inspect(path: Checkpoint | Bundle | str | Path) -> Description:
     """
     from s2p_mobile.api.description import describe
 
-    return describe(path)
+    return describe(path, _look_into)
+
+
+def _look_into(bundle: Bundle) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    """What a bundle's target reads from its programs; a note where that target cannot be had here."""
+    from s2p_converters.targets.registry import TARGETS
+    from s2p_runtime.errors import S2PError
+
+    try:
+        target = TARGETS.get(bundle.manifest.target)
+    except S2PError as error:
+        return {"programs": f"not looked into: {error}"}, {}
+    found = target.inspect(bundle)
+    return found.facts, found.detail

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import Field
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.grids import weight_tensors
 from s2p_converters.core.packing import packs
-from s2p_converters.targets.protocol import Inspection
-from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.sources.open_source import open_source, source_kind
 from s2p_runtime.bundle import Bundle, LayerSummary, component_bytes
 from s2p_runtime.contract import Contract
@@ -27,8 +26,15 @@ class Description(Contract):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-def describe(source: Checkpoint | Bundle | str | Path) -> Description:
+LookInto: TypeAlias = Callable[[Bundle], tuple[Mapping[str, str], Mapping[str, Any]]]
+"""A bundle -> facts that its programs tell, by title, and the same for programs, JSON-able."""
+
+
+def describe(source: Checkpoint | Bundle | str | Path, look_into: LookInto | None = None) -> Description:
     """Describe a checkpoint or a bundle, opened or its folder, after checking its files.
+
+    Args:
+        look_into: reads a bundle's programs, which is for its target to do; None: the manifest is all.
 
     Raises:
         S2PError: neither of the two, or damaged.
@@ -37,7 +43,7 @@ def describe(source: Checkpoint | Bundle | str | Path) -> Description:
         raise S2PError(f"{source} is neither a checkpoint nor a bundle", "give a folder made by s2p-mobile quantize or convert")
     opened = open_source(source)
     if isinstance(opened, Bundle):
-        return _describe_bundle(opened)
+        return _describe_bundle(opened, look_into)
     assert isinstance(opened, Checkpoint)
     return _describe_checkpoint(opened)
 
@@ -85,7 +91,7 @@ def _describe_checkpoint(checkpoint: Checkpoint) -> Description:
     return Description(facts=facts, layers=tuple(rows))
 
 
-def _describe_bundle(bundle: Bundle) -> Description:
+def _describe_bundle(bundle: Bundle, look_into: LookInto | None) -> Description:
     manifest, summary = bundle.manifest, bundle.manifest.quantization
     facts = {
         "bundle": str(bundle.folder),
@@ -105,14 +111,5 @@ def _describe_bundle(bundle: Bundle) -> Description:
     if bundle.unlisted:
         facts["not listed"] = f"{', '.join(bundle.unlisted)} (neither checked nor read)"
     facts["golden runs"] = ", ".join(f"{run.prompt!r} (seed {run.seed})" for run in manifest.golden)
-    found = _inspect_programs(bundle)
-    return Description(facts=facts | dict(found.facts), layers=summary.layers, detail=dict(found.detail))
-
-
-def _inspect_programs(bundle: Bundle) -> Inspection:
-    """What the bundle's target reads from the programs; a note where that target cannot be had here."""
-    try:
-        target = TARGETS.get(bundle.manifest.target)
-    except S2PError as error:
-        return Inspection({"programs": f"not looked into: {error}"})
-    return target.inspect(bundle)
+    more, detail = look_into(bundle) if look_into is not None else ({}, {})
+    return Description(facts=facts | dict(more), layers=summary.layers, detail=dict(detail))

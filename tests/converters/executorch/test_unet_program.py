@@ -21,7 +21,7 @@ from s2p_converters.targets.executorch.xnnpack.operators import FloatSymbolLayer
 from s2p_converters.targets.executorch.xnnpack.program import build_program
 from s2p_converters.targets.executorch.xnnpack.unet import UNetProgram, unet_columns, unet_subgraph
 from s2p_converters.targets.executorch.xnnpack.unet_facts import read_unet_facts
-from s2p_mobile.api.description import describe
+from s2p_mobile import inspect
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import CheckFailed, S2PError
@@ -147,7 +147,7 @@ def test_what_is_no_program_is_refused_by_inspection(data: bytes) -> None:
 
 
 def test_inspect_reads_the_file(executorch_bundle: Path, checkpoint: Checkpoint) -> None:
-    description, program = describe(executorch_bundle), read_unet_facts(open_bundle(executorch_bundle))
+    description, program = inspect(executorch_bundle), read_unet_facts(open_bundle(executorch_bundle))
     assert program.delegates == ("XnnpackBackend",) and program.operators == ("aten::index_select",)
     assert set(program.integer_layers) == {name for name, layer in checkpoint.layers.items() if layer.activation_bits}
     assert program.float_layers == ("conv_in", "conv_out")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from s2p_mobile.sources.families.text import TextConditioner
-
 from s2p_mobile.sources.families import Configs, Family
+from s2p_mobile.sources.families.text import TextConditioner
 
 
 def matches(configs: Configs) -> bool:

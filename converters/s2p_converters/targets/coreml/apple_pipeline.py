@@ -15,6 +15,7 @@ import numpy as np
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.coreml.apple import call_thresholds, nearest_call
+from s2p_runtime.conditioning import conditioner_of
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.feeds import told_timestep
 
@@ -112,7 +113,7 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
     """
     manifest = checkpoint.manifest
     plan = manifest.plan
-    if manifest.conditioning is not None:
+    if tuple(conditioner_of(manifest).inputs) != ("encoder_hidden_states",):
         raise _unsuitable("has two text encoders and a time table of its own for each prompt (SDXL), this layout one for all")
     if plan.prediction_type != "epsilon":
         raise _unsuitable(f"predicts {plan.prediction_type}, the pipeline expects epsilon")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from s2p_converters.targets.executorch.delegates import DELEGATES
-from s2p_converters.targets.executorch.schemes import Scheme
+from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
 from s2p_converters.targets.options import TargetOptions
 from s2p_runtime.errors import S2PError
 

@@ -15,7 +15,7 @@ from s2p_runtime.quiet import quiet_import
 
 
 def partitioner(delegate: Delegate) -> Any:
-    """What lowers to a backend.
+    """The partitioner of a backend.
 
     Raises:
         S2PError: the installed executorch has no such backend.

@@ -16,23 +16,15 @@ from s2p_runtime.errors import CheckFailed
 
 
 def write_program(
-    path: Path,
-    data: bytes,
-    backend: str,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    delegates: Sequence[str] | None = None,
+    path: Path, data: bytes, backend: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> Component:
     """Write a .pte; returns its manifest entry.
-
-    Args:
-        delegates: of ``data``, where the caller has taken it apart already.
 
     Raises:
         CheckFailed: the backend took nothing of it.
     """
     path.write_bytes(data)
-    if not (delegates_of(data) if delegates is None else delegates):
+    if not delegates_of(data):
         raise CheckFailed(f"{backend} took nothing of {path.name}", "use `backend=xnnpack`", "backend")
     return Component(
         path=path.name,

@@ -1,4 +1,4 @@
-"""Reading .pte files, whatever backend their delegates are for."""
+"""Opens .pte programs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ with quiet_import():
     from executorch.exir._serialize._program import deserialize_pte_binary
 
 
-def read_pte(data: bytes) -> Any:
-    """ExecuTorch's own form of a .pte: ``program`` and ``named_data``.
+def open_pte(data: bytes) -> Any:
+    """The file as ExecuTorch's own reader sees it: ``program`` and ``named_data``.
 
     Raises:
         S2PError: not a .pte, or truncated.
@@ -28,9 +28,9 @@ def read_pte(data: bytes) -> Any:
 
 
 def delegates_of(data: bytes) -> tuple[str, ...]:
-    """Backend of each delegate, in order; subgraphs of all methods.
+    """The backend of each delegate of all methods, in order.
 
     Raises:
         S2PError: not a .pte, or truncated.
     """
-    return tuple(part.id for plan in read_pte(data).program.execution_plan for part in plan.delegates)
+    return tuple(part.id for plan in open_pte(data).program.execution_plan for part in plan.delegates)

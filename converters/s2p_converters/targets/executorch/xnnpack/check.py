@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.targets.executorch.schemes import Scheme
 from s2p_converters.targets.executorch.xnnpack.operators import IntegerSymbolLayer, XnnpackOperators
 from s2p_converters.targets.executorch.xnnpack.program import build_program, delegate
+from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
 from s2p_converters.targets.executorch.xnnpack.subgraph import Subgraph, Value
 from s2p_converters.targets.executorch.xnnpack.symbols import Symbol
 from s2p_converters.targets.executorch.xnnpack.unet import StepRowSymbols, unet_columns

@@ -98,7 +98,7 @@ def convert_chunks(checkpoint: Checkpoint, options: ExecuTorchOptions, folder: P
         outputs = tuple(tensor(name, sample if name == OUTPUT else _memory_shape(chunk, name)) for name in chunk.outputs)
         name = f"unet_{number}"
         summary = read_program(data)
-        components[name] = write_program(folder / f"{name}.pte", data, options.backend, inputs, outputs, summary.delegates)
+        components[name] = write_program(folder / f"{name}.pte", data, options.backend, inputs, outputs)
         check_integers(summary, names, {name: layer for name, layer in integer.items() if chunk.holds(name)}, options.scheme)
         nodes.extend(summary.layers)
     return ConvertedUNet(components, layer_summaries(checkpoint, nodes, names, options))

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.targets.executorch.pte import read_pte
-from s2p_converters.targets.executorch.schemes import Scheme
+from s2p_converters.targets.executorch.pte import open_pte
 from s2p_converters.targets.executorch.xnnpack.operators import uses_four_bits, xnnpack_weight
+from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
 from s2p_converters.targets.executorch.xnnpack.subgraph import XNNHeader
 from s2p_runtime.errors import CheckFailed
 from s2p_runtime.quiet import quiet_import
@@ -76,7 +76,7 @@ def read_program(data: bytes) -> ProgramSummary:
     Raises:
         S2PError: not a .pte, or truncated.
     """
-    file = read_pte(data)
+    file = open_pte(data)
     program, named = file.program, file.named_data
     constants = {key: named.buffers[entry.buffer_index] for key, entry in named.pte_data.items()} if named else {}
     delegates: list[str] = []

@@ -66,7 +66,7 @@ def convert_unet(
     # They hold every weight once more.
     del graph, methods, store
     summary = read_program(data)
-    component = write_program(folder / "unet.pte", data, options.backend, inputs, (output,), summary.delegates)
+    component = write_program(folder / "unet.pte", data, options.backend, inputs, (output,))
     names = [spec.name for spec in checkpoint.specs]
     check_integers(summary, names, integer, options.scheme)
     return ConvertedUNet({"unet": component}, layer_summaries(checkpoint, summary.layers, names, options))

@@ -11,7 +11,7 @@ from torch import nn
 
 from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.core.graph import GraphOperators, LayerSpec
-from s2p_converters.targets.executorch.schemes import Scheme
+from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
 from s2p_converters.targets.executorch.xnnpack.subgraph import Array32, Subgraph, Value, Weights
 from s2p_converters.targets.executorch.xnnpack.symbols import Symbol, upsample_twice
 from s2p_runtime.errors import S2PError

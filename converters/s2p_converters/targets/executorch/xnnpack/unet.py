@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.core.graph import StepUNet, UNetStructure, layer_specs
-from s2p_converters.targets.executorch.schemes import Scheme
 from s2p_converters.targets.executorch.xnnpack.operators import XnnpackOperators, activation_columns
 from s2p_converters.targets.executorch.xnnpack.program import delegate
+from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
 from s2p_converters.targets.executorch.xnnpack.subgraph import NamedDataStore, Subgraph
 from s2p_converters.targets.executorch.xnnpack.symbols import Symbol, image_input, image_output
 

@@ -1,4 +1,4 @@
-"""How activations become integers in an ExecuTorch program."""
+"""How activations become integers."""
 
 from __future__ import annotations
 
