@@ -32,7 +32,7 @@ def quantize(
         Path | None, typer.Option("--out", metavar="DIR", help="Checkpoint folder to write; needed but for --dry-run.")
     ] = None,
     model: Annotated[str | None, typer.Argument(help="Diffusers folder or .safetensors file; the demo model.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Built-in recipe or a .yaml file; w4a8-mixed when left out.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe by name or a .yaml file; w4a8-mixed when left out.")] = None,
     method: Annotated[str, typer.Option(help="Quantization method, see s2p-mobile models.")] = "s2p",
     pipeline: Annotated[
         str | None, typer.Option(help="Training pipeline: s2p, serial or parallel; the recipe's when left out.")
@@ -51,31 +51,33 @@ def quantize(
         Path | None, typer.Option(metavar="FILE", help="Rank layers by a result of s2p-mobile sensitivity.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where training runs: auto, cpu, cuda or mps.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run of a method that keeps its work.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it will take: layers and bits, disk, memory, time per device.")
     ] = False,
     force: ForceOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Quantize a model into an S2P checkpoint. Training keeps its log, loss plot and state in OUT.training."""
+    """Quantize a model into an S2P checkpoint. Methods that can go on after an interruption keep their work in OUT.training."""
     from s2p_converters.core.resources import checkpoint_bytes, require_disk
     from s2p_mobile.quantize.checkpointing import write_checkpoint
     from s2p_mobile.quantize.jobs import make_job
-    from s2p_mobile.quantize.methods import check_method, run_method
+    from s2p_mobile.quantize.methods import METHODS, run_method
     from s2p_mobile.quantize.training.offload import saved_elsewhere
-    from s2p_mobile.quantize.training.work import TRAINED_METHODS, forget_state, training_folder
+    from s2p_mobile.quantize.work import forget_unfinished, work_folder
     from s2p_mobile.quantize.workers import choose_device, is_main_process
     from s2p_mobile.sources.prompts import long_prompts
     from s2p_runtime.errors import S2PError
     from s2p_runtime.files import atomic_folder, refuse_existing
 
-    check_method(method)
+    keeps_work = METHODS.get(method).keeps_work
     if out is None and not dry_run:
         raise S2PError("missing option '`out`'", "see s2p-mobile quantize `help`", "out")
     if out is not None:
         refuse_existing(out, force)
-    work = training_folder(out) if out is not None and method in TRAINED_METHODS else None
+    work = work_folder(out) if out is not None and keeps_work else None
     if work is not None and force and not resume and not dry_run:
         shutil.rmtree(work, ignore_errors=True)
     start = time.monotonic()
@@ -105,7 +107,8 @@ def quantize(
     if dry_run:
         from s2p_mobile.quantize.forecast import forecast_lines, make_forecast
 
-        forecast = make_forecast(job, method)
+        # Libraries are loaded and the model is found by now, as in the run that is foreseen.
+        forecast = make_forecast(job, method, start_seconds=time.process_time())
         for line in forecast_lines(forecast):
             say(line, json)
         emit_json(json, forecast.model_dump(mode="json"))
@@ -123,7 +126,7 @@ def quantize(
     with atomic_folder(out, force=force) as folder:
         manifest = write_checkpoint(job, method, unet, folder)
     if work is not None:
-        forget_state(work)
+        forget_unfinished(work)
     seconds = time.monotonic() - start
     counts = manifest.layer_counts
     listing = ", ".join(

@@ -21,11 +21,11 @@ def sensitivity(
         Path, typer.Option("--out", metavar="FILE", help="JSON file to write; with --compare one per estimator beside it.")
     ],
     model: Annotated[str | None, typer.Argument(help="Diffusers folder; the demo model when left out.")] = None,
-    estimator: Annotated[str, typer.Option(help="fisher, hutchinson, sqnr or gradient.")] = "fisher",
+    estimator: Annotated[str, typer.Option(help="How it is measured, see s2p-mobile models.")] = "fisher",
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure with every estimator, print agreement, draw a plot.")
     ] = False,
-    bits: Annotated[int, typer.Option(min=2, max=8, help="Width at which estimators are compared.")] = 4,
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Bit-width at which estimators are compared.")] = 4,
     size: SizeOption = None,
     lora: LoraOption = None,
     prompts: Annotated[
@@ -51,17 +51,16 @@ def sensitivity(
     """Measure how much each layer's weight rounding hurts."""
     from s2p_converters.core.plan import plan_for
     from s2p_mobile.quantize.jobs import job_prompts
+    from s2p_mobile.quantize.sensitivity import ESTIMATORS, comparison_lines, measure, write_sensitivity
     from s2p_mobile.quantize.sensitivity import compare as compare_estimators
-    from s2p_mobile.quantize.sensitivity import comparison_lines, estimator_names, measure, write_sensitivity
     from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
     from s2p_mobile.quantize.sensitivity.plot import plot_comparison
-    from s2p_mobile.quantize.sensitivity.registry import estimator as find_estimator
     from s2p_mobile.quantize.workers import choose_device
     from s2p_mobile.sources.model import open_model
     from s2p_mobile.sources.picture_size import PictureSize
     from s2p_runtime.files import refuse_existing
 
-    names = estimator_names() if compare else [find_estimator(estimator).name]
+    names = list(ESTIMATORS.entries) if compare else [ESTIMATORS.get(estimator).name]
     targets = {name: out.with_name(f"{out.stem}-{name}{out.suffix}") if compare else out for name in names}
     for target in targets.values():
         refuse_existing(target, force)

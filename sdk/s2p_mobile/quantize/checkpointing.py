@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import MANIFEST_NAME, write_checkpoint_tensors
 from s2p_converters.core.checkpoint_manifest import CheckpointManifest, Source, layer_entry, needed_version
 from s2p_converters.core.graph import layer_specs, split_shortcuts
 from s2p_converters.core.grids import GeneralLayer, QuantizedLayer
+from s2p_converters.core.resources import checkpoint_bytes
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.training.time_path import TimePath, job_time_path
+from s2p_mobile.quantize.stages import Passes, Piece, Stage, on_host
+from s2p_mobile.quantize.stages.stage import Run
+from s2p_mobile.quantize.time_path import TimePath, job_time_path
 from s2p_mobile.sources.components import COMPONENT_FOLDERS, SECOND_FOLDERS
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
@@ -26,6 +32,11 @@ from s2p_runtime.tensors import write_tensors
 
 _DEMO_GOLDEN = ("a red apple on a blue background", "a panda on a yellow background")
 _GOLDEN = ("a photograph of an astronaut riding a horse", "a bowl of fruit on a wooden table, oil painting")
+
+
+WRITING_STAGE = "writing the checkpoint"
+GOLDEN_STAGE = "recording golden runs"
+_CHUNK = 1 << 23
 
 
 def golden_prompts(model: Model) -> tuple[str, ...]:
@@ -48,9 +59,11 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     path = job_time_path(job)
     tables = {name: table.numpy() for name, table in path.tables.items()}
     tables |= dict(unet.time_tables)
-    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(path))
-    for name in COMPONENT_FOLDERS if model.conditioning is None else (*COMPONENT_FOLDERS, *SECOND_FOLDERS):
-        shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+    with job.progress.stage(WRITING_STAGE, 1) as advance:
+        write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(path))
+        for name in COMPONENT_FOLDERS if model.conditioning is None else (*COMPONENT_FOLDERS, *SECOND_FOLDERS):
+            shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+        advance()
     golden = _write_golden(job, folder)
     entries = tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs)
     manifest = CheckpointManifest(
@@ -92,7 +105,7 @@ def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
     unet = float_unet(job.model, job.plan)
     prompts = golden_prompts(job.model)
     runs = []
-    with job.progress.stage("recording golden runs", len(prompts)) as advance:
+    with job.progress.stage(GOLDEN_STAGE, len(prompts)) as advance:
         for index, text in enumerate(prompts):
             prompt = encode_prompt(job.model, text, job.seed + index + 1, job.guidance)
             latents = draw_latents(unet, job.plan, prompt, job.guidance, job.latent_shape)
@@ -111,3 +124,23 @@ def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
             runs.append(GoldenRun(id=str(index + 1), prompt=text, seed=prompt.seed, path=path))
             advance()
     return tuple(runs)
+
+
+def checkpoint_stages(job: QuantizationJob) -> list[Stage]:
+    """What :func:`write_checkpoint` announces and does."""
+    prompts, calls = len(golden_prompts(job.model)), len(job.plan.calls)
+    chunks = checkpoint_bytes(job.model.folder, job.model.family.folders) / _CHUNK
+    writing = Piece("writing files", "chunk", chunks, _CHUNK, _write_a_chunk, on_host=True)
+    golden = Passes(prompts * calls * job.branches, prompts * calls)
+    return on_host([Stage(WRITING_STAGE, 1, work=(writing,)), Stage(GOLDEN_STAGE, prompts, (golden,))])
+
+
+def _write_a_chunk(device: torch.device) -> Run:
+    content = bytes(_CHUNK)
+
+    def run() -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+        hashlib.sha256(content).digest()
+
+    return run

@@ -9,9 +9,10 @@ from pathlib import Path
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.demo import calibration_captions
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.methods.registry import recipe_for
+from s2p_mobile.quantize.methods import recipe_for, require_resumable
+from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
 from s2p_mobile.quantize.recipes import load_recipe
-from s2p_mobile.quantize.sensitivity.reuse import sensitivity_for
+from s2p_mobile.quantize.sensitivity import ESTIMATORS
 from s2p_mobile.quantize.workers import DEVICES
 from s2p_mobile.sources.model import Model, open_model
 from s2p_mobile.sources.picture_size import PictureSize
@@ -75,15 +76,15 @@ def make_job(
 
     Args:
         recipe_name, steps, guidance: the model's own when None.
-        method: what the job is for.
+        method: what the job is for, by name.
         size: ``WIDTHxHEIGHT`` of the pictures; the model's own when None.
         loras: ``FILE[:scale]`` each, fused into the weights in their order.
         sensitivity: a result of ``s2p-mobile sensitivity`` to rank layers by.
         count, subset_seed: how many prompts, and the seed that picks them.
 
     Raises:
-        S2PError: unknown recipe, method, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of range, a size
-            that the model cannot draw, a sensitivity of something else.
+        S2PError: unknown recipe, method, estimator, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of
+            range, a size that the model cannot draw, a sensitivity of something else.
     """
     chosen_size = None if size is None else PictureSize.parse(size)
     named_recipe = None if recipe_name is None else load_recipe(recipe_name)
@@ -91,8 +92,12 @@ def make_job(
         raise S2PError(f"unknown device {device!r}", f"devices are {', '.join(DEVICES)}")
     if pipeline is not None and pipeline not in PIPELINES:
         raise S2PError(f"unknown pipeline {pipeline!r}", f"pipelines are {', '.join(PIPELINES)}")
+    if resume:
+        require_resumable(method)
     model = open_model(source, chosen_size, loras)
     recipe = recipe_for(method, named_recipe or load_recipe(model.family.recipe))
+    if recipe.mixed is not None:
+        ESTIMATORS.get(recipe.mixed.ranking)
     if pipeline is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pipeline": pipeline})})
     plan = plan_for(model.folder / "scheduler", scheduler, steps or model.steps)

@@ -13,9 +13,9 @@ from s2p_converters.core.graph import layer_specs
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.methods.baselines.pcr import relaxed_calls
+from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_units
 from s2p_mobile.quantize.rounding.calls import call_of_time, normal_times, random_pairs, read_calls, strided_pairs
 from s2p_mobile.quantize.rounding.rounded import skip_splits
-from s2p_mobile.quantize.rounding.walk import Walk, reconstruction_units
 from s2p_mobile.sources.trajectory import float_unet
 
 
@@ -87,7 +87,7 @@ def test_walk_gives_what_hooks_see_in_a_whole_run(latents: LatentDataset, baseli
     # Every layer lies in exactly one unit, and units follow each other as they run.
     assert [spec.name for _, specs in units for spec in specs] == [spec.name for spec in layer_specs(job.model.structure)]
     assert list(seen) == [name for name, _ in units]
-    walk = Walk(unet, calls)
+    walk = BlockWalk(unet, calls)
     for name, _ in units:
         inputs, output = walk.capture(name, output=True)
         assert len(inputs) == len(seen[name][0]) and output is not None

@@ -23,8 +23,8 @@ from s2p_mobile.quantize.latents import LatentJob, write_latents
 from s2p_mobile.quantize.preparation.starting_point import planned_bits
 from s2p_mobile.quantize.recipes import CalibrationRule, MixedRule, Recipe, load_recipe
 from s2p_mobile.quantize.sensitivity import measure
-from s2p_mobile.quantize.training import StudentSpec
-from s2p_mobile.quantize.training.student import build_student
+from s2p_mobile.quantize.student import StudentSpec
+from s2p_mobile.quantize.student.student import build_student
 from s2p_mobile.sources.model import open_model
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.progress import Silent

@@ -13,11 +13,11 @@ from s2p_converters.core.graph import layer_specs
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.jobs import make_job
-from s2p_mobile.quantize.methods.registry import recipe_for
+from s2p_mobile.quantize.methods import recipe_for
+from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
 from s2p_mobile.quantize.preparation.starting_point import planned_bits
 from s2p_mobile.quantize.recipes import CalibrationRule, MixedRule
 from s2p_mobile.quantize.sensitivity import collect_samples, measure, read_sensitivity, write_sensitivity
-from s2p_mobile.quantize.sensitivity.reuse import sensitivity_for
 from s2p_mobile.quantize.sensitivity.samples import spread_calls
 from s2p_mobile.sources.model import open_model
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet

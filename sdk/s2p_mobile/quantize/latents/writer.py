@@ -28,6 +28,7 @@ from s2p_mobile.quantize.latents.manifest import (
     shard_name,
 )
 from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
+from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_pooled
 from s2p_runtime.bundle import FileEntry
@@ -39,6 +40,7 @@ from s2p_runtime.tensors import read_tensors, write_tensors
 
 _REQUEST_NAME = "request.json"
 _SAMPLES_PER_CALL = 16
+DRAWING_STAGE = "drawing FP trajectories"
 
 
 def partial_folder(out: Path) -> Path:
@@ -138,7 +140,7 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
         with atomic_file(scratch / TEXTS_FILE) as path:
             write_tensors(path, tensors | ({} if empty.pooled is None else {"pooled": empty.pooled[:1]}))
     unet = float_unet(job.model, job.plan).to(workers.device) if missing else None
-    with stop_on_interrupt() as stop, progress.stage("drawing FP trajectories", sum(map(len, prompts.values()))) as advance:
+    with stop_on_interrupt() as stop, progress.stage(DRAWING_STAGE, sum(map(len, prompts.values()))) as advance:
         for index in mine:
             if index in missing:
                 assert unet is not None
@@ -150,6 +152,19 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
             if stop.requested:
                 return True
     return False
+
+
+def drawing_stage(prompts: int, calls: int, branches: int) -> Stage:
+    """What it takes to draw a set in one process: a shard's prompts walk side by side, a few samples in a pass.
+
+    Args:
+        calls: T.
+        branches: samples of a call.
+    """
+    group = max(1, _SAMPLES_PER_CALL // branches)
+    shards = [min(SHARD_PROMPTS, prompts - first) for first in range(0, prompts, SHARD_PROMPTS)]
+    passes = calls * sum(-(-shard // group) for shard in shards)
+    return Stage(DRAWING_STAGE, prompts, (Passes(prompts * calls * branches, passes),))
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@ widths at a few calls (docs/method-baselines.md)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,12 +12,21 @@ from numpy.typing import NDArray
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents.walk import Walk, guide_pairs
 from s2p_mobile.quantize.latents.writer import run_pairs
-from s2p_mobile.quantize.methods.baselines.inputs import baseline_bits, baseline_latents
-from s2p_mobile.quantize.methods.registry import register
-from s2p_mobile.quantize.rounding.calls import random_pairs, read_calls
-from s2p_mobile.quantize.rounding.learned import RoundingRule, reconstruct_weights
-from s2p_mobile.quantize.rounding.observers import RunningRanges, observing
+from s2p_mobile.quantize.methods.baselines.inputs import (
+    Reconstructing,
+    baseline_bits,
+    baseline_latents,
+    baseline_layers,
+    input_stages,
+)
+from s2p_mobile.quantize.preparation.latents import prompts_at_hand
+from s2p_mobile.quantize.rounding.affine import grid_pieces
+from s2p_mobile.quantize.rounding.calls import random_pairs, read_calls, sample_count
+from s2p_mobile.quantize.rounding.learned import RoundingRule, reconstruct_weights, scaled_rounding
+from s2p_mobile.quantize.rounding.observers import RunningRanges, observing, range_pieces
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork, build_rounded
+from s2p_mobile.quantize.rounding.stages import Reconstruction
+from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_pooled
 
 PROMPTS = 200
@@ -23,27 +34,44 @@ ROUNDING = RoundingRule(iterations=2_000, batch=32, learning_rate=1e-3, quantize
 RELAXED_BITS = 10
 MOMENTUM = 0.9
 PROMPTS_AT_A_TIME = 8
+CALIBRATION_STAGE = "calibrating on quantized trajectories"
 
 
-@register("pcr", splits_shortcuts=False)
-def pcr(job: QuantizationJob) -> QuantizedUNet:
-    """Quantize as PCR does; ``baselines.relaxing`` switches the relaxed calls.
+class ProgressiveCalibration(Reconstructing):
+    """PCR."""
 
-    Raises:
-        S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
-    """
-    rule = job.recipe.baselines
-    with baseline_latents(job) as (latents, device):
-        pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
-        calls = read_calls(latents, *pairs, device)
-        bits = baseline_bits(job, float_unet(job.model, job.plan), edges=False)
-        network = build_rounded(job, bits, device, search="minmax", split_skips=False, attention=False)
-        reconstruct_weights(job, network, calls, ROUNDING)
-        if network.activation_bits is not None:
-            network.add_input_grids()
-            relaxed = relaxed_calls(len(job.plan.calls), rule.relaxed) if rule.relaxing else frozenset[int]()
-            calibrate_progressively(job, network, relaxed)
-        return network.export()
+    name = "pcr"
+    title = "PCR: a quantizer for every call, calibrated on the calls quantized before it"
+
+    def run(self, job: QuantizationJob) -> QuantizedUNet:
+        """Quantize as PCR does; ``baselines.relaxing`` switches the relaxed calls.
+
+        Raises:
+            S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
+        """
+        rule = job.recipe.baselines
+        with baseline_latents(job) as (latents, device):
+            pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
+            calls = read_calls(latents, *pairs, device)
+            bits = baseline_bits(job, float_unet(job.model, job.plan), edges=False)
+            network = build_rounded(job, bits, device, search="minmax", split_skips=False, attention=False)
+            reconstruct_weights(job, network, calls, ROUNDING)
+            if network.activation_bits is not None:
+                network.add_input_grids()
+                relaxed = relaxed_calls(len(job.plan.calls), rule.relaxed) if rule.relaxing else frozenset[int]()
+                calibrate_progressively(job, network, relaxed)
+            return network.export()
+
+    def stages(self, job: QuantizationJob) -> Sequence[Stage]:
+        """See :class:`~s2p_mobile.quantize.methods.method.Method`."""
+        pairs = prompts_at_hand(job) * len(job.plan.calls)
+        layers = baseline_layers(job, edges=False)
+        network = Reconstruction(job, layers, sample_count(pairs, job.branches, job.recipe.baselines.samples))
+        search = grid_pieces([layer.weight_shape for layer in layers], "minmax")
+        stages = [*input_stages(job), network.weights_stage(scaled_rounding(job, ROUNDING), search)]
+        if job.recipe.activations.bits is not None:
+            stages.append(_calibration_stage(job, network))
+        return stages
 
 
 def relaxed_calls(calls: int, share: tuple[float, float]) -> frozenset[int]:
@@ -71,7 +99,7 @@ def calibrate_progressively(job: QuantizationJob, network: RoundedNetwork, relax
         found: NDArray[np.float32] = output.cpu().numpy()
         return guide_pairs(found, job.guidance)
 
-    with torch.no_grad(), job.progress.stage(f"calibrating on {len(prompts)} quantized trajectories", network.calls) as advance:
+    with torch.no_grad(), job.progress.stage(CALIBRATION_STAGE, network.calls) as advance:
         for call in range(network.calls):
             ranges = RunningRanges(MOMENTUM, RELAXED_BITS if call in relaxed else network.activation_bits, call)
             with observing(network, ranges.update):
@@ -79,4 +107,17 @@ def calibrate_progressively(job: QuantizationJob, network: RoundedNetwork, relax
                     outputs(index, call)
             for index, walk in enumerate(walks):
                 walk.advance(outputs(index, call))
-            advance()
+            advance(f"({len(prompts)} prompts)")
+
+
+def _calibration_stage(job: QuantizationJob, network: Reconstruction) -> Stage:
+    """What :func:`calibrate_progressively` announces and does: at each call every group of prompts passes twice."""
+    prompts, calls = min(PROMPTS, len(job.prompts)), len(job.plan.calls)
+    groups = -(-prompts // PROMPTS_AT_A_TIME)
+    layers = [work for work in job.counted.layers if work.spec in network.layers]
+    passes = Passes(2 * prompts * job.branches * calls, 2 * groups * calls, network=network.network(grids=True))
+    work = range_pieces(layers, min(prompts, PROMPTS_AT_A_TIME) * job.branches, groups * calls)
+    return Stage(CALIBRATION_STAGE, calls, (passes,), work)
+
+
+PCR = ProgressiveCalibration()

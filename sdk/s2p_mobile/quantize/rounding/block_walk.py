@@ -37,7 +37,7 @@ def _unit_name(layer: str) -> str:
     return layer
 
 
-class Walk:
+class BlockWalk:
     """A graph on calibration calls, stopped at the entrance of a top-level part (conv_in, a block, or the end).
 
     The states at the entrance are kept, so that a unit's inputs cost the run of its own part only.
