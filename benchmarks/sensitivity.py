@@ -31,17 +31,17 @@ from s2p_mobile.quantize.bits import average_bits, quantized_specs, weight_bits
 from s2p_mobile.quantize.recipes import MixedRule, Recipe, WeightRule
 from s2p_mobile.quantize.sensitivity import (
     CANDIDATE_BITS,
+    ESTIMATORS,
     Sensitivity,
     compare,
     comparison_lines,
-    estimator_names,
     measure,
     read_sensitivity,
     write_sensitivity,
 )
+from s2p_mobile.quantize.sensitivity.candidates import Candidates, round_candidates
 from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
 from s2p_mobile.quantize.sensitivity.plot import plot_comparison
-from s2p_mobile.quantize.sensitivity.rounding import Rounded, round_layers
 from s2p_mobile.sources.model import Model, open_model
 from s2p_mobile.sources.prompts import read_prompts
 from s2p_mobile.sources.torch_artist import TorchArtist
@@ -87,7 +87,7 @@ def measured(
     return found, f"{seconds:.0f} s"
 
 
-def with_bits(unet: StepUNet, rounded: Rounded, bits: Mapping[str, int]) -> StepUNet:
+def with_bits(unet: StepUNet, rounded: Candidates, bits: Mapping[str, int]) -> StepUNet:
     """A copy of the FP U-Net with rounded weights."""
     changed = copy.deepcopy(unet)
     modules = dict(changed.named_modules())
@@ -127,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.results or Path(scratch)
         results = []
-        for name in estimator_names():
+        for name in ESTIMATORS.names:
             result, took = measured(model, plan, specs, name, folder, options.seed)
             results.append(result)
             print(f"{name}: {result.samples} calls, processor time {took}", flush=True)
@@ -137,7 +137,7 @@ def main() -> None:
 
         modules = dict(unet.named_modules())
         weights = {spec.name: modules[spec.name].weight for spec in specs}
-        rounded = round_layers(weights, CANDIDATE_BITS, "mse")
+        rounded = round_candidates(weights, CANDIDATE_BITS, "mse")
         rankings: dict[str, Values] = {result.estimator: result.by_layer() for result in results}
         rankings["weight-error"] = {
             name: {width: float(value.error(weights[name]).square().sum()) for width, value in widths.items()}

@@ -31,7 +31,8 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.jobs import make_job
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.latents.dataset import open_latents
-from s2p_mobile.quantize.training import StudentSpec, Trainer
+from s2p_mobile.quantize.student import StudentSpec
+from s2p_mobile.quantize.training import Trainer
 from s2p_mobile.quantize.training.guard import Guard
 from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.device import choose_device

@@ -29,6 +29,11 @@ def parameter_count(folder: Path) -> int:
     return total
 
 
+def parameter_bytes(folder: Path, components: tuple[str, ...]) -> int:
+    """Memory of a model's components in float32."""
+    return _FLOAT32 * sum(parameter_count(folder / name) for name in components)
+
+
 def load_bytes(folder: Path, components: tuple[str, ...]) -> int:
     """Memory of a model while it is rounded: all components in float32, a byte for each weight of the U-Net, the libraries.
 

@@ -61,14 +61,13 @@ def sensitivity(
         >>> measured = s2p_mobile.sensitivity(model, estimator="sqnr")
         >>> s2p_mobile.quantize(model, sensitivity=measured, out="checkpoint")
     """
-    from s2p_mobile.quantize.sensitivity import estimator as find_estimator
-    from s2p_mobile.quantize.sensitivity import measure, write_sensitivity
+    from s2p_mobile.quantize.sensitivity import ESTIMATORS, measure, write_sensitivity
     from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
     from s2p_mobile.sources.default_prompts import calibration_prompts
     from s2p_mobile.sources.session import open_session
     from s2p_runtime.files import refuse_existing
 
-    name = find_estimator(estimator).name
+    name = ESTIMATORS.get(estimator).name
     if out is not None:
         refuse_existing(Path(out), force)
     session = open_session(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +98,7 @@ def quantize(
         seed: of the first prompt's noise, and of all random numbers of a method.
         latents: a finished data set of :func:`latents`, of the same settings.
         sensitivity: a result of :func:`sensitivity`, of the same settings, to rank layers by.
-        resume: go on with an interrupted training.
+        resume: go on with an interrupted run of a method that keeps its work.
         force: replace what lies at ``out``.
         progress: see :class:`ProgressEvent`.
 
@@ -113,15 +114,15 @@ def quantize(
     """
     from s2p_converters.core.resources import checkpoint_bytes, require_disk
     from s2p_mobile.quantize.jobs import make_job
-    from s2p_mobile.quantize.methods import check_method, run_method
-    from s2p_mobile.quantize.training.work import TRAINED_METHODS, training_folder
+    from s2p_mobile.quantize.methods import METHODS, run_method
+    from s2p_mobile.quantize.work import work_folder
     from s2p_mobile.sources.prompts import long_prompts
     from s2p_runtime.files import refuse_existing
 
-    check_method(method)
+    keeps_work = METHODS.get(method).keeps_work
     folder = Path(out)
     refuse_existing(folder, force)
-    work = training_folder(folder) if method in TRAINED_METHODS else None
+    work = work_folder(folder) if keeps_work else None
     if work is not None and force and not resume:
         shutil.rmtree(work, ignore_errors=True)
     job = make_job(
@@ -173,11 +174,10 @@ def forecast(
     Example:
         >>> s2p_mobile.forecast(model, recipe="w4a8-quick").memory_bytes
     """
+    begun = time.process_time()
     from s2p_mobile.quantize.forecast import make_forecast
     from s2p_mobile.quantize.jobs import make_job
-    from s2p_mobile.quantize.methods import check_method
 
-    check_method(method)
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
         lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, latents=_folder(latents),
@@ -185,7 +185,8 @@ def forecast(
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)
-    return make_forecast(job, method)
+    # Libraries are loaded and the model is found by now, as in the run that is foreseen.
+    return make_forecast(job, method, start_seconds=time.process_time() - begun)
 
 
 def _folder(latents: LatentDataset | str | Path | None) -> Path | None:
@@ -207,7 +208,7 @@ def _write(job: QuantizationJob, method: str, unet: QuantizedUNet, out: Path, fo
     """The main process of a job writes the checkpoint; every process reads it."""
     from s2p_converters.core.checkpoint import open_checkpoint
     from s2p_mobile.quantize.checkpointing import write_checkpoint
-    from s2p_mobile.quantize.training.work import forget_state
+    from s2p_mobile.quantize.work import forget_unfinished
     from s2p_mobile.quantize.workers import join_workers
     from s2p_runtime.errors import S2PError
     from s2p_runtime.files import atomic_folder
@@ -219,7 +220,7 @@ def _write(job: QuantizationJob, method: str, unet: QuantizedUNet, out: Path, fo
             with atomic_folder(out, force=force) as folder:
                 write_checkpoint(job, method, unet, folder)
             if job.work is not None:
-                forget_state(job.work)
+                forget_unfinished(job.work)
         except S2PError as error:
             problem = error
     workers.check_main(problem)

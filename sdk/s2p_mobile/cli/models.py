@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from s2p_mobile.cli.console import say
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -12,10 +14,10 @@ def register(app: typer.Typer) -> None:
 
 def models() -> None:
     """List the model families and what a model folder must hold, recipes, methods, estimators and schedulers."""
-    from s2p_converters.core.plan import SCHEDULER_NAMES
-    from s2p_mobile.quantize.methods import method_names
-    from s2p_mobile.quantize.recipes import load_recipe, recipe_names
-    from s2p_mobile.quantize.sensitivity import estimator_names
+    from s2p_converters.core.plan import SCHEDULERS
+    from s2p_mobile.quantize.methods import METHODS
+    from s2p_mobile.quantize.recipes import RECIPES, load_recipe
+    from s2p_mobile.quantize.sensitivity import ESTIMATORS
     from s2p_mobile.sources.families import FAMILIES
 
     typer.echo("demo  built-in text-to-emoji Stable Diffusion, 64x64 pixels; used wherever MODEL is left out")
@@ -24,8 +26,15 @@ def models() -> None:
         typer.echo(f"{family.name:<5} {family.title}\n      needs: {family.needs}")
         typer.echo(f"      defaults: guidance {family.guidance:g}, {family.steps} steps, recipe {family.recipe}")
     typer.echo("\nrecipes:")
-    for name in recipe_names():
+    for name in RECIPES.entries:
         typer.echo(f"  {name:<12} {load_recipe(name).description}")
-    typer.echo(f"methods: {', '.join(method_names())}")
-    typer.echo(f"estimators: {', '.join(estimator_names())}")
-    typer.echo(f"schedulers: {', '.join(SCHEDULER_NAMES)}")
+    typer.echo("\nmethods:")
+    for name, method in METHODS.entries.items():
+        typer.echo(f"  {name:<12} {method.title}")
+    typer.echo("\nsensitivity estimators:")
+    for name, estimator in ESTIMATORS.entries.items():
+        typer.echo(f"  {name:<12} {estimator.title}")
+    typer.echo(f"\nschedulers: {', '.join(SCHEDULERS.entries)}")
+    for registry in (RECIPES, METHODS, ESTIMATORS, SCHEDULERS):
+        for reason in registry.broken.values():
+            say(f"note: left out: {reason}", "-")

@@ -40,7 +40,7 @@ def quantize(
         Path | None, typer.Option("--out", metavar="DIR", help="Checkpoint folder to write; needed but for --dry-run.")
     ] = None,
     model: ModelArgument = None,
-    recipe: Annotated[str | None, typer.Option(help="Built-in recipe or a .yaml file; w4a8-mixed when left out.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe by name or a .yaml file; w4a8-mixed when left out.")] = None,
     method: Annotated[str, typer.Option(help="Quantization method, see s2p-mobile models.")] = "s2p",
     pipeline: Annotated[
         str | None, typer.Option(help="Training pipeline: s2p, serial or parallel; the recipe's when left out.")
@@ -59,14 +59,16 @@ def quantize(
         Path | None, typer.Option(metavar="FILE", help="Rank layers by a result of s2p-mobile sensitivity.")
     ] = None,
     device: DeviceOption = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run of a method that keeps its work.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it will take: layers and bits, disk, memory, time per device.")
     ] = False,
     force: ForceOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Quantize a model into an S2P checkpoint. Training keeps its log, loss plot and state in OUT.training."""
+    """Quantize a model into an S2P checkpoint. Methods that can go on after an interruption keep their work in OUT.training."""
     settings: dict[str, Any] = {
         "recipe": recipe, "method": method, "pipeline": pipeline, "prompts": prompts, "count": count, "subset_seed": subset_seed,
         "size": size, "lora": lora or (), "scheduler": scheduler, "steps": steps, "guidance": guidance, "device": device,

@@ -34,11 +34,11 @@ def sensitivity(
         Path, typer.Option("--out", metavar="FILE", help="JSON file to write; with --compare one per estimator beside it.")
     ],
     model: ModelArgument = None,
-    estimator: Annotated[str, typer.Option(help="By name, see s2p-mobile models.")] = "fisher",
+    estimator: Annotated[str, typer.Option(help="How it is measured, see s2p-mobile models.")] = "fisher",
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure with every estimator, print agreement, draw a plot.")
     ] = False,
-    bits: Annotated[int, typer.Option(min=2, max=8, help="Width at which layers are shown and estimators compared.")] = 4,
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Bit-width at which layers are shown and estimators compared.")] = 4,
     size: SizeOption = None,
     lora: LoraOption = None,
     prompts: Annotated[
@@ -63,10 +63,10 @@ def sensitivity(
     force: ForceOption = False,
 ) -> None:
     """Measure how much each layer's weight rounding hurts."""
-    from s2p_mobile.quantize.sensitivity import comparison_lines, estimator_names
+    from s2p_mobile.quantize.sensitivity import ESTIMATORS, comparison_lines
     from s2p_runtime.files import refuse_existing
 
-    names = estimator_names() if compare else [estimator]
+    names = list(ESTIMATORS.entries) if compare else [estimator]
     files = {name: out.with_name(f"{out.stem}-{name}{out.suffix}") if compare else out for name in names}
     plot = out.with_suffix(".png")
     for file in (*files.values(), *([plot] if compare else [])):

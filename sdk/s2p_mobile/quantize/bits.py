@@ -9,11 +9,18 @@ from fractions import Fraction
 from s2p_converters.core.graph import LayerSpec
 from s2p_mobile.quantize.knapsack import Choices, solve
 from s2p_mobile.quantize.recipes import MixedRule, Recipe
-from s2p_mobile.quantize.sensitivity.selection import top_layers
 from s2p_runtime.errors import S2PError
 
 LayerValues = Mapping[str, Mapping[int, float]]
 """layer -> width in bits -> how much that width hurts there (any unit, the same for all)"""
+
+
+def top_layers(sensitivity: Mapping[str, float], share: float) -> list[str]:
+    """The most sensitive layers, ``ceil(share * L)`` of them; ties go to the layer that comes first."""
+    # As a decimal fraction: 0.07 * 100 is 7.000000000000001 in binary, and its ceiling 8.
+    count = math.ceil(Fraction(str(share)) * len(sensitivity))
+    order = sorted(sensitivity, key=lambda name: -sensitivity[name])
+    return order[:count]
 
 
 def quantized_specs(specs: Sequence[LayerSpec], recipe: Recipe) -> list[LayerSpec]:

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from s2p_converters.core.graph import StepUNet
 from s2p_mobile.quantize.histogram import Histogram, halved
 from s2p_mobile.quantize.recipes import ActivationRule
+from s2p_mobile.quantize.stages import LayerWork, Passes, Piece, Stage
+from s2p_mobile.quantize.stages.stage import Run
 from s2p_mobile.quantize.zero_points import SignedHistogram, merge_signed, range_scale, zero_point
 from s2p_mobile.sources.trajectory import Prompt, draw_latents
 from s2p_runtime.plan import SamplingPlan
 
 BINS = 1024
+RECORDING_STAGE = "recording activations"
+SEARCH_STAGE = "searching activation scales"
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,11 @@ class ActivationStatistics:
     counts: Tensor
     reach: Tensor
 
-    def grids(self, bits: int, rule: ActivationRule) -> tuple[Tensor, dict[str, int]]:
+    def grids(
+        self, bits: int, rule: ActivationRule, advance: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, dict[str, int]]:
         """Activation table, float32 [T, L], and the zero point of each layer; without ``per_step`` every call gets the scale of all
-        calls together."""
+        calls together. ``advance`` is called after each layer."""
         steps = self.reach.shape[0]
         table, zeros = torch.ones(steps, len(self.names)), dict.fromkeys(self.names, 0)
         for column, name in enumerate(self.names):
@@ -48,6 +55,7 @@ class ActivationStatistics:
                 zeros[name] = zero_point(histograms, bits, rule.search, rule.percentile)
             scales = [range_scale(histogram, zeros[name], bits, rule.search, rule.percentile) for histogram in histograms]
             table[:, column] = torch.stack(scales)
+            advance()
         return table, zeros
 
     def _histogram(self, step: int, column: int) -> SignedHistogram:
@@ -61,12 +69,16 @@ class ActivationStatistics:
 class _Recorder:
     """Collects layer inputs of one call after another."""
 
-    def __init__(self, unet: StepUNet, names: Sequence[str], steps: int) -> None:
+    def __init__(self, names: Sequence[str], steps: int) -> None:
         self.names = list(names)
         self.largest = torch.zeros(2, steps, len(self.names))
         self.counts = torch.zeros(2, steps, len(self.names), BINS)
         self.reach = torch.zeros(steps, len(self.names))
         self.seen: dict[str, Tensor] = {}
+        self.handles: list[RemovableHandle] = []
+
+    def watch(self, unet: StepUNet) -> None:
+        """See the inputs of a graph's layers from now on."""
         modules = dict(unet.named_modules())
         self.handles = [modules[name].register_forward_pre_hook(self._keep(name)) for name in self.names]
 
@@ -113,7 +125,8 @@ def record_activations(
     on_prompt: Callable[[int], None] | None = None,
 ) -> ActivationStatistics:
     """Run the FP model on every prompt and record the inputs of the named layers at every call."""
-    recorder = _Recorder(unet, names, len(plan.calls))
+    recorder = _Recorder(names, len(plan.calls))
+    recorder.watch(unet)
     try:
         for index, prompt in enumerate(prompts):
             draw_latents(unet, plan, prompt, guidance, shape, lambda call, *_: recorder.store(call))
@@ -122,3 +135,50 @@ def record_activations(
     finally:
         recorder.close()
     return ActivationStatistics(recorder.names, recorder.largest, recorder.counts, recorder.reach)
+
+
+def calibration_stages(
+    layers: Sequence[LayerWork], calls: int, prompts: int, branches: int, bits: int, rule: ActivationRule
+) -> list[Stage]:
+    """What it takes to record activations on FP runs and to find their grids.
+
+    Args:
+        layers: whose inputs are recorded.
+        calls: T.
+        branches: samples of a call.
+    """
+    runs = prompts * calls
+    histograms = [
+        Piece("activation histograms", layer.values, runs, layer.values * branches, _histogram(layer.values * branches))
+        for layer in layers
+    ]
+    search = Piece(
+        f"activation scale search, {calls} calls", "layer", len(layers), calls, _search(calls, bits, rule), on_host=True
+    )
+    return [
+        Stage(RECORDING_STAGE, prompts, (Passes(runs * branches, runs),), histograms),
+        Stage(SEARCH_STAGE, len(layers), work=(search,)),
+    ]
+
+
+def _histogram(values: int) -> Callable[[torch.device], Run]:
+    def prepare(device: torch.device) -> Run:
+        recorder = _Recorder(["layer"], 1)
+        x = torch.randn(values, device=device)
+
+        def run() -> None:
+            recorder.seen["layer"] = x
+            recorder.store(0)
+
+        return run
+
+    return prepare
+
+
+def _search(calls: int, bits: int, rule: ActivationRule) -> Callable[[torch.device], Run]:
+    def prepare(device: torch.device) -> Run:
+        counts = torch.rand(2, calls, 1, BINS)
+        statistics = ActivationStatistics(["layer"], torch.ones(2, calls, 1), counts, torch.ones(calls, 1))
+        return lambda: statistics.grids(bits, rule)
+
+    return prepare

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import MANIFEST_NAME, write_checkpoint_tensors
 from s2p_converters.core.checkpoint_manifest import CheckpointManifest, Source, layer_entry
 from s2p_converters.core.graph import NetworkRows, StepTables, layer_specs, split_shortcuts
 from s2p_converters.core.grids import GeneralLayer, QuantizedLayer
+from s2p_converters.core.resources import checkpoint_bytes
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.training.time_path import job_time_path
+from s2p_mobile.quantize.stages import Passes, Piece, Stage, on_host
+from s2p_mobile.quantize.stages.stage import Run
+from s2p_mobile.quantize.time_path import job_time_path
 from s2p_mobile.sources.default_prompts import golden_prompts
 from s2p_mobile.sources.torch_artist import model_artist
 from s2p_runtime import __version__
@@ -23,6 +29,10 @@ from s2p_runtime.bundle import GoldenRun, file_entries
 from s2p_runtime.contract import write_contract
 from s2p_runtime.tensors import write_tensors
 from s2p_runtime.walker import initial_latents
+
+WRITING_STAGE = "writing the checkpoint"
+GOLDEN_STAGE = "recording golden runs"
+_CHUNK = 1 << 23
 
 
 def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, folder: Path) -> CheckpointManifest:
@@ -40,9 +50,11 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     time = job_time_path(job)
     tables = {name: table.numpy() for name, table in time.columns.items()}
     tables |= dict(unet.time_tables)
-    write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(time))
-    for name in model.family.folders:
-        shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+    with job.progress.stage(WRITING_STAGE, 1) as advance:
+        write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(time))
+        for name in model.family.folders:
+            shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+        advance()
     golden = _write_golden(job, folder)
     manifest = CheckpointManifest(
         producer=f"s2p-mobile {__version__}",
@@ -81,7 +93,7 @@ def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
     names = [spec.golden for spec in conditioner.conditions]
     prompts = golden_prompts(job.model)
     runs = []
-    with job.progress.stage("recording golden runs", len(prompts)) as advance:
+    with job.progress.stage(GOLDEN_STAGE, len(prompts)) as advance:
         for index, text in enumerate(prompts):
             seed, path = job.seed + index + 1, f"golden/{index + 1}.safetensors"
             encoded = conditioner.encode(text, guided=job.guidance > 1)
@@ -97,3 +109,23 @@ def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
             runs.append(GoldenRun(id=str(index + 1), prompt=text, seed=seed, path=path))
             advance()
     return tuple(runs)
+
+
+def checkpoint_stages(job: QuantizationJob) -> list[Stage]:
+    """What :func:`write_checkpoint` announces and does."""
+    prompts, calls = len(golden_prompts(job.model)), len(job.plan.calls)
+    chunks = checkpoint_bytes(job.model.folder, job.model.family.folders) / _CHUNK
+    writing = Piece("writing files", "chunk", chunks, _CHUNK, _write_a_chunk, on_host=True)
+    golden = Passes(prompts * calls * job.branches, prompts * calls)
+    return on_host([Stage(WRITING_STAGE, 1, work=(writing,)), Stage(GOLDEN_STAGE, prompts, (golden,))])
+
+
+def _write_a_chunk(device: torch.device) -> Run:
+    content = bytes(_CHUNK)
+
+    def run() -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+        hashlib.sha256(content).digest()
+
+    return run

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from s2p_converters.core.packing import integer_range
+from s2p_mobile.quantize.stages import Piece
+from s2p_mobile.quantize.stages.weights import weight_pieces
 
 CLIP_RATIOS = torch.linspace(1.0, 0.30, 71)
 _SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)
@@ -71,6 +75,16 @@ def quantize_weight(weight: Tensor, scale: Tensor, bits: int) -> NDArray[np.int8
     """Integers of a weight [C_out, ...] under per-channel scales [C_out]."""
     integers: NDArray[np.int8] = round_to_grid(weight.float(), _column(scale, weight), bits).to(torch.int8).numpy()
     return integers
+
+
+def search_pieces(shapes: Iterable[tuple[int, ...]], search: str, times: int = 1, on_host: bool = True) -> list[Piece]:
+    """:func:`weight_scale` and :func:`quantize_weight`, ``times`` times for each weight [C_out, ...]."""
+
+    def round_once(weight: Tensor) -> None:
+        bits = 4  # of no consequence for the time
+        round_to_grid(weight, _column(weight_scale(weight, bits, search), weight), bits)
+
+    return weight_pieces(f"weight scale search, {search}", shapes, round_once, times, on_host)
 
 
 def snap_activation_scale(scale: Tensor) -> Tensor:

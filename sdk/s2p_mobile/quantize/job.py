@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.core.graph import UNetStructure
+from s2p_converters.core.graph import LayerSpec, UNetStructure, layer_specs
 from s2p_converters.core.grids import GeneralLayer
+from s2p_mobile.quantize.bits import quantized_specs
 from s2p_mobile.quantize.recipes import Recipe
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
+from s2p_mobile.quantize.stages import Counted, count_network
 from s2p_mobile.sources.model import Model
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.progress import Progress, Silent
@@ -28,7 +30,7 @@ class QuantizationJob:
         prompts: calibration prompts; prompt k runs with seed ``seed + k``.
         guidance: classifier-free guidance; at or below 1 the batch is one.
         device: where networks run, see :func:`~s2p_mobile.sources.device.choose_device`.
-        work: folder in which a trained method keeps its state, log and latents; None keeps nothing.
+        work: folder in which a method keeps what an interrupted run need not do again; None keeps nothing.
         resume: go on with the state in ``work``.
         latents: a finished latent data set to use instead of drawing one.
         sensitivity: of every layer, to use instead of measuring it (see :mod:`s2p_mobile.quantize.preparation.given_sensitivity`).
@@ -53,6 +55,21 @@ class QuantizationJob:
         return replace(self.model.structure, split_shortcuts=self.recipe.split_shortcuts)
 
     @property
+    def branches(self) -> int:
+        """Samples of a U-Net call: two with guidance."""
+        return 2 if self.guidance > 1 else 1
+
+    @property
+    def layers(self) -> list[LayerSpec]:
+        """The layers that the recipe quantizes, in the order in which they run."""
+        return quantized_specs(layer_specs(self.structure), self.recipe)
+
+    @property
+    def counted(self) -> Counted:
+        """Arithmetic of the U-Net that is quantized."""
+        return count_network(self.structure, self.model.conditioner.tokens)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """[1, C, H, W]"""
         return self.model.latent_shape
@@ -67,7 +84,7 @@ class QuantizedUNet:
         floats: unquantized tensors that the method changed, by their diffusers name, float32.
         time_tables: ``<resnet>.time`` -> float32 [T, C_out] of the resnets whose rows the method changed.
         general: quantized layers with other grids by name, in the order in which they run.
-        softmax_bits: width of attention's softmax; None leaves it in float.
+        softmax_bits: bit-width of attention's softmax; None leaves it in float.
         split_shortcuts: see :class:`UNetStructure`.
     """
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.methods.registry import recipe_for
+from s2p_mobile.quantize.methods import recipe_for, require_resumable
 from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
 from s2p_mobile.quantize.recipes import Recipe, load_recipe
+from s2p_mobile.quantize.sensitivity import ESTIMATORS
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
 from s2p_mobile.sources.default_prompts import Prompts, calibration_prompts
 from s2p_mobile.sources.model import Model
@@ -58,16 +59,20 @@ def make_job(
         sensitivity: a result to rank layers by, or its file.
 
     Raises:
-        S2PError: unknown recipe, method, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of range, a size
-            that the model cannot draw, a sensitivity of something else.
+        S2PError: unknown recipe, method, estimator, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of
+            range, a size that the model cannot draw, a sensitivity of something else.
     """
     named = load_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
     if pipeline is not None and pipeline not in PIPELINES:
         raise S2PError(f"unknown pipeline {pipeline!r}", f"pipelines are {', '.join(PIPELINES)}", "pipeline")
+    if resume:
+        require_resumable(method)
     session = open_session(
         source, size=size, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed
     )
     chosen = recipe_for(method, named or load_recipe(session.model.family.recipe))
+    if chosen.mixed is not None:
+        ESTIMATORS.get(chosen.mixed.ranking)
     if pipeline is not None:
         chosen = chosen.model_copy(update={"training": chosen.training.model_copy(update={"pipeline": pipeline})})
     job = QuantizationJob(

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s2p_converters.core.graph import LayerSpec, StepUNet
+from s2p_mobile.quantize.stages import LayerWork, Piece
+from s2p_mobile.quantize.stages.parts import LARGEST_PIECE
+from s2p_mobile.quantize.stages.stage import Run
 
 MAX_COLUMNS = 2304
 """Widest block of columns whose mutual moments are kept: all of them up to 256 channels under a 3x3 kernel. Wider layers get blocks
@@ -65,7 +68,7 @@ def input_moments(
         specs: the layers wanted.
         batches: gives the calls; asked again for each group of layers whose moments fit into ``MEMORY_BYTES``.
     """
-    for group in _groups(specs):
+    for group in layer_groups(specs):
         sums = _Sums(unet, group)
         try:
             for batch in batches():
@@ -75,6 +78,12 @@ def input_moments(
             sums.close()
         for spec in group:
             yield spec, sums.totals.pop(spec.name)
+
+
+def _add(spec: LayerSpec, x: Tensor, weight: Tensor, total: Tensor) -> None:
+    """One sample's moments."""
+    columns = _columns(spec, x.float()).unflatten(0, (total.shape[0], -1))
+    total.baddbmm_(columns * weight, columns.transpose(1, 2))
 
 
 class _Sums:
@@ -88,7 +97,7 @@ class _Sums:
     def __init__(self, unet: StepUNet, specs: Sequence[LayerSpec]) -> None:
         modules = dict(unet.named_modules())
         self.weights = torch.zeros(0)
-        self.totals = {spec.name: _zeros(spec, unet) for spec in specs}
+        self.totals = {spec.name: _zeros(spec, unet.device) for spec in specs}
         self._handles = [modules[spec.name].register_forward_pre_hook(self._hook(spec)) for spec in specs]
 
     def _hook(self, spec: LayerSpec) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -96,8 +105,7 @@ class _Sums:
 
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             for x, weight in zip(inputs[0].split(1), self.weights, strict=True):
-                columns = _columns(spec, x.float()).unflatten(0, (total.shape[0], -1))
-                total.baddbmm_(columns * weight, columns.transpose(1, 2))
+                _add(spec, x, weight, total)
 
         return add
 
@@ -107,18 +115,28 @@ class _Sums:
             handle.remove()
 
 
-def _zeros(spec: LayerSpec, unet: StepUNet) -> Tensor:
+def moment_shape(spec: LayerSpec) -> tuple[int, int, int]:
+    """[G, d, d] of a layer's moments."""
     width = block_columns(spec)
-    blocks = spec.in_channels * spec.kernel**2 // width
-    return torch.zeros(blocks, width, width, device=unet.device)
+    return spec.in_channels * spec.kernel**2 // width, width, width
 
 
-def _groups(specs: Sequence[LayerSpec]) -> Iterator[list[LayerSpec]]:
+def moment_bytes(spec: LayerSpec) -> int:
+    """Memory of a layer's moments."""
+    blocks, width, _ = moment_shape(spec)
+    return 4 * blocks * width**2
+
+
+def _zeros(spec: LayerSpec, device: torch.device) -> Tensor:
+    return torch.zeros(moment_shape(spec), device=device)
+
+
+def layer_groups(specs: Sequence[LayerSpec]) -> Iterator[list[LayerSpec]]:
     """Consecutive layers whose moments fit into the memory; a layer that alone does not is a group of its own."""
     group: list[LayerSpec] = []
     taken = 0
     for spec in specs:
-        need = 4 * spec.in_channels * spec.kernel**2 * block_columns(spec)
+        need = moment_bytes(spec)
         if group and taken + need > MEMORY_BYTES:
             yield group
             group, taken = [], 0
@@ -126,3 +144,26 @@ def _groups(specs: Sequence[LayerSpec]) -> Iterator[list[LayerSpec]]:
         taken += need
     if group:
         yield group
+
+
+def moment_pieces(layers: Sequence[LayerWork], samples: int) -> list[Piece]:
+    """The moments of so many samples, without the passes that bring them."""
+    pieces = []
+    for layer in layers:
+        spec, shape, count = layer.spec, list(layer.input_shape), float(samples)
+        blocks, width, _ = moment_shape(spec)
+        flops = 2 * blocks * width**2 * (layer.flops / (2 * spec.weights))
+        axis = 1 if spec.kind == "linear" else 2
+        while flops > LARGEST_PIECE and shape[axis] >= 2 * spec.kernel + 2:
+            shape[axis], flops, count = shape[axis] // 2, flops / 2, count * 2
+        key = (spec.kind, spec.kernel, spec.stride, tuple(shape))
+        pieces.append(Piece("second moments", key, count, flops, _moments_of(spec, tuple(shape))))
+    return pieces
+
+
+def _moments_of(spec: LayerSpec, shape: tuple[int, ...]) -> Callable[[torch.device], Run]:
+    def prepare(device: torch.device) -> Run:
+        x, weight, total = torch.randn(shape, device=device), torch.ones((), device=device), _zeros(spec, device)
+        return lambda: _add(spec, x, weight, total)
+
+    return prepare

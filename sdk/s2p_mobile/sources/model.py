@@ -70,7 +70,7 @@ class Model(Components):
         self.unet_config = read_json(folder / self.denoiser.folder / "config.json")
         self.vae_config = read_json(folder / "vae" / "config.json")
         self.structure = self.denoiser.structure(self.unet_config)
-        for part in (self.denoiser.folder, "vae", *self.family.text_encoders):
+        for part in self.weighty_folders:
             check_weights(folder / part)
         self._refuse_other_inputs(folder)
         height, width = latent_size(self.structure, self.vae_config, size)
@@ -103,6 +103,11 @@ class Model(Components):
                 f"the U-Net of {folder} takes {found} channels and gives {self.structure.out_channels} but the VAE has {latent}",
                 "give a text-to-image model",
             )
+
+    @property
+    def weighty_folders(self) -> tuple[str, ...]:
+        """Components with weights, the denoiser first."""
+        return (self.denoiser.folder, "vae", *self.family.text_encoders)
 
     @property
     def guidance(self) -> float:
@@ -144,8 +149,7 @@ class Model(Components):
             S2PError: a component's weights are damaged, do not belong to its configuration or have an infinity or NaN; too little
             memory for all of them.
         """
-        parts = (self.denoiser.folder, "vae", *self.family.text_encoders)
-        require_memory(load_bytes(self.folder, parts), f"{self.name} in float32")
+        require_memory(load_bytes(self.folder, self.weighty_folders), f"{self.name} in float32")
         self.conditioner.load()
         assert self.vae and self.unet
 

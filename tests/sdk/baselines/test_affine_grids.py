@@ -11,7 +11,7 @@ from s2p_converters.core.graph.operators import FloatLayer
 from s2p_converters.core.grids import AffineWeight, GeneralLayer, LayerPart, StepGrid
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, GeneralReferenceLayer, general_columns
 from s2p_mobile.quantize.rounding.affine import activation_grid, fake_affine, weight_grid
-from s2p_mobile.quantize.rounding.layers import IndexedTables, RoundedLayer, RoundedWeight
+from s2p_mobile.quantize.rounding.layers import AdaRoundWeight, IndexedTables, RoundedLayer
 from s2p_mobile.quantize.rounding.learned import RoundingRule, UnitData, learn_rounding
 
 SPEC = LayerSpec("layer", "conv", 6, 4, 3, 1, 1)
@@ -27,7 +27,7 @@ def random_weight(seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_rounded_weights_equal_torch_fake_quantization(bits: int, search: str) -> None:
     weight = random_weight()
-    rounded = RoundedWeight(weight, bits, search)
+    rounded = AdaRoundWeight(weight, bits, search)
     scale, zero = rounded.scale.flatten(), rounded.zero.flatten()
     expected = torch.fake_quantize_per_channel_affine(weight, scale, zero.int(), 0, 0, 2**bits - 1)
     # torch multiplies by 1 / scale where we divide: the same integers except at ties, and there is none among random numbers.
@@ -121,8 +121,8 @@ def test_adaptive_rounding_moves_no_weight_further_than_a_step_and_ends_at_zero_
     part = layer.parts[0]
     before = (SPEC.apply(data.inputs[0], part()) - data.targets).square().mean()
     soft: list[torch.Tensor] = []
-    finish = RoundedWeight.finish
-    monkeypatch.setattr(RoundedWeight, "finish", lambda self: (soft.append(self.softness().detach()), finish(self)))
+    finish = AdaRoundWeight.finish
+    monkeypatch.setattr(AdaRoundWeight, "finish", lambda self: (soft.append(self.softness().detach()), finish(self)))
     rule = RoundingRule(iterations=400, batch=8, learning_rate=0.05, quantized_inputs=False, warmup=0.2)
     learn_rounding(layer, tables, data, rule, torch.Generator().manual_seed(0))
     # The penalty has done its work before anything is cut off.
@@ -140,7 +140,7 @@ def test_adaptive_rounding_moves_no_weight_further_than_a_step_and_ends_at_zero_
 
 def test_learning_starts_at_the_float_weights() -> None:
     weight = random_weight(2)
-    rounded = RoundedWeight(weight, 4, "minmax")
+    rounded = AdaRoundWeight(weight, 4, "minmax")
     rounded.begin()
     # h starts at the weight's own fraction: only the ends of the fp16 grid may lie beyond the last step.
     inside = (weight / rounded.scale + rounded.zero > 0) & (weight / rounded.scale + rounded.zero < 15)

@@ -13,9 +13,9 @@ from s2p_converters.core.graph import layer_specs
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.methods.baselines.pcr import relaxed_calls
+from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_units
 from s2p_mobile.quantize.rounding.calls import call_of_time, normal_times, random_pairs, read_calls, strided_pairs
 from s2p_mobile.quantize.rounding.rounded import skip_splits
-from s2p_mobile.quantize.rounding.walk import BlockWalk, reconstruction_units
 from s2p_mobile.sources.trajectory import float_unet
 
 

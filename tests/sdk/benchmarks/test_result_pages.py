@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from s2p_mobile.quantize.methods import method_names
+from s2p_mobile.quantize.methods import METHODS
 from s2p_mobile.quantize.recipes import load_recipe
 
 SOURCE = Path(__file__).parents[3] / "benchmarks" / "result_tables.py"
@@ -56,7 +56,7 @@ def test_every_row_of_baselines_has_a_recipe(monkeypatch: pytest.MonkeyPatch) ->
         for method, entry in baselines.METHODS.items():
             recipe = baselines.recipe_of(method, setting, budget)
             assert (recipe.weights.bits, recipe.activations.bits) == (weights, activations)
-            assert entry.method in method_names()
+            assert entry.method in METHODS.names
             # Rows of one setting share their average width, by whichever rule.
             if weights < 8 and entry.by_layer:
                 assert recipe.mixed is not None and recipe.mixed.average_bits == pytest.approx(weights + 0.06)

@@ -20,7 +20,7 @@ from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.judge.evaluation import evaluate, open_evaluation
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.quantize.recipes import ActivationRule, Recipe, WeightRule
 from s2p_mobile.sources.defaults import DEFAULTS_NAME
 from s2p_mobile.sources.model import Model, open_model

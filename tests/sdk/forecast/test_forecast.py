@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from s2p_mobile.quantize.forecast.counting import count_unet
+from s2p_mobile.quantize.forecast.disk import latent_set_bytes, safetensors_bytes
 from safetensors.numpy import save
 
 from s2p_converters.core.graph import layer_specs
 from s2p_mobile.cli.app import run
 from s2p_mobile.quantize.forecast import Forecast, forecast_lines, make_forecast
 from s2p_mobile.quantize.forecast import forecast as forecast_module
-from s2p_mobile.quantize.forecast.counting import count_unet
-from s2p_mobile.quantize.forecast.disk import latent_set_bytes, safetensors_bytes
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.jobs import make_job
 from s2p_mobile.quantize.latents import LatentJob, write_latents
 from s2p_mobile.quantize.preparation.starting_point import planned_bits
 from s2p_mobile.quantize.recipes import CalibrationRule, MixedRule, Recipe, load_recipe
 from s2p_mobile.quantize.sensitivity import measure
-from s2p_mobile.quantize.training import StudentSpec
-from s2p_mobile.quantize.training.student import build_student
+from s2p_mobile.quantize.student import StudentSpec
+from s2p_mobile.quantize.student.student import build_student
 from s2p_mobile.sources.model import open_model
 from s2p_mobile.sources.trajectory import float_unet
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_converters.core.plan import SCHEDULER_NAMES, extract_plan, make_scheduler
+from s2p_converters.core.plan import SCHEDULERS, extract_plan, make_scheduler
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.plan import SamplingPlan
@@ -130,7 +130,7 @@ def check(scheduler: Any, steps: int, monkeypatch: Any) -> SamplingPlan:
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 25])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("name", SCHEDULER_NAMES)
+@pytest.mark.parametrize("name", SCHEDULERS.names)
 def test_named_scheduler_draws_what_diffusers_draws(
     name: str, prediction: Any, spacing: Any, steps: int, monkeypatch: Any
 ) -> None:

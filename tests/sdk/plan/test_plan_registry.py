@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 
-from s2p_converters.core.plan import SCHEDULER_NAMES, extract_plan, make_scheduler, plan_for
+from s2p_converters.core.plan import SCHEDULERS, extract_plan, make_scheduler, plan_for
 from s2p_runtime.errors import S2PError
 
 CONFIG: dict[str, Any] = {
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", SCHEDULER_NAMES)
+@pytest.mark.parametrize("name", SCHEDULERS.names)
 def test_name_keeps_the_models_noise_schedule(name: str) -> None:
     scheduler = make_scheduler(name, CONFIG)
     assert type(scheduler) is getattr(diffusers, CLASSES[name])

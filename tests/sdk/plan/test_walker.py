@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s2p_converters.core.plan.schedulers import SCHEDULER_NAMES, plan_for
+from s2p_converters.core.plan.schedulers import SCHEDULERS, plan_for
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_runtime.noise import gaussian
 from s2p_runtime.walker import Walker, denoise, guide, guide_runs, initial_latents
@@ -18,7 +18,7 @@ def predict(sample: np.ndarray, call: int) -> np.ndarray:
     return (np.sin(3 * sample + call) * 0.7).astype(np.float32)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULER_NAMES)
+@pytest.mark.parametrize("scheduler", SCHEDULERS.names)
 def test_every_run_has_the_bits_that_it_has_alone(scheduler: str) -> None:
     plan = plan_for(DEMO_MODEL / "scheduler", scheduler, 7)
     together = Walker.from_seeds(plan, SEEDS, SHAPE).run(predict)
@@ -28,7 +28,7 @@ def test_every_run_has_the_bits_that_it_has_alone(scheduler: str) -> None:
 
 
 def test_a_sampler_with_fresh_noise_is_among_them() -> None:
-    noisy = [name for name in SCHEDULER_NAMES if any(call.noise for call in plan_for(DEMO_MODEL / "scheduler", name, 7).calls)]
+    noisy = [name for name in SCHEDULERS.names if any(call.noise for call in plan_for(DEMO_MODEL / "scheduler", name, 7).calls)]
     assert len(noisy) >= 2
 
 

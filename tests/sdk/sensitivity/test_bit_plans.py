@@ -9,9 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from s2p_converters.core.graph import LayerSpec
-from s2p_mobile.quantize.bits import average_bits, ranking_bits, weight_bits
+from s2p_mobile.quantize.bits import average_bits, ranking_bits, top_layers, weight_bits
 from s2p_mobile.quantize.recipes import MixedRule, Recipe, WeightRule, load_recipe
-from s2p_mobile.quantize.sensitivity.selection import top_layers
 from s2p_runtime.errors import S2PError
 
 SPECS = [LayerSpec("conv_in", "linear", 10, 10), *(LayerSpec(f"l{k}", "linear", 10, 10 * (k + 1)) for k in range(5))]

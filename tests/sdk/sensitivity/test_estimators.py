@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from s2p_mobile.quantize.sensitivity import CallSample, estimator_names, rank_layers
+from s2p_mobile.quantize.sensitivity import ESTIMATORS, CallSample, rank_layers
+from s2p_mobile.quantize.sensitivity.candidates import round_candidates
+from s2p_mobile.quantize.sensitivity.estimators import Measurement
 from s2p_mobile.quantize.sensitivity.fisher import weighted_fisher
 from s2p_mobile.quantize.sensitivity.gradient import first_order
 from s2p_mobile.quantize.sensitivity.hutchinson import hessian_traces
 from s2p_mobile.quantize.sensitivity.probes import normal_probe, rademacher_probe
-from s2p_mobile.quantize.sensitivity.registry import Measurement
-from s2p_mobile.quantize.sensitivity.rounding import round_layers
 from s2p_mobile.quantize.sensitivity.samples import mean_signal
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
@@ -65,7 +65,7 @@ def samples_of(count: int, batch: int = 1, guidance: float = 1.0) -> list[CallSa
 def measurement(unet: nn.Module, samples: list[CallSample], search: str = "absmax") -> Measurement:
     weights = {name: getattr(unet, name).weight for name in LAYERS}
     signal = mean_signal(unet, samples)
-    return Measurement(unet, weights, round_layers(weights, BITS, search), samples, signal, 0, Silent())
+    return Measurement(unet, weights, round_candidates(weights, BITS, search), samples, signal, 0, Silent())
 
 
 def absmax_error(weight: Tensor, bits: int) -> np.ndarray:
@@ -220,7 +220,7 @@ def test_sqnr_is_the_error_measured_with_one_layer_replaced() -> None:
         assert values[name][bits] == pytest.approx(noise / signal, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", estimator_names())
+@pytest.mark.parametrize("name", ESTIMATORS.names)
 def test_network_is_unchanged_and_the_result_repeats(name: str) -> None:
     unet = build(Curved)
     samples = samples_of(3)

@@ -13,7 +13,7 @@ from s2p_converters.core.graph import layer_specs
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.jobs import make_job
-from s2p_mobile.quantize.methods.registry import recipe_for
+from s2p_mobile.quantize.methods import recipe_for
 from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
 from s2p_mobile.quantize.preparation.starting_point import planned_bits
 from s2p_mobile.quantize.recipes import CalibrationRule, MixedRule

@@ -13,7 +13,7 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.preparation.starting_point import starting_point
 from s2p_mobile.quantize.recipes import Recipe
-from s2p_mobile.quantize.training import StudentSpec
+from s2p_mobile.quantize.student import StudentSpec
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.plan import SamplingPlan

@@ -17,9 +17,10 @@ from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.grid import snap_activation_scale
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.training import StudentSpec, Trainer
-from s2p_mobile.quantize.training.fake_quant import TrainedLayer, TrainedTables
-from s2p_mobile.quantize.training.student import quantized_unet, trained_layers
+from s2p_mobile.quantize.student import StudentSpec
+from s2p_mobile.quantize.student.fake_quant import TrainedLayer, TrainedTables
+from s2p_mobile.quantize.student.student import quantized_unet, trained_layers
+from s2p_mobile.quantize.training import Trainer
 from s2p_mobile.quantize.workers import Workers
 
 SPECS = {

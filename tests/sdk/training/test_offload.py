@@ -13,8 +13,10 @@ import yaml
 from s2p_mobile.cli.app import run
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.training import StudentSpec, Trainer, fingerprint
+from s2p_mobile.quantize.student import StudentSpec
+from s2p_mobile.quantize.training import Trainer
 from s2p_mobile.quantize.training.offload import saved_elsewhere
+from s2p_mobile.quantize.work import fingerprint
 from s2p_mobile.quantize.workers import Workers
 
 MakeJob = Callable[..., QuantizationJob]

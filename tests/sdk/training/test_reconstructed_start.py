@@ -20,15 +20,15 @@ from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.quantize.preparation import reconstructed
+from s2p_mobile.quantize.preparation.prepare import prepare
 from s2p_mobile.quantize.preparation.reconstructed import reconstructed_weights
-from s2p_mobile.quantize.preparation.student import prepare
 from s2p_mobile.quantize.rounding import memory
+from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_units
 from s2p_mobile.quantize.rounding.calls import read_calls
 from s2p_mobile.quantize.rounding.layers import RoundedLayer
 from s2p_mobile.quantize.rounding.learned import learn_rounding
-from s2p_mobile.quantize.rounding.walk import BlockWalk, reconstruction_units
-from s2p_mobile.quantize.training.student import build_student, trained_layers
-from s2p_mobile.quantize.training.work import ROUNDING_FOLDER
+from s2p_mobile.quantize.student.student import build_student, trained_layers
+from s2p_mobile.quantize.work import ROUNDING_FOLDER
 from s2p_mobile.sources.trajectory import float_unet
 
 MakeJob = Callable[..., QuantizationJob]

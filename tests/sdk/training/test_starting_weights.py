@@ -20,12 +20,12 @@ from s2p_mobile.quantize import moments as moments_module
 from s2p_mobile.quantize.grid import quantize_weight, weight_scale
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
-from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.quantize.moments import WeightedCalls, block_columns, input_moments
+from s2p_mobile.quantize.preparation.influence import call_influence, call_weights
 from s2p_mobile.quantize.preparation.latents import job_latents
-from s2p_mobile.quantize.preparation.student import prepare
+from s2p_mobile.quantize.preparation.prepare import prepare
 from s2p_mobile.quantize.rounding.gptq import compensated
-from s2p_mobile.quantize.training.influence import call_influence, call_weights
 from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import float_unet

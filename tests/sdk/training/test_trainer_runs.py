@@ -19,12 +19,14 @@ import torch
 from s2p_mobile.quantize.interruption import Interrupted
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.methods.registry import run_method
-from s2p_mobile.quantize.training import STATE_NAME, Diverged, StudentSpec, Trainer, fingerprint, load_state
-from s2p_mobile.quantize.training.fake_quant import TrainedTables
+from s2p_mobile.quantize.methods import run_method
+from s2p_mobile.quantize.student import StudentSpec
+from s2p_mobile.quantize.student.fake_quant import TrainedTables
+from s2p_mobile.quantize.student.student import trained_layers
+from s2p_mobile.quantize.training import Diverged, Trainer, load_state
 from s2p_mobile.quantize.training.guard import Guard
 from s2p_mobile.quantize.training.log import LOG_NAME, PLOT_NAME, read_log
-from s2p_mobile.quantize.training.student import trained_layers
+from s2p_mobile.quantize.work import STATE_NAME, fingerprint
 from s2p_mobile.quantize.workers import Workers
 from s2p_runtime.errors import S2PError
 
@@ -106,7 +108,7 @@ import os, signal, torch
 from contextlib import contextmanager
 from pathlib import Path
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.sources.model import Model
 from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.quantize.recipes import Recipe

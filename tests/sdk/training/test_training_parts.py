@@ -14,11 +14,11 @@ from s2p_converters.core.graph import LayerSpec
 from s2p_mobile.quantize.grid import quantize_weight, weight_scale
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recipes.training import FreezingRule, TrainingRule
-from s2p_mobile.quantize.training.fake_quant import TrainedLayer
+from s2p_mobile.quantize.student.fake_quant import TrainedLayer
+from s2p_mobile.quantize.time_path import job_time_path
 from s2p_mobile.quantize.training.freezing import OscillationTracker
 from s2p_mobile.quantize.training.loss import combined, feature_error, output_error
 from s2p_mobile.quantize.training.optimizer import Average, schedule
-from s2p_mobile.quantize.training.time_path import job_time_path
 from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.time_tables import time_tables
 from s2p_runtime.errors import S2PError

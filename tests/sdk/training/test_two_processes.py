@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.training import STATE_NAME
+from s2p_mobile.quantize.work import STATE_NAME
 from s2p_mobile.quantize.workers import join_workers
 from s2p_runtime.errors import S2PError
 
@@ -24,7 +24,7 @@ SCRIPT = """
 import json, sys, torch
 from pathlib import Path
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.methods.registry import run_method
+from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.sources.model import Model
 from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.quantize.recipes import Recipe

@@ -19,23 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from s2p_converters.core.plan.double import double_precision, noise_from
+from s2p_converters.core.plan.registry import scheduler_classes
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import PlanCall, SamplingPlan
-
-SUPPORTED = (
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "LCMScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-)
-"""Scheduler classes whose plans are tested against diffusers' own loop."""
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -136,8 +122,9 @@ def extract_plan(scheduler: Any, steps: int) -> SamplingPlan:
 def _refuse_unsupported(scheduler: Any, steps: int) -> None:
     name = type(scheduler).__name__
     config = scheduler.config
-    if name not in SUPPORTED:
-        raise S2PError(f"scheduler {name} is not supported", f"choose one of {', '.join(SUPPORTED)}")
+    known = scheduler_classes()
+    if name not in known:
+        raise S2PError(f"scheduler {name} is not supported", f"choose one of {', '.join(sorted(known))}")
     for option, off in _OFF.items():
         if config.get(option):
             raise S2PError(

@@ -12,24 +12,27 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
     parameters = ", ".join(f"{name} {count / 1e6:,.2f} M" for name, count in forecast.parameters.items())
     yield f"{forecast.model}, method {forecast.method}, recipe {forecast.recipe}"
     yield f"parameters: {parameters}"
-    listing = ", ".join(f"{count} x {_width(bits)}" for bits, count in forecast.layers.items() if count)
+    listing = ", ".join(f"{count} x {_bit_width(bits)}" for bits, count in forecast.layers.items() if count)
     yield f"layers: {listing}" + (f"; {forecast.bits_note}" if forecast.bits_note else "")
-    disk = "" if forecast.latents_bytes is None else f"{_size(forecast.latents_bytes)} of latents, "
+    disk = "".join(f"{_size(count)} of {name}, " for name, count in forecast.disk.items() if count)
     yield f"disk: {disk}at most {_size(forecast.checkpoint_bytes)} of checkpoint"
-    if forecast.memory_bytes is not None:
-        parts = ", ".join(f"{name} {_size(part)}" for name, part in forecast.memory_parts.items() if part)
-        yield f"peak memory: about {_size(forecast.memory_bytes)} ({parts})"
-    least = forecast.least_memory_bytes
-    if forecast.memory_bytes is not None and least is not None and least < forecast.memory_bytes:
-        yield f"with checkpoint_activations: true and precision: bf16 in the recipe's training: about {_size(least)}"
-    stages = ", ".join(f"{name} {count / 1e12:,.1f}" for name, count in forecast.flops.items())
-    yield f"work in TFLOP: {stages}; one U-Net pass {forecast.unet_flops / 1e9:,.2f} GFLOP a sample"
+    parts = ", ".join(f"{name} {_size(part)}" for name, part in forecast.memory_parts.items() if part)
+    yield f"peak memory: about {_size(forecast.memory_bytes)} ({parts})"
+    if forecast.least_memory_bytes < forecast.memory_bytes:
+        least = _size(forecast.least_memory_bytes)
+        yield f"with checkpoint_activations: true and precision: bf16 in the recipe's training: about {least}"
+    yield f"work: one U-Net pass is {forecast.unet_flops / 1e9:,.2f} GFLOP a sample"
+    for stage in forecast.stages:
+        passes = f"  {stage.samples:,.0f} U-Net samples, {stage.flops / 1e12:,.2f} TFLOP" if stage.samples else ""
+        yield f"{_time(stage.seconds / 3600):>15}  {stage.name}{passes}"
+    if forecast.start_seconds:
+        yield f"{_time(forecast.start_seconds / 3600):>15}  loading"
     for device in forecast.devices:
         fits = {None: "", True: ", fits", False: ", memory too small"}[device.fits]
         yield f"time: {_time(device.hours):>9}  {device.name}{fits} (at {device.assumption})"
 
 
-def _width(bits: str) -> str:
+def _bit_width(bits: str) -> str:
     return "float" if bits == "float" else f"{bits} bits"
 
 

@@ -24,6 +24,7 @@ from s2p_mobile.quantize.latents.manifest import (
     Shard,
     shard_name,
 )
+from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.predictor import Predictor
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_conditions
@@ -39,6 +40,7 @@ from s2p_runtime.walker import Walker, guide_runs
 _REQUEST_NAME = "request.json"
 SAMPLES_PER_CALL = 16
 """Samples that go through the U-Net together, so that a shard's memory does not depend on the size of its activations."""
+DRAWING_STAGE = "drawing FP trajectories"
 
 
 def partial_folder(out: Path) -> Path:
@@ -138,7 +140,7 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
         with atomic_file(scratch / TEXTS_FILE) as path:
             write_tensors(path, tensors)
     unet = float_unet(job.model, job.plan).to(workers.device) if missing else None
-    with stop_on_interrupt() as stop, progress.stage("drawing FP trajectories", sum(map(len, prompts.values()))) as advance:
+    with stop_on_interrupt() as stop, progress.stage(DRAWING_STAGE, sum(map(len, prompts.values()))) as advance:
         for index in mine:
             if index in missing:
                 assert unet is not None
@@ -155,6 +157,19 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
 def _named(request: LatentRequest, values: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Conditions under the names of the set."""
     return dict(zip(request.conditions, values, strict=True))
+
+
+def drawing_stage(prompts: int, calls: int, branches: int) -> Stage:
+    """What it takes to draw a set in one process: a shard's prompts walk side by side, a few samples in a pass.
+
+    Args:
+        calls: T.
+        branches: samples of a call.
+    """
+    group = max(1, SAMPLES_PER_CALL // branches)
+    shards = [min(SHARD_PROMPTS, prompts - first) for first in range(0, prompts, SHARD_PROMPTS)]
+    passes = calls * sum(-(-shard // group) for shard in shards)
+    return Stage(DRAWING_STAGE, prompts, (Passes(prompts * calls * branches, passes),))
 
 
 def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import Tensor
 
 from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.core.graph import LayerSpec
 from s2p_converters.core.graph.operators import FloatLayer
-from s2p_mobile.quantize.grid import quantize_weight, weight_scale
+from s2p_mobile.quantize.grid import quantize_weight, search_pieces, weight_scale
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.methods.registry import register
-from s2p_mobile.quantize.preparation.starting_point import starting_point
+from s2p_mobile.quantize.methods.method import Method
+from s2p_mobile.quantize.preparation.starting_point import starting_point, starting_stages
+from s2p_mobile.quantize.stages import Stage, on_host
 from s2p_mobile.sources.trajectory import float_unet
 
+ROUNDING_STAGE = "rounding weights"
 
-@register("rtn")
-def round_to_nearest(job: QuantizationJob) -> QuantizedUNet:
-    """Quantize every layer of the recipe by rounding to the nearest grid point."""
-    unet = float_unet(job.model, job.plan, job.structure)
-    start = starting_point(job, unet)
-    bits, table = start.weight_bits, start.activation_scales
-    modules = dict(unet.named_modules())
-    layers = {}
-    with job.progress.stage("rounding weights", len(start.specs)) as advance:
-        for column, spec in enumerate(start.specs):
-            module = modules[spec.name]
-            assert isinstance(module, FloatLayer)
-            layers[spec.name] = round_layer(
-                spec, module, bits[spec.name], job.recipe.weights.search, job.recipe.activations.bits,
-                None if table is None else table[:, column], start.activation_zeros.get(spec.name, 0),
-            )  # fmt: skip
-            advance()
-    return QuantizedUNet(layers, split_shortcuts=job.recipe.split_shortcuts)
+
+class RoundToNearest(Method):
+    """Round to nearest."""
+
+    name = "rtn"
+    title = "rounding to nearest on searched grids, no training"
+
+    def run(self, job: QuantizationJob) -> QuantizedUNet:
+        """Quantize every layer of the recipe by rounding to the nearest grid point."""
+        unet = float_unet(job.model, job.plan, job.structure)
+        start = starting_point(job, unet)
+        bits, table = start.weight_bits, start.activation_scales
+        modules = dict(unet.named_modules())
+        layers = {}
+        with job.progress.stage(ROUNDING_STAGE, len(start.specs)) as advance:
+            for column, spec in enumerate(start.specs):
+                module = modules[spec.name]
+                assert isinstance(module, FloatLayer)
+                layers[spec.name] = round_layer(
+                    spec, module, bits[spec.name], job.recipe.weights.search, job.recipe.activations.bits,
+                    None if table is None else table[:, column], start.activation_zeros.get(spec.name, 0),
+                )  # fmt: skip
+                advance()
+        return QuantizedUNet(layers, split_shortcuts=job.recipe.split_shortcuts)
+
+    def stages(self, job: QuantizationJob) -> Sequence[Stage]:
+        """See :class:`Method`."""
+        return on_host([*starting_stages(job), rounding_stage(job.layers, job.recipe.weights.search)])
+
+
+def rounding_stage(layers: Sequence[LayerSpec], search: str) -> Stage:
+    """:func:`round_layer` for each layer."""
+    return Stage(ROUNDING_STAGE, len(layers), work=search_pieces([layer.weight_shape for layer in layers], search))
 
 
 def round_layer(
@@ -57,3 +76,6 @@ def round_layer(
         activation_scale=None if activation_scale is None else activation_scale.numpy().astype(np.float32),
         activation_zero=activation_zero,
     )
+
+
+RTN = RoundToNearest()

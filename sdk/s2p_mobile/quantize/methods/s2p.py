@@ -2,73 +2,94 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.methods.registry import register
-from s2p_mobile.quantize.preparation.latents import job_latents
-from s2p_mobile.quantize.preparation.student import prepare
-from s2p_mobile.quantize.training import STATE_NAME, StudentSpec, Trainer, TrainingState, fingerprint, load_state
-from s2p_mobile.quantize.workers import Workers, join_workers
+from s2p_mobile.quantize.methods.method import Method
+from s2p_mobile.quantize.preparation.latents import job_latents, latent_stages, latents_disk, prompts_at_hand
+from s2p_mobile.quantize.preparation.memory import preparation_memory
+from s2p_mobile.quantize.preparation.prepare import preparation_stages, prepare
+from s2p_mobile.quantize.recipes.training import TrainingRule
+from s2p_mobile.quantize.stages import Memory, Stage
+from s2p_mobile.quantize.student import StudentSpec
+from s2p_mobile.quantize.training import Trainer, TrainingState, load_state
+from s2p_mobile.quantize.training.memory import state_bytes, training_memory
+from s2p_mobile.quantize.training.stages import training_stage
+from s2p_mobile.quantize.work import STATE_NAME, fingerprint, working_folder
+from s2p_mobile.quantize.workers import join_workers
 from s2p_runtime.errors import S2PError
 
 
-@register("s2p")
-def serial_to_parallel(job: QuantizationJob) -> QuantizedUNet:
-    """Train a quantized model; ``recipe.training.pipeline`` may also name the serial or the parallel pipeline.
+class SerialToParallel(Method):
+    """S2P; ``recipe.training.pipeline`` may also name the serial or the parallel pipeline."""
 
-    With ``job.work`` the latent set (``latents/``), finished parts of the start (``rounding/``), the training state, the log and the
-    loss plot lie in that folder and outlive the run, so that ``job.resume`` can go on after an interruption; without it they are
-    temporary.
+    name = "s2p"
+    title = "training of weights, scales and time tables on FP trajectories"
+    keeps_work = True
 
-    Raises:
-        Interrupted: Ctrl-C; with ``job.work`` the state is kept.
-        Diverged: the loss ran away; with ``job.work`` the last good state is kept.
-        S2PError: a training state is there without ``job.resume``, or is of other settings; no space left.
-    """
-    workers = join_workers(job.device)
-    with _work_folder(job, workers) as folder:
-        path = folder / STATE_NAME
-        state: TrainingState | None = None
-        if path.exists():
-            if not job.resume:
-                raise S2PError(
-                    f"a training state lies in {folder}", "pass `resume` to go on or `force` to begin again", "resume"
-                )
-            state = load_state(path, fingerprint(job))
-        latents = job_latents(job, folder, workers)
-        if state is None:
-            spec = prepare(job, latents, workers.device, folder)
-        else:
-            table = state.tensors.get("student/tables.base")
-            weights = state.tensors.get("student/call_weights")
-            zeros = state.tensors.get("student/tables.zeros", torch.zeros(0))
-            spec = StudentSpec(
-                state.weight_bits,
-                None if table is None else torch.clone(table),
-                {name: int(zero) for name, zero in zip(state.weight_bits, zeros, strict=table is not None)},
-                call_weights=weights,
-            )
-        trainer = Trainer(job, spec, latents, folder, workers)
-        if state is not None:
-            trainer.restore(state)
-        unet = trainer.run()
-        workers.wait()
-        return unet
+    def run(self, job: QuantizationJob) -> QuantizedUNet:
+        """Train a quantized model.
+
+        With ``job.work`` the latent set (``latents/``), finished parts of the start (``rounding/``), the training state, the log and
+        the loss plot lie in that folder and outlive the run, so that ``job.resume`` can go on after an interruption; without it they
+        are temporary.
+
+        Raises:
+            Interrupted: Ctrl-C; with ``job.work`` the state is kept.
+            Diverged: the loss ran away; with ``job.work`` the last good state is kept.
+            S2PError: a training state is there without ``job.resume``, or is of other settings; no space left.
+        """
+        workers = join_workers(job.device)
+        with working_folder(job, workers) as folder:
+            state = _saved_state(job, folder)
+            latents = job_latents(job, folder, workers, features=_stores_features(job.recipe.training))
+            spec = prepare(job, latents, workers.device, folder) if state is None else _spec_of(state)
+            trainer = Trainer(job, spec, latents, folder, workers)
+            if state is not None:
+                trainer.restore(state)
+            unet = trainer.run()
+            workers.wait()
+            return unet
+
+    def stages(self, job: QuantizationJob) -> Sequence[Stage]:
+        """See :class:`Method`."""
+        return [*latent_stages(job), *preparation_stages(job, prompts_at_hand(job)), training_stage(job)]
+
+    def memory(self, job: QuantizationJob) -> Memory:
+        """See :class:`Method`."""
+        return training_memory(job, preparation_memory(job))
+
+    def disk(self, job: QuantizationJob) -> Mapping[str, int]:
+        """See :class:`Method`."""
+        stored = _stores_features(job.recipe.training)
+        return {**latents_disk(job, features=stored), "training state": state_bytes(job)}
 
 
-@contextlib.contextmanager
-def _work_folder(job: QuantizationJob, workers: Workers) -> Iterator[Path]:
-    if job.work is not None:
-        job.work.mkdir(parents=True, exist_ok=True)
-        yield job.work
-    elif workers.count > 1:
-        raise S2PError("several processes need a work folder that all of them see", "name one")
-    else:
-        with tempfile.TemporaryDirectory(prefix="s2p-mobile-") as folder:
-            yield Path(folder)
+def _stores_features(rule: TrainingRule) -> bool:
+    return rule.store_features and rule.distillation.weight > 0
+
+
+def _saved_state(job: QuantizationJob, folder: Path) -> TrainingState | None:
+    path = folder / STATE_NAME
+    if not path.exists():
+        return None
+    if not job.resume:
+        raise S2PError(f"a training state lies in {folder}", "pass `resume` to go on or `force` to begin again", "resume")
+    return load_state(path, fingerprint(job))
+
+
+def _spec_of(state: TrainingState) -> StudentSpec:
+    table = state.tensors.get("student/tables.base")
+    zeros = state.tensors.get("student/tables.zeros", torch.zeros(0))
+    return StudentSpec(
+        state.weight_bits,
+        None if table is None else torch.clone(table),
+        {name: int(zero) for name, zero in zip(state.weight_bits, zeros, strict=table is not None)},
+        call_weights=state.tensors.get("student/call_weights"),
+    )
+
+
+S2P = SerialToParallel()

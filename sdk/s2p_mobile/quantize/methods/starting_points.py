@@ -3,47 +3,72 @@ the error, and AdaRound, whose weights are rounded up or down, part after part o
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.methods.registry import register
-from s2p_mobile.quantize.preparation.latents import job_latents
-from s2p_mobile.quantize.preparation.student import prepare
-from s2p_mobile.quantize.training.student import build_student, quantized_unet
-from s2p_mobile.quantize.workers import Workers
+from s2p_mobile.quantize.methods.method import Method
+from s2p_mobile.quantize.preparation.latents import job_latents, latent_stages, latents_disk, prompts_at_hand
+from s2p_mobile.quantize.preparation.memory import preparation_memory
+from s2p_mobile.quantize.preparation.prepare import preparation_stages, prepare
+from s2p_mobile.quantize.stages import Memory, Stage
+from s2p_mobile.quantize.student import build_student, quantized_unet
+from s2p_mobile.quantize.work import working_folder
+from s2p_mobile.quantize.workers import join_workers
 
 TRAJECTORIES = 64
 """FP trajectories at most: the second moments of a few hundred calls do not need more."""
 
 
-@register("gptq")
-def compensated_rounding(job: QuantizationJob) -> QuantizedUNet:
-    """GPTQ, with the recipe's ``training.start.calls`` and ``training.loss.calls``.
+@dataclass(frozen=True)
+class StartingPoint(Method):
+    """The weights that training would start from.
 
-    Raises:
-        S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
+    Attributes:
+        rounding: how they are found, whatever the recipe's ``training.start.rounding`` says.
+        weighs_calls: it looks at how much each call's error changes the picture, ``training.loss.calls``.
     """
-    return _start(job, "gptq")
+
+    name: str
+    title: str
+    rounding: Literal["gptq", "adaround"]
+    weighs_calls: bool
+    keeps_work: bool = True
+
+    def run(self, job: QuantizationJob) -> QuantizedUNet:
+        """Round; with ``job.work`` the latents and finished parts of the network outlive an interruption.
+
+        Raises:
+            S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
+        """
+        job, workers = self._job(job), join_workers(job.device)
+        with working_folder(job, workers) as folder:
+            latents = job_latents(job, folder, workers, most=TRAJECTORIES)
+            unet = quantized_unet(build_student(job, prepare(job, latents, workers.device, folder)))
+            workers.wait()
+            return unet
+
+    def stages(self, job: QuantizationJob) -> Sequence[Stage]:
+        """See :class:`Method`."""
+        job = self._job(job)
+        return [*latent_stages(job, TRAJECTORIES), *preparation_stages(job, prompts_at_hand(job, TRAJECTORIES))]
+
+    def memory(self, job: QuantizationJob) -> Memory:
+        """See :class:`Method`."""
+        return preparation_memory(self._job(job))
+
+    def disk(self, job: QuantizationJob) -> Mapping[str, int]:
+        """See :class:`Method`."""
+        return latents_disk(job, TRAJECTORIES)
+
+    def _job(self, job: QuantizationJob) -> QuantizationJob:
+        rule = job.recipe.training
+        start = rule.start.model_copy(update={"rounding": self.rounding})
+        loss = rule.loss if self.weighs_calls else rule.loss.model_copy(update={"calls": "uniform"})
+        training = rule.model_copy(update={"start": start, "loss": loss})
+        return replace(job, recipe=job.recipe.model_copy(update={"training": training}))
 
 
-@register("adaround")
-def adaptive_rounding(job: QuantizationJob) -> QuantizedUNet:
-    """AdaRound, with the recipe's ``training.start.samples`` and ``training.start.iterations``.
-
-    Raises:
-        S2PError: as :func:`compensated_rounding`.
-    """
-    return _start(job, "adaround")
-
-
-def _start(job: QuantizationJob, rounding: Literal["gptq", "adaround"]) -> QuantizedUNet:
-    training = job.recipe.training
-    training = training.model_copy(update={"start": training.start.model_copy(update={"rounding": rounding})})
-    job = replace(job, recipe=job.recipe.model_copy(update={"training": training}))
-    workers = Workers(job.device)
-    with tempfile.TemporaryDirectory(prefix="s2p-mobile-") as folder:
-        latents = job_latents(job, Path(folder), workers, most=TRAJECTORIES)
-        return quantized_unet(build_student(job, prepare(job, latents, workers.device)))
+GPTQ = StartingPoint("gptq", "rounding whose errors make up for each other, no training", "gptq", weighs_calls=True)
+ADAROUND = StartingPoint("adaround", "learned rounding up or down, no training", "adaround", weighs_calls=False)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from s2p_mobile.quantize.rounding.layers import RoundedWeight
+from s2p_mobile.quantize.rounding.layers import AdaRoundWeight
 from s2p_mobile.quantize.workers import is_main_process
 from s2p_runtime.files import atomic_file
 
@@ -29,7 +29,7 @@ class FinishedUnits:
         """
         Args:
             folder: made when the first unit is finished.
-            identity: of the job, see :func:`~s2p_mobile.quantize.training.state.fingerprint`.
+            identity: of the job, see :func:`~s2p_mobile.quantize.work.fingerprint`.
             generator: draws the batches of all units, one unit after the other.
         """
         self.folder, self.identity, self.generator = folder, identity, generator
@@ -72,6 +72,6 @@ class FinishedUnits:
         return {"job": self.identity, "weights": {key: [w.bits, *w.up.shape] for key, w in _weights(unit).items()}}
 
 
-def _weights(unit: nn.Module) -> dict[str, RoundedWeight]:
+def _weights(unit: nn.Module) -> dict[str, AdaRoundWeight]:
     """By their name in the unit."""
-    return {name: module for name, module in unit.named_modules() if isinstance(module, RoundedWeight)}
+    return {name: module for name, module in unit.named_modules() if isinstance(module, AdaRoundWeight)}

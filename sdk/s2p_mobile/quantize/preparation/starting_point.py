@@ -1,17 +1,19 @@
-"""What every method begins with: the width of each layer and the activation scales found on FP trajectories."""
+"""What every method begins with: the bit-width of each layer and the activation scales found on FP trajectories."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
 from s2p_mobile.quantize.bits import quantized_specs, ranking_bits, weight_bits
-from s2p_mobile.quantize.calibration import record_activations
+from s2p_mobile.quantize.calibration import RECORDING_STAGE, SEARCH_STAGE, calibration_stages, record_activations
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.sensitivity import rank_on_trajectories
+from s2p_mobile.quantize.sensitivity import rank_on_trajectories, ranking_stages
+from s2p_mobile.quantize.stages import Stage
 from s2p_mobile.sources.trajectory import Prompt, encode_prompt
 
 
@@ -20,7 +22,7 @@ class StartingPoint:
     """
     Attributes:
         specs: the quantized layers, L of them, in the order in which they run.
-        weight_bits: layer -> width.
+        weight_bits: layer -> bit-width.
         activation_scales: float32 [T, L], snapped; None with float activations.
         activation_zeros: layer -> zero point of its input's grid.
     """
@@ -43,7 +45,7 @@ def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
 
 
 def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
-    """Width of every layer that the recipe quantizes, in the order in which they run.
+    """Bit-width of every layer that the recipe quantizes, in the order in which they run.
 
     Args:
         unet: the FP graph under the job's plan.
@@ -77,11 +79,35 @@ def _activation_grids(
     if rule.bits is None:
         return None, {}
     names = [spec.name for spec in specs]
-    with job.progress.stage("recording activations", len(prompts)) as advance:
+    with job.progress.stage(RECORDING_STAGE, len(prompts)) as advance:
         statistics = record_activations(
             unet, job.plan, prompts, job.guidance, job.latent_shape, names, on_prompt=lambda _: advance()
         )
-    with job.progress.stage("searching activation scales", 1) as advance:
-        grids = statistics.grids(rule.bits, rule)
-        advance()
-    return grids
+    with job.progress.stage(SEARCH_STAGE, len(names)) as advance:
+        return statistics.grids(rule.bits, rule, advance)
+
+
+def starting_stages(job: QuantizationJob) -> list[Stage]:
+    """What :func:`starting_point` announces and does."""
+    stages, rule = bits_stages(job), job.recipe.activations
+    if rule.bits is not None:
+        names = {layer.name for layer in job.layers}
+        layers = [work for work in job.counted.layers if work.spec.name in names]
+        stages += calibration_stages(layers, len(job.plan.calls), _prompt_count(job), job.branches, rule.bits, rule)
+    return stages
+
+
+def bits_stages(job: QuantizationJob) -> list[Stage]:
+    """What :func:`planned_bits` announces and does."""
+    rule = job.recipe.mixed
+    if rule is None or job.sensitivity is not None:
+        return []
+    values = job.branches * int(np.prod(job.latent_shape))
+    return ranking_stages(
+        rule.ranking, job.layers, ranking_bits(job.recipe), job.recipe.weights.search,
+        len(job.plan.calls), _prompt_count(job), job.branches, values,
+    )  # fmt: skip
+
+
+def _prompt_count(job: QuantizationJob) -> int:
+    return min(job.recipe.calibration.prompts, len(job.prompts))

@@ -13,7 +13,7 @@ LARGEST_RATE = 0.02
 
 
 class PaletteRule(Contract):
-    """Weight palettes of different widths."""
+    """Weight palettes of different bit-widths."""
 
     average_bits: float | None = Field(
         default=None,
@@ -22,7 +22,7 @@ class PaletteRule(Contract):
         description="bits per weight over the quantized layers; null: those of the recipe's other rules",
     )
     candidates: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(default=(2, 4, 6, 8), min_length=1)
-    samples: int = Field(default=8, ge=1, description="FP calls whose outputs a layer's width is judged by")
+    samples: int = Field(default=8, ge=1, description="FP calls whose outputs a layer's bit-width is judged by")
 
 
 class BaselineRule(Contract):

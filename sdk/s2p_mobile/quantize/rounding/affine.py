@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from s2p_mobile.quantize.grid import weight_scale
+from s2p_mobile.quantize.stages import Piece
+from s2p_mobile.quantize.stages.weights import weight_pieces
 
 CLIP_STEPS = 80
 """Q-Diffusion shrinks the range by 0 to 79%, one percent a time."""
@@ -76,6 +79,11 @@ def weight_grid(weight: Tensor, bits: int, search: str) -> AffineGrid:
     if search == "minmax":
         return best
     return _clipped(rows, low, high, bits, half=True)
+
+
+def grid_pieces(shapes: Iterable[tuple[int, ...]], search: str) -> list[Piece]:
+    """:func:`weight_grid` once for each weight [C_out, ...]."""
+    return weight_pieces(f"weight grid search, {search}", shapes, lambda weight: weight_grid(weight, 4, search))
 
 
 def activation_grid(x: Tensor, bits: int) -> AffineGrid:

@@ -52,10 +52,15 @@ def read_calls(latents: LatentDataset, prompts: Sequence[int], calls: Sequence[i
     )
 
 
+def sample_count(pairs: int, branches: int, most: int) -> int:
+    """Samples of as many of the pairs as give at most ``most`` samples, but of one pair at least."""
+    return branches * max(1, min(pairs, most // branches))
+
+
 def random_pairs(latents: LatentDataset, samples: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """Prompts and calls of as many pairs as give at most ``samples`` samples, any pair as likely as any other, none twice."""
     total = latents.prompts * latents.calls
-    chosen = rng.permutation(total)[: max(1, min(total, samples // latents.branches))]
+    chosen = rng.permutation(total)[: sample_count(total, latents.branches, samples) // latents.branches]
     return (chosen // latents.calls).tolist(), (chosen % latents.calls).tolist()
 
 
@@ -65,7 +70,8 @@ def strided_pairs(
     """Every ``stride``-th call of the first ``prompts`` prompts; of more than fit into ``samples`` a random part, in random order."""
     calls = np.arange(0, latents.calls, stride)
     who = np.arange(min(prompts, latents.prompts))
-    pairs = rng.permutation(len(calls) * len(who))[: max(1, samples // latents.branches)]
+    total = len(calls) * len(who)
+    pairs = rng.permutation(total)[: sample_count(total, latents.branches, samples) // latents.branches]
     return who[pairs // len(calls)].tolist(), calls[pairs % len(calls)].tolist()
 
 

@@ -8,15 +8,23 @@ which makes up for the output error of column k best.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
+from s2p_converters.core.graph import LayerSpec
 from s2p_converters.core.packing import integer_range
+from s2p_mobile.quantize.moments import moment_shape
+from s2p_mobile.quantize.stages import Piece
+from s2p_mobile.quantize.stages.stage import Run
 
 DAMPING = 0.01
 """Of the mean diagonal of the moments, added to every diagonal entry; the authors' value."""
 _LAZY_COLUMNS = 64
 """Columns between two updates of the rest of the matrix; changes the order of sums only."""
+_COLUMN_OPERATIONS = 5e6
+"""What the few small operations for each column are worth beside the large products, roughly."""
 
 
 @torch.no_grad()
@@ -26,7 +34,7 @@ def compensated(weight: Tensor, scale: Tensor, bits: int, moments: Tensor, dampi
     Args:
         weight: float [C_out, ...].
         scale: of each output channel, float [C_out].
-        bits: width of the grid.
+        bits: bit-width of the grid.
         moments: sums of ``x x^T`` over the inputs x of each block of columns, float [G, d, d]; ``G d`` is the number of weights of an
             output channel, in their order in memory. Columns of different blocks do not make up for each other.
 
@@ -65,3 +73,23 @@ def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
     matrix.diagonal().add_(damping * mean if mean > 0 else 1.0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
     return torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def compensation_pieces(layers: Sequence[LayerSpec]) -> list[Piece]:
+    """:func:`compensated` for each layer, block by block."""
+    pieces = []
+    for layer in layers:
+        blocks, width, _ = moment_shape(layer)
+        size = layer.out_channels * width**2 + 3 * width**3 + _COLUMN_OPERATIONS * width
+        key = (layer.out_channels, width)
+        pieces.append(Piece("compensated rounding", key, blocks, size, _block(*key)))
+    return pieces
+
+
+def _block(rows: int, width: int) -> Callable[[torch.device], Run]:
+    def prepare(device: torch.device) -> Run:
+        weight, scale = torch.randn(rows, width, device=device), torch.ones(rows, device=device)
+        moments = torch.eye(width, device=device)[None]
+        return lambda: compensated(weight, scale, 4, moments)
+
+    return prepare

@@ -33,7 +33,7 @@ class IndexedTables(nn.Module):
         return {**self.tables(step, *of_prompt), STEP: step}
 
 
-class RoundedWeight(nn.Module):
+class AdaRoundWeight(nn.Module):
     """``s (clamp(floor(w / s) + h + z, 0, 2^b - 1) - z)``: h is 0 or 1 for each weight, or between the two while it is learned.
 
     Attributes:
@@ -143,15 +143,15 @@ class RoundedLayer(nn.Module):
     def __init__(self, spec: LayerSpec, layer: FloatLayer, bits: int, search: str, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.spec, self.channels = spec, channels
-        self.weights = nn.ModuleList(RoundedWeight(part, bits, search) for part in layer.weight.data.split(channels, dim=1))
+        self.weights = nn.ModuleList(AdaRoundWeight(part, bits, search) for part in layer.weight.data.split(channels, dim=1))
         self.bias = layer.bias
         self.inputs = nn.ModuleList()
         self.output: InputGrid | None = None
 
     @property
-    def parts(self) -> list[RoundedWeight]:
+    def parts(self) -> list[AdaRoundWeight]:
         """Weights of each part."""
-        return [weight for weight in self.weights if isinstance(weight, RoundedWeight)]
+        return [weight for weight in self.weights if isinstance(weight, AdaRoundWeight)]
 
     @property
     def axis(self) -> int:

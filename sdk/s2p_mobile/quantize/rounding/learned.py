@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recipes.baselines import LARGEST_RATE
+from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_units
 from s2p_mobile.quantize.rounding.calls import CalibrationCalls
 from s2p_mobile.quantize.rounding.layers import InputGrid, RoundedLayer
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
-from s2p_mobile.quantize.rounding.walk import BlockWalk, reconstruction_units
 from s2p_runtime.progress import Progress
+
+WEIGHTS_STAGE = "learning the rounding of weights"
+SCALES_STAGE = "learning activation scales"
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ def reconstruct(
     quantized_inputs: bool,
     progress: Progress,
     title: str,
+    detail: str = "",
     kept: Kept | None = None,
 ) -> None:
     """Let every unit learn in the order in which they run.
@@ -183,7 +187,7 @@ def reconstruct(
     Args:
         learn: called as ``learn(unit, tables, data)``.
         quantized_inputs: units see the student's own inputs, else the FP model's.
-        title: of the progress stage.
+        title, detail: of the progress stage.
         kept: where finished units are kept, if anywhere.
     """
     units = [unit for unit, _ in reconstruction_units(network.specs)]
@@ -201,32 +205,42 @@ def reconstruct(
                 learn(unit, network.student.tables, UnitData(inputs, calls.calls, targets, calls.conditions[1:]))
                 if kept is not None:
                     kept.store(name, unit)
-            advance()
+            advance(detail)
+
+
+def scaled_rounding(job: QuantizationJob, published: RoundingRule) -> RoundingRule:
+    """The published rule with its iterations and rate scaled as the recipe says."""
+    scaling = job.recipe.baselines
+    return replace(
+        published,
+        iterations=scaling.iterations(published.iterations),
+        learning_rate=scaling.rounding_rate(published.learning_rate),
+    )
+
+
+def scaled_scales(job: QuantizationJob, published: ScaleRule) -> ScaleRule:
+    """As :func:`scaled_rounding`."""
+    scaling = job.recipe.baselines
+    return replace(
+        published,
+        iterations=scaling.iterations(published.iterations),
+        learning_rate=min(LARGEST_RATE, published.learning_rate * scaling.factor),
+    )
 
 
 def reconstruct_weights(
     job: QuantizationJob, network: RoundedNetwork, calls: CalibrationCalls, published: RoundingRule
 ) -> None:
-    """AdaRound on every unit, with the published rule's iterations and rate scaled as the recipe says."""
-    scaling = job.recipe.baselines
-    rule = replace(
-        published,
-        iterations=scaling.iterations(published.iterations),
-        learning_rate=scaling.rounding_rate(published.learning_rate),
-    )
+    """AdaRound on every unit by :func:`scaled_rounding`."""
+    rule = scaled_rounding(job, published)
     learn = partial(learn_rounding, rule=rule, generator=torch.Generator().manual_seed(job.seed))
-    title = f"rounding weights, {rule.iterations} iterations a unit ({published.iterations} published), {calls.count} samples"
-    reconstruct(network, calls, learn, rule.quantized_inputs, job.progress, title)
+    detail = f"({rule.iterations} iterations a unit, {published.iterations} published; {calls.count} samples)"
+    reconstruct(network, calls, learn, rule.quantized_inputs, job.progress, WEIGHTS_STAGE, detail)
 
 
 def reconstruct_scales(job: QuantizationJob, network: RoundedNetwork, calls: CalibrationCalls, published: ScaleRule) -> None:
-    """LSQ on the activation scales of every unit, FP inputs; scaled like :func:`reconstruct_weights`."""
-    scaling = job.recipe.baselines
-    rule = replace(
-        published,
-        iterations=scaling.iterations(published.iterations),
-        learning_rate=min(LARGEST_RATE, published.learning_rate * scaling.factor),
-    )
+    """LSQ on the activation scales of every unit, FP inputs, by :func:`scaled_scales`."""
+    rule = scaled_scales(job, published)
     learn = partial(learn_scales, rule=rule, generator=torch.Generator().manual_seed(job.seed + 1))
-    title = f"learning activation scales, {rule.iterations} iterations a unit ({published.iterations} published)"
-    reconstruct(network, calls, learn, False, job.progress, title)
+    detail = f"({rule.iterations} iterations a unit, {published.iterations} published)"
+    reconstruct(network, calls, learn, False, job.progress, SCALES_STAGE, detail)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from s2p_converters.core.graph import LayerSpec
 from s2p_converters.core.graph.structure import UNetStructure
 
 MEMORY_BYTES = 4 * 2**30
@@ -9,8 +12,13 @@ MEMORY_BYTES = 4 * 2**30
 
 
 def sample_bytes(structure: UNetStructure) -> int:
-    """Bytes of one sample while two graphs walk: their states and skips before the middle, where most wait, and inputs and outputs
-    of the largest resnet, float32."""
+    """Bytes of one sample while two graphs walk, see :func:`waiting_bytes`."""
+    return 2 * waiting_bytes(structure)
+
+
+def waiting_bytes(structure: UNetStructure) -> int:
+    """Bytes of one sample in a graph: its state and skips before the middle, where most wait, and inputs and outputs of the largest
+    resnet, float32."""
     height, width = structure.sample_size
     waiting, largest = structure.down[0].resnets[0][0] * height * width, 0
     for block in (*structure.down, *([structure.mid] if structure.mid else []), *structure.up):
@@ -23,9 +31,21 @@ def sample_bytes(structure: UNetStructure) -> int:
             waiting += block.resnets[-1][1] * height * width
         if up:
             height, width = height * 2, width * 2
-    return 4 * (2 * waiting + 2 * largest)
+    return 4 * (waiting + largest)
 
 
 def samples_that_fit(structure: UNetStructure, wanted: int) -> int:
     """``wanted``, or as many as ``MEMORY_BYTES`` hold; at least 8."""
     return min(wanted, max(8, MEMORY_BYTES // sample_bytes(structure)))
+
+
+def reconstruction_bytes(structure: UNetStructure, layers: Sequence[LayerSpec], samples: int) -> int:
+    """Memory of learned rounding.
+
+    Args:
+        layers: that are rounded.
+        samples: wanted.
+    """
+    # Of every weight the integer below, what is missing to it, and the way it goes.
+    weights = sum((2 * 4 + 1) * layer.weights for layer in layers)
+    return weights + samples_that_fit(structure, samples) * sample_bytes(structure)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from s2p_mobile.quantize.rounding.affine import activation_grid, grid_of_range
 from s2p_mobile.quantize.rounding.layers import InputGrid
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
+from s2p_mobile.quantize.stages import LayerWork, Piece
+from s2p_mobile.quantize.stages.stage import Run
+
+_LARGEST_INPUT = 1 << 20
+"""Numbers of a tensor at most whose range is searched to time it."""
 
 Sees = Callable[[InputGrid, Tensor], None]
 """Called with a grid and the tensor that it is about to round; may change the grid."""
@@ -38,7 +44,7 @@ class RunningRanges:
 
     Attributes:
         momentum: share of the past.
-        bits: width of the grids made; each grid's own when None.
+        bits: bit-width of the grids made; each grid's own when None.
         call: the call that is observed; None: one grid for all calls.
     """
 
@@ -63,3 +69,26 @@ class RunningRanges:
 
     def _bits(self, grid: InputGrid) -> int:
         return self.bits if self.bits is not None else int(grid.bits[0])
+
+
+def range_pieces(layers: Sequence[LayerWork], batch: int, times: int) -> list[Piece]:
+    """:meth:`RunningRanges.update` of every layer's input, ``times`` times on so many samples."""
+    return [_piece("activation ranges", layer, batch, times, RunningRanges.update) for layer in layers]
+
+
+def search_pieces(layers: Sequence[LayerWork], batch: int) -> list[Piece]:
+    """:meth:`RunningRanges.start` of every layer's input."""
+    return [_piece("activation range search", layer, batch, 1, RunningRanges.start) for layer in layers]
+
+
+def _piece(
+    kind: str, layer: LayerWork, batch: int, times: int, look: Callable[[RunningRanges, InputGrid, Tensor], None]
+) -> Piece:
+    values = layer.values * batch
+    timed = min(values, _LARGEST_INPUT)
+
+    def prepare(device: torch.device) -> Run:
+        ranges, grid, x = RunningRanges(0.9), InputGrid(1, 8).to(device), torch.randn(timed, device=device)
+        return lambda: look(ranges, grid, x)
+
+    return Piece(kind, timed, times * values / timed, timed, prepare)

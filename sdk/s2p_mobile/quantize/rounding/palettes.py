@@ -1,4 +1,4 @@
-"""k-means in one dimension, and the widths of palettes by the output's PSNR."""
+"""k-means in one dimension, and the bit-widths of palettes by the output's PSNR."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from s2p_converters.core.graph import LayerSpec
 from s2p_converters.core.grids import Palette
+from s2p_mobile.quantize.stages import Piece
+from s2p_mobile.quantize.stages.weights import weight_pieces
 
 MAX_ITERATIONS = 300
 MAX_MOVES = 200
@@ -121,6 +124,12 @@ def palettize_weight(weight: NDArray[np.float32], bits: int) -> Palette:
     return Palette(bits, indices.astype(np.uint8).reshape(weight.shape), entries[None])
 
 
+def palette_pieces(layers: Sequence[LayerSpec], bits: int) -> list[Piece]:
+    """:func:`palettize_weight` once for each layer. A part of a large one is timed, since sorting takes most of the time."""
+    shapes = [layer.weight_shape for layer in layers]
+    return weight_pieces(f"palettes of {bits} bits", shapes, lambda weight: palettize_weight(weight.cpu().numpy(), bits))
+
+
 def widths_by_psnr(
     psnr: Mapping[str, Mapping[int, float]], weights: Mapping[str, int], candidates: Sequence[int], average: float
 ) -> dict[str, int]:
@@ -128,13 +137,13 @@ def widths_by_psnr(
     highest that keeps the average within the budget.
 
     Args:
-        psnr: layer -> width -> PSNR of the output in dB when that layer alone is palettized.
+        psnr: layer -> bit-width -> PSNR of the output in dB when that layer alone is palettized.
         weights: layer -> number of weights.
-        candidates: widths, ascending.
+        candidates: bit-widths, ascending.
         average: bits per weight, at least the narrowest candidate.
 
     Returns:
-        layer -> width; the widest candidate where none reaches the threshold.
+        layer -> bit-width; the widest candidate where none reaches the threshold.
     """
 
     def chosen(threshold: float) -> dict[str, int]:

@@ -12,7 +12,7 @@ from s2p_converters.core.graph.operators import FloatLayer
 from s2p_converters.core.graph.structure import UNetStructure, shortcut_specs
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.rounding.layers import IndexedTables, RoundedLayer, RoundedOperators
-from s2p_mobile.quantize.training.time_path import job_time_path
+from s2p_mobile.quantize.time_path import job_time_path
 from s2p_mobile.sources.trajectory import float_unet
 
 EDGE_BITS = 8

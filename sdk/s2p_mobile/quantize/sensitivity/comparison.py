@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
+from s2p_mobile.quantize.bits import top_layers
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
-from s2p_mobile.quantize.sensitivity.selection import top_layers
 from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
 

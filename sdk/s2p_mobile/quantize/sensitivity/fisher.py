@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from s2p_mobile.quantize.sensitivity.estimators import Estimator, LayerValues, Measurement, one_gradient_a_call
 from s2p_mobile.quantize.sensitivity.probes import Probe, normal_probe, probe_gradients
-from s2p_mobile.quantize.sensitivity.registry import LayerValues, Measurement, register
+
+STAGE = "Fisher information"
 
 
-@register("fisher", "diagonal Fisher", samples=64)
 def fisher(measurement: Measurement) -> LayerValues:
     """``Omega_l(b)``: mean over the samples of ``sum((dL/dw)^2 (w - Q_b(w))^2)``.
 
@@ -22,7 +23,7 @@ def fisher(measurement: Measurement) -> LayerValues:
 def weighted_fisher(measurement: Measurement, probe: Probe) -> LayerValues:
     """:func:`fisher` with probes of the caller's choice, of zero mean and unit covariance."""
     diagonal = {name: torch.zeros_like(weight) for name, weight in measurement.weights.items()}
-    with measurement.progress.stage("Fisher information", len(measurement.samples)) as advance:
+    with measurement.progress.stage(STAGE, len(measurement.samples)) as advance:
         for gradients in probe_gradients(measurement.unet, measurement.weights, measurement.samples, probe):
             for name, gradient in gradients.items():
                 diagonal[name] += gradient.square()
@@ -36,3 +37,6 @@ def weighted_fisher(measurement: Measurement, probe: Probe) -> LayerValues:
         }
         for name, weight in measurement.weights.items()
     }
+
+
+FISHER = Estimator("fisher", "diagonal Fisher", 64, fisher, one_gradient_a_call(STAGE))

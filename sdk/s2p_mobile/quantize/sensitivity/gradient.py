@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from s2p_mobile.quantize.sensitivity.estimators import Estimator, LayerValues, Measurement, one_gradient_a_call
 from s2p_mobile.quantize.sensitivity.probes import Probe, normal_probe, probe_gradients
-from s2p_mobile.quantize.sensitivity.registry import LayerValues, Measurement, register
+
+STAGE = "first-order changes"
 
 
-@register("gradient", "first-order change", samples=64)
 def gradient(measurement: Measurement) -> LayerValues:
     """Mean over the samples of ``|<dL/dw, w - Q_b(w)>|`` with the loss of :func:`fisher`.
 
@@ -22,7 +23,7 @@ def first_order(measurement: Measurement, probe: Probe) -> LayerValues:
     """:func:`gradient` with probes of the caller's choice."""
     values = {name: dict.fromkeys(rounded, 0.0) for name, rounded in measurement.rounded.items()}
     unit = len(measurement.samples) * math.sqrt(measurement.signal)
-    with measurement.progress.stage("first-order changes", len(measurement.samples)) as advance:
+    with measurement.progress.stage(STAGE, len(measurement.samples)) as advance:
         for gradients in probe_gradients(measurement.unet, measurement.weights, measurement.samples, probe):
             for name, slope in gradients.items():
                 weight = measurement.weights[name].detach()
@@ -30,3 +31,6 @@ def first_order(measurement: Measurement, probe: Probe) -> LayerValues:
                     values[name][bits] += abs(float((slope * rounded.error(weight)).double().sum())) / unit
             advance()
     return values
+
+
+GRADIENT = Estimator("gradient", "first-order change", 64, gradient, one_gradient_a_call(STAGE))

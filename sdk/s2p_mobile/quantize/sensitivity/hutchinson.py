@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from s2p_mobile.quantize.sensitivity.estimators import Estimator, LayerValues, Measurement, one_gradient_a_call
 from s2p_mobile.quantize.sensitivity.probes import Probe, probe_gradients, rademacher_probe
-from s2p_mobile.quantize.sensitivity.registry import LayerValues, Measurement, register
+
+STAGE = "Hessian traces"
 
 
-@register("hutchinson", "Hessian trace", samples=64)
 def hutchinson(measurement: Measurement) -> LayerValues:
     """Average Hessian trace times squared rounding error, ``Tr(H_l) / n_l * |w - Q_b(w)|^2`` (HAWQ-V2, arXiv 1911.03852).
 
@@ -32,9 +33,12 @@ def hessian_traces(measurement: Measurement, probe: Probe) -> dict[str, float]:
     which has the same trace: ``E |J_l^T r|^2``, with r the size of the output. One backward pass serves all layers.
     """
     total = dict.fromkeys(measurement.weights, 0.0)
-    with measurement.progress.stage("Hessian traces", len(measurement.samples)) as advance:
+    with measurement.progress.stage(STAGE, len(measurement.samples)) as advance:
         for gradients in probe_gradients(measurement.unet, measurement.weights, measurement.samples, probe):
             for name, gradient in gradients.items():
                 total[name] += float(gradient.double().square().sum())
             advance()
     return {name: value / len(measurement.samples) for name, value in total.items()}
+
+
+HUTCHINSON = Estimator("hutchinson", "Hessian trace", 64, hutchinson, one_gradient_a_call(STAGE))

@@ -10,10 +10,19 @@ import torch
 from torch import nn
 
 from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
-from s2p_mobile.quantize.sensitivity.registry import LayerValues, Measurement, estimator
+from s2p_mobile.quantize.grid import search_pieces
+from s2p_mobile.quantize.sensitivity.candidates import round_candidates
+from s2p_mobile.quantize.sensitivity.estimators import ESTIMATORS, LayerValues, Measurement, Outlook
 from s2p_mobile.quantize.sensitivity.result import LayerSensitivity, Sensitivity
-from s2p_mobile.quantize.sensitivity.rounding import round_layers
-from s2p_mobile.quantize.sensitivity.samples import CallSample, collect_samples, mean_signal
+from s2p_mobile.quantize.sensitivity.samples import (
+    TRAJECTORIES_STAGE,
+    CallSample,
+    calls_together,
+    collect_samples,
+    mean_signal,
+    samples_of,
+)
+from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import Prompt, encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
@@ -25,6 +34,9 @@ CANDIDATE_BITS = (2, 3, 4, 5, 6, 8)
 
 TRAJECTORIES = 4
 """FP trajectories that samples are taken from unless told otherwise."""
+
+OUTPUTS_STAGE = "measuring FP outputs"
+CANDIDATES_STAGE = "rounding weights to every candidate"
 
 
 def rank_layers(
@@ -54,16 +66,16 @@ def rank_layers(
     Raises:
         S2PError: unknown estimator, an FP output that is zero or not finite, a sensitivity not finite (names its layer).
     """
-    chosen = estimator(name)
+    chosen = ESTIMATORS.get(name)
     listener = progress or Silent()
     modules = dict(unet.named_modules())
     weights: dict[str, nn.Parameter] = {layer: modules[layer].weight for layer in names}
-    signal = mean_signal(unet, samples)
+    with listener.stage(OUTPUTS_STAGE, len(samples)) as advance:
+        signal = mean_signal(unet, samples, advance)
     if not (math.isfinite(signal) and signal > 0):
         raise S2PError(f"the U-Net's output has energy {signal}, so layers cannot be ranked", "check the model's weights")
-    with listener.stage("rounding weights", 1) as advance:
-        rounded = round_layers(weights, bits, search)
-        advance()
+    with listener.stage(CANDIDATES_STAGE, len(weights)) as advance:
+        rounded = round_candidates(weights, bits, search, advance)
     values = chosen.run(Measurement(unet, weights, rounded, samples, signal, seed, listener))
     for layer, widths in values.items():
         for width, value in widths.items():
@@ -87,8 +99,40 @@ def rank_on_trajectories(
 ) -> LayerValues:
     """:func:`rank_layers` on as many calls as the estimator asks for, from the FP trajectories of the first
     :data:`TRAJECTORIES` prompts."""
-    samples = collect_samples(unet, plan, prompts[:TRAJECTORIES], guidance, shape, estimator(name).samples)
+    count = ESTIMATORS.get(name).samples
+    samples = collect_samples(unet, plan, prompts[:TRAJECTORIES], guidance, shape, count, progress)
     return rank_layers(unet, samples, names, name, bits, search, seed, progress)
+
+
+def ranking_stages(
+    name: str,
+    layers: Sequence[LayerSpec],
+    bits: Sequence[int],
+    search: str,
+    calls: int,
+    prompts: int,
+    branches: int,
+    values: int,
+) -> list[Stage]:
+    """What :func:`rank_on_trajectories` announces and does.
+
+    Args:
+        layers: to be ranked.
+        calls: T.
+        prompts: given to it.
+        branches: samples of a call.
+        values: numbers of a call's scaled states, of all branches.
+    """
+    chosen = ESTIMATORS.get(name)
+    drawn, looked = samples_of(calls, min(prompts, TRAJECTORIES), chosen.samples)
+    outlook = Outlook(layers, bits, looked, branches, calls_together(values))
+    shapes = [layer.weight_shape for layer in layers]
+    return [
+        Stage(TRAJECTORIES_STAGE, drawn, (Passes(drawn * calls * branches, drawn * calls),)),
+        Stage(OUTPUTS_STAGE, looked, (Passes(looked * branches, looked),)),
+        Stage(CANDIDATES_STAGE, len(layers), work=search_pieces(shapes, search, len(bits))),
+        *chosen.stages(outlook),
+    ]
 
 
 def measure(
@@ -123,12 +167,12 @@ def measure(
         raise S2PError("sensitivity needs at least one prompt", "give a prompt file with one prompt a line")
     if not bits or any(not 2 <= width <= 8 for width in bits):
         raise S2PError(f"candidate widths {', '.join(map(str, bits)) or '(none)'} are impossible", "give widths from 2 to 8")
-    chosen = estimator(name)
+    chosen = ESTIMATORS.get(name)
     structure = replace(model.structure, split_shortcuts=split_shortcuts)
     specs = list(layers) if layers is not None else layer_specs(structure)
     unet = float_unet(model, plan, structure).to(device)
     encoded = [encode_prompt(model, text, seed + k, guidance) for k, text in enumerate(prompts)]
-    samples = collect_samples(unet, plan, encoded, guidance, model.latent_shape, count or chosen.samples)
+    samples = collect_samples(unet, plan, encoded, guidance, model.latent_shape, count or chosen.samples, progress)
     widths = tuple(sorted(set(bits)))
     values = rank_layers(unet, samples, [spec.name for spec in specs], name, widths, search, seed, progress)
     return Sensitivity(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2p_mobile.quantize.sensitivity.comparison import compare
-from s2p_mobile.quantize.sensitivity.registry import estimator
+from s2p_mobile.quantize.sensitivity.estimators import ESTIMATORS
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_file
@@ -39,7 +39,9 @@ def plot_comparison(results: Sequence[Sensitivity], bits: int, path: Path, share
         values = result.at(bits)
         total = sum(values.values()) or 1.0
         top = [layers.index(name) for name in comparison.top[result.estimator]]
-        line = curves.plot([value / total for value in values.values()], label=estimator(result.estimator).title, linewidth=1)
+        line = curves.plot(
+            [value / total for value in values.values()], label=ESTIMATORS.get(result.estimator).title, linewidth=1
+        )
         curves.plot(top, [values[layers[k]] / total for k in top], "o", color=line[0].get_color())
     curves.set_yscale("log")
     curves.set_ylabel(f"share of the sum over layers, {bits} bits")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,9 @@ from s2p_converters.core.graph import StepUNet
 from s2p_mobile.sources.predictor import Array32
 from s2p_mobile.sources.trajectory import Prompt, draw_latents
 from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.progress import Progress, Silent
 
+TRAJECTORIES_STAGE = "drawing FP trajectories to rank on"
 _VALUES_AT_A_TIME = 2**14
 """Latent values that go through the U-Net together, if they are of more than one call."""
 
@@ -46,7 +48,7 @@ def observe_all(unet: nn.Module, samples: Sequence[CallSample]) -> list[Tensor]:
         samples: all with or all without guidance, of one shape.
     """
     device = next(unet.parameters()).device
-    together = max(1, _VALUES_AT_A_TIME // samples[0].sample.numel())
+    together = calls_together(samples[0].sample.numel())
     observed: list[Tensor] = []
     for begin in range(0, len(samples), together):
         part = samples[begin : begin + together]
@@ -63,6 +65,15 @@ def observe_all(unet: nn.Module, samples: Sequence[CallSample]) -> list[Tensor]:
     return observed
 
 
+def calls_together(values: int) -> int:
+    """Calls that :func:`observe_all` takes in one pass.
+
+    Args:
+        values: numbers of a call's scaled states, of all branches.
+    """
+    return max(1, _VALUES_AT_A_TIME // values)
+
+
 def spread_calls(calls: int, count: int, shift: float) -> list[int]:
     """``count`` distinct call indices (all of them when there are fewer), evenly spread; ``shift`` in [0, 1) moves them within
     their intervals, so that several prompts look at different calls."""
@@ -70,8 +81,20 @@ def spread_calls(calls: int, count: int, shift: float) -> list[int]:
     return [int((k + shift) * calls / count) for k in range(count)]
 
 
+def samples_of(calls: int, prompts: int, count: int) -> tuple[int, int]:
+    """Trajectories that :func:`collect_samples` draws from so many prompts, and the calls that it gives, of ``count`` wanted."""
+    drawn = min(prompts, count)
+    return drawn, drawn * min(calls, -(-count // drawn))
+
+
 def collect_samples(
-    unet: StepUNet, plan: SamplingPlan, prompts: Sequence[Prompt], guidance: float, shape: tuple[int, ...], count: int
+    unet: StepUNet,
+    plan: SamplingPlan,
+    prompts: Sequence[Prompt],
+    guidance: float,
+    shape: tuple[int, ...],
+    count: int,
+    progress: Progress | None = None,
 ) -> list[CallSample]:
     """Calls of the FP trajectories of several prompts.
 
@@ -84,26 +107,32 @@ def collect_samples(
     used = prompts[:count]
     each = -(-count // len(used))
     samples: list[CallSample] = []
-    for position, prompt in enumerate(used):
-        wanted = set(spread_calls(len(plan.calls), each, (position + 0.5) / len(used)))
-        conditions = tuple(torch.from_numpy(condition) for condition in prompt.conditions)
+    with (progress or Silent()).stage(TRAJECTORIES_STAGE, len(used)) as advance:
+        for position, prompt in enumerate(used):
+            wanted = set(spread_calls(len(plan.calls), each, (position + 0.5) / len(used)))
+            conditions = tuple(torch.from_numpy(condition) for condition in prompt.conditions)
 
-        def keep(
-            call: int,
-            sample: Array32,
-            outputs: Array32,
-            wanted: set[int] = wanted,
-            conditions: tuple[Tensor, ...] = conditions,
-        ) -> None:
-            if call in wanted:
-                batch = torch.from_numpy(np.repeat(sample, len(outputs), axis=0))
-                samples.append(CallSample(call, batch, conditions, guidance))
+            def keep(
+                call: int,
+                sample: Array32,
+                outputs: Array32,
+                wanted: set[int] = wanted,
+                conditions: tuple[Tensor, ...] = conditions,
+            ) -> None:
+                if call in wanted:
+                    batch = torch.from_numpy(np.repeat(sample, len(outputs), axis=0))
+                    samples.append(CallSample(call, batch, conditions, guidance))
 
-        draw_latents(unet, plan, prompt, guidance, shape, keep)
+            draw_latents(unet, plan, prompt, guidance, shape, keep)
+            advance()
     return samples
 
 
 @torch.no_grad()
-def mean_signal(unet: nn.Module, samples: Sequence[CallSample]) -> float:
-    """Mean over the samples of the FP output's energy, ``|f|^2``."""
-    return sum(float(sample.observe(unet).double().square().sum()) for sample in samples) / len(samples)
+def mean_signal(unet: nn.Module, samples: Sequence[CallSample], advance: Callable[[], None] = lambda: None) -> float:
+    """Mean over the samples of the FP output's energy, ``|f|^2``; ``advance`` is called after each sample."""
+    energies = []
+    for sample in samples:
+        energies.append(float(sample.observe(unet).double().square().sum()))
+        advance()
+    return sum(energies) / len(samples)

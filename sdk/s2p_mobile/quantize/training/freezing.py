@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from s2p_mobile.quantize.recipes.training import FreezingRule
-from s2p_mobile.quantize.training.fake_quant import TrainedLayer
+from s2p_mobile.quantize.student.fake_quant import TrainedLayer
 
 
 class OscillationTracker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from s2p_mobile.quantize.job import QuantizationJob
 from s2p_runtime.contract import check_version
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_file
 
-STATE_NAME = "state.safetensors"
 _HEADER = "s2p_training_state"
 _VERSION = 1
 
@@ -40,26 +37,6 @@ class TrainingState:
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Tensors below ``prefix/``, without it."""
         return {name.removeprefix(f"{prefix}/"): value for name, value in self.tensors.items() if name.startswith(f"{prefix}/")}
-
-
-def fingerprint(job: QuantizationJob) -> str:
-    """SHA-256 of everything that decides a run, but for what a user may change to get past a divergence (learning rates,
-    guard), how often the state is saved and where tensors wait."""
-    recipe = job.recipe.model_dump(mode="json")
-    for key in ("learning_rates", "guard", "save_minutes", "offload_activations", "shard_optimizer"):
-        del recipe["training"][key]
-    identity = {
-        "version": _VERSION,
-        "recipe": recipe,
-        "plan": job.plan.model_dump(mode="json"),
-        "prompts": job.prompts,
-        "guidance": job.guidance,
-        "seed": job.seed,
-        "unet": job.model.unet_sha256,
-    }
-    if job.sensitivity is not None:
-        identity["sensitivity"] = job.sensitivity.model_dump(mode="json")
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def save_state(path: Path, state: TrainingState, identity: str) -> None:

@@ -15,17 +15,8 @@ from s2p_converters.core.graph import StepUNet
 from s2p_mobile.quantize.interruption import Interrupted, stop_on_interrupt
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.training.batches import Batch, make_batches
-from s2p_mobile.quantize.training.fake_quant import TrainedTables
-from s2p_mobile.quantize.training.freezing import OscillationTracker
-from s2p_mobile.quantize.training.guard import Diverged, Guard, first_culprit
-from s2p_mobile.quantize.training.log import LOG_NAME, PLOT_NAME, LogLine, TrainingLog, plot_losses
-from s2p_mobile.quantize.training.loss import Losses, combined, feature_error, output_error
-from s2p_mobile.quantize.training.offload import saved_elsewhere, saved_on_host
-from s2p_mobile.quantize.training.optimizer import Average, Optimizer, schedule
-from s2p_mobile.quantize.training.shares import Shares
-from s2p_mobile.quantize.training.state import STATE_NAME, TrainingState, fingerprint, restore, save_state
-from s2p_mobile.quantize.training.student import (
+from s2p_mobile.quantize.student.fake_quant import TrainedTables
+from s2p_mobile.quantize.student.student import (
     StudentSpec,
     build_student,
     learned_floats,
@@ -33,6 +24,17 @@ from s2p_mobile.quantize.training.student import (
     quantized_unet,
     trained_layers,
 )
+from s2p_mobile.quantize.training.batches import Batch, make_batches
+from s2p_mobile.quantize.training.freezing import OscillationTracker
+from s2p_mobile.quantize.training.guard import Diverged, Guard, first_culprit
+from s2p_mobile.quantize.training.log import LOG_NAME, PLOT_NAME, LogLine, TrainingLog, plot_losses
+from s2p_mobile.quantize.training.loss import Losses, combined, feature_error, output_error
+from s2p_mobile.quantize.training.offload import saved_elsewhere, saved_on_host
+from s2p_mobile.quantize.training.optimizer import Average, Optimizer, schedule
+from s2p_mobile.quantize.training.shares import Shares
+from s2p_mobile.quantize.training.stages import TRAINING_STAGE
+from s2p_mobile.quantize.training.state import TrainingState, restore, save_state
+from s2p_mobile.quantize.work import STATE_NAME, fingerprint
 from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.trajectory import float_unet
 
@@ -109,7 +111,7 @@ class Trainer:
         guard = Guard(self.rule.guard, log.losses[-self.rule.guard.window :])
         rest = self.rule.iterations - self.iteration
         try:
-            with stop_on_interrupt() as stop, self.job.progress.stage("training", rest) as advance:
+            with stop_on_interrupt() as stop, self.job.progress.stage(TRAINING_STAGE, rest) as advance:
                 if self.iteration == 0:
                     self._save()
                 saved = time.monotonic()

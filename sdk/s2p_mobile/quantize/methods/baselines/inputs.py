@@ -1,20 +1,24 @@
-"""What the baselines begin with: FP trajectories and the width of each layer, those that S2P gets too."""
+"""What the baselines begin with: FP trajectories and the bit-width of each layer, those that S2P gets too."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
-from s2p_converters.core.graph import StepUNet, layer_specs
+from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.preparation.latents import job_latents
-from s2p_mobile.quantize.preparation.starting_point import planned_bits
+from s2p_mobile.quantize.methods.method import Method
+from s2p_mobile.quantize.preparation.latents import job_latents, latent_stages, latents_disk
+from s2p_mobile.quantize.preparation.memory import starting_memory
+from s2p_mobile.quantize.preparation.starting_point import bits_stages, planned_bits
+from s2p_mobile.quantize.rounding.memory import reconstruction_bytes
 from s2p_mobile.quantize.rounding.rounded import EDGE_BITS
+from s2p_mobile.quantize.stages import Memory, Stage, on_host
 from s2p_mobile.quantize.workers import Workers
 
 
@@ -27,7 +31,7 @@ def baseline_latents(job: QuantizationJob) -> Iterator[tuple[LatentDataset, torc
 
 
 def baseline_bits(job: QuantizationJob, teacher: StepUNet, edges: bool) -> dict[str, int]:
-    """Width of every quantized layer: the recipe's plan, which S2P gets too.
+    """Bit-width of every quantized layer: the recipe's plan, which S2P gets too.
 
     Args:
         teacher: the FP graph, on the CPU.
@@ -38,3 +42,34 @@ def baseline_bits(job: QuantizationJob, teacher: StepUNet, edges: bool) -> dict[
     if edges:
         bits |= {every[0].name: EDGE_BITS, every[-1].name: EDGE_BITS}
     return {spec.name: bits[spec.name] for spec in every if spec.name in bits}
+
+
+def baseline_layers(job: QuantizationJob, edges: bool) -> list[LayerSpec]:
+    """The layers of :func:`baseline_bits`."""
+    every = layer_specs(job.structure)
+    names = {layer.name for layer in job.layers} | ({every[0].name, every[-1].name} if edges else set())
+    return [spec for spec in every if spec.name in names]
+
+
+def input_stages(job: QuantizationJob) -> list[Stage]:
+    """What :func:`baseline_latents` and :func:`baseline_bits` announce and do."""
+    return [*latent_stages(job), *on_host(bits_stages(job))]
+
+
+class Baseline(Method):
+    """What the baselines have in common."""
+
+    splits_shortcuts = False
+
+    def disk(self, job: QuantizationJob) -> Mapping[str, int]:
+        """See :class:`Method`."""
+        return latents_disk(job)
+
+
+class Reconstructing(Baseline):
+    """What the baselines have in common that reconstruct the network unit by unit."""
+
+    def memory(self, job: QuantizationJob) -> Memory:
+        """See :class:`Method`."""
+        rounding = reconstruction_bytes(job.structure, job.layers, job.recipe.baselines.samples)
+        return starting_memory(job).with_parts({"rounding": rounding}, (("rounding",),))

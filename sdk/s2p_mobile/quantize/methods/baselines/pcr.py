@@ -3,17 +3,28 @@ widths at a few calls (docs/method-baselines.md)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents.writer import SAMPLES_PER_CALL
-from s2p_mobile.quantize.methods.baselines.inputs import baseline_bits, baseline_latents
-from s2p_mobile.quantize.methods.registry import register
-from s2p_mobile.quantize.rounding.calls import random_pairs, read_calls
-from s2p_mobile.quantize.rounding.learned import RoundingRule, reconstruct_weights
-from s2p_mobile.quantize.rounding.observers import RunningRanges, observing
+from s2p_mobile.quantize.methods.baselines.inputs import (
+    Reconstructing,
+    baseline_bits,
+    baseline_latents,
+    baseline_layers,
+    input_stages,
+)
+from s2p_mobile.quantize.preparation.latents import prompts_at_hand
+from s2p_mobile.quantize.rounding.affine import grid_pieces
+from s2p_mobile.quantize.rounding.calls import random_pairs, read_calls, sample_count
+from s2p_mobile.quantize.rounding.learned import RoundingRule, reconstruct_weights, scaled_rounding
+from s2p_mobile.quantize.rounding.observers import RunningRanges, observing, range_pieces
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork, build_rounded
+from s2p_mobile.quantize.rounding.stages import Reconstruction
+from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.sources.predictor import Predictor
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_conditions
 from s2p_runtime.walker import Walker, guide_runs
@@ -23,27 +34,44 @@ ROUNDING = RoundingRule(iterations=2_000, batch=32, learning_rate=1e-3, quantize
 RELAXED_BITS = 10
 MOMENTUM = 0.9
 PROMPTS_AT_A_TIME = 8
+CALIBRATION_STAGE = "calibrating on quantized trajectories"
 
 
-@register("pcr", splits_shortcuts=False)
-def pcr(job: QuantizationJob) -> QuantizedUNet:
-    """Quantize as PCR does; ``baselines.relaxing`` switches the relaxed calls.
+class ProgressiveCalibration(Reconstructing):
+    """PCR."""
 
-    Raises:
-        S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
-    """
-    rule = job.recipe.baselines
-    with baseline_latents(job) as (latents, device):
-        pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
-        calls = read_calls(latents, *pairs, device)
-        bits = baseline_bits(job, float_unet(job.model, job.plan), edges=False)
-        network = build_rounded(job, bits, device, search="minmax", split_skips=False, attention=False)
-        reconstruct_weights(job, network, calls, ROUNDING)
-        if network.activation_bits is not None:
-            network.add_input_grids()
-            relaxed = relaxed_calls(len(job.plan.calls), rule.relaxed) if rule.relaxing else frozenset[int]()
-            calibrate_progressively(job, network, relaxed)
-        return network.export()
+    name = "pcr"
+    title = "PCR: a quantizer for every call, calibrated on the calls quantized before it"
+
+    def run(self, job: QuantizationJob) -> QuantizedUNet:
+        """Quantize as PCR does; ``baselines.relaxing`` switches the relaxed calls.
+
+        Raises:
+            S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
+        """
+        rule = job.recipe.baselines
+        with baseline_latents(job) as (latents, device):
+            pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
+            calls = read_calls(latents, *pairs, device)
+            bits = baseline_bits(job, float_unet(job.model, job.plan), edges=False)
+            network = build_rounded(job, bits, device, search="minmax", split_skips=False, attention=False)
+            reconstruct_weights(job, network, calls, ROUNDING)
+            if network.activation_bits is not None:
+                network.add_input_grids()
+                relaxed = relaxed_calls(len(job.plan.calls), rule.relaxed) if rule.relaxing else frozenset[int]()
+                calibrate_progressively(job, network, relaxed)
+            return network.export()
+
+    def stages(self, job: QuantizationJob) -> Sequence[Stage]:
+        """See :class:`~s2p_mobile.quantize.methods.method.Method`."""
+        pairs = prompts_at_hand(job) * len(job.plan.calls)
+        layers = baseline_layers(job, edges=False)
+        network = Reconstruction(job, layers, sample_count(pairs, job.branches, job.recipe.baselines.samples))
+        search = grid_pieces([layer.weight_shape for layer in layers], "minmax")
+        stages = [*input_stages(job), network.weights_stage(scaled_rounding(job, ROUNDING), search)]
+        if job.recipe.activations.bits is not None:
+            stages.append(_calibration_stage(job, network))
+        return stages
 
 
 def relaxed_calls(calls: int, share: tuple[float, float]) -> frozenset[int]:
@@ -64,7 +92,7 @@ def calibrate_progressively(job: QuantizationJob, network: RoundedNetwork, relax
     walkers = [Walker.from_seeds(job.plan, [prompt.seed for prompt in group], job.latent_shape) for group in groups]
     predictors = [Predictor(student, stacked_conditions(group), SAMPLES_PER_CALL) for group in groups]
 
-    with torch.no_grad(), job.progress.stage(f"calibrating on {len(prompts)} quantized trajectories", network.calls) as advance:
+    with torch.no_grad(), job.progress.stage(CALIBRATION_STAGE, network.calls) as advance:
         for call in range(network.calls):
             ranges = RunningRanges(MOMENTUM, RELAXED_BITS if call in relaxed else network.activation_bits, call)
             with observing(network, ranges.update):
@@ -72,4 +100,17 @@ def calibrate_progressively(job: QuantizationJob, network: RoundedNetwork, relax
                     predictor(walker.scaled, call)
             for walker, predictor in zip(walkers, predictors, strict=True):
                 walker.advance(guide_runs(predictor(walker.scaled, call), job.guidance))
-            advance()
+            advance(f"({len(prompts)} prompts)")
+
+
+def _calibration_stage(job: QuantizationJob, network: Reconstruction) -> Stage:
+    """What :func:`calibrate_progressively` announces and does: at each call every group of prompts passes twice."""
+    prompts, calls = min(PROMPTS, len(job.prompts)), len(job.plan.calls)
+    groups = -(-prompts // PROMPTS_AT_A_TIME)
+    layers = [work for work in job.counted.layers if work.spec in network.layers]
+    passes = Passes(2 * prompts * job.branches * calls, 2 * groups * calls, network=network.network(grids=True))
+    work = range_pieces(layers, min(prompts, PROMPTS_AT_A_TIME) * job.branches, groups * calls)
+    return Stage(CALIBRATION_STAGE, calls, (passes,), work)
+
+
+PCR = ProgressiveCalibration()

@@ -15,8 +15,8 @@ from s2p_converters.core.graph import StepUNet, layer_specs, split_shortcuts
 from s2p_converters.core.graph.operators import FloatLayer
 from s2p_mobile.quantize.grid import weight_scale
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.training.fake_quant import TrainedLayer, TrainedOperators, TrainedTables
-from s2p_mobile.quantize.training.time_path import job_time_path
+from s2p_mobile.quantize.student.fake_quant import TrainedLayer, TrainedOperators, TrainedTables
+from s2p_mobile.quantize.time_path import job_time_path
 
 
 @dataclass(frozen=True)

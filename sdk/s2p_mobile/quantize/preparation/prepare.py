@@ -12,17 +12,21 @@ from torch import Tensor
 
 from s2p_converters.core.graph import LayerSpec, StepUNet
 from s2p_converters.core.graph.operators import FloatLayer
-from s2p_mobile.quantize.grid import weight_scale
+from s2p_mobile.quantize.grid import search_pieces, weight_scale
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.moments import WeightedCalls, input_moments
-from s2p_mobile.quantize.preparation.reconstructed import reconstructed_weights
-from s2p_mobile.quantize.preparation.starting_point import starting_point
-from s2p_mobile.quantize.rounding.gptq import compensated
-from s2p_mobile.quantize.training.influence import call_influence, call_weights
-from s2p_mobile.quantize.training.student import StudentSpec, build_student
+from s2p_mobile.quantize.moments import WeightedCalls, input_moments, layer_groups, moment_pieces
+from s2p_mobile.quantize.preparation.influence import call_influence, call_weights
+from s2p_mobile.quantize.preparation.reconstructed import reconstructed_stage, reconstructed_weights
+from s2p_mobile.quantize.preparation.starting_point import starting_point, starting_stages
+from s2p_mobile.quantize.rounding.gptq import compensated, compensation_pieces
+from s2p_mobile.quantize.stages import Passes, Stage
+from s2p_mobile.quantize.student import StudentSpec, build_student
+from s2p_mobile.quantize.student.network import student_network
 from s2p_mobile.sources.trajectory import float_unet
 
+INFLUENCE_STAGE = "measuring the influence of each call"
+COMPENSATION_STAGE = "rounding weights one after another"
 _CALLS_AT_A_TIME = 8
 
 
@@ -50,7 +54,7 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device, 
 def _call_weights(job: QuantizationJob, spec: StudentSpec, teacher: StepUNet, latents: LatentDataset) -> Tensor:
     student = build_student(job, spec).to(teacher.device)
     prompts = list(range(min(job.recipe.training.loss.prompts, latents.prompts)))
-    with job.progress.stage("measuring the influence of each call", latents.calls) as advance:
+    with job.progress.stage(INFLUENCE_STAGE, latents.calls) as advance:
         return call_weights(call_influence(teacher, student, latents, prompts, advance))
 
 
@@ -59,7 +63,7 @@ def _compensated_weights(
 ) -> dict[str, Tensor]:
     modules = dict(teacher.named_modules())
     weights = {}
-    with job.progress.stage("rounding weights", len(layers)) as advance:
+    with job.progress.stage(COMPENSATION_STAGE, len(layers)) as advance:
         for layer, moments in input_moments(teacher, layers, lambda: _calls(job, spec, latents, teacher.device)):
             module = modules[layer.name]
             assert isinstance(module, FloatLayer)
@@ -87,3 +91,41 @@ def _calls(job: QuantizationJob, spec: StudentSpec, latents: LatentDataset, devi
             conditions=tuple(condition.flatten(0, 1).to(device) for condition in latents.conditions(who)),
             weights=weights[indices].to(device),
         )
+
+
+def preparation_stages(job: QuantizationJob, prompts: int) -> list[Stage]:
+    """What :func:`prepare` announces and does.
+
+    Args:
+        prompts: of the latent set.
+    """
+    training = job.recipe.training
+    stages = starting_stages(job)
+    if training.loss.calls == "influence":
+        stages.append(_influence_stage(job, min(training.loss.prompts, prompts)))
+    if training.start.rounding == "gptq":
+        stages.append(_compensation_stage(job))
+    elif training.start.rounding == "adaround":
+        stages.append(reconstructed_stage(job, prompts))
+    return stages
+
+
+def _influence_stage(job: QuantizationJob, prompts: int) -> Stage:
+    """Each call once by the student, and from each call on to the end by the FP network."""
+    calls, samples = len(job.plan.calls), prompts * job.branches
+    later = calls * (calls - 1) // 2
+    student = student_network(job)
+    passes = (Passes(samples * later, later), Passes(samples * calls, calls, network=student))
+    shapes = [layer.weight_shape for layer in job.layers]
+    return Stage(INFLUENCE_STAGE, calls, passes, search_pieces(shapes, job.recipe.weights.search))
+
+
+def _compensation_stage(job: QuantizationJob) -> Stage:
+    layers, calls = job.layers, job.recipe.training.start.calls
+    groups = len(list(layer_groups(layers)))
+    passes = Passes(groups * calls * job.branches, groups * -(-calls // _CALLS_AT_A_TIME))
+    names = {layer.name for layer in layers}
+    works = [work for work in job.counted.layers if work.spec.name in names]
+    search = search_pieces([layer.weight_shape for layer in layers], job.recipe.weights.search, on_host=False)
+    work = [*moment_pieces(works, calls * job.branches), *compensation_pieces(layers), *search]
+    return Stage(COMPENSATION_STAGE, len(layers), (passes,), work)

@@ -1,4 +1,4 @@
-"""Bytes of files that do not exist yet."""
+"""Bytes of a latent set that does not exist yet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from s2p_converters.core.graph import UNetStructure
 from s2p_mobile.quantize.latents.manifest import (
     MANIFEST_NAME,
     SHARD_PROMPTS,
@@ -88,3 +89,20 @@ def latent_set_bytes(
         write_contract(path, manifest)
         described = path.stat().st_size
     return described + sum(sizes[count] for count in counts) + (0 if empty is None else empty.bytes)
+
+
+def block_shapes(structure: UNetStructure, branches: int) -> dict[str, tuple[int, ...]]:
+    """[B, C, H, W] of each block's output.
+
+    Args:
+        branches: B.
+    """
+    height, width = structure.sample_size
+    shapes: dict[str, tuple[int, ...]] = {}
+    for block in (*structure.down, *([structure.mid] if structure.mid else []), *structure.up):
+        if block.resample and block.name.startswith("down"):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        if block.resample and block.name.startswith("up"):
+            height, width = height * 2, width * 2
+        shapes[block.name] = (branches, block.resnets[-1][1], height, width)
+    return shapes

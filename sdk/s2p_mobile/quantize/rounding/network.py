@@ -1,0 +1,112 @@
+"""The rounded graph without numbers, and learning on its units, for what is counted and timed before there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from s2p_converters.core.graph import StepUNet, UNetStructure, layer_specs
+from s2p_converters.core.graph.operators import FloatLayer
+from s2p_mobile.quantize.rounding.layers import IndexedTables, RoundedLayer, RoundedOperators
+from s2p_mobile.quantize.rounding.learned import LearnUnit, UnitData
+from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
+from s2p_mobile.quantize.stages import Passes, Piece, count_network
+from s2p_mobile.quantize.stages.counting import ShapeRows, is_inside
+from s2p_mobile.quantize.stages.parts import EmptyPart, PartwiseNetwork
+from s2p_mobile.quantize.stages.stage import Precision, Run
+
+_BITS = 8
+"""Of every grid; of no consequence for the time."""
+TIMED_ITERATIONS = 5
+"""Optimizer steps of a timed piece."""
+_WEIGHT_OPERATIONS = 1000
+"""What the work on each weight in an optimizer step is worth beside the products, roughly: it waits for the memory."""
+
+
+def rounded_network(
+    structure: UNetStructure, tokens: int, layers: frozenset[str], *, grids: bool, attention: bool = False
+) -> PartwiseNetwork:
+    """A graph with rounded layers, timed part by part.
+
+    Args:
+        tokens: N of the text.
+        layers: names of the rounded layers.
+        grids: their inputs are rounded too.
+        attention: the operands of attention as well.
+    """
+
+    def build(shape: UNetStructure) -> StepUNet:
+        rounded = {
+            spec.name: RoundedLayer(spec, FloatLayer(spec), _BITS, "absmax", (spec.in_channels,))
+            for spec in layer_specs(shape)
+            if spec.name in layers
+        }
+        unet = StepUNet(shape, IndexedTables(ShapeRows(shape)), RoundedOperators(rounded)).requires_grad_(False)
+        if grids:
+            RoundedNetwork(unet, unet, rounded, 1, _BITS, attention).add_input_grids()
+        return unet
+
+    return PartwiseNetwork(f"rounded network{' with grids' if grids else ''}", structure, tokens, build)
+
+
+class LearnedUnits:
+    """Optimizer steps on one unit at a time: a :class:`~s2p_mobile.quantize.stages.Network`."""
+
+    def __init__(self, kind: str, network: PartwiseNetwork, learn: LearnUnit) -> None:
+        """
+        Args:
+            kind: of its pieces, see :class:`Piece`.
+            network: whose units learn.
+            learn: makes :data:`TIMED_ITERATIONS` steps.
+        """
+        self.kind, self.network, self.learn = kind, network, learn
+
+    @property
+    def precision(self) -> Precision:
+        """See :class:`Network`."""
+        return self.network.precision
+
+    def launches(self, passes: Passes) -> int:
+        """See :class:`Network`; those of the passes."""
+        return self.network.launches(passes)
+
+    def pieces(self, passes: Passes) -> Sequence[Piece]:
+        """See :class:`Network`."""
+        assert passes.part is not None
+        batch, structure = self.network.cut(passes.batch, passes.part, backward=True)
+        part = self.network.parts(structure, batch)[passes.part]
+        size, timed = (
+            self._size(*shape, passes.part) for shape in ((self.network.structure, passes.batch), (structure, batch))
+        )
+        count = passes.count / TIMED_ITERATIONS * size / timed
+        return [Piece(self.kind, part.key, count, timed, self._steps(part, batch))]
+
+    def _size(self, structure: UNetStructure, batch: int, part: str) -> float:
+        weights = sum(spec.weights for spec in layer_specs(structure) if is_inside(spec.name, part))
+        return 3 * batch * count_network(structure, self.network.tokens).part_flops(part) + _WEIGHT_OPERATIONS * weights
+
+    def _steps(self, part: EmptyPart, batch: int) -> Callable[[torch.device], Run]:
+        def prepare(device: torch.device) -> Run:
+            unit, inputs = part.fill(device, differentiable=False)
+            tables = _FixedRow(inputs[-1])
+            calls = torch.zeros(batch, dtype=torch.int64, device=device)
+            with torch.no_grad():
+                targets = torch.randn_like(unit(*inputs))
+            tensors = [value for value in inputs if isinstance(value, Tensor)]
+            return lambda: self.learn(unit, tables, UnitData(tensors, calls, targets))
+
+        return prepare
+
+
+class _FixedRow(nn.Module):
+    """Step tables that give one row whatever the step."""
+
+    def __init__(self, row: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.row = row
+
+    def forward(self, step: Tensor, *of_prompt: Tensor) -> dict[str, Tensor]:
+        """The row."""
+        return self.row
