@@ -30,6 +30,9 @@ class _Place:
     kind: str
 
 
+_Key = tuple[_Place, object]
+
+
 class Stopwatch:
     """How long pieces take on a device of this machine.
 
@@ -44,8 +47,8 @@ class Stopwatch:
             seconds: to spend.
         """
         self.device, self.left = device, seconds
-        self._sizes: dict[tuple[_Place, object], float] = {}
-        self._times: dict[tuple[_Place, object], float] = {}
+        self._sizes: dict[_Key, float] = {}
+        self._times: dict[_Key, float] = {}
         self._paces: dict[_Place, tuple[float, float]] = {}
         alone = device.type == "cpu" and torch.get_num_threads() == 1
         self._clock: Callable[[], float] = time.process_time if alone else time.perf_counter
@@ -61,8 +64,8 @@ class Stopwatch:
         Args:
             pieces: each with whether it is on the processor in any case.
         """
-        distinct: dict[tuple[_Place, object], Piece] = {}
-        counts: dict[tuple[_Place, object], float] = {}
+        distinct: dict[_Key, Piece] = {}
+        counts: dict[_Key, float] = {}
         for piece, on_host in pieces:
             key = self._key(piece, on_host)
             distinct.setdefault(key, piece)
@@ -75,19 +78,37 @@ class Stopwatch:
         while self.left > 0:
             unknown = {key: counts[key] * self._seconds(key) for key in distinct if key not in self._times}
             known = sum(counts[key] * self._times[key] for key in distinct if key in self._times)
-            affordable = [key for key in unknown if 2 * self._seconds(key) <= self.left]
-            if not affordable or sum(unknown.values()) <= _ENOUGH * (known + sum(unknown.values())):
+            if sum(unknown.values()) <= _ENOUGH * (known + sum(unknown.values())):
                 return
-            self._time(max(affordable, key=lambda key: unknown[key]), distinct)
+            chosen = self._next(unknown)
+            if chosen is None:
+                return
+            self._time(chosen, distinct)
+
+    def _next(self, unknown: dict[_Key, float]) -> _Key | None:
+        """What matters most of what can still be paid.
+
+        A single small piece makes its kind look slower than it is, so that nothing seems to be within the means: then the next
+        smallest of the kind that matters most.
+        """
+        affordable = [key for key in unknown if 2 * self._seconds(key) <= self.left]
+        if affordable:
+            return max(affordable, key=lambda key: unknown[key])
+        timed = [key[0] for key in self._times]
+        vague = [key for key in unknown if timed.count(key[0]) == 1]
+        if not vague:
+            return None
+        place = max(vague, key=lambda key: unknown[key])[0]
+        return min((key for key in vague if key[0] == place), key=lambda key: self._sizes[key])
 
     def seconds(self, pieces: Sequence[Piece], on_host: bool = False) -> float:
         """Time of pieces that were looked at, counts included."""
         return sum(piece.count * self._seconds(self._key(piece, on_host)) for piece in pieces)
 
-    def _key(self, piece: Piece, on_host: bool) -> tuple[_Place, object]:
+    def _key(self, piece: Piece, on_host: bool) -> _Key:
         return _Place(_CPU if on_host or piece.on_host else self.device, piece.kind), piece.key
 
-    def _seconds(self, key: tuple[_Place, object]) -> float:
+    def _seconds(self, key: _Key) -> float:
         """Of one piece: as timed, or by its size."""
         if key in self._times:
             return self._times[key]
@@ -103,7 +124,7 @@ class Stopwatch:
             fixed, pace = 0.0, times.sum() / sizes.sum()
         self._paces[place] = float(fixed), float(pace)
 
-    def _time(self, key: tuple[_Place, object], pieces: dict[tuple[_Place, object], Piece]) -> None:
+    def _time(self, key: _Key, pieces: dict[_Key, Piece]) -> None:
         began = self._clock()
         device = key[0].device
         run = pieces[key].prepare(device)

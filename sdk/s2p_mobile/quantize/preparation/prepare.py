@@ -22,7 +22,7 @@ from s2p_mobile.quantize.preparation.starting_point import starting_point, start
 from s2p_mobile.quantize.rounding.gptq import compensated, compensation_pieces
 from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.quantize.student import StudentSpec, build_student
-from s2p_mobile.quantize.student.network import student_network
+from s2p_mobile.quantize.student.network import student_network, student_shape
 from s2p_mobile.sources.trajectory import float_unet
 
 INFLUENCE_STAGE = "measuring the influence of each call"
@@ -114,7 +114,7 @@ def _influence_stage(job: QuantizationJob, prompts: int) -> Stage:
     """Each call once by the student, and from each call on to the end by the FP network."""
     calls, samples = len(job.plan.calls), prompts * job.branches
     later = calls * (calls - 1) // 2
-    student = student_network(job)
+    student = student_network(student_shape(job))
     passes = (Passes(samples * later, later), Passes(samples * calls, calls, network=student))
     shapes = [layer.weight_shape for layer in job.layers]
     return Stage(INFLUENCE_STAGE, calls, passes, search_pieces(shapes, job.recipe.weights.search))

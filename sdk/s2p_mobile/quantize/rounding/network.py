@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,9 +13,9 @@ from s2p_converters.core.graph.operators import FloatLayer
 from s2p_mobile.quantize.rounding.layers import IndexedTables, RoundedLayer, RoundedOperators
 from s2p_mobile.quantize.rounding.learned import LearnUnit, UnitData
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
-from s2p_mobile.quantize.stages import Passes, Piece, count_network
+from s2p_mobile.quantize.stages import Passes, Piece
 from s2p_mobile.quantize.stages.counting import ShapeRows, is_inside
-from s2p_mobile.quantize.stages.parts import EmptyPart, PartwiseNetwork
+from s2p_mobile.quantize.stages.parts import LARGEST_PIECE, EmptyPart, PartwiseNetwork
 from s2p_mobile.quantize.stages.stage import Precision, Run
 
 _BITS = 8
@@ -25,6 +26,7 @@ _WEIGHT_OPERATIONS = 1000
 """What the work on each weight in an optimizer step is worth beside the products, roughly: it waits for the memory."""
 
 
+@functools.lru_cache(maxsize=8)
 def rounded_network(
     structure: UNetStructure, tokens: int, layers: frozenset[str], *, grids: bool, attention: bool = False
 ) -> PartwiseNetwork:
@@ -37,13 +39,13 @@ def rounded_network(
         attention: the operands of attention as well.
     """
 
-    def build(shape: UNetStructure) -> StepUNet:
+    def build() -> StepUNet:
         rounded = {
-            spec.name: RoundedLayer(spec, FloatLayer(spec), _BITS, "absmax", (spec.in_channels,))
-            for spec in layer_specs(shape)
+            spec.name: RoundedLayer(spec, FloatLayer(spec), _BITS, "minmax", (spec.in_channels,))
+            for spec in layer_specs(structure)
             if spec.name in layers
         }
-        unet = StepUNet(shape, IndexedTables(ShapeRows(shape)), RoundedOperators(rounded)).requires_grad_(False)
+        unet = StepUNet(structure, IndexedTables(ShapeRows(structure)), RoundedOperators(rounded)).requires_grad_(False)
         if grids:
             RoundedNetwork(unet, unet, rounded, 1, _BITS, attention).add_input_grids()
         return unet
@@ -75,23 +77,18 @@ class LearnedUnits:
     def pieces(self, passes: Passes) -> Sequence[Piece]:
         """See :class:`Network`."""
         assert passes.part is not None
-        batch, structure = self.network.cut(passes.batch, passes.part, backward=True)
-        part = self.network.parts(structure, batch)[passes.part]
-        size, timed = (
-            self._size(*shape, passes.part) for shape in ((self.network.structure, passes.batch), (structure, batch))
-        )
-        count = passes.count / TIMED_ITERATIONS * size / timed
-        return [Piece(self.kind, part.key, count, timed, self._steps(part, batch))]
+        whole = self.network.parts[passes.part].of_batch(passes.batch)
+        part = whole.within(LARGEST_PIECE, 3)
+        weights = sum(spec.weights for spec in layer_specs(self.network.structure) if is_inside(spec.name, passes.part))
+        wanted, timed = (3 * shape.flops + _WEIGHT_OPERATIONS * weights for shape in (whole, part))
+        count = passes.count / TIMED_ITERATIONS * wanted / timed
+        return [Piece(self.kind, part.key, count, TIMED_ITERATIONS * timed, self._steps(part))]
 
-    def _size(self, structure: UNetStructure, batch: int, part: str) -> float:
-        weights = sum(spec.weights for spec in layer_specs(structure) if is_inside(spec.name, part))
-        return 3 * batch * count_network(structure, self.network.tokens).part_flops(part) + _WEIGHT_OPERATIONS * weights
-
-    def _steps(self, part: EmptyPart, batch: int) -> Callable[[torch.device], Run]:
+    def _steps(self, part: EmptyPart) -> Callable[[torch.device], Run]:
         def prepare(device: torch.device) -> Run:
             unit, inputs = part.fill(device, differentiable=False)
             tables = _FixedRow(inputs[-1])
-            calls = torch.zeros(batch, dtype=torch.int64, device=device)
+            calls = torch.zeros(len(inputs[0]), dtype=torch.int64, device=device)
             with torch.no_grad():
                 targets = torch.randn_like(unit(*inputs))
             tensors = [value for value in inputs if isinstance(value, Tensor)]

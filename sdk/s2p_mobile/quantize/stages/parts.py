@@ -7,13 +7,15 @@ one piece as a whole.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from s2p_converters.core.graph import Operators, StepUNet, UNetStructure, layer_specs
 from s2p_converters.core.graph.operators import FloatLayer
@@ -24,17 +26,17 @@ LARGEST_PIECE = 1e10
 """Operations of a piece at most; the batch, then the picture of a larger one is cut down and its count raised."""
 SMALL_NETWORK = 2e10
 """A pass of at most so many operations is a piece as a whole."""
-_LEAST_SIZE = 8
+_LEAST_SIZE = 4
 _WHOLE = ""
 """Name of a network among its modules."""
 
-BuildNetwork = Callable[[UNetStructure], StepUNet]
-"""Makes a network of a structure on torch's present default device, which is meta."""
+BuildNetwork = Callable[[], StepUNet]
+"""Makes a network on torch's present default device, which is meta."""
 
 
 @dataclass(frozen=True)
 class EmptyPart:
-    """A module on the meta device, and what it is given."""
+    """A module on the meta device, and what it is given: a picture, perhaps a text, and the row of a step."""
 
     module: nn.Module
     inputs: tuple[Any, ...]
@@ -45,12 +47,55 @@ class EmptyPart:
         weights = tuple(tuple(value.shape) for value in (*self.module.parameters(), *self.module.buffers()))
         return type(self.module).__name__, weights, *(tuple(value.shape) for value in self.inputs if isinstance(value, Tensor))
 
+    @cached_property
+    def flops(self) -> int:
+        """Operations of a forward pass."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.module(*self.inputs)
+        return counter.get_total_flops()
+
+    def of_batch(self, batch: int) -> EmptyPart:
+        """The same for another number of samples."""
+        return EmptyPart(self.module, tuple(_map(value, lambda x: x.new_empty(batch, *x.shape[1:])) for value in self.inputs))
+
+    def halved(self) -> EmptyPart | None:
+        """The same for pictures of half the height and width; None where they are small already."""
+        picture, *others = self.inputs
+        if picture.dim() == 4:
+            height, width = picture.shape[2:]
+            if min(height, width) < 2 * _LEAST_SIZE:
+                return None
+            return EmptyPart(self.module, (picture.new_empty(*picture.shape[:2], height // 2, width // 2), *others))
+        samples, positions, channels = picture.shape
+        if positions < 4 * _LEAST_SIZE**2:
+            return None
+        return EmptyPart(self.module, (picture.new_empty(samples, positions // 4, channels), *others))
+
+    def within(self, operations: float, times: int) -> EmptyPart:
+        """The same, cut until ``times`` forward passes are within so many operations, or as near as possible."""
+        part: EmptyPart = self
+        batch = part.inputs[0].shape[0]
+        if times * part.flops > operations and batch > 1:
+            part = part.of_batch(max(1, int(batch * operations / (times * part.flops))))
+        while times * part.flops > operations:
+            smaller = part.halved()
+            if smaller is None:
+                break
+            part = smaller
+        return part
+
     def fill(self, device: torch.device, differentiable: bool) -> tuple[nn.Module, list[Any]]:
         """A copy with numbers of no meaning: the module, and its inputs, which ask for gradients or do not."""
         # The operators belong to the whole network; a copy of one part must not copy all others.
         operators = [getattr(child, "ops", None) for child in self.module.modules()]
         shared = {id(ops): ops for ops in operators if isinstance(ops, Operators)}
         return fill(copy.deepcopy(self.module, shared), device), [numbers(x, device, differentiable) for x in self.inputs]
+
+
+def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: change(row) for name, row in value.items()}
+    return change(value) if isinstance(value, Tensor) else value
 
 
 class PartwiseNetwork:
@@ -73,13 +118,33 @@ class PartwiseNetwork:
         """
         self.kind, self.structure, self.tokens, self.build = kind, structure, tokens, build
         self.precision: Precision = precision
-        self._parts: dict[tuple[UNetStructure, int], dict[str, EmptyPart]] = {}
+
+    @cached_property
+    def _empty(self) -> StepUNet:
+        with torch.device("meta"):
+            return self.build()
 
     @cached_property
     def _operations(self) -> int:
-        with torch.device("meta"):
-            unet = self.build(self.structure)
-        return operations_of(unet, inputs_without_numbers(self.structure, 1, self.tokens))
+        return operations_of(self._empty, inputs_without_numbers(self.structure, 1, self.tokens))
+
+    @cached_property
+    def parts(self) -> dict[str, EmptyPart]:
+        """Every module of the network that a pass calls, for one sample."""
+        found: dict[str, EmptyPart] = {}
+
+        def hook(name: str) -> Any:
+            def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+                found[name] = EmptyPart(module, inputs)
+
+            return keep
+
+        handles = [module.register_forward_pre_hook(hook(name)) for name, module in self._empty.named_modules()]
+        with torch.no_grad():
+            self._empty(*inputs_without_numbers(self.structure, 1, self.tokens))
+        for handle in handles:
+            handle.remove()
+        return found
 
     def launches(self, passes: Passes) -> int:
         """See :class:`Network`; a backward pass starts as many as two forward ones."""
@@ -89,67 +154,18 @@ class PartwiseNetwork:
 
     def pieces(self, passes: Passes) -> Sequence[Piece]:
         """See :class:`Network`."""
-        counted = count_network(self.structure, self.tokens)
-        if passes.part is None and counted.flops * passes.batch * (3 if passes.backward else 1) <= SMALL_NETWORK:
-            return [self._whole(passes, counted.flops)]
-        batch, structure = self.cut(passes.batch, passes.part, passes.backward)
-        whole, small = (count_network(shape, self.tokens) for shape in (self.structure, structure))
-        kind = f"{self.kind} in {self.precision}{', backward' if passes.backward else ''}, batch {batch}"
-        found = self.parts(structure, batch)
-        return [
-            Piece(
-                kind,
-                found[name].key,
-                whole.part_flops(name) / small.part_flops(name) * passes.samples / batch,
-                small.part_flops(name) * batch,
-                _pass(found[name], passes.backward, self.precision),
-            )
-            for name in part_names(self.structure, passes.part)
-        ]
-
-    def _whole(self, passes: Passes, flops: int) -> Piece:
-        part = self.parts(self.structure, passes.batch)[_WHOLE]
-        kind = f"{self.kind} as a whole in {self.precision}{', backward' if passes.backward else ''}"
-        run = _pass(part, passes.backward, self.precision)
-        return Piece(kind, passes.batch, passes.samples / passes.batch, flops * passes.batch, run)
-
-    def cut(self, batch: int, part: str | None, backward: bool) -> tuple[int, UNetStructure]:
-        """Batch and structure with which no part is larger than :data:`LARGEST_PIECE`, or as near as possible."""
-        structure = self.structure
-        while True:
-            counted = count_network(structure, self.tokens)
-            largest = max(counted.part_flops(name) for name in part_names(structure, part)) * (3 if backward else 1)
-            if largest * batch <= LARGEST_PIECE:
-                return batch, structure
-            if batch > 1:
-                batch = max(1, min(batch - 1, int(LARGEST_PIECE // largest)))
-                continue
-            height, width = structure.sample_size
-            if min(height, width) < 2 * _LEAST_SIZE:
-                return batch, structure
-            structure = replace(structure, sample_size=(height // 2, width // 2))
-
-    def parts(self, structure: UNetStructure, batch: int) -> dict[str, EmptyPart]:
-        """Every module of the network that a pass calls."""
-        key = (structure, batch)
-        if key not in self._parts:
-            with torch.device("meta"):
-                unet = self.build(structure)
-            found: dict[str, EmptyPart] = {}
-
-            def hook(name: str) -> Any:
-                def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-                    found[name] = EmptyPart(module, inputs)
-
-                return keep
-
-            handles = [module.register_forward_pre_hook(hook(name)) for name, module in unet.named_modules()]
-            with torch.no_grad():
-                unet(*inputs_without_numbers(structure, batch, self.tokens))
-            for handle in handles:
-                handle.remove()
-            self._parts[key] = found
-        return self._parts[key]
+        times, whole = 3 if passes.backward else 1, count_network(self.structure, self.tokens)
+        kind = f"{self.kind} in {self.precision}{', backward' if passes.backward else ''}"
+        if passes.part is None and times * whole.flops * passes.batch <= SMALL_NETWORK:
+            part = self.parts[_WHOLE].of_batch(passes.batch)
+            run = _pass(part, passes.backward, self.precision)
+            return [Piece(f"{kind}, whole", passes.batch, passes.samples / passes.batch, whole.flops * passes.batch, run)]
+        pieces = []
+        for name in part_names(self.structure, passes.part):
+            part = self.parts[name].of_batch(passes.batch).within(LARGEST_PIECE, times)
+            count = passes.samples * whole.part_flops(name) / part.flops
+            pieces.append(Piece(kind, part.key, count, part.flops, _pass(part, passes.backward, self.precision)))
+        return pieces
 
 
 def part_names(structure: UNetStructure, part: str | None = None) -> list[str]:
@@ -199,11 +215,12 @@ def numbers(value: Any, device: torch.device, differentiable: bool) -> Any:
     return torch.zeros_like(value, device=device) if isinstance(value, Tensor) else value
 
 
+@functools.lru_cache(maxsize=8)
 def float_network(structure: UNetStructure, tokens: int) -> PartwiseNetwork:
     """The FP graph, whose layers' weights alone get gradients in a backward pass."""
 
-    def build(shape: UNetStructure) -> StepUNet:
-        unet = StepUNet(shape, ShapeRows(shape), Operators()).requires_grad_(False)
+    def build() -> StepUNet:
+        unet = StepUNet(structure, ShapeRows(structure), Operators()).requires_grad_(False)
         for module in unet.modules():
             if isinstance(module, FloatLayer):
                 module.weight.requires_grad_(True)

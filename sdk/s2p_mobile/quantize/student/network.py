@@ -2,28 +2,67 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import torch
 
-from s2p_converters.core.graph import StepTables, StepUNet, UNetStructure, resnet_names
+from s2p_converters.core.graph import StepUNet, UNetStructure, resnet_names
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.stages.parts import PartwiseNetwork
 from s2p_mobile.quantize.stages.stage import Precision
 from s2p_mobile.quantize.student.fake_quant import TrainedOperators, TrainedTables
 
-
-def student_network(job: QuantizationJob, precision: Precision = "fp32") -> PartwiseNetwork:
-    """The student of a job, timed part by part."""
-    tokens = job.model.conditioner.tokens
-    return PartwiseNetwork("student", job.structure, tokens, lambda shape: empty_student(job, shape), precision)
+_BITS = 8
+"""Of every weight grid; of no consequence for time and memory."""
 
 
-def empty_student(job: QuantizationJob, structure: UNetStructure) -> StepUNet:
-    """The student of a job at any picture size, on torch's present default device."""
-    recipe, names, calls = job.recipe, [layer.name for layer in job.layers], len(job.plan.calls)
-    rows = StepTables({f"{name}.time": torch.empty(calls, width) for name, width in resnet_names(structure).items()})
-    scales = None if recipe.activations.bits is None else torch.empty(calls, len(names))
-    tables = TrainedTables(rows, names, scales, recipe.activations.per_step)
-    freezes = recipe.training.freezing is not None
-    # Of no consequence for time and memory: which layer has how many bits.
-    bits = dict.fromkeys(names, recipe.weights.bits)
-    return StepUNet(structure, tables, TrainedOperators(bits, recipe.activations.bits, freezes))
+@dataclass(frozen=True)
+class StudentShape:
+    """What of a job decides the time and memory of its student.
+
+    Attributes:
+        tokens: N of the text.
+        layers: names of the quantized layers.
+        calls: T.
+        activation_bits: None: activations stay in float.
+        per_step: an activation scale for every call.
+        freezes: weights may be frozen.
+    """
+
+    structure: UNetStructure
+    tokens: int
+    layers: tuple[str, ...]
+    calls: int
+    activation_bits: int | None
+    per_step: bool
+    freezes: bool
+
+    def build(self) -> StepUNet:
+        """The student on torch's present default device."""
+        rows = {f"{name}.time": torch.empty(self.calls, width) for name, width in resnet_names(self.structure).items()}
+        scales = None if self.activation_bits is None else torch.empty(self.calls, len(self.layers))
+        tables = TrainedTables(StepTables(rows), list(self.layers), scales, self.per_step)
+        return StepUNet(
+            self.structure, tables, TrainedOperators(dict.fromkeys(self.layers, _BITS), self.activation_bits, self.freezes)
+        )
+
+
+def student_shape(job: QuantizationJob) -> StudentShape:
+    """Of a job's student."""
+    activations = job.recipe.activations
+    return StudentShape(
+        job.structure,
+        job.model.conditioner.tokens,
+        tuple(layer.name for layer in job.layers),
+        len(job.plan.calls),
+        activations.bits,
+        activations.per_step,
+        job.recipe.training.freezing is not None,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def student_network(shape: StudentShape, precision: Precision = "fp32") -> PartwiseNetwork:
+    """A student timed part by part."""
+    return PartwiseNetwork("student", shape.structure, shape.tokens, shape.build, precision)

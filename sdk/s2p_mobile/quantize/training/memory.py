@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from s2p_converters.core.graph import StepUNet
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.stages import Memory
 from s2p_mobile.quantize.stages.counting import inputs_without_numbers
-from s2p_mobile.quantize.student.network import empty_student
+from s2p_mobile.quantize.student.network import StudentShape, student_shape
 
 _FLOAT32 = 4
 
@@ -27,7 +28,7 @@ def training_memory(job: QuantizationJob, start: Memory) -> Memory:
     weights = sum(layer.weights for layer in layers)
     learned = weights + sum(2 * layer.out_channels for layer in layers)
     frozen = 9 * weights if rule.freezing is not None else 0
-    activations, largest, of_weights = saved_bytes(job)
+    activations, largest, of_weights = saved_bytes(student_shape(job), job.branches)
     samples = rule.batch * job.branches
     kept = samples * activations
     if rule.checkpoint_activations:
@@ -55,14 +56,18 @@ def state_bytes(job: QuantizationJob) -> int:
     return _FLOAT32 * learned * (3 + (rule.ema is not None)) + (9 * weights if rule.freezing is not None else 0)
 
 
-def saved_bytes(job: QuantizationJob) -> tuple[int, int, int]:
+@functools.lru_cache(maxsize=4)
+def saved_bytes(shape: StudentShape, branches: int) -> tuple[int, int, int]:
     """What a forward pass keeps for the backward pass: of one sample, of one sample in the largest resnet or transformer alone, and
-    of the weights' size, whatever the batch."""
+    of the weights' size, whatever the batch.
+
+    Args:
+        branches: samples of a call.
+    """
     with torch.device("meta"):
-        student = empty_student(job, job.structure)
-    inputs = inputs_without_numbers(job.structure, job.branches, job.model.conditioner.tokens)
-    activations, largest, weights = _saved(student, inputs)
-    return activations // job.branches, largest // job.branches, weights
+        student = shape.build()
+    activations, largest, weights = _saved(student, inputs_without_numbers(shape.structure, branches, shape.tokens))
+    return activations // branches, largest // branches, weights
 
 
 def _saved(student: StepUNet, inputs: Sequence[Tensor]) -> tuple[int, int, int]:

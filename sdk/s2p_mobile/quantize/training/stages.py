@@ -13,7 +13,7 @@ from s2p_mobile.quantize.recipes.training import TrainingRule
 from s2p_mobile.quantize.stages import Passes, Piece, Stage
 from s2p_mobile.quantize.stages.stage import Run
 from s2p_mobile.quantize.student.fake_quant import TrainedLayer
-from s2p_mobile.quantize.student.network import student_network
+from s2p_mobile.quantize.student.network import student_network, student_shape
 from s2p_mobile.quantize.training.freezing import OscillationTracker
 from s2p_mobile.quantize.training.optimizer import Average, Optimizer
 
@@ -25,7 +25,7 @@ def training_stage(job: QuantizationJob) -> Stage:
     rule, layers = job.recipe.training, job.layers
     steps = rule.iterations * rule.accumulate
     samples = steps * rule.batch * job.branches
-    student = student_network(job, rule.precision)
+    student = student_network(student_shape(job), rule.precision)
     passes = [Passes(samples, steps, backward=True, network=student)]
     if rule.checkpoint_activations:
         passes.append(Passes(samples, steps, network=student))
