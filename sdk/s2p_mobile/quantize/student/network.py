@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from s2p_converters.core.graph import StepUNet, UNetStructure, resnet_names
+from s2p_converters.core.graph import StepTables, StepUNet, UNetStructure, resnet_names
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.stages.parts import PartwiseNetwork
 from s2p_mobile.quantize.stages.stage import Precision
