@@ -44,8 +44,11 @@ def test_it_has_no_extra_at_first(sdk: Environment) -> None:
 def test_the_command_is_installed(sdk: Environment, tmp_path: Path) -> None:
     command = sdk.python.with_name("s2p-mobile")
     assert sdk.run(command, "--version", cwd=tmp_path).stdout == f"s2p-mobile {__version__}\n"
-    listed = sdk.run(command, "models", cwd=tmp_path).stdout
-    assert "coreml" in listed and "w4a8-mixed" in listed and "rtn" in listed
+    listed = sdk.run(command, "models", cwd=tmp_path)
+    assert "w4a8-mixed" in listed.stdout and "rtn" in listed.stdout
+    for target in ("coreml", "executorch"):
+        (line,) = (line for line in (listed.stdout + listed.stderr).splitlines() if f"'{target}'" in line)
+        assert line.endswith(f"run pip install 's2p-mobile[{target}]'"), "left out, and what would bring it"
 
 
 @pytest.mark.parametrize("target", ["coreml", "executorch"])
@@ -54,6 +57,13 @@ def test_what_a_target_needs_is_named(sdk: Environment, tmp_path: Path, target: 
     done = sdk.run(command, "convert", "--target", target, cwd=tmp_path, status=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and line.endswith(f"pip install 's2p-mobile[{target}]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_plot_needs_is_named_before_anything_is_measured(sdk: Environment, tmp_path: Path) -> None:
+    command = sdk.python.with_name("s2p-mobile")
+    done = sdk.run(command, "sensitivity", "--compare", "--out", "sensitivity.json", cwd=tmp_path, status=2)
+    assert done.stderr == "error: a plot needs matplotlib, which is not installed; run pip install 's2p-mobile[evaluate]'\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,8 +13,9 @@ def register(app: typer.Typer) -> None:
 
 
 def models() -> None:
-    """List the model families and what a model folder must hold, recipes, methods, estimators and schedulers."""
+    """List the model families and what a model folder must hold, targets, recipes, methods, estimators and schedulers."""
     from s2p_converters.core.plan import SCHEDULERS
+    from s2p_converters.targets.registry import TARGETS
     from s2p_mobile.quantize.methods import METHODS
     from s2p_mobile.quantize.recipes import RECIPES, load_recipe
     from s2p_mobile.quantize.sensitivity import ESTIMATORS
@@ -25,6 +26,9 @@ def models() -> None:
     for family in FAMILIES.entries.values():
         typer.echo(f"{family.name:<5} {family.title}\n      needs: {family.needs}")
         typer.echo(f"      defaults: guidance {family.guidance:g}, {family.steps} steps, recipe {family.recipe}")
+    typer.echo("\ntargets:")
+    for name, target in TARGETS.entries.items():
+        typer.echo(f"  {name:<12} {target.title}")
     typer.echo("\nrecipes:")
     for name in RECIPES.entries:
         typer.echo(f"  {name:<12} {load_recipe(name).description}")
@@ -35,6 +39,6 @@ def models() -> None:
     for name, estimator in ESTIMATORS.entries.items():
         typer.echo(f"  {name:<12} {estimator.title}")
     typer.echo(f"\nschedulers: {', '.join(SCHEDULERS.entries)}")
-    for registry in (RECIPES, METHODS, ESTIMATORS, SCHEDULERS):
+    for registry in (FAMILIES, TARGETS, RECIPES, METHODS, ESTIMATORS, SCHEDULERS):
         for reason in registry.broken.values():
             say(f"note: left out: {reason}", "-")

@@ -64,8 +64,11 @@ def sensitivity(
 ) -> None:
     """Measure how much each layer's weight rounding hurts."""
     from s2p_mobile.quantize.sensitivity import ESTIMATORS, comparison_lines
+    from s2p_mobile.quantize.sensitivity.plot import require_plots
     from s2p_runtime.files import refuse_existing
 
+    if compare:
+        require_plots()
     names = list(ESTIMATORS.entries) if compare else [estimator]
     files = {name: out.with_name(f"{out.stem}-{name}{out.suffix}") if compare else out for name in names}
     plot = out.with_suffix(".png")

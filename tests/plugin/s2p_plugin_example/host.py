@@ -19,7 +19,7 @@ class ToyHost(Host):
     """Runs programs that ``torch.export`` wrote, in float32."""
 
     target = "toy"
-    title = "toy"
+    title = "programs of torch.export"
     default_method = "forward"
 
     def open(self, bundle: Bundle, compute: Compute = "declared", release_chunks: bool = False) -> Backend:

@@ -33,7 +33,7 @@ class ToyTarget(Target[ToyOptions]):
     """The reference function of a checkpoint in float32: integers times scales, activations rounded at every call."""
 
     name = "toy"
-    title = "toy"
+    title = "programs of torch.export"
     options = ToyOptions
     step = "int64"
 

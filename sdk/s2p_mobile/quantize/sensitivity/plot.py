@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from s2p_mobile.quantize.sensitivity.comparison import compare
@@ -12,6 +13,12 @@ from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_file
 
 
+def require_plots() -> None:
+    """Raise :class:`S2PError` when there is no matplotlib: to be asked before the measurements, which take long."""
+    if find_spec("matplotlib") is None:
+        raise S2PError("a plot needs matplotlib, which is not installed", "run pip install 's2p-mobile[evaluate]'")
+
+
 def plot_comparison(results: Sequence[Sensitivity], bits: int, path: Path, share: float = 0.05, *, force: bool = False) -> None:
     """Write a picture (format by the file's suffix, e.g. .png, .svg): each estimator's share of the whole sensitivity, layer by
     layer on a logarithmic axis with its most sensitive layers marked, and the matrix of Spearman correlations.
@@ -19,13 +26,10 @@ def plot_comparison(results: Sequence[Sensitivity], bits: int, path: Path, share
     Raises:
         S2PError: matplotlib missing, an unknown suffix, the place cannot be written, or results that cannot be compared.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise S2PError(
-            "a plot needs matplotlib, which is not installed", "run pip install 's2p-mobile[evaluate]', or leave the plot out"
-        ) from error
+    require_plots()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     comparison = compare(results, bits, share)
     names = [result.estimator for result in results]
     layers = [layer.name for layer in results[0].layers]

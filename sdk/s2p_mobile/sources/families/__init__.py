@@ -1,7 +1,7 @@
 """Kinds of Stable Diffusion, recognised from a model's own configuration files, and what is refused by name."""
 
 from s2p_mobile.sources.families.conditioner import Conditioner, ConditionSpec, EncodedPrompt
-from s2p_mobile.sources.families.family import LCM_GUIDANCE, LCM_STEPS, Family
+from s2p_mobile.sources.families.family import LCM_GUIDANCE, LCM_STEPS, Configs, Family
 from s2p_mobile.sources.families.refusals import refuse_folder, refuse_pipeline, supported_pipelines
 from s2p_mobile.sources.families.registry import FAMILIES, families_in_order, recognise
 
@@ -11,6 +11,7 @@ __all__ = [
     "LCM_STEPS",
     "ConditionSpec",
     "Conditioner",
+    "Configs",
     "EncodedPrompt",
     "Family",
     "families_in_order",
