@@ -171,5 +171,5 @@ def test_methods_share_their_weights() -> None:
 def test_what_has_no_nodes_is_said_in_one_line(operation: Callable[[Symbol, Symbol], object]) -> None:
     graph = Subgraph([])
     image, tokens = image_input(graph, (1, 4, 6, 6)), Symbol(graph, graph.input((1, 6, 4)), False)
-    with pytest.raises(S2PError, match=r"^this U-Net needs [^\n]+; convert with `target` coreml instead$"):
+    with pytest.raises(S2PError, match=r"^this U-Net needs [^\n]+; convert with `target=coreml` instead$"):
         operation(image, tokens)
