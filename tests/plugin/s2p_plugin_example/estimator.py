@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from s2p_mobile.quantize.stages import Stage
-
 from s2p_mobile.quantize.sensitivity import Estimator, LayerValues, Measurement, Outlook
+from s2p_mobile.quantize.stages import Stage
 
 STAGE = "comparing weights"
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from s2p_mobile.quantize.stages import Stage, on_host
 
 from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.core.graph.operators import FloatLayer
@@ -14,6 +13,7 @@ from s2p_mobile.quantize.grid import quantize_weight
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.methods import Method
 from s2p_mobile.quantize.preparation.starting_point import starting_point, starting_stages
+from s2p_mobile.quantize.stages import Stage, on_host
 from s2p_mobile.sources.trajectory import float_unet
 
 STAGE = "rounding to powers of two"
