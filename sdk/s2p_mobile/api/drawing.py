@@ -65,10 +65,11 @@ def generate(
     from s2p_mobile.sources.device import choose_device
     from s2p_mobile.sources.open_source import is_model, open_source, source_kind
     from s2p_mobile.sources.pixel_size import PixelSize
-    from s2p_mobile.sources.session import open_session
+    from s2p_mobile.sources.session import check_numbers, open_session
     from s2p_runtime.bundle import Bundle
     from s2p_runtime.errors import S2PError
 
+    check_numbers(steps, guidance, seed)
     if release_chunks and source_kind(source) != "bundle":
         raise S2PError("`release_chunks` is for bundles converted with `chunks`", "leave it out", "release_chunks")
     _refuse_sampling(source, scheduler, steps, guidance)

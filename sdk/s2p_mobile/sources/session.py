@@ -67,7 +67,7 @@ def open_session(
             that is open already.
     """
     chosen = choose_device(device)
-    _check_numbers(steps, guidance, seed)
+    check_numbers(steps, guidance, seed)
     model = as_model(source, size, lora)
     if guidance is not None and model.embedded_guidance is not None and guidance != model.embedded_guidance:
         model = model.with_embedded_guidance(guidance)
@@ -80,7 +80,8 @@ def open_session(
     )
 
 
-def _check_numbers(steps: int | None, guidance: float | None, seed: int) -> None:
+def check_numbers(steps: int | None, guidance: float | None, seed: int) -> None:
+    """Raise :class:`S2PError` when one is out of range; None stands for a model's own."""
     if steps is not None and not 1 <= steps <= 1000:
         raise S2PError(f"{steps} steps are not between 1 and 1000", "leave `steps` out for the model's own", "steps")
     if guidance is not None and not 0 <= guidance <= 100:

@@ -75,6 +75,7 @@ def test_functions_take_what_is_open_or_its_path(checkpoint: Path) -> None:
         ({"size": (64, 64)}, "draws one size"),
         ({"lora": ["a.safetensors"]}, "fuse LoRA into the model before"),
         ({"release_chunks": True}, "is for bundles"),
+        ({"seed": -1}, "seed -1 is out of range"),
     ],
 )
 def test_what_does_not_go_with_a_checkpoint(checkpoint: Path, settings: dict[str, object], message: str) -> None:
