@@ -16,6 +16,7 @@ from demo_training.config import TrainConfig
 from demo_training.data import find_font, noto_renderer
 from demo_training.stages import Training
 from demo_training.state import Clock
+from s2p_mobile.cli.app import as_options
 from s2p_runtime.errors import S2PError
 
 _LINE_SECONDS = 10.0
@@ -81,7 +82,7 @@ def train(
         training = Training(out, config, lambda: noto_renderer(find_font(font)), _device(device), clock)
         getattr(training, stage.value)()
     except S2PError as error:
-        console.print(f"error: {error}", markup=False)
+        console.print(f"error: {as_options(str(error))}", markup=False)
         raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from the last saved state")

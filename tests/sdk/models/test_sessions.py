@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     [
         ("--device", "tpu", "unknown device 'tpu'; devices are auto, cpu, cuda, cuda:N and mps"),
         ("--device", "cuda:1", "no cuda device; choose --device cpu or auto"),
-        ("--scheduler", "magic", "choose one of ddim"),
+        ("--scheduler", "magic", "unknown scheduler 'magic'; there are ddim, "),
         ("--size", "10x16", "width 10 of size 10x16 is not a multiple of"),
         ("--lora", "none.safetensors", "LoRA file none.safetensors does not exist"),
     ],
