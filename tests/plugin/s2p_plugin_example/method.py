@@ -40,7 +40,7 @@ class PowersOfTwo(Method):
                     spec=spec,
                     weight_bits=bits,
                     activation_bits=job.recipe.activations.bits,
-                    integers=quantize_weight(module.weight.data, scale, bits),
+                    stored=quantize_weight(module.weight.data, scale, bits),
                     scale=scale.numpy().astype(np.float16),
                     bias=None if module.bias is None else module.bias.data.numpy().astype(np.float32),
                     activation_scale=None if table is None else table[:, column].numpy().astype(np.float32),
