@@ -70,7 +70,7 @@ class Conditioning(Contract):
     second_pad_id: int = Field(
         ge=0, description="padding of the second text encoder's token ids, which are otherwise the first's"
     )
-    zero_unconditional: bool = Field(description="the unconditional branch gets zeros in place of the encoded empty text")
+    zero_unconditional: bool = Field(description="without a negative prompt the unconditional branch gets zeros")
     time_ids: tuple[float, float, float, float, float, float] = Field(
         description="original height and width, top and left of the crop, target height and width, of the bundle's own size"
     )

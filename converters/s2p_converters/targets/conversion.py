@@ -123,6 +123,7 @@ def convert_checkpoint(
         check.run(backend, progress)
         # Golden runs record what the programs denote, where that can be told apart from how an engine rounds.
         floats = backend if target.host.exact else None
+        del backend  # an engine that is not recorded from gives its memory back
     recorder = Recorder(checkpoint, reference, floats or SourceNetworks(checkpoint), folder, progress)
     golden = recorder.golden_runs()
     recorder.size_calls(sizes)

@@ -66,6 +66,7 @@ def generate(
     from s2p_mobile.sources.open_source import is_model, open_source, source_kind
     from s2p_mobile.sources.pixel_size import PixelSize
     from s2p_mobile.sources.session import check_numbers, open_session
+    from s2p_runtime.artist import check_negative_prompt
     from s2p_runtime.bundle import Bundle
     from s2p_runtime.errors import S2PError
 
@@ -78,10 +79,12 @@ def generate(
         session = open_session(
             source, size=wanted, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=chosen, seed=seed
         )
+        check_negative_prompt(negative_prompt, session.guidance)  # before weights are loaded
         artist = open_artist(session, chosen)
     else:
         found = open_source(source, lora=lora)
         assert isinstance(found, Checkpoint | Bundle)
+        check_negative_prompt(negative_prompt, found.manifest.guidance)
         artist = open_artist(found, chosen, size=None if wanted is None else str(wanted), release_chunks=release_chunks)
     drawing = draw_with(artist, prompt, seed, negative_prompt, listener(progress))
     for what, dropped in (("prompt", drawing.tokens_dropped), ("negative prompt", drawing.negative_tokens_dropped)):

@@ -7,7 +7,7 @@ import torch
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_mobile.sources.session import Session
 from s2p_mobile.sources.torch_artist import checkpoint_artist, model_artist
-from s2p_runtime.artist import Artist, Drawing, check_negative_prompt, draw
+from s2p_runtime.artist import Artist, Drawing, draw
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
@@ -53,6 +53,5 @@ def draw_with(artist: Artist, prompt: str, seed: int, negative_prompt: str | Non
     Raises:
         S2PError: a negative prompt without guidance.
     """
-    check_negative_prompt(negative_prompt, artist.guidance)
     with progress.stage("drawing", len(artist.plan.calls)) as advance:
         return draw(artist, prompt, seed, negative_prompt, lambda *_: advance())

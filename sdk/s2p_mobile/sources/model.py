@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -134,10 +135,10 @@ class Model(Components):
 
     @cached_property
     def unet(self) -> Any:
-        """The diffusers module of the denoiser, float32; the guidance of a latent consistency model is built in."""
+        """The denoiser itself, float32; the guidance of a latent consistency model is built in."""
         with quiet_import():
-            import diffusers
-        unet = load_module(getattr(diffusers, self.denoiser.kind), self.folder / self.denoiser.folder)
+            kind = getattr(importlib.import_module(self.denoiser.module), self.denoiser.kind)
+        unet = load_module(kind, self.folder / self.denoiser.folder)
         if self.embedded_guidance is not None:
             fold_guidance(unet, self.embedded_guidance)
         return unet

@@ -74,7 +74,8 @@ def check(counter: Any, stages: Sequence[Stage], job: QuantizationJob) -> None:
             runs = [passes for passes in stage.passes if passes.part is None or is_inside(layer.name, passes.part)]
             seen = counter.layers[stage.name]
             # FP runs of the model itself have whole shortcuts.
-            found = seen[layer.name if layer.name in seen else layer.name.rsplit(".", 1)[0] if "shortcut" in layer.name else ""]
+            whole = layer.name.rsplit(".", 1)[0] if ".conv_shortcut." in layer.name else layer.name
+            found = seen[layer.name if layer.name in seen else whole]
             assert found.samples == sum(passes.samples for passes in runs), (stage.name, layer.name)
             assert found.passes == sum(passes.count for passes in runs), (stage.name, layer.name)
             if layer.name in quantized:  # the others get no gradient where none of their parameters is learned
@@ -143,7 +144,10 @@ def test_stages_without_guidance_and_with_what_was_measured_before(
 ) -> None:
     job = job_of(tiny_model, tiny_plan, counter, guidance=1.0)
     write_latents(LatentJob(job.model, job.plan, job.prompts, job.guidance, job.seed), tmp_path / "latents")
-    measured = measure(job.model, job.plan, PROMPTS, job.guidance, "fisher", bits=(4, 8), count=1)
+    measured = measure(
+        job.model, job.plan, PROMPTS, job.guidance, "fisher", bits=(4, 8), count=1,
+        split_shortcuts=METHODS.get(method).splits_shortcuts,
+    )  # fmt: skip
     (tmp_path / "checkpoint").mkdir()
     run_and_check(counter, method, replace(job, latents=tmp_path / "latents", sensitivity=measured), tmp_path / "checkpoint")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_converters.core.graph import DENOISERS
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.cli.app import run
 from s2p_mobile.judge.evaluation import evaluate, open_evaluation
@@ -28,14 +29,25 @@ from s2p_runtime.errors import S2PError
 MakeModel = Callable[..., Path]
 PROMPTS = ("a red apple", "a blue fox")
 
-LETTERS = '''
-"""A family without a text encoder: a word's embedding is a wave of its token's number."""
+WAVES = '''
+"""A family without a text encoder: a word's embedding is a wave of its token's number. Its U-Net is of a class of its own."""
 import numpy as np
+from diffusers import UNet2DConditionModel
 
-from s2p_converters.core.graph import StepTables
+from s2p_converters.core.graph import Denoiser, StepTables, StepUNet, UNetStructure
 from s2p_mobile.sources.families import Conditioner, ConditionSpec, Family
 from s2p_mobile.sources.time_tables import time_tables
 from s2p_mobile.sources.tokenizer_files import tokenizer_spec
+
+
+class WaveUNet(UNet2DConditionModel):
+    pass
+
+
+WAVE_UNET = Denoiser(
+    kind="WaveUNet", module="waves_family", folder="unet", graph=StepUNet, time_path=("time_embedding.", "time_emb_proj."),
+    structure=lambda config: UNetStructure.from_config({**config, "_class_name": "UNet2DConditionModel"}),
+)
 
 
 class WaveConditioner(Conditioner):
@@ -61,35 +73,39 @@ class WaveConditioner(Conditioner):
 WAVES = Family(
     name="waves", title="Waves in place of a text encoder", needs="unet, vae, tokenizer, scheduler", pipelines=("WavePipeline",),
     folders=("vae", "tokenizer", "scheduler"), conditioner=WaveConditioner, guidance=3.0, scaling_factor=0.5,
-    matches=lambda configs: "text_encoder" not in configs, recipe="w4a8",
+    matches=lambda configs: "text_encoder" not in configs, denoiser_kind="WaveUNet",
 )
 '''
 
 
 @pytest.fixture()
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
-    """``install(module, source, entry)``: a distribution with one family, for the time of a test."""
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """``install(module, source, family, denoiser="")``: a distribution with one family, for the time of a test."""
 
-    def add(module: str, source: str, entry: str) -> None:
+    def add(module: str, source: str, family: str, denoiser: str = "") -> None:
         site = tmp_path / "site"
         info = site / f"{module}-1.0.dist-info"
         info.mkdir(parents=True)
         (site / f"{module}.py").write_text(source)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[s2p_mobile.families]\n{entry}\n")
+        (info / "entry_points.txt").write_text(f"[s2p_mobile.families]\n{family}\n[s2p_mobile.denoisers]\n{denoiser}\n")
         monkeypatch.syspath_prepend(str(site))
-        monkeypatch.delitem(vars(FAMILIES), "_plugins", raising=False)
-        # Put back after the test, whatever was loaded in it.
-        monkeypatch.setattr(FAMILIES, "_loaded", dict(FAMILIES._loaded))
+        for registry in (FAMILIES, DENOISERS):
+            monkeypatch.delitem(vars(registry), "_plugins", raising=False)
+            # Put back after the test, whatever was loaded in it.
+            monkeypatch.setattr(registry, "_loaded", dict(registry._loaded))
 
     yield add
-    vars(FAMILIES).pop("_plugins", None)
+    for registry in (FAMILIES, DENOISERS):
+        vars(registry).pop("_plugins", None)
 
 
 def wave_model(make_model: MakeModel) -> Path:
     folder = make_model("sd1")
     shutil.rmtree(folder / "text_encoder")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "WavePipeline"}))
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "WaveUNet"}))
     return folder
 
 
@@ -100,12 +116,13 @@ def test_a_family_from_outside_goes_the_whole_way(
     folder = wave_model(make_model)
     with pytest.raises(S2PError, match="holds a WavePipeline; supported are"):
         Model(folder)
-    install("waves_family", LETTERS, "waves = waves_family:WAVES")
+    install("waves_family", WAVES, "waves = waves_family:WAVES", "WaveUNet = waves_family:WAVE_UNET")
     assert run(["models"]) == 0
     assert "Waves in place of a text encoder" in capfd.readouterr().out
     model = Model(folder)
     assert (model.family.name, model.guidance, model.latents.scaling_factor) == ("waves", 3.0, 0.18215)  # the VAE's own factor
     model.load()
+    assert type(model.unet).__name__ == "WaveUNet"
     plan = plan_for(folder / "scheduler", "ddim", 2)
     latents = write_latents(LatentJob(model, plan, PROMPTS, 3.0), tmp_path / "set")
     (waves,) = latents.conditions([1])
@@ -129,6 +146,10 @@ def test_a_family_from_outside_goes_the_whole_way(
         patch.setitem(vars(FAMILIES), "_plugins", {})
         with pytest.raises(S2PError, match="unknown family 'waves'; there are sd1, sd2, sdxl"):
             checkpoint_components(checkpoint)
+        patch.setattr(DENOISERS, "_loaded", {})
+        patch.setitem(vars(DENOISERS), "_plugins", {})
+        with pytest.raises(S2PError, match="unknown denoiser 'WaveUNet'; there are UNet2DConditionModel"):
+            open_checkpoint(tmp_path / "checkpoint")
 
 
 def test_families_from_outside_are_asked_first(family_models: dict[str, Path], install: Callable[..., None]) -> None:

@@ -83,11 +83,14 @@ def test_a_batch_depends_on_its_number_alone_and_is_shared_without_loss(batches:
         last = walked.batch(index)
     fresh = batches(pipeline).batch(7)
     parts = [batches(pipeline, processes=2).batch(7, rank, 2) for rank in range(2)]
-    for name in ("samples", "calls", "texts", "importance"):
-        assert torch.equal(getattr(last, name), getattr(fresh, name))
-        shared = torch.cat([getattr(part, name) for part in parts])
+
+    def tensors(batch: Batch) -> tuple[torch.Tensor, ...]:
+        return batch.samples, batch.calls, batch.importance, *batch.conditions
+
+    for again, value, *shared in zip(tensors(last), tensors(fresh), *map(tensors, parts), strict=True):
+        assert torch.equal(again, value)
         # The serial walk of two prompts sums its convolutions in another order than that of four.
-        torch.testing.assert_close(shared, getattr(fresh, name), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.cat(shared), value, rtol=1e-4, atol=1e-5)
 
 
 def test_serial_walks_the_sampler_with_fp_outputs(

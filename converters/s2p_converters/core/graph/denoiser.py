@@ -1,4 +1,4 @@
-"""Kinds of networks that draw, by the diffusers class that their configuration names."""
+"""Kinds of networks that draw, by the class that their configuration names."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class Denoiser:
     its blocks, the others are for its step tables.
 
     Attributes:
-        kind: the diffusers class, ``_class_name`` of its configuration.
+        kind: the class, ``_class_name`` of its configuration.
         folder: of a model in diffusers layout.
         structure: reads a configuration; raises S2PError naming what cannot be built.
         graph: builds the step graph from (structure, step tables, operators); its layers have the names of the diffusers class.
-        time_path: beginnings and parts of the names of weights that step tables stand in for.
+        time_path: beginnings of the names, or of parts of the names, of weights that step tables stand in for.
+        module: where the class is; it is loaded as diffusers' own are.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Denoiser:
     structure: Callable[[Mapping[str, Any]], UNetStructure]
     graph: Callable[[UNetStructure, nn.Module, Operators], StepUNet]
     time_path: tuple[str, ...]
+    module: str = "diffusers"
 
     def is_time_path(self, name: str) -> bool:
         """Whether a weight belongs to the time path, so that the graph does not have it."""

@@ -14,7 +14,8 @@ from s2p_mobile.quantize.grid import quantize_weight, search_pieces, weight_scal
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.methods.method import Method
 from s2p_mobile.quantize.preparation.starting_point import starting_point, starting_stages
-from s2p_mobile.quantize.stages import Stage, on_host
+from s2p_mobile.quantize.stages import Stage
+from s2p_mobile.quantize.workers import choose_device
 from s2p_mobile.sources.trajectory import float_unet
 
 ROUNDING_STAGE = "rounding weights"
@@ -28,8 +29,9 @@ class RoundToNearest(Method):
 
     def run(self, job: QuantizationJob) -> QuantizedUNet:
         """Quantize every layer of the recipe by rounding to the nearest grid point."""
-        unet = float_unet(job.model, job.plan, job.structure)
+        unet = float_unet(job.model, job.plan, job.structure).to(choose_device(job.device))
         start = starting_point(job, unet)
+        unet.to("cpu")
         bits, table = start.weight_bits, start.activation_scales
         modules = dict(unet.named_modules())
         layers = {}
@@ -46,7 +48,7 @@ class RoundToNearest(Method):
 
     def stages(self, job: QuantizationJob) -> Sequence[Stage]:
         """See :class:`Method`."""
-        return on_host([*starting_stages(job), rounding_stage(job.layers, job.recipe.weights.search)])
+        return [*starting_stages(job), rounding_stage(job.layers, job.recipe.weights.search)]
 
 
 def rounding_stage(layers: Sequence[LayerSpec], search: str) -> Stage:

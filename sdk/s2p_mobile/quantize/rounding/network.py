@@ -15,7 +15,7 @@ from s2p_mobile.quantize.rounding.learned import LearnUnit, UnitData
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
 from s2p_mobile.quantize.stages import Passes, Piece
 from s2p_mobile.quantize.stages.counting import ShapeRows, is_inside
-from s2p_mobile.quantize.stages.parts import LARGEST_PIECE, EmptyPart, PartwiseNetwork
+from s2p_mobile.quantize.stages.parts import EmptyPart, PartwiseNetwork
 from s2p_mobile.quantize.stages.stage import Precision, Run
 
 _BITS = 8
@@ -77,10 +77,10 @@ class LearnedUnits:
     def pieces(self, passes: Passes) -> Sequence[Piece]:
         """See :class:`Network`."""
         assert passes.part is not None
-        whole = self.network.parts[passes.part].of_batch(passes.batch)
-        part = whole.within(LARGEST_PIECE, 3)
+        part, flops = self.network.part(passes.part, passes.batch, 3)
         weights = sum(spec.weights for spec in layer_specs(self.network.structure) if is_inside(spec.name, passes.part))
-        wanted, timed = (3 * shape.flops + _WEIGHT_OPERATIONS * weights for shape in (whole, part))
+        wanted = 3 * self.network.flops(passes.part) * passes.batch + _WEIGHT_OPERATIONS * weights
+        timed = 3 * flops + _WEIGHT_OPERATIONS * weights
         count = passes.count / TIMED_ITERATIONS * wanted / timed
         return [Piece(self.kind, part.key, count, TIMED_ITERATIONS * timed, self._steps(part))]
 

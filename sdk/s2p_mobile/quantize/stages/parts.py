@@ -47,12 +47,10 @@ class EmptyPart:
         weights = tuple(tuple(value.shape) for value in (*self.module.parameters(), *self.module.buffers()))
         return type(self.module).__name__, weights, *(tuple(value.shape) for value in self.inputs if isinstance(value, Tensor))
 
-    @cached_property
-    def flops(self) -> int:
-        """Operations of a forward pass."""
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.module(*self.inputs)
-        return counter.get_total_flops()
+    @property
+    def batch(self) -> int:
+        """Samples."""
+        return len(self.inputs[0])
 
     def of_batch(self, batch: int) -> EmptyPart:
         """The same for another number of samples."""
@@ -70,19 +68,6 @@ class EmptyPart:
         if positions < 4 * _LEAST_SIZE**2:
             return None
         return EmptyPart(self.module, (picture.new_empty(samples, positions // 4, channels), *others))
-
-    def within(self, operations: float, times: int) -> EmptyPart:
-        """The same, cut until ``times`` forward passes are within so many operations, or as near as possible."""
-        part: EmptyPart = self
-        batch = part.inputs[0].shape[0]
-        if times * part.flops > operations and batch > 1:
-            part = part.of_batch(max(1, int(batch * operations / (times * part.flops))))
-        while times * part.flops > operations:
-            smaller = part.halved()
-            if smaller is None:
-                break
-            part = smaller
-        return part
 
     def fill(self, device: torch.device, differentiable: bool) -> tuple[nn.Module, list[Any]]:
         """A copy with numbers of no meaning: the module, and its inputs, which ask for gradients or do not."""
@@ -118,19 +103,13 @@ class PartwiseNetwork:
         """
         self.kind, self.structure, self.tokens, self.build = kind, structure, tokens, build
         self.precision: Precision = precision
+        self._cut_flops: dict[tuple[str, int], int] = {}
 
     @cached_property
-    def _empty(self) -> StepUNet:
+    def _walked(self) -> tuple[dict[str, EmptyPart], int]:
+        """Every module that a pass calls, for one sample, and the torch operations of the pass."""
         with torch.device("meta"):
-            return self.build()
-
-    @cached_property
-    def _operations(self) -> int:
-        return operations_of(self._empty, inputs_without_numbers(self.structure, 1, self.tokens))
-
-    @cached_property
-    def parts(self) -> dict[str, EmptyPart]:
-        """Every module of the network that a pass calls, for one sample."""
+            unet = self.build()
         found: dict[str, EmptyPart] = {}
 
         def hook(name: str) -> Any:
@@ -139,32 +118,59 @@ class PartwiseNetwork:
 
             return keep
 
-        handles = [module.register_forward_pre_hook(hook(name)) for name, module in self._empty.named_modules()]
-        with torch.no_grad():
-            self._empty(*inputs_without_numbers(self.structure, 1, self.tokens))
+        handles = [module.register_forward_pre_hook(hook(name)) for name, module in unet.named_modules()]
+        operations = operations_of(unet, inputs_without_numbers(self.structure, 1, self.tokens))
         for handle in handles:
             handle.remove()
-        return found
+        return found, operations
+
+    def part(self, name: str, batch: int, times: int, limit: float = LARGEST_PIECE) -> tuple[EmptyPart, float]:
+        """A module by name, and operations of a forward pass of it: cut until ``times`` passes are within a limit, or nearly."""
+        part, flops = self._walked[0][name].of_batch(batch), self.flops(name) * batch
+        if times * flops > limit and batch > 1:
+            fitting = max(1, int(batch * limit / (times * flops)))
+            part, flops = part.of_batch(fitting), self.flops(name) * fitting
+        halvings = 0
+        while times * flops > limit and (smaller := part.halved()) is not None:
+            part, halvings = smaller, halvings + 1
+            flops = self.flops(name, halvings) * part.batch
+        return part, flops
+
+    def flops(self, name: str, halvings: int = 0) -> int:
+        """Operations of one sample in a module whose picture was halved so often."""
+        if halvings == 0:
+            return count_network(self.structure, self.tokens).part_flops(name or None)
+        key = (name, halvings)
+        plain = float_network(self.structure, self.tokens)
+        if key not in plain._cut_flops:
+            part: EmptyPart | None = plain._walked[0][name]
+            for _ in range(halvings):
+                assert part is not None
+                part = part.halved()
+            assert part is not None
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                part.module(*part.inputs)
+            plain._cut_flops[key] = counter.get_total_flops()
+        return plain._cut_flops[key]
 
     def launches(self, passes: Passes) -> int:
         """See :class:`Network`; a backward pass starts as many as two forward ones."""
         whole = count_network(self.structure, self.tokens)
         share = whole.part_flops(passes.part) / whole.flops
-        return round(passes.count * (3 if passes.backward else 1) * self._operations * share)
+        return round(passes.count * (3 if passes.backward else 1) * self._walked[1] * share)
 
     def pieces(self, passes: Passes) -> Sequence[Piece]:
         """See :class:`Network`."""
-        times, whole = 3 if passes.backward else 1, count_network(self.structure, self.tokens)
+        times = 3 if passes.backward else 1
         kind = f"{self.kind} in {self.precision}{', backward' if passes.backward else ''}"
-        if passes.part is None and times * whole.flops * passes.batch <= SMALL_NETWORK:
-            part = self.parts[_WHOLE].of_batch(passes.batch)
-            run = _pass(part, passes.backward, self.precision)
-            return [Piece(f"{kind}, whole", passes.batch, passes.samples / passes.batch, whole.flops * passes.batch, run)]
+        names = part_names(self.structure, passes.part)
+        if passes.part is None and times * self.flops(_WHOLE) * passes.batch <= SMALL_NETWORK:
+            kind, names = f"{kind}, whole", [_WHOLE]
         pieces = []
-        for name in part_names(self.structure, passes.part):
-            part = self.parts[name].of_batch(passes.batch).within(LARGEST_PIECE, times)
-            count = passes.samples * whole.part_flops(name) / part.flops
-            pieces.append(Piece(kind, part.key, count, part.flops, _pass(part, passes.backward, self.precision)))
+        for name in names:
+            part, flops = self.part(name, passes.batch, times, LARGEST_PIECE if name != _WHOLE else SMALL_NETWORK)
+            count = passes.samples * self.flops(name) / flops
+            pieces.append(Piece(kind, part.key, count, flops, _pass(part, passes.backward, self.precision)))
         return pieces
 
 

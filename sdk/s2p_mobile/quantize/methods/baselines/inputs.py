@@ -18,7 +18,7 @@ from s2p_mobile.quantize.preparation.memory import starting_memory
 from s2p_mobile.quantize.preparation.starting_point import bits_stages, planned_bits
 from s2p_mobile.quantize.rounding.memory import reconstruction_bytes
 from s2p_mobile.quantize.rounding.rounded import EDGE_BITS
-from s2p_mobile.quantize.stages import Memory, Stage, on_host
+from s2p_mobile.quantize.stages import Memory, Stage
 from s2p_mobile.quantize.workers import Workers
 
 
@@ -34,7 +34,7 @@ def baseline_bits(job: QuantizationJob, teacher: StepUNet, edges: bool) -> dict[
     """Bit-width of every quantized layer: the recipe's plan, which S2P gets too.
 
     Args:
-        teacher: the FP graph, on the CPU.
+        teacher: the FP graph.
         edges: conv_in and conv_out are quantized as well, to 8 bits.
     """
     bits = planned_bits(job, teacher)
@@ -53,7 +53,7 @@ def baseline_layers(job: QuantizationJob, edges: bool) -> list[LayerSpec]:
 
 def input_stages(job: QuantizationJob) -> list[Stage]:
     """What :func:`baseline_latents` and :func:`baseline_bits` announce and do."""
-    return [*latent_stages(job), *on_host(bits_stages(job))]
+    return [*latent_stages(job), *bits_stages(job)]
 
 
 class Baseline(Method):

@@ -43,7 +43,7 @@ class Palettize(Baseline):
         rule = job.recipe.baselines.palettes
         candidates = tuple(sorted(set(rule.candidates)))
         with baseline_latents(job) as (latents, device):
-            unet = float_unet(job.model, job.plan)
+            unet = float_unet(job.model, job.plan).to(device)
             plan = planned_bits(job, unet)
             specs = [spec for spec in layer_specs(job.structure) if spec.name in plan]
             average = average_bits(specs, plan) if rule.average_bits is None else rule.average_bits
@@ -54,7 +54,6 @@ class Palettize(Baseline):
                 )
             samples = rule.samples * latents.branches
             calls = read_calls(latents, *random_pairs(latents, samples, np.random.default_rng([job.seed, 14])), device)
-            unet = unet.to(device)
             modules = dict(unet.named_modules())
             psnr: dict[str, dict[int, float]] = {}
             palettes: dict[str, dict[int, Palette]] = {}

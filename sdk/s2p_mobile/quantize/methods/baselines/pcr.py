@@ -53,7 +53,7 @@ class ProgressiveCalibration(Reconstructing):
         with baseline_latents(job) as (latents, device):
             pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
             calls = read_calls(latents, *pairs, device)
-            bits = baseline_bits(job, float_unet(job.model, job.plan), edges=False)
+            bits = baseline_bits(job, float_unet(job.model, job.plan).to(device), edges=False)
             network = build_rounded(job, bits, device, search="minmax", split_skips=False, attention=False)
             reconstruct_weights(job, network, calls, ROUNDING)
             if network.activation_bits is not None:

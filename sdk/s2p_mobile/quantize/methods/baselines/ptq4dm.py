@@ -27,7 +27,7 @@ from s2p_mobile.quantize.methods.rtn import ROUNDING_STAGE, round_layer, roundin
 from s2p_mobile.quantize.rounding.block_walk import run_calls
 from s2p_mobile.quantize.rounding.calls import CalibrationCalls, call_of_time, normal_times, read_calls
 from s2p_mobile.quantize.rounding.rounded import EDGE_BITS
-from s2p_mobile.quantize.stages import LayerWork, Passes, Piece, Stage, on_host
+from s2p_mobile.quantize.stages import LayerWork, Passes, Piece, Stage
 from s2p_mobile.quantize.stages.stage import Run
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.progress import Progress
@@ -51,7 +51,7 @@ class NormalTimes(Baseline):
         """
         rule = job.recipe.baselines
         with baseline_latents(job) as (latents, device):
-            unet = float_unet(job.model, job.plan)
+            unet = float_unet(job.model, job.plan).to(device)
             bits = baseline_bits(job, unet, edges=rule.operators == "own")
             specs = [spec for spec in layer_specs(job.structure) if spec.name in bits]
             modules = dict(unet.named_modules())
@@ -65,7 +65,7 @@ class NormalTimes(Baseline):
             scales: dict[str, Tensor] = {}
             if job.recipe.activations.bits is not None:
                 calls = read_calls(latents, prompts, chosen, device)
-                histograms = input_histograms(unet.to(device), specs, calls, job.progress)
+                histograms = input_histograms(unet, specs, calls, job.progress)
                 scales = {name: activation_scale(histograms[name], widths[name] or EDGE_BITS) for name in bits}
             unet.to("cpu")
             layers: dict[str, QuantizedLayer] = {}
@@ -89,7 +89,7 @@ class NormalTimes(Baseline):
             batches = -(-samples // _BATCH)
             passes = Passes(samples, batches)
             stages.append(Stage(RECORDING_STAGE, samples, (passes,), histogram_pieces(works, min(_BATCH, samples), batches)))
-        return [*stages, *on_host([rounding_stage(layers, "mse")])]
+        return [*stages, rounding_stage(layers, "mse")]
 
 
 def input_histograms(

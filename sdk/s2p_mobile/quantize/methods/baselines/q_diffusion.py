@@ -59,7 +59,7 @@ class QDiffusion(Reconstructing):
             rng = np.random.default_rng([job.seed, 11])
             pairs = strided_pairs(latents, PROMPTS, STRIDE, rule.samples, rng)
             calls = read_calls(latents, *pairs, device)
-            bits = baseline_bits(job, float_unet(job.model, job.plan), edges=own)
+            bits = baseline_bits(job, float_unet(job.model, job.plan).to(device), edges=own)
             network = build_rounded(job, bits, device, search="clip", split_skips=True, attention=own)
             reconstruct_weights(job, network, calls, ROUNDING)
             if network.activation_bits is not None:
