@@ -12,7 +12,7 @@ from s2p_converters.core.graph import UNetStructure
 from s2p_mobile.quantize.forecast.stopwatch import Stopwatch
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recipes import load_recipe
-from s2p_mobile.quantize.stages import Passes, Piece, count_network
+from s2p_mobile.quantize.stages import Passes, Piece, count_network, parts
 from s2p_mobile.quantize.stages.parts import LARGEST_PIECE, PartwiseNetwork, float_network
 from s2p_mobile.quantize.student.network import student_network, student_shape
 from s2p_mobile.sources.model import Model
@@ -110,7 +110,7 @@ def test_a_small_network_is_one_piece(tiny_model: Model) -> None:
 def test_parts_run(
     kind: str, backward: bool, tiny_model: Model, tiny_plan: SamplingPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("s2p_mobile.quantize.stages.parts.SMALL_NETWORK", 0.0)
+    monkeypatch.setattr(parts, "SMALL_NETWORK", 0.0)
     job = QuantizationJob(tiny_model, tiny_plan, load_recipe("w4a8"), ("a cat",), 4.0, device="cpu")
     networks: dict[str, Any] = {"float": float_network(job.structure, 16), "student": student_network(student_shape(job))}
     network: PartwiseNetwork = networks[kind]
