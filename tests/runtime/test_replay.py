@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from s2p_runtime.__main__ import main
+from s2p_runtime.artist import draw
 from s2p_runtime.bundle import Bundle, open_bundle
-from s2p_runtime.drawing import draw
+from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.pictures import to_picture
@@ -68,12 +69,12 @@ def test_the_whole_way_from_prompt_to_picture(name: str) -> None:
     bundle = fixture(name)
     run = bundle.manifest.golden[0]
     backend = ReplayBackend(bundle, run)
-    drawing = draw(bundle, backend, run.prompt, run.seed)
+    drawing = draw(BundleArtist(bundle, backend), run.prompt, run.seed)
     assert np.array_equal(drawing.picture, to_picture(backend.tensors["image"]))
     with pytest.raises(S2PError, match="has not recorded what text_encoder makes of these inputs; give the run's own prompt"):
-        draw(bundle, backend, f"not {run.prompt}", run.seed)
+        draw(BundleArtist(bundle, backend), f"not {run.prompt}", run.seed)
     with pytest.raises(S2PError, match="has not recorded the picture of these latents"):
-        draw(bundle, backend, run.prompt, run.seed + 1)
+        draw(BundleArtist(bundle, backend), run.prompt, run.seed + 1)
 
 
 def test_calls_that_are_not_recorded_are_refused() -> None:
