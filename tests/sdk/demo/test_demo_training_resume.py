@@ -20,6 +20,9 @@ from demo_training.stages import Training
 from demo_training.state import Clock, Paused
 from s2p_runtime.errors import S2PError
 
+TOOLS = Path(__file__).parents[3] / "tools"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TOOLS)}  # the package is in no distribution
+
 TINY = TrainConfig(
     vae=VaeConfig(channels=(8, 8, 8), batch=2, steps=3, decoder_steps=3, statistics_batches=2),
     diffusion=DiffusionConfig(
@@ -111,7 +114,7 @@ def test_killed_between_two_saves(undisturbed: Path, tmp_path: Path) -> None:
         module.training(module.Path(sys.argv[2]), Clock(save_seconds=0.0, on_step=kill)).all()
     """)
     done = subprocess.run(
-        [sys.executable, "-c", script, __file__, str(tmp_path)], capture_output=True, env=os.environ, timeout=300
+        [sys.executable, "-c", script, __file__, str(tmp_path)], capture_output=True, env=ENVIRONMENT, timeout=300
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert not (tmp_path / "model").exists()
@@ -154,7 +157,9 @@ def test_a_state_that_does_not_fit_is_refused(undisturbed: Path, tmp_path: Path,
 
 def test_command_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "demo_training", "--out", str(tmp_path / "run")]
-    done = subprocess.run([*command, "--font", str(tmp_path / "no.ttf"), "--stage", "data"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--font", str(tmp_path / "no.ttf"), "--stage", "data"], capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode == 2
     assert "error: font" in done.stderr and "--font" in done.stderr
     assert "Traceback" not in done.stderr

@@ -141,7 +141,7 @@ def test_training_goes_through_the_time_network(job: QuantizationJob) -> None:
     before = {name: table.numpy() for name, table in _rows(job).items()}
     assert unet.time_tables.keys() == before.keys()
     assert any(np.abs(unet.time_tables[name] - before[name]).max() > 0 for name in before)
-    with pytest.raises(S2PError, match="which SDXL computes in float; use time: table"):
+    with pytest.raises(S2PError, match="which sdxl computes in float for every prompt; use time: table"):
         run_method("s2p", replace(job, recipe=quick().model_copy(update={"time": "quantized"})))
 
 
