@@ -62,4 +62,4 @@ def test_quantize_says_that_it_has_no_effect(tmp_path: Path, capfd: pytest.Captu
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
     given = ["quantize", "--recipe", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "ck"), "--device", "cpu", "--dry-run"]
     assert run([*given, "--steps", "1"]) == 0
-    assert "offload_activations has no effect" in capfd.readouterr().out
+    assert "offload_activations has no effect" in capfd.readouterr().err

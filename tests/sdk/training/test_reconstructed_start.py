@@ -26,7 +26,7 @@ from s2p_mobile.quantize.rounding import memory
 from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_units
 from s2p_mobile.quantize.rounding.calls import read_calls
 from s2p_mobile.quantize.rounding.layers import RoundedLayer
-from s2p_mobile.quantize.rounding.learned import learn_rounding
+from s2p_mobile.quantize.rounding.learned import WEIGHTS_STAGE, learn_rounding
 from s2p_mobile.quantize.student.student import build_student, trained_layers
 from s2p_mobile.quantize.work import ROUNDING_FOLDER
 from s2p_mobile.sources.trajectory import float_unet
@@ -153,8 +153,10 @@ def test_work_is_foreseen(job: QuantizationJob, rounded: QuantizedUNet, latents:
     with FlopCounterMode(display=False) as counter:
         reconstructed_weights(job, bits, latents, torch.device("cpu"))
     forecast = make_forecast(job, "s2p")
-    # The forecast takes each block's units for half of the block and counts attention, for which torch has no count on the CPU.
-    assert forecast.flops["rounding"] == pytest.approx(counter.get_total_flops(), rel=0.25)
+    foreseen = sum(stage.flops for stage in forecast.stages if stage.name == WEIGHTS_STAGE)
+    # A step counts as three forward passes: two are the forward one and the weights' gradients, and the third the gradients of inputs,
+    # which the first layers of a unit don't need. Attention is in the forecast alone: torch has no count of it on the CPU.
+    assert counter.get_total_flops() <= foreseen <= 1.5 * counter.get_total_flops()
     weights = sum(layer.integers.size for layer in rounded.layers.values())
     assert forecast.memory_parts["rounding"] == 9 * weights + 24 * memory.sample_bytes(job.structure)
 

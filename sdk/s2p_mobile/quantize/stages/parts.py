@@ -160,7 +160,9 @@ class PartwiseNetwork:
         return round(passes.count * (3 if passes.backward else 1) * self._walked[1] * share)
 
     def pieces(self, passes: Passes) -> Sequence[Piece]:
-        """See :class:`Network`."""
+        """See :class:`Network`; no pass has no pieces."""
+        if not passes.samples:
+            return []
         times = 3 if passes.backward else 1
         kind = f"{self.kind} in {self.precision}{', backward' if passes.backward else ''}"
         names = part_names(self.structure, passes.part)
