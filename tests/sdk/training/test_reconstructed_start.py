@@ -154,8 +154,8 @@ def test_work_is_foreseen(job: QuantizationJob, rounded: QuantizedUNet, latents:
         reconstructed_weights(job, bits, latents, torch.device("cpu"))
     forecast = make_forecast(job, "s2p")
     foreseen = sum(stage.flops for stage in forecast.stages if stage.name == WEIGHTS_STAGE)
-    # A step counts as three forward passes: two are the forward one and the weights' gradients, and the third the gradients of inputs,
-    # which the first layers of a unit don't need. Attention is in the forecast alone: torch has no count of it on the CPU.
+    # A step counts as three forward passes: the forward one, the gradients of weights, and those of inputs, which the first layers of
+    # a unit do not need. Attention is in the forecast alone: torch has no count of it on the CPU.
     assert counter.get_total_flops() <= foreseen <= 1.5 * counter.get_total_flops()
     weights = sum(layer.integers.size for layer in rounded.layers.values())
     assert forecast.memory_parts["rounding"] == 9 * weights + 24 * memory.sample_bytes(job.structure)
