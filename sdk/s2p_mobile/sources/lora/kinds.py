@@ -87,7 +87,8 @@ def _difference(parts: Parts, shape: Sequence[int]) -> Product:
 
 @dataclass(frozen=True)
 class Kind:
-    """
+    """A kind of update.
+
     Attributes:
         needs: for each factor, the sets of roles that give it; one of them has to be there.
         extras: a role that may be there besides -> the roles that it needs.

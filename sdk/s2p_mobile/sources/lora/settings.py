@@ -21,6 +21,9 @@ _LONGEST = 1 << 20
 _PEFT_DEFAULT = 8
 """Of ``r``, ``lora_alpha`` and ``alpha`` in all of peft's configurations."""
 _TYPES = ("LORA", "LOHA", "LOKR")
+_INVOLVED = re.compile(r"\)[*+{?]")
+_REPEATS = 3
+"""A pattern comes from a stranger's file: repeats in one another, or many in a row, can take hours to match."""
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 """Values of ``init_lora_weights`` that leave the model's own weights as they are; PiSSA, OLoRA and others change them too."""
 
@@ -115,6 +118,8 @@ def _number(value: Any) -> float:
 def _patterns(value: Any) -> dict[str, float]:
     patterns = {name: _number(number) for name, number in _object(value or {}).items()}
     for name in patterns:
+        if _INVOLVED.search(name) or sum(map(name.count, "*+{")) > _REPEATS:
+            raise ValueError(f"the pattern {name!r} is too involved")
         re.compile(name)
     return patterns
 

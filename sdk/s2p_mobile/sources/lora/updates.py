@@ -26,7 +26,8 @@ _BESIDE = frozenset({"alpha", "diff_b", *_MAGNITUDES})
 
 @dataclass
 class Update:
-    """
+    """What a file says about one layer.
+
     Attributes:
         path: of the file, for messages.
         parts: role -> tensor as the file has it.

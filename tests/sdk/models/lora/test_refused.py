@@ -129,6 +129,7 @@ def test_a_text_encoders_layer_without_a_name(refusal: Refusal) -> None:
         ({"unet.r": 2, "unet.init_lora_weights": "pissa_niter_4"}, "began as pissa_niter_4"),
         ({"unet.r": "two"}, "damaged adapter settings"),
         ({"unet.alpha_pattern": {"(": 1}}, "damaged adapter settings"),
+        ({"unet.alpha_pattern": {"(a+)+": 1}}, "damaged adapter settings (the pattern '(a+)+' is too involved)"),
         ([], "damaged adapter settings"),
     ],
 )
