@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from s2p_mobile.sources.model import Model, open_model
-from s2p_runtime.errors import S2PError
 
 RANK = 3
 UNET_LAYERS = (
@@ -125,34 +123,3 @@ def test_two_files_add_up_and_metadata_brings_the_alpha(family_models: dict[str,
     states = [model.conditioner.text_encoder_2.state_dict() for model in (original, fused)]
     different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     assert len(different) == 1 and different[0].endswith(f"{text}.weight")
-
-
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        ({"lora_unet_input_blocks_1_1_proj_in.lora_up.weight": (2, 2)}, "lora_unet_input_blocks_1_1_proj_in.*does not have"),
-        ({"lora_unet_mid_block_resnets_0_conv1.hada_w1_a": (2, 2)}, "hada_w1_a, which is no part of a plain LoRA"),
-        ({"unet.conv_in.dora_scale": (2, 2)}, "dora_scale, which is no part"),
-        ({"unet.conv_in.lora_A.weight": (2, 4, 3, 3)}, r"only one half of unet\.conv_in"),
-        ({"unet.conv_in.lora_A.weight": (2, 4, 3, 3), "unet.conv_in.lora_B.weight": (5, 2, 1, 1)}, "does not fit"),
-        ({"unet.conv_in.lora_A.weight": (2, 4, 3, 3), "unet.conv_in.lora_B.weight": (32, 3, 1, 1)}, "does not fit"),
-        ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": (2, 2)}, "text_encoder_2 does not have"),
-        ({}, "is empty"),
-    ],
-)
-def test_what_does_not_belong_is_named(
-    family_models: dict[str, Path], tmp_path: Path, entries: dict[str, Any], message: str
-) -> None:
-    save_file({name: torch.ones(shape) for name, shape in entries.items()}, tmp_path / "a.safetensors")
-    with pytest.raises(S2PError, match=message) as caught:
-        open_model(family_models["sd1"], loras=[str(tmp_path / "a.safetensors")])
-    assert "\n" not in str(caught.value) and "; " in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("none.safetensors", "does not exist"), ("none:0.5", "does not exist"), ("FILE:inf", "finite")]
-)
-def test_bad_words_for_a_lora(family_models: dict[str, Path], tmp_path: Path, text: str, message: str) -> None:
-    save_file({"x": torch.ones(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(S2PError, match=message):
-        open_model(family_models["sd1"], loras=[text.replace("FILE", str(tmp_path / "a.safetensors"))])
