@@ -70,9 +70,9 @@ def open_source(
     if isinstance(source, Model | Checkpoint | Bundle):
         return source
     if source is not None and kind == "checkpoint":
-        return open_checkpoint(Path(source))
+        return open_checkpoint(locate(source)[0])
     if source is not None and kind == "bundle":
-        return open_bundle(Path(source))
+        return open_bundle(locate(source)[0])
     return open_model(source, PixelSize.of(size), lora)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
+from s2p_converters.core.resources import require_disk
 from s2p_mobile.sources.key_account import Part, converted_parts
 from s2p_mobile.sources.ldm_config import (
     SD1_HEADS,
@@ -75,7 +76,7 @@ def unpack(path: Path, folder: Path, allow_pickle: bool = False) -> None:
 
     Raises:
         S2PError: damaged, a pickle that is not allowed, no Stable Diffusion 1.x, 2.x or XL, widths of other heads than theirs, a
-            key that nothing uses, a mark that is not understood, or a 2.x file that does not say what it predicts.
+            key that nothing uses, a mark that is not understood, a 2.x file that does not say what it predicts, or too little disk.
     """
     file = read_weight_file(path, allow_pickle)
     keys = {_spelled(key): key for key in file.tensors}
@@ -102,6 +103,9 @@ def unpack(path: Path, folder: Path, allow_pickle: bool = False) -> None:
     except (KeyError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise S2PError(f"{path} is incomplete ({reason})", "get the file again, or give a diffusers folder") from error
+    # Quantized files grow when they are unpacked.
+    size = sum(value.nbytes for part in weights.values() for value in part.values())
+    require_disk(folder, size, f"unpacking {path.name}", "set TMPDIR to a folder on a larger disk")
     for part in parts:
         write_component(folder / part.folder, dict(part.config), weights[part.folder])
     if xl:

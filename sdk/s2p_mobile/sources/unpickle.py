@@ -53,7 +53,9 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         S2PError: damaged, or something else than weights in it (named).
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol
+            content = torch.load(path, map_location="cpu", weights_only=True)
     # Damage shows as whatever torch, zipfile or pickle make of it.
     except Exception as error:
         raise S2PError(f"{path} cannot be read as weights ({_reason(error)})", "get the model as .safetensors") from error
@@ -65,12 +67,12 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """torch explains at length; the name of what it would not build is what matters."""
-    found = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
-    if found:
+    """torch explains at length; what it would not build is what matters."""
+    text = str(error)
+    if found := re.search(r"(?:Unsupported (?:global: GLOBAL|class)|unsupported GLOBAL) ([\w.]+)", text):
         return f"it wants {found[1]}, which is no weight"
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    lines = text.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
 
 
 def tell_of_pickle(path: Path) -> None:
