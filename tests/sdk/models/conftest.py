@@ -131,6 +131,12 @@ def load_layout() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def layout() -> ModuleType:
+    """The names of original checkpoints, by a mapping of our own."""
+    return load_layout()
+
+
+@pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Model, dict[str, torch.Tensor]]]:
     """``original("sd1")`` -> a small model, and its tensors under the names of single files in a dictionary of one's own."""
     folder = tmp_path_factory.mktemp("originals")
