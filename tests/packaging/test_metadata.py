@@ -14,7 +14,7 @@ from s2p_runtime import __version__
 
 from .conftest import DISTRIBUTIONS, REPOSITORY
 
-EXTRAS = ("coreml", "executorch", "evaluate")
+EXTRAS = ("coreml", "executorch", "evaluate", "gguf")
 """Of users; ``dev`` is for who works on the repository."""
 OWN = set(DISTRIBUTIONS)
 

@@ -25,7 +25,9 @@ TYPES = {
     "Interrupted", "LatentDataset", "Model", "Progress", "ProgressEvent", "Recipe", "S2PError", "S2PWarning", "Sensitivity",
     "Verification",
 }  # fmt: skip
-SETTINGS = {"size": None, "lora": (), "scheduler": None, "steps": None, "guidance": None, "device": "auto", "seed": 0}
+SETTINGS = {
+    "size": None, "lora": (), "allow_pickle": False, "scheduler": None, "steps": None, "guidance": None, "device": "auto", "seed": 0,
+}  # fmt: skip
 """What a session decides, with the defaults that are alike everywhere."""
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.variants import weights_variant
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
@@ -90,13 +92,18 @@ class _Decoder(nn.Module):
         return image
 
 
+def _options(folder: Path) -> dict[str, Any]:
+    """How a component of a checkpoint is opened: from its own files, under the variant that they have."""
+    return {"local_files_only": True, "use_safetensors": True, "variant": weights_variant(folder)}
+
+
 def text_encoder_module(checkpoint: Checkpoint) -> nn.Module:
     """The checkpoint's text encoder in float32: input_ids [1, N] -> last hidden state [1, N, D]."""
     with quiet_import():
         from transformers import CLIPTextModel
 
         model = CLIPTextModel.from_pretrained(
-            checkpoint.folder / "text_encoder", dtype=torch.float32, local_files_only=True, use_safetensors=True
+            checkpoint.folder / "text_encoder", dtype=torch.float32, **_options(checkpoint.folder / "text_encoder")
         )
     return _TextEncoder(model).eval().requires_grad_(False)
 
@@ -107,7 +114,7 @@ def text_encoders_module(checkpoint: Checkpoint) -> nn.Module:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
         first, second = (
-            kind.from_pretrained(checkpoint.folder / name, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+            kind.from_pretrained(checkpoint.folder / name, dtype=torch.float32, **_options(checkpoint.folder / name))
             for kind, name in ((CLIPTextModel, "text_encoder"), (CLIPTextModelWithProjection, "text_encoder_2"))
         )
     spec = checkpoint.manifest.tokenizer
@@ -120,7 +127,7 @@ def decoder_module(checkpoint: Checkpoint) -> nn.Module:
         from diffusers import AutoencoderKL
 
         vae = AutoencoderKL.from_pretrained(
-            checkpoint.folder / "vae", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+            checkpoint.folder / "vae", torch_dtype=torch.float32, **_options(checkpoint.folder / "vae")
         )
     return _Decoder(vae).eval().requires_grad_(False)
 

@@ -32,18 +32,24 @@ importlib.import_module("s2p_mobile.quantize")
 
 
 def load(
-    source: str | Path | None = None, *, lora: Sequence[str | Path] | str | Path = (), size: SizeLike | None = None
+    source: str | Path | None = None,
+    *,
+    lora: Sequence[str | Path] | str | Path = (),
+    size: SizeLike | None = None,
+    allow_pickle: bool = False,
 ) -> Model:
     """Open a floating-point model. Its configuration is checked now, its weights are read when they are needed.
 
     Args:
-        source: diffusers folder or ``.safetensors`` file; None is the built-in model.
+        source: diffusers folder, single file, or the hub id of a model that was downloaded before; None is the built-in model.
         lora: ``FILE`` or ``FILE:scale`` each, fused into the weights in their order.
         size: width and height of the pictures in pixels, (512, 768) or ``512x768``; the model's own when None.
+        allow_pickle: read pickled weights too (``.ckpt``, ``.pt``, ``.pth``, ``.bin``), by torch's reader that builds weights only,
+            and say so in a note; they are refused otherwise.
 
     Raises:
-        S2PError: no model, an unknown family, pickled weights, a LoRA of another model, a size that the U-Net cannot draw, too
-            little disk for a fused or unpacked copy.
+        S2PError: no model, an unknown family, pickled weights that are not allowed, a LoRA of another model, a size that the
+            U-Net cannot draw, too little disk for a fused or unpacked copy.
 
     Example:
         >>> model = s2p_mobile.load("path/to/model", lora=["style.safetensors:0.8"], size=(512, 512))
@@ -51,7 +57,7 @@ def load(
     from s2p_mobile.sources.model import open_model
     from s2p_mobile.sources.pixel_size import PixelSize
 
-    return open_model(source, PixelSize.of(size), lora)
+    return open_model(source, PixelSize.of(size), lora, allow_pickle)
 
 
 def quantize(
@@ -66,6 +72,7 @@ def quantize(
     subset_seed: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -90,7 +97,7 @@ def quantize(
         pipeline: ``s2p``, ``serial`` or ``parallel`` training; the recipe's when None.
         prompts: calibration prompts, a file or texts; the model's own when None. Prompt k is drawn from ``seed + k``.
         count, subset_seed: only so many of the prompts: the first, or those that the seed picks.
-        size, lora: of a model that is not open yet, see :func:`load`.
+        size, lora, allow_pickle: of a model that is not open yet, see :func:`load`.
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. Classifier-free; of a latent consistency model, built into its time path.
@@ -127,8 +134,8 @@ def quantize(
         shutil.rmtree(work, ignore_errors=True)
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
-        lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, work=work, resume=resume,
-        latents=_folder(latents), sensitivity=sensitivity, progress=listener(progress),
+        lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
+        work=work, resume=resume, latents=_folder(latents), sensitivity=sensitivity, progress=listener(progress),
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)
@@ -152,6 +159,7 @@ def forecast(
     subset_seed: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -180,8 +188,8 @@ def forecast(
 
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
-        lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, latents=_folder(latents),
-        sensitivity=sensitivity,
+        lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
+        latents=_folder(latents), sensitivity=sensitivity,
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)

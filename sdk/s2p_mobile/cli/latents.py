@@ -10,6 +10,7 @@ import typer
 import s2p_mobile
 from s2p_mobile.cli.console import say
 from s2p_mobile.cli.options import (
+    AllowPickleOption,
     CountOption,
     DeviceOption,
     ForceOption,
@@ -35,6 +36,7 @@ def latents(
     model: ModelArgument = None,
     size: SizeOption = None,
     lora: LoraOption = None,
+    allow_pickle: AllowPickleOption = False,
     prompts: PromptsOption = None,
     count: CountOption = None,
     subset_seed: SubsetSeedOption = None,
@@ -50,7 +52,8 @@ def latents(
     """Draw prompts with the floating-point model and store the trajectories for training; 512 of them without --prompts."""
     dataset = s2p_mobile.latents(
         model, out=out, prompts=prompts, count=count, subset_seed=subset_seed, features=features, size=size, lora=lora or (),
-        scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, resume=resume, force=force, progress=True,
+        allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
+        resume=resume, force=force, progress=True,
     )  # fmt: skip
     say(f"latents: {out} ({dataset.prompts} prompts, {dataset.calls} calls each)")
     say(f"next: s2p-mobile quantize {model or ''} --latents {out} --out checkpoint".replace("  ", " "))

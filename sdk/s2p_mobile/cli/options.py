@@ -17,11 +17,13 @@ def path_or_demo(word: str | None) -> str | None:
 
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(help="Diffusers folder or .safetensors file; the demo model when left out.", callback=path_or_demo),
+    typer.Argument(
+        help="Diffusers folder, single file or downloaded hub id; the demo model when left out.", callback=path_or_demo
+    ),
 ]
 SourceArgument = Annotated[
     str,
-    typer.Argument(help="Model folder, .safetensors file, checkpoint, bundle, or demo.", callback=path_or_demo),
+    typer.Argument(help="Model folder or file, downloaded hub id, checkpoint, bundle, or demo.", callback=path_or_demo),
 ]
 """None at run time where it is the built-in model."""
 JsonOption = Annotated[
@@ -40,6 +42,10 @@ SizeOption = Annotated[
 ]
 LoraOption = Annotated[
     list[str] | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA to fuse into the weights; may be repeated.")
+]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read .ckpt, .pt and .bin models too: by torch's reader that builds weights only."),
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="Where torch runs: auto, cpu, cuda, cuda:1 or mps.")]
 ReleaseOption = Annotated[

@@ -11,6 +11,7 @@ import typer
 import s2p_mobile
 from s2p_mobile.cli.console import emit_json, say
 from s2p_mobile.cli.options import (
+    AllowPickleOption,
     CountOption,
     DeviceOption,
     ForceOption,
@@ -50,6 +51,7 @@ def quantize(
     guidance: GuidanceOption = None,
     size: SizeOption = None,
     lora: LoraOption = None,
+    allow_pickle: AllowPickleOption = False,
     prompts: PromptsOption = None,
     count: CountOption = None,
     subset_seed: SubsetSeedOption = None,
@@ -71,8 +73,8 @@ def quantize(
     """Quantize a model into an S2P checkpoint. Methods that can go on after an interruption keep their work in OUT.training."""
     settings: dict[str, Any] = {
         "recipe": recipe, "method": method, "pipeline": pipeline, "prompts": prompts, "count": count, "subset_seed": subset_seed,
-        "size": size, "lora": lora or (), "scheduler": scheduler, "steps": steps, "guidance": guidance, "device": device,
-        "seed": seed, "latents": latents, "sensitivity": sensitivity,
+        "size": size, "lora": lora or (), "allow_pickle": allow_pickle, "scheduler": scheduler, "steps": steps, "guidance": guidance,
+        "device": device, "seed": seed, "latents": latents, "sensitivity": sensitivity,
     }  # fmt: skip
     if dry_run:
         from s2p_mobile.quantize.forecast import forecast_lines

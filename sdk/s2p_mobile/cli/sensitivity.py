@@ -10,6 +10,7 @@ import typer
 import s2p_mobile
 from s2p_mobile.cli.console import say
 from s2p_mobile.cli.options import (
+    AllowPickleOption,
     DeviceOption,
     ForceOption,
     GuidanceOption,
@@ -41,6 +42,7 @@ def sensitivity(
     bits: Annotated[int, typer.Option(min=2, max=8, help="Bit-width at which layers are shown and estimators compared.")] = 4,
     size: SizeOption = None,
     lora: LoraOption = None,
+    allow_pickle: AllowPickleOption = False,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; the model's own when left out.")
     ] = None,
@@ -74,7 +76,7 @@ def sensitivity(
     plot = out.with_suffix(".png")
     for file in (*files.values(), *([plot] if compare else [])):
         refuse_existing(file, force)
-    opened = s2p_mobile.load(model, size=size, lora=lora or ())
+    opened = s2p_mobile.load(model, size=size, lora=lora or (), allow_pickle=allow_pickle)
     results = []
     for name, file in files.items():
         result = s2p_mobile.sensitivity(

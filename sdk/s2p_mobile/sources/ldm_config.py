@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,22 @@ Tensors = dict[str, torch.Tensor]
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
-CLIP_PREFIX = "cond_stage_model.transformer."
-OPEN_CLIP_PREFIX = "cond_stage_model.model."
 
-_HEAD_WIDTH = 64
-"""Channels of a head in every text encoder, and in the U-Nets of 2.x and XL."""
-_HEADS = 8
-"""In the U-Net of 1.x."""
-_WORDS = 49408
-"""Of CLIP's published vocabulary, which :func:`write_tokenizer` writes."""
 _GROUPS = 32
 """Of the group norms in U-Net and VAE."""
 
-_SCHEDULER = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
-    "set_alpha_to_one": False, "steps_offset": 1, "trained_betas": None, "clip_sample": False,
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Heads:
+    """How a U-Net's attention is divided: so many heads at every width, or so many channels each. Shapes do not tell."""
+
+    count: int | None = None
+    channels: int | None = None
+
+
+SD1_HEADS = Heads(count=8)
+SD2_HEADS = Heads(channels=64)
+"""Of 2.x and XL."""
 
 
 class UntoldShapeError(Exception):
@@ -43,22 +44,21 @@ def component_part(tensors: Tensors, prefix: str) -> Tensors:
     return {key: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def write_component(folder: Path, config: dict[str, Any], tensors: Tensors, stem: str) -> None:
+def write_component(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
     """Write a component's configuration and weights into a new folder."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    contiguous = {key: value.contiguous() for key, value in tensors.items() if not key.endswith("position_ids")}
+    stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
+    contiguous = {key: value.contiguous() for key, value in tensors.items()}
     save_file(contiguous, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
-def scheduler_config(prediction_type: str, v2: bool) -> dict[str, Any]:
-    """Scheduler of the published models: PNDM for 1.x, DDIM for 2.x."""
-    own = {"_class_name": "DDIMScheduler"} if v2 else {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
-    return {**own, **_SCHEDULER, "prediction_type": prediction_type}
+def unet_config(tensors: Tensors, heads: Heads, sample_size: int | list[int]) -> dict[str, Any]:
+    """Configuration of the U-Net.
 
-
-def unet_config(tensors: Tensors, v2: bool, sample_size: int) -> dict[str, Any]:
-    """Configuration of the U-Net. Heads cannot be read from shapes: 8 in 1.x, 64 channels each in 2.x.
+    Args:
+        heads: of its attention.
+        sample_size: of latents, or height and width.
 
     Raises:
         UntoldShapeError: a width that these heads, or the 32 groups of its norms, do not divide.
@@ -82,9 +82,11 @@ def unet_config(tensors: Tensors, v2: bool, sample_size: int) -> dict[str, Any]:
                 depths[-1] = len({key.removeprefix(blocks).split(".")[0] for key in tensors if key.startswith(blocks)})
         index += 1
     for width, attends in zip(channels, [*attention[:-1], True], strict=True):  # the middle attends, at the last width
-        _require_multiple("U-Net", width, _GROUPS, "groups of its norms")
-        if attends:
-            _require_multiple("U-Net", width, *((_HEAD_WIDTH, "channels of a head") if v2 else (_HEADS, "heads")))
+        require_multiple("U-Net", width, _GROUPS, "groups of its norms")
+        if attends and heads.channels:
+            require_multiple("U-Net", width, heads.channels, "channels of a head")
+        if attends and heads.count:
+            require_multiple("U-Net", width, heads.count, "heads")
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": sample_size,
@@ -96,80 +98,41 @@ def unet_config(tensors: Tensors, v2: bool, sample_size: int) -> dict[str, Any]:
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in attention[::-1]],
         "transformer_layers_per_block": depths,
         "cross_attention_dim": context,
-        "attention_head_dim": [max(1, width // _HEAD_WIDTH) for width in channels] if v2 else _HEADS,
+        # diffusers calls the number of heads so.
+        "attention_head_dim": heads.count or [max(1, width // (heads.channels or 1)) for width in channels],
         "use_linear_projection": linear,
-        "upcast_attention": v2,
         "class_embed_type": None,
         "addition_embed_type": None,
     }
 
 
-def vae_config(tensors: Tensors) -> dict[str, Any]:
-    """Configuration of the VAE.
+def vae_config(tensors: Tensors, scaling_factor: float) -> dict[str, Any]:
+    """Configuration of the VAE, told by its decoder: a file may lack the encoder, which drawing does not need.
 
     Raises:
         UntoldShapeError: a width that the 32 groups of its norms do not divide.
     """
+    decoder = f"{VAE_PREFIX}decoder."
     channels: list[int] = []
-    while (conv := tensors.get(f"{VAE_PREFIX}encoder.down.{len(channels)}.block.0.conv1.weight")) is not None:
+    while (conv := tensors.get(f"{decoder}up.{len(channels)}.block.0.conv1.weight")) is not None:
         channels.append(int(conv.shape[0]))
-        _require_multiple("VAE", channels[-1], _GROUPS, "groups of its norms")
+        require_multiple("VAE", channels[-1], _GROUPS, "groups of its norms")
     layers = 0
-    while f"{VAE_PREFIX}encoder.down.0.block.{layers}.conv1.weight" in tensors:
+    while f"{decoder}up.0.block.{layers}.conv1.weight" in tensors:
         layers += 1
+    latents = tensors[f"{decoder}conv_in.weight"]
     return {
         "_class_name": "AutoencoderKL",
         "block_out_channels": channels,
-        "layers_per_block": layers,
+        # The decoder has one more a level than the encoder, whose number this is.
+        "layers_per_block": layers - 1,
         "down_block_types": ["DownEncoderBlock2D"] * len(channels),
         "up_block_types": ["UpDecoderBlock2D"] * len(channels),
-        "latent_channels": int(tensors[f"{VAE_PREFIX}post_quant_conv.weight"].shape[1]),
-        "scaling_factor": 0.18215,
+        "latent_channels": int(latents.shape[1]),
+        "use_post_quant_conv": f"{VAE_PREFIX}post_quant_conv.weight" in tensors,
+        "mid_block_add_attention": any(key.startswith(f"{decoder}mid.attn_1.") for key in tensors),
+        "scaling_factor": scaling_factor,
     }
-
-
-def text_config(tensors: Tensors, v2: bool) -> dict[str, Any]:
-    """Configuration of the text encoder. 2.x was trained on the penultimate layer, so the last block is left out.
-
-    Raises:
-        UntoldShapeError: a width that heads of 64 channels do not divide, fewer words than CLIP's vocabulary.
-    """
-    if v2:
-        embedding, positions = (
-            tensors[f"{OPEN_CLIP_PREFIX}token_embedding.weight"],
-            tensors[f"{OPEN_CLIP_PREFIX}positional_embedding"],
-        )
-        layers = open_clip_blocks(tensors) - 1
-    else:
-        prefix = f"{CLIP_PREFIX}text_model."
-        embedding = tensors[f"{prefix}embeddings.token_embedding.weight"]
-        positions = tensors[f"{prefix}embeddings.position_embedding.weight"]
-        layers = _count(tensors, f"{prefix}encoder.layers.")
-    width = int(embedding.shape[1])
-    _require_multiple("text encoder", width, _HEAD_WIDTH, "channels of a head")
-    if len(embedding) < _WORDS:
-        raise UntoldShapeError(f"its text encoder knows {len(embedding)} words, not the {_WORDS} of CLIP's vocabulary")
-    return {
-        "architectures": ["CLIPTextModel"],
-        "model_type": "clip_text_model",
-        "hidden_act": "gelu" if v2 else "quick_gelu",
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // _HEAD_WIDTH,
-        "vocab_size": int(embedding.shape[0]),
-        "max_position_embeddings": int(positions.shape[0]),
-        "projection_dim": width,
-        "layer_norm_eps": 1e-5,
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-        "pad_token_id": 1,
-    }
-
-
-def open_clip_blocks(tensors: Tensors) -> int:
-    """Residual blocks of an OpenCLIP text encoder."""
-    return _count(tensors, f"{OPEN_CLIP_PREFIX}transformer.resblocks.")
 
 
 def write_tokenizer(folder: Path, pads_with_end: bool) -> None:
@@ -198,14 +161,11 @@ def write_tokenizer(folder: Path, pads_with_end: bool) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def _require_multiple(part: str, width: int, of: int, what: str) -> None:
+def require_multiple(part: str, width: int, of: int, what: str) -> None:
+    """Raise :class:`UntoldShapeError` unless a component's width divides into ``of`` heads, channels or groups."""
     if width == 0 or width % of:
         raise UntoldShapeError(f"its {part} is {width} channels wide, no multiple of the {of} {what} in every single file")
 
 
 def _input(tensors: Tensors, index: int, name: str) -> torch.Tensor:
     return tensors[f"{UNET_PREFIX}input_blocks.{index}.{name}"]
-
-
-def _count(tensors: Tensors, prefix: str) -> int:
-    return len({key.removeprefix(prefix).split(".")[0] for key in tensors if key.startswith(prefix)})

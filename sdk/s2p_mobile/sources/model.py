@@ -26,9 +26,12 @@ from s2p_mobile.sources.families import (
 )
 from s2p_mobile.sources.guidance import fold_guidance
 from s2p_mobile.sources.lora import COMPONENTS, fuse, parse_lora
-from s2p_mobile.sources.modules import check_weights, load_module, read_json
+from s2p_mobile.sources.modules import load_module, read_json
+from s2p_mobile.sources.origin import mark_origin, title
 from s2p_mobile.sources.pixel_size import PixelSize, SizeLike, latent_size, pixel_size
-from s2p_mobile.sources.single_file import unpack
+from s2p_mobile.sources.places import locate
+from s2p_mobile.sources.staging import needs_staging, write_staged
+from s2p_mobile.sources.weight_folder import check_links, check_weights
 from s2p_runtime.bundle import LatentSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
@@ -96,12 +99,13 @@ class Model(Components):
         found = self.structure.in_channels
         if found == 9 and latent == 4:
             raise S2PError(
-                f"{folder} has an inpainting U-Net (9 input channels: latents, mask, masked picture)",
+                f"{title(folder)} has an inpainting U-Net (9 input channels: latents, mask, masked picture)",
                 "give a text-to-image model, whose U-Net takes the 4 of the latents",
             )
         if found != latent or self.structure.out_channels != latent:
             raise S2PError(
-                f"the U-Net of {folder} takes {found} channels and gives {self.structure.out_channels} but the VAE has {latent}",
+                f"the U-Net of {title(folder)} takes {found} channels and gives {self.structure.out_channels} "
+                f"but the VAE has {latent}",
                 "give a text-to-image model",
             )
 
@@ -214,42 +218,46 @@ def _require_folders(folder: Path, parts: Sequence[str]) -> None:
 
 
 def open_model(
-    source: str | Path | None, size: PixelSize | None = None, loras: Sequence[str | Path] | str | Path = ()
+    source: str | Path | None,
+    size: PixelSize | None = None,
+    loras: Sequence[str | Path] | str | Path = (),
+    allow_pickle: bool = False,
 ) -> Model:
-    """Open a model: a diffusers folder, or a single ``.safetensors`` file; None is the built-in demo model.
+    """Open a model: a diffusers folder, a single file, or a hub id that was downloaded before; None is the built-in demo model.
 
-    A single file, and a model with LoRA, is written as a diffusers folder in the system's temporary folder (``TMPDIR``) and
-    removed with the model.
+    A single file, a folder with pickled weights, and a model with LoRA is written as a diffusers folder in the system's temporary
+    folder (``TMPDIR``) and removed with the model.
 
     Args:
         size: of the pictures; the model's own when None.
         loras: ``FILE[:scale]`` each, fused in their order.
+        allow_pickle: read pickled weights, by torch's weights-only reader, and say so in a note.
 
     Raises:
-        S2PError: as :class:`Model`; a bad file; too little disk.
+        S2PError: as :class:`Model`; a bad file; a link out of the folder; pickled weights that are not allowed; too little disk.
     """
-    path = DEMO_MODEL if source is None else Path(source)
+    given, hub_name = (DEMO_MODEL, None) if source is None else locate(source)
     files = [loras] if isinstance(loras, str | Path) else loras
     parsed = [parse_lora(str(text)) for text in files]
-    single = path.is_file() and path.suffix == ".safetensors"
-    if not single and not parsed:
-        return Model(path, size)
-    given = None if single else Model(path, size)
-    name = path.stem if given is None else given.name
+    if given.is_dir():
+        check_links(given)
+    staged = needs_staging(given, allow_pickle)
+    if not staged and not parsed:
+        return Model(given, size, hub_name)
     # A finished checkpoint in the folder is of the weights without LoRA.
-    defaults = None if given is None else replace(given.defaults, checkpoint=None)
+    defaults = None if given.is_file() else replace(read_defaults(given), checkpoint=None)
+    name = hub_name or (defaults.name or given.resolve().name if defaults else given.stem)
+    if not staged:
+        Model(given, size, name)  # says what is wrong before anything is written
     scratch = TemporaryDirectory(prefix="s2p-mobile-")
     try:
-        if single:
-            where, remedy = Path(scratch.name), "set TMPDIR to a folder on a larger disk"
-            require_disk(where, path.stat().st_size, f"unpacking {path.name}", remedy)
-            path = _stage(scratch, "model")
-            unpack(Path(str(source)), path)
+        path = write_staged(given, _stage(scratch, "model"), allow_pickle) if staged else given
         for index, (file, scale) in enumerate(parsed):
             fused = _stage(scratch, f"lora-{index}")
             needed = 4 * sum(parameter_count(path / part) for part in COMPONENTS)
             require_disk(fused, needed, f"fusing {file.name}", "set TMPDIR to a folder on a larger disk")
             fuse(path, fused, file, scale)
+            mark_origin(fused, f"{title(path)} with {file.name}")
             path, name = fused, f"{name}+{file.stem}"
         model = Model(path, size, name, defaults=defaults)
     except BaseException:
@@ -260,16 +268,19 @@ def open_model(
 
 
 def as_model(
-    source: Model | str | Path | None, size: SizeLike | None = None, lora: Sequence[str | Path] | str | Path = ()
+    source: Model | str | Path | None,
+    size: SizeLike | None = None,
+    lora: Sequence[str | Path] | str | Path = (),
+    allow_pickle: bool = False,
 ) -> Model:
-    """A model, opened unless it is.
+    """A model, opened unless it is; ``allow_pickle`` is of no matter then.
 
     Raises:
         S2PError: as :func:`open_model`; another size, or LoRA, for a model that is open already.
     """
     wanted = PixelSize.of(size)
     if not isinstance(source, Model):
-        return open_model(source, wanted, lora)
+        return open_model(source, wanted, lora, allow_pickle)
     if lora or (wanted is not None and wanted != source.picture_size):
         what = "lora" if lora else "size"
         raise S2PError(f"the model {source.name} is open already", f"give `{what}` where it is loaded", what)

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from s2p_converters.core.variants import weights_variant
+from s2p_mobile.sources.origin import title
+from s2p_mobile.sources.unused_keys import is_unused
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
-
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -31,30 +32,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_weights(folder: Path) -> None:
-    """Raise :class:`S2PError` when a component has no ``.safetensors`` file."""
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
-        raise S2PError(
-            f"{folder} has pickled weights only, which are never read", "save the model with safe_serialization=True first"
-        )
-    raise S2PError(f"{folder} has no .safetensors file", "export the model again with diffusers")
-
-
-def weights_variant(folder: Path) -> str | None:
-    """``fp16`` where a folder holds weights under that variant only, as downloads with ``variant="fp16"`` do."""
-    names = [path.name for path in folder.glob("*.safetensors")]
-    half = [name for name in names if ".fp16." in name or ".fp16-" in name]
-    return "fp16" if half and len(half) == len(names) else None
-
-
 def load_module(kind: Any, folder: Path) -> Any:
     """Load a diffusers or transformers module offline in float32.
 
     Raises:
-        S2PError: files damaged or of another model, or a weight that is infinite or not a number (its name is given).
+        S2PError: files damaged or of another model, a key that the module does not take, or a weight that is infinite or not a
+            number (its name is given).
     """
+    shown = title(folder)
     try:
         # Progress bars write to the stream object, which need not be descriptor 2.
         with quiet_import(), contextlib.redirect_stderr(io.StringIO()):
@@ -67,13 +52,21 @@ def load_module(kind: Any, folder: Path) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:
-        reason = str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
-        raise S2PError(f"{folder} cannot be loaded ({reason})", "export the model again with diffusers") from error
+        text = str(error).strip().replace(str(folder), shown)
+        reason = text.split(". ")[0].splitlines()[0] if text else type(error).__name__
+        raise S2PError(f"{shown} cannot be loaded ({reason})", "export the model again with diffusers") from error
     # transformers fills what a file lacks with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
-        raise S2PError(f"{folder} lacks the weight {missing[0]}", "export the model again with diffusers")
+        raise S2PError(f"{shown} lacks the weight {missing[0]}", "export the model again with diffusers")
+    # Both libraries drop what a module does not take and only warn; the picture would be another model's.
+    if left := sorted(key for key in report["unexpected_keys"] if not is_unused(key)):
+        more = f" and {len(left) - 1} more weights" if len(left) > 1 else ""
+        raise S2PError(
+            f"{shown} has {left[0]}{more}, which a {kind.__name__} of its config.json does not take",
+            "export the model again with diffusers",
+        )
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             what = "NaN" if torch.isnan(tensor).any() else "an infinity"
-            raise S2PError(f"{folder} has {what} in {name}", "get the weights in float32, where they did not overflow")
+            raise S2PError(f"{shown} has {what} in {name}", "get the weights in float32, where they did not overflow")
     return module.eval().requires_grad_(False)

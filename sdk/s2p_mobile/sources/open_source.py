@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, TypeGuard
 from s2p_converters.core.checkpoint import Checkpoint, is_checkpoint, open_checkpoint
 from s2p_mobile.sources.model import Model, open_model
 from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
+from s2p_mobile.sources.places import locate
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from s2p_runtime.errors import S2PError
 
@@ -24,7 +25,7 @@ def source_kind(source: SourceLike) -> Kind:
     """What a source is, without opening it.
 
     Raises:
-        S2PError: a path that does not exist.
+        S2PError: a path that does not exist, and no model in the Hugging Face cache is called so.
     """
     if source is None or isinstance(source, Model):
         return "model"
@@ -32,9 +33,7 @@ def source_kind(source: SourceLike) -> Kind:
         return "checkpoint"
     if isinstance(source, Bundle):
         return "bundle"
-    path = Path(source)
-    if not path.exists():
-        raise S2PError(f"{path} does not exist", "give a model folder, a .safetensors file, a checkpoint or a bundle")
+    path, _ = locate(source)
     if (path / MANIFEST_NAME).is_file():
         return "bundle"
     if is_checkpoint(path):
@@ -71,9 +70,9 @@ def open_source(
     if isinstance(source, Model | Checkpoint | Bundle):
         return source
     if source is not None and kind == "checkpoint":
-        return open_checkpoint(Path(source))
+        return open_checkpoint(locate(source)[0])
     if source is not None and kind == "bundle":
-        return open_bundle(Path(source))
+        return open_bundle(locate(source)[0])
     return open_model(source, PixelSize.of(size), lora)
 
 

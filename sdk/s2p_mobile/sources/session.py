@@ -45,6 +45,7 @@ def open_session(
     *,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -57,6 +58,7 @@ def open_session(
         source: model, diffusers folder or ``.safetensors`` file; None is the built-in model.
         size: of the pictures; the model's own when None.
         lora: ``FILE[:scale]`` each, fused into the weights in their order.
+        allow_pickle: read pickled weights, by torch's weights-only reader.
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. A latent consistency model takes it into its time path.
@@ -68,7 +70,7 @@ def open_session(
     """
     chosen = choose_device(device)
     check_numbers(steps, guidance, seed)
-    model = as_model(source, size, lora)
+    model = as_model(source, size, lora, allow_pickle)
     if guidance is not None and model.embedded_guidance is not None and guidance != model.embedded_guidance:
         model = model.with_embedded_guidance(guidance)
     return Session(

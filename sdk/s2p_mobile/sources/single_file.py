@@ -1,4 +1,4 @@
-"""Single-file ``.safetensors`` checkpoints of Stable Diffusion 1.x, 2.x and XL (original key names) as a diffusers folder.
+"""Single-file checkpoints of Stable Diffusion 1.x, 2.x and XL (original key names) as a diffusers folder.
 
 Keys are converted by diffusers' own ``single_file_utils``: the mapping is long, and users compare with what diffusers loads.
 """
@@ -6,150 +6,177 @@ Keys are converted by diffusers' own ``single_file_utils``: the mapping is long,
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import torch
-import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-
+from s2p_converters.core.resources import require_disk
+from s2p_mobile.sources.key_account import Part, converted_parts
 from s2p_mobile.sources.ldm_config import (
-    CLIP_PREFIX,
-    OPEN_CLIP_PREFIX,
+    SD1_HEADS,
+    SD2_HEADS,
     UNET_PREFIX,
     VAE_PREFIX,
+    Tensors,
     UntoldShapeError,
     component_part,
-    open_clip_blocks,
-    scheduler_config,
-    text_config,
     unet_config,
     vae_config,
     write_component,
     write_tokenizer,
 )
-from s2p_mobile.sources.single_file_xl import is_sdxl, write_xl
+from s2p_mobile.sources.ldm_text import TextLayout, sd2_blocks, text_config, text_layout
+from s2p_mobile.sources.markers import Told, read_markers
+from s2p_mobile.sources.pixel_size import vae_factor
+from s2p_mobile.sources.scaled_fp8 import plain_numbers
+from s2p_mobile.sources.single_file_xl import is_sdxl, write_tokenizers, xl_text_parts, xl_unet_additions
+from s2p_mobile.sources.weight_file import read_weight_file
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
 _OTHER_KINDS = (
-    ("joint_blocks.", "Stable Diffusion 3 checkpoint"),
-    ("double_blocks.", "Flux checkpoint"),
-    ("control_model.", "ControlNet"),
-    ("controlnet_", "ControlNet"),
-    ("lora_", "LoRA file, which goes with `lora` beside a model"),
-    (".lora", "LoRA file, which goes with `lora` beside a model"),
+    (r"(^|\.)joint_blocks\.", "Stable Diffusion 3 checkpoint"),
+    (r"(^|\.)double_blocks\.", "Flux checkpoint"),
+    (r"control_model\.|controlnet_", "ControlNet"),
+    (r"lora_|\.lora", "LoRA file, which goes with `lora` beside a model"),
 )
-
-
+_ALONE = (
+    (r"(encoder\.down|decoder)\.", "a VAE alone"),
+    (r"(input_blocks|output_blocks|time_embed)\.", "a U-Net alone"),
+    (r"(down_blocks|up_blocks|time_embedding|text_model)\.", "one component of a diffusers folder"),
+)
 _HINT = "give a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL"
+_WHOLE = "give a file with the whole model, or a diffusers folder"
+_SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
+"""Of the latents, of the published models."""
+_PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+
+_SPELLINGS = (
+    # Text encoders without their outer name, as transformers has them since 5.6.
+    (
+        r"(cond_stage_model|conditioner\.embedders\.0)\.transformer\.(embeddings|encoder|final_layer_norm)\.",
+        r"\1.transformer.text_model.\2.",
+    ),
+    # The VAE's attention under newer diffusers names, which its own script to write single files once let through.
+    (rf"({VAE_PREFIX}\w+\.mid\.attn_1\.)to_([qkv])\.", r"\1\2."),
+    (rf"({VAE_PREFIX}\w+\.mid\.attn_1\.)to_out\.0\.", r"\1proj_out."),
+    (rf"({VAE_PREFIX}\w+\.mid\.attn_1\.)group_norm\.", r"\1norm."),
+)
+"""Other names for the same weights -> those that diffusers' conversion knows."""
 
 
-def unpack(path: Path, folder: Path) -> None:
-    """Write a checkpoint as a diffusers folder (U-Net, text encoder, VAE, tokenizer, scheduler), in the file's precision.
+def unpack(path: Path, folder: Path, allow_pickle: bool = False) -> None:
+    """Write a checkpoint as a diffusers folder (U-Net, text encoders, VAE, tokenizers, scheduler), in the file's precision.
 
     Args:
-        path: ``.safetensors``; weights of an exponential average (``model_ema``) are not used, as in diffusers.
+        path: ``.safetensors``, GGUF, or a pickle; weights of an exponential average (``model_ema``) are not used, as in diffusers.
         folder: exists and is empty.
+        allow_pickle: read a pickle's weights.
 
     Raises:
-        S2PError: damaged, no Stable Diffusion 1.x, 2.x or XL, widths of other heads than theirs, or a 2.x file that does not say
-            what it predicts.
+        S2PError: damaged, a pickle that is not allowed, no Stable Diffusion 1.x, 2.x or XL, widths of other heads than theirs, a
+            key that nothing uses, a mark that is not understood, a 2.x file that does not say what it predicts, or too little disk.
     """
+    file = read_weight_file(path, allow_pickle)
+    keys = {_spelled(key): key for key in file.tensors}
+    if twice := sorted(set(file.tensors) - set(keys.values())):
+        raise S2PError(f"{path} has {twice[0]} under another name too", "get the file again, or give a diffusers folder")
+    xl = is_sdxl(keys)
+    _refuse_other(path, keys, xl)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            keys = list(file.keys())
-        xl = is_sdxl(keys)
-        _refuse_other(path, keys, xl)
-        v2 = any(key.startswith(OPEN_CLIP_PREFIX) for key in keys)
-        prediction = _prediction_type(path, metadata, keys, required=v2) if v2 or xl else "epsilon"
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise S2PError(f"{path} cannot be read as safetensors ({error})", "get the file again") from error
-    try:
-        if xl:
-            write_xl(tensors, folder, prediction)
+        tensors = {_spelled(key): value for key, value in plain_numbers(path, file.tensors).items()}
+        text, v2 = (None, False) if xl else text_layout(tensors)
+        family = "sdxl" if xl else "sd2" if v2 else "sd1"
+        told = read_markers(path, file.metadata, keys, family)
+        parts = [_unet(tensors, told, family), _vae(tensors, told, family)]
+        unused: list[str] = []
+        if text is None:
+            parts += xl_text_parts(tensors)
         else:
-            _write(tensors, folder, v2, prediction)
+            blocks = sd2_blocks(tensors, text) if v2 else text.blocks(tensors)
+            unused = [f"{text.blocks_prefix}{index}." for index in range(blocks, text.blocks(tensors))]
+            parts.append(_text(tensors, text, "gelu" if v2 else "quick_gelu", blocks, unused))
+        weights = converted_parts(path, parts, {name: keys[name] for name in tensors}, unused)
     except UntoldShapeError as error:
         raise S2PError(f"{path} cannot be used as a single file ({error})", "give the model as a diffusers folder") from error
     except (KeyError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise S2PError(f"{path} is incomplete ({reason})", "get the file again, or give a diffusers folder") from error
+    # Quantized files grow when they are unpacked.
+    size = sum(value.nbytes for part in weights.values() for value in part.values())
+    require_disk(folder, size, f"unpacking {path.name}", "set TMPDIR to a folder on a larger disk")
+    for part in parts:
+        write_component(folder / part.folder, dict(part.config), weights[part.folder])
+    if xl:
+        write_tokenizers(folder)
+    else:
+        write_tokenizer(folder / "tokenizer", pads_with_end=not v2)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(told.scheduler_config(family)))
+    index = {"_class_name": _PIPELINES[family], **({"force_zeros_for_empty_prompt": True} if xl else {})}
+    (folder / "model_index.json").write_text(json.dumps(index))
 
 
-def _refuse_other(path: Path, keys: list[str], xl: bool) -> None:
+def _spelled(key: str) -> str:
+    for pattern, name in _SPELLINGS:
+        key = re.sub(f"^{pattern}", name, key)
+    return key
+
+
+def _refuse_other(path: Path, keys: Iterable[str], xl: bool) -> None:
+    keys = list(keys)
     for mark, words in _OTHER_KINDS:
-        if any(mark in key for key in keys):
+        if any(re.search(mark, key) for key in keys):
             raise S2PError(f"{path} is a {words}", f"{_HINT}")
     if any(key.startswith("conditioner.embedders.") for key in keys) and not xl:
         raise S2PError(f"{path} has one of SDXL's two text encoders, as its refiner has", f"{_HINT}")
     parts = {UNET_PREFIX: "U-Net", VAE_PREFIX: "VAE", "conditioner." if xl else "cond_stage_model.": "text encoder"}
     missing = [name for prefix, name in parts.items() if not any(key.startswith(prefix) for key in keys)]
     if len(missing) == len(parts):
-        what = (
-            "a VAE alone" if any(key.startswith(("encoder.down", "decoder.")) for key in keys) else "no checkpoint known here"
-        )
-        raise S2PError(f"{path} is {what}", f"{_HINT}")
+        found = (words for pattern, words in _ALONE if any(re.match(pattern, key) for key in keys))
+        raise S2PError(f"{path} is {next(found, 'no checkpoint known here')}", f"{_HINT}")
+    if not any(key.startswith(f"{VAE_PREFIX}decoder.") for key in keys) and "VAE" not in missing:
+        missing.append("VAE decoder")
     if missing:
-        raise S2PError(f"{path} has no {missing[0]}", "give a file with the whole model")
+        raise S2PError(f"{path} has no {' and no '.join(missing)}", _WHOLE)
 
 
-def _prediction_type(path: Path, metadata: dict[str, str], keys: list[str], required: bool) -> str:
-    """2.x exists in both kinds and shapes do not tell; the file's ModelSpec metadata, a marker or the original YAML do.
-
-    Args:
-        required: refuse a file that does not say it; else it predicts noise, as SDXL does.
-    """
-    told = metadata.get("modelspec.prediction_type", "").lower()
-    if told in ("v", "v_prediction", "v-prediction") or "v_pred" in keys:
-        return "v_prediction"
-    if told in ("epsilon", "eps"):
-        return "epsilon"
-    beside = path.with_suffix(".yaml")
-    if not beside.is_file() and not required:
-        return "epsilon"
-    if not beside.is_file():
-        raise S2PError(
-            f"{path} is a Stable Diffusion 2.x checkpoint that does not say whether it predicts noise or v",
-            f"put its original configuration beside it as {beside.name}",
-        )
-    try:
-        parameters = yaml.safe_load(beside.read_text(encoding="utf-8"))["model"]["params"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise S2PError(f"{beside} is no configuration of a Stable Diffusion model", "get the original one") from error
-    return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
-
-
-def _write(tensors: dict[str, torch.Tensor], folder: Path, v2: bool, prediction: str) -> None:
+def _unet(tensors: Tensors, told: Told, family: str) -> Part:
     with quiet_import():
-        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    config = unet_config(tensors, v2, sample_size=96 if prediction == "v_prediction" else 64)
-    unet = convert_ldm_unet_checkpoint(component_part(tensors, UNET_PREFIX), config)
-    write_component(folder / "unet", config, unet, "diffusion_pytorch_model")
-    config = vae_config(tensors)
-    vae = convert_ldm_vae_checkpoint(component_part(tensors, VAE_PREFIX), config)
-    write_component(folder / "vae", config, vae, "diffusion_pytorch_model")
-    config = text_config(tensors, v2)
-    write_component(folder / "text_encoder", config, _text_encoder(tensors, config, v2), "model")
-    write_tokenizer(folder / "tokenizer", pads_with_end=not v2)
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler_config(prediction, v2)))
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    heads = told.original.heads or (SD1_HEADS if family == "sd1" else SD2_HEADS)
+    config = unet_config(tensors, heads, 64)
+    config["sample_size"] = told.sample_size(family, vae_factor(vae_config(tensors, 1.0)), len(config["block_out_channels"]))
+    if family == "sdxl":
+        config |= xl_unet_additions(tensors)
+    own = component_part(tensors, UNET_PREFIX)
+    return Part("unet", config, own, lambda given: dict(convert_ldm_unet_checkpoint(given, config)))
 
 
-def _text_encoder(tensors: dict[str, torch.Tensor], config: dict[str, Any], v2: bool) -> dict[str, torch.Tensor]:
+def _vae(tensors: Tensors, told: Told, family: str) -> Part:
+    with quiet_import():
+        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    # Where training measured the factor, it stands in the file.
+    measured = float(tensors["scale_factor"]) if "scale_factor" in tensors else None
+    config = vae_config(tensors, measured or told.original.scale_factor or _SCALING[family])
+    own = component_part(tensors, VAE_PREFIX)
+    return Part("vae", config, own, lambda given: dict(convert_ldm_vae_checkpoint(given, config)), ("encoder.", "quant_conv."))
+
+
+def _text(tensors: Tensors, layout: TextLayout, act: str, blocks: int, unused: list[str]) -> Part:
     with quiet_import():
         from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 
-    if not v2:
-        return convert_ldm_clip_checkpoint(component_part(tensors, CLIP_PREFIX))
-    last = f"{OPEN_CLIP_PREFIX}transformer.resblocks.{open_clip_blocks(tensors) - 1}."
-    kept = {key: value for key, value in component_part(tensors, OPEN_CLIP_PREFIX).items() if not key.startswith(last)}
+    config = text_config(tensors, layout, act, blocks)
     model = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
-    converted = convert_open_clip_checkpoint(model, kept, prefix=OPEN_CLIP_PREFIX)
-    return {key: value for key, value in converted.items() if not key.startswith("text_projection")}
+    own = {key: value for key, value in component_part(tensors, layout.prefix).items() if not key.startswith(tuple(unused))}
+
+    def convert(given: Tensors) -> Tensors:
+        if layout.open_clip:
+            return dict(convert_open_clip_checkpoint(model, given, prefix=layout.prefix))
+        return dict(convert_ldm_clip_checkpoint(given))
+
+    return Part("text_encoder", config, own, convert)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from s2p_mobile.demo import DEMO_MODEL
+from s2p_mobile.sources.model import Model
 
 MakeModel = Callable[..., Path]
 
@@ -104,3 +108,43 @@ def family_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One model of each family, not to be changed."""
     folder = tmp_path_factory.mktemp("families")
     return {family: build_model(folder / family, family, {}) for family in FAMILY_UNET}
+
+
+WORDS = 49408
+"""Of CLIP's published vocabulary: every single file has it."""
+OF_SINGLE_FILES: dict[str, dict[str, Any]] = {
+    "sd1": {},
+    "sd2": {},
+    "sdxl": {"block_out_channels": (64, 128), "attention_head_dim": (1, 2), "cross_attention_dim": 128},
+}
+"""Heads as the published models have them: neither U-Net nor text encoders tell them by their shapes."""
+
+
+def load_layout() -> ModuleType:
+    """The neighbouring file; test folders are no packages."""
+    path = Path(__file__).with_name("ldm_layout.py")
+    spec = importlib.util.spec_from_file_location("ldm_layout", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def layout() -> ModuleType:
+    """The names of original checkpoints, by a mapping of our own."""
+    return load_layout()
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Model, dict[str, torch.Tensor]]]:
+    """``original("sd1")`` -> a small model, and its tensors under the names of single files in a dictionary of one's own."""
+    folder = tmp_path_factory.mktemp("originals")
+    to_ldm = load_layout().to_ldm
+
+    @cache
+    def make(family: str) -> tuple[Model, dict[str, torch.Tensor]]:
+        model = Model(build_model(folder / family, family, {}, vocab_size=WORDS, **OF_SINGLE_FILES[family]))
+        return model, to_ldm(model)
+
+    return lambda family: (make(family)[0], dict(make(family)[1]))

@@ -56,7 +56,7 @@ def test_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, fa
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
     assert model.conditioner.text_encoder.config.hidden_act == original.conditioner.text_encoder.config.hidden_act
     plan = plan_for(model.folder / "scheduler", None, 4)
-    assert plan.prediction_type == ("v_prediction" if family == "sd2" else "epsilon")
+    assert plan.prediction_type == "v_prediction"
     folder = model.folder
     model.scratch.cleanup()  # type: ignore[union-attr]
     assert not folder.exists()
@@ -150,7 +150,7 @@ def test_tokenizer_gives_clips_published_ids(make_model: MakeModel, tmp_path: Pa
     assert ids == [49406, 320, 1125, 539, 320, 2368] + [49407] * 10
 
 
-@pytest.mark.parametrize(("line", "expected"), [("parameterization: v", "v_prediction"), ("x: y", "epsilon")])
+@pytest.mark.parametrize(("line", "expected"), [("parameterization: v", "v_prediction"), ("linear_start: 0.00085", "epsilon")])
 def test_sd2_says_what_it_predicts(make_model: MakeModel, tmp_path: Path, line: str, expected: str) -> None:
     path = tmp_path / "two.safetensors"
     save_file(to_ldm(Model(make_model("sd2", vocab_size=WORDS))), path)
@@ -173,7 +173,10 @@ def test_sd2_says_what_it_predicts(make_model: MakeModel, tmp_path: Path, line: 
         (["encoder.down.0.x", "decoder.conv_in.weight"], "VAE alone"),
         (["model.diffusion_model.x", "first_stage_model.x"], "has no text encoder"),
         (["words"], "no checkpoint known"),
-        (["model.diffusion_model.x", "first_stage_model.x", "cond_stage_model.transformer.x"], "is incomplete"),
+        (["model.diffusion_model.x", "first_stage_model.x", "cond_stage_model.transformer.x"], "has no VAE decoder"),
+        (["model.diffusion_model.x", "first_stage_model.decoder.x", "cond_stage_model.transformer.x"], "is incomplete"),
+        (["input_blocks.0.0.weight", "out.2.bias"], "is a U-Net alone"),
+        (["down_blocks.0.resnets.0.conv1.weight"], "is one component of a diffusers folder"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path: Path, keys: list[str], words: str) -> None:

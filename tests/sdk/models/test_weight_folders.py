@@ -1,0 +1,163 @@
+"""Weight files of a model folder: heads that lie, links and shards that lead out, variants, keys that nothing takes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+
+from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_converters.core.variants import weights_variant
+from s2p_converters.targets.float_modules import decoder_module
+from s2p_mobile.cli.app import run
+from s2p_mobile.sources.model import open_model
+from s2p_runtime.errors import S2PError
+
+MakeModel = Callable[..., Path]
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+def head(entries: object, data: int = 8, length: int | None = None) -> bytes:
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(data)
+
+
+def entry(shape: list[int], begin: int, end: int) -> dict[str, object]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+LIES = {
+    "length": head(b"{}", length=1 << 60),
+    "limit": head(b"{}", length=100_000_001),
+    "beyond": head({"a": entry([4], 0, 16)}),
+    "overlap": head({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, data=12),
+    "product": head({"a": entry([3], 0, 8)}),
+    "overflow": head({"a": entry([1 << 62, 1 << 62], 0, 8)}),
+    "hole": head({"a": entry([1], 4, 8)}),
+    "nested": head(b"[" * 100_000),
+    "type": head({"a": "x"}),
+}
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_a_head_that_lies_is_one_line(make_model: MakeModel, tmp_path: Path, kind: str) -> None:
+    folder = make_model("sd1")
+    (folder / VAE).write_bytes(LIES[kind])
+    (tmp_path / "single.safetensors").write_bytes(LIES[kind])
+    for path in (folder, tmp_path / "single.safetensors"):
+        with pytest.raises(S2PError, match=r"cannot be read as safetensors") as caught:
+            open_model(path)
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("../../secret.safetensors", "leads out of the folder"),
+        ("/etc/passwd", "leads out of the folder"),
+        ("..\\secret.safetensors", "leads out of the folder"),
+        ("C:secret.safetensors", "leads out of the folder"),
+        ("unet/x.safetensors", "leads out of the folder"),
+        ("diffusion_pytorch_model-00003-of-00002.safetensors", "lacks diffusion_pytorch_model-00003"),
+        (None, "is no index of shards"),
+    ],
+)
+def test_an_index_names_files_of_its_folder(make_model: MakeModel, name: str | None, words: str) -> None:
+    folder = make_model("sd1")
+    index = {"weight_map": {"a": name}} if name else []
+    (folder / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(S2PError, match=words):
+        open_model(folder)
+
+
+def test_links_out_of_the_folder_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = make_model("sd1")
+    outside = Path(shutil.move(folder / VAE, tmp_path / "elsewhere"))
+    (folder / VAE).symlink_to(outside)
+    with pytest.raises(S2PError, match=r"is a link that leads out of the model's folder, to .*elsewhere"):
+        open_model(folder)
+    (folder / VAE).unlink()
+    # Within the folder, and to the folder, links are fine.
+    shutil.move(outside, folder / "weights")
+    (folder / VAE).symlink_to(folder / "weights")
+    (tmp_path / "link").symlink_to(folder)
+    assert open_model(tmp_path / "link").vae is not None
+    shutil.move(folder / "vae", tmp_path / "other")
+    (folder / "vae").symlink_to(tmp_path / "other")
+    with pytest.raises(S2PError, match="vae is a link that leads out"):
+        open_model(folder)
+
+
+def test_keys_that_a_module_does_not_take(make_model: MakeModel) -> None:
+    folder = make_model("sd1")
+    state = load_file(folder / VAE)
+    save_file(state | {"decoder.extra.weight": torch.zeros(1), "decoder.extra.bias": torch.zeros(1)}, folder / VAE)
+    with pytest.raises(S2PError, match=r"vae has decoder\.extra\.bias and 1 more weights, which a AutoencoderKL of its config"):
+        _ = open_model(folder).vae
+    text = folder / "text_encoder" / "model.safetensors"
+    unused = {"text_model.embeddings.position_ids": torch.arange(16)[None], "logit_scale": torch.zeros(1)}
+    save_file(load_file(text) | unused, text, metadata={"format": "pt"})
+    assert open_model(folder).conditioner.text_encoder is not None
+    save_file(load_file(text) | {"encoder.layers.3.mlp.fc1.bias": torch.zeros(128)}, text, metadata={"format": "pt"})
+    with pytest.raises(S2PError, match=r"has encoder\.layers\.3\.mlp\.fc1\.bias, which a CLIPTextModel"):
+        _ = open_model(folder).conditioner.text_encoder
+
+
+def test_attention_under_its_older_names(make_model: MakeModel) -> None:
+    folder = make_model("sd1")
+    expected = AutoencoderKL.from_pretrained(folder / "vae").state_dict()
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old = dict(load_file(folder / VAE))
+    for key in list(old):
+        for new, name in names.items():
+            if "attentions" in key and f".{new}." in key:
+                old[key.replace(f".{new}.", f".{name}.")] = old.pop(key)
+    save_file(old, folder / VAE, metadata={"format": "pt"})
+    found = open_model(folder).vae.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "variant"),
+    [
+        (["model.safetensors", "model.fp16.safetensors"], None),
+        (["diffusion_pytorch_model.bf16.safetensors"], "bf16"),
+        (["diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "diffusion_pytorch_model.non_ema.safetensors"], "fp16"),
+        (["diffusion_pytorch_model-00001-of-00002.fp16.safetensors", "model.bf16.safetensors"], "fp16"),
+        (["model-00001-of-00002.safetensors", "model.fp16.safetensors"], None),
+        (["diffusion_pytorch_model.non_ema.safetensors"], "non_ema"),
+        (["model.safetensors", "openvino_model.x.safetensors"], None),
+        ([], None),
+    ],
+)
+def test_variants(tmp_path: Path, names: list[str], variant: str | None) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert weights_variant(tmp_path) == variant
+
+
+def test_variants_that_say_nothing_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"model.{name}.safetensors").touch()
+    with pytest.raises(S2PError, match=r"several variants \(a, b\) and none without"):
+        weights_variant(tmp_path)
+
+
+def test_a_variant_goes_into_a_checkpoint_and_out_of_it(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = make_model("sd1")
+    AutoencoderKL.from_pretrained(folder / "vae").to(torch.bfloat16).save_pretrained(folder / "vae", variant="bf16")
+    (folder / VAE).unlink()
+    given = ["quantize", str(folder), "--method", "rtn", "--steps", "1", "--count", "1", "--out", str(tmp_path / "checkpoint")]
+    assert run([*given, "--recipe", "w4a16"]) == 0
+    latents = torch.randn(1, 4, 8, 8)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", variant="bf16", torch_dtype=torch.float32)
+    expected = vae.decode(latents / vae.config.scaling_factor).sample
+    decoded = decoder_module(open_checkpoint(tmp_path / "checkpoint"))(latents / vae.config.scaling_factor)
+    assert torch.equal(decoded, expected)
