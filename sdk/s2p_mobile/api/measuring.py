@@ -29,6 +29,7 @@ def sensitivity(
     split_shortcuts: bool = True,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -46,7 +47,7 @@ def sensitivity(
         prompts: a file or texts; the model's own when None. The first four are drawn, prompt k from ``seed + k``.
         calls: U-Net calls to look at; the estimator's own number when None.
         split_shortcuts: as in the recipe that the result is for: both halves of a shortcut's input apart, or together.
-        size, lora: of a model that is not open yet, see :func:`load`.
+        size, lora, embedding: of a model that is not open yet, see :func:`load`.
         scheduler, steps, guidance, device, seed: see :func:`quantize`, whose defaults are the same.
         force: replace what lies at ``out``.
         progress: see :class:`ProgressEvent`.
@@ -71,7 +72,15 @@ def sensitivity(
     if out is not None:
         refuse_existing(Path(out), force)
     session = open_session(
-        model, size=size, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed
+        model,
+        size=size,
+        lora=lora,
+        embedding=embedding,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        device=device,
+        seed=seed,
     )
     texts = calibration_prompts(session.model, prompts)[:TRAJECTORIES]
     result = measure(
@@ -124,6 +133,7 @@ def latents(
     features: bool = False,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -141,7 +151,7 @@ def latents(
         prompts: a file or texts, prompt k from ``seed + k``. When None the model's own, as often as a training's default needs.
         count, subset_seed: only so many of the prompts: the first, or those that the seed picks.
         features: store the block outputs too, float16; several times larger.
-        size, lora: of a model that is not open yet, see :func:`load`.
+        size, lora, embedding: of a model that is not open yet, see :func:`load`.
         scheduler, steps, guidance, device, seed: see :func:`quantize`, whose defaults are the same.
         resume: go on with an unfinished set of the same settings; a finished one is opened as it is.
         force: replace what lies at ``out``.
@@ -165,13 +175,21 @@ def latents(
     from s2p_mobile.sources.session import open_session
 
     session = open_session(
-        model, size=size, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed
+        model,
+        size=size,
+        lora=lora,
+        embedding=embedding,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        device=device,
+        seed=seed,
     )
     texts = calibration_prompts(session.model, prompts, count, subset_seed)
     if prompts is None and count is None:
         texts = repeated(texts, TrainingRule().prompts)
     if prompts is not None:
-        for warning in long_prompts(texts, session.model.conditioner.tokenizer):
+        for warning in long_prompts(texts, session.model.conditioner.tokenizers):
             note(warning)
     job = LatentJob(session.model, session.plan, texts, session.guidance, session.seed, features)
     return write_latents(

@@ -32,18 +32,23 @@ importlib.import_module("s2p_mobile.quantize")
 
 
 def load(
-    source: str | Path | None = None, *, lora: Sequence[str | Path] | str | Path = (), size: SizeLike | None = None
+    source: str | Path | None = None,
+    *,
+    lora: Sequence[str | Path] | str | Path = (),
+    embedding: Sequence[str | Path] | str | Path = (),
+    size: SizeLike | None = None,
 ) -> Model:
     """Open a floating-point model. Its configuration is checked now, its weights are read when they are needed.
 
     Args:
         source: diffusers folder or ``.safetensors`` file; None is the built-in model.
         lora: ``FILE`` or ``FILE:scale`` each, fused into the weights in their order.
+        embedding: textual inversions, ``FILE`` or ``FILE:word`` each: words that prompts may then use.
         size: width and height of the pictures in pixels, (512, 768) or ``512x768``; the model's own when None.
 
     Raises:
-        S2PError: no model, an unknown family, pickled weights, a LoRA of another model, a size that the U-Net cannot draw, too
-            little disk for a fused or unpacked copy.
+        S2PError: no model, an unknown family, pickled weights, a LoRA or an embedding of another model, a size that the U-Net
+            cannot draw, too little disk for a fused or unpacked copy.
 
     Example:
         >>> model = s2p_mobile.load("path/to/model", lora=["style.safetensors:0.8"], size=(512, 512))
@@ -51,7 +56,7 @@ def load(
     from s2p_mobile.sources.model import open_model
     from s2p_mobile.sources.pixel_size import PixelSize
 
-    return open_model(source, PixelSize.of(size), lora)
+    return open_model(source, PixelSize.of(size), lora, embedding)
 
 
 def quantize(
@@ -66,6 +71,7 @@ def quantize(
     subset_seed: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -90,7 +96,7 @@ def quantize(
         pipeline: ``s2p``, ``serial`` or ``parallel`` training; the recipe's when None.
         prompts: calibration prompts, a file or texts; the model's own when None. Prompt k is drawn from ``seed + k``.
         count, subset_seed: only so many of the prompts: the first, or those that the seed picks.
-        size, lora: of a model that is not open yet, see :func:`load`.
+        size, lora, embedding: of a model that is not open yet, see :func:`load`.
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. Classifier-free; of a latent consistency model, built into its time path.
@@ -127,15 +133,15 @@ def quantize(
         shutil.rmtree(work, ignore_errors=True)
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
-        lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, work=work, resume=resume,
-        latents=_folder(latents), sensitivity=sensitivity, progress=listener(progress),
+        lora=lora, embedding=embedding, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, work=work,
+        resume=resume, latents=_folder(latents), sensitivity=sensitivity, progress=listener(progress),
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)
     space = checkpoint_bytes(job.model.folder, job.model.family.folders)
     require_disk(folder, space, "the checkpoint", "free some, or give another `out`")
     if prompts is not None:
-        for warning in long_prompts(job.prompts, job.model.conditioner.tokenizer):
+        for warning in long_prompts(job.prompts, job.model.conditioner.tokenizers):
             note(warning)
     job.model.load()
     return _write(job, method, run_method(method, job), folder, force)
@@ -152,6 +158,7 @@ def forecast(
     subset_seed: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -180,8 +187,8 @@ def forecast(
 
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
-        lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, latents=_folder(latents),
-        sensitivity=sensitivity,
+        lora=lora, embedding=embedding, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
+        latents=_folder(latents), sensitivity=sensitivity,
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)

@@ -11,6 +11,7 @@ import s2p_mobile
 from s2p_mobile.cli.console import emit_json, say
 from s2p_mobile.cli.options import (
     DeviceOption,
+    EmbeddingOption,
     GuidanceOption,
     JsonOption,
     LoraOption,
@@ -41,6 +42,7 @@ def evaluate(
     guidance: GuidanceOption = None,
     size: SizeOption = None,
     lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="Metric to compute; may be repeated. All when left out.")] = None,
     clip: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of a CLIP model for the CLIP score.")] = None,
@@ -54,8 +56,9 @@ def evaluate(
 ) -> None:
     """Compare pictures with those of the floating-point model: FID, sFID, SSIM, LPIPS, PSNR, CLIP score."""
     result = s2p_mobile.evaluate(
-        source, prompts=prompts, model=model, count=count, size=size, lora=lora or (), scheduler=scheduler, steps=steps,
-        guidance=guidance, device=device, seed=seed, metrics=metrics, clip=clip, grid=grid, cache=cache or True, progress=True,
+        source, prompts=prompts, model=model, count=count, size=size, lora=lora or (), embedding=embedding or (),
+        scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, metrics=metrics, clip=clip, grid=grid,
+        cache=cache or True, progress=True,
     )  # fmt: skip
     say(f"{result.source}: {result.count} prompts, {result.steps} steps, seeds from {result.seed}", json)
     for name, metric in result.metrics.items():

@@ -11,6 +11,7 @@ import s2p_mobile
 from s2p_mobile.cli.console import say
 from s2p_mobile.cli.options import (
     DeviceOption,
+    EmbeddingOption,
     GuidanceOption,
     LoraOption,
     ReleaseOption,
@@ -44,6 +45,7 @@ def generate(
         ),
     ] = None,
     lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     device: DeviceOption = "auto",
     release_chunks: ReleaseOption = False,
 ) -> None:
@@ -53,8 +55,8 @@ def generate(
     if not out.parent.is_dir():
         raise s2p_mobile.S2PError(f"folder {out.parent} does not exist", "make it first or choose another `out`", "out")
     picture = s2p_mobile.generate(
-        source, prompt, negative_prompt=negative_prompt, seed=seed, size=size, lora=lora or (), scheduler=scheduler,
-        steps=steps, guidance=guidance, device=device, release_chunks=release_chunks, progress=True,
+        source, prompt, negative_prompt=negative_prompt, seed=seed, size=size, lora=lora or (), embedding=embedding or (),
+        scheduler=scheduler, steps=steps, guidance=guidance, device=device, release_chunks=release_chunks, progress=True,
     )  # fmt: skip
 
     import numpy as np

@@ -41,6 +41,10 @@ SizeOption = Annotated[
 LoraOption = Annotated[
     list[str] | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA to fuse into the weights; may be repeated.")
 ]
+EmbeddingOption = Annotated[
+    list[str] | None,
+    typer.Option("--embedding", metavar="FILE[:WORD]", help="Textual inversion that the model is to know; may be repeated."),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="Where torch runs: auto, cpu, cuda, cuda:1 or mps.")]
 ReleaseOption = Annotated[
     bool,

@@ -13,6 +13,7 @@ from s2p_mobile.cli.console import emit_json, say
 from s2p_mobile.cli.options import (
     CountOption,
     DeviceOption,
+    EmbeddingOption,
     ForceOption,
     GuidanceOption,
     JsonOption,
@@ -50,6 +51,7 @@ def quantize(
     guidance: GuidanceOption = None,
     size: SizeOption = None,
     lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     prompts: PromptsOption = None,
     count: CountOption = None,
     subset_seed: SubsetSeedOption = None,
@@ -71,8 +73,8 @@ def quantize(
     """Quantize a model into an S2P checkpoint. Methods that can go on after an interruption keep their work in OUT.training."""
     settings: dict[str, Any] = {
         "recipe": recipe, "method": method, "pipeline": pipeline, "prompts": prompts, "count": count, "subset_seed": subset_seed,
-        "size": size, "lora": lora or (), "scheduler": scheduler, "steps": steps, "guidance": guidance, "device": device,
-        "seed": seed, "latents": latents, "sensitivity": sensitivity,
+        "size": size, "lora": lora or (), "embedding": embedding or (), "scheduler": scheduler, "steps": steps,
+        "guidance": guidance, "device": device, "seed": seed, "latents": latents, "sensitivity": sensitivity,
     }  # fmt: skip
     if dry_run:
         from s2p_mobile.quantize.forecast import forecast_lines

@@ -11,6 +11,7 @@ import s2p_mobile
 from s2p_mobile.cli.console import say
 from s2p_mobile.cli.options import (
     DeviceOption,
+    EmbeddingOption,
     ForceOption,
     GuidanceOption,
     LoraOption,
@@ -41,6 +42,7 @@ def sensitivity(
     bits: Annotated[int, typer.Option(min=2, max=8, help="Bit-width at which layers are shown and estimators compared.")] = 4,
     size: SizeOption = None,
     lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; the model's own when left out.")
     ] = None,
@@ -74,7 +76,7 @@ def sensitivity(
     plot = out.with_suffix(".png")
     for file in (*files.values(), *([plot] if compare else [])):
         refuse_existing(file, force)
-    opened = s2p_mobile.load(model, size=size, lora=lora or ())
+    opened = s2p_mobile.load(model, size=size, lora=lora or (), embedding=embedding or ())
     results = []
     for name, file in files.items():
         result = s2p_mobile.sensitivity(

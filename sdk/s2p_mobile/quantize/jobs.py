@@ -35,6 +35,7 @@ def make_job(
     subset_seed: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -68,7 +69,15 @@ def make_job(
     if resume:
         require_resumable(method)
     session = open_session(
-        source, size=size, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed
+        source,
+        size=size,
+        lora=lora,
+        embedding=embedding,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        device=device,
+        seed=seed,
     )
     chosen = recipe_for(method, named or load_recipe(session.model.family.recipe))
     if chosen.mixed is not None:

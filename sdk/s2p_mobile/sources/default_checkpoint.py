@@ -30,4 +30,6 @@ def default_checkpoint(model: Model) -> Iterator[Path]:
         for name in model.family.folders:
             if not (folder / name).exists():
                 shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+        for table in model.conditioner.tables:
+            table.write(folder)
         yield folder

@@ -29,6 +29,7 @@ from s2p_mobile.sources.lora import COMPONENTS, fuse, parse_lora
 from s2p_mobile.sources.modules import check_weights, load_module, read_json
 from s2p_mobile.sources.pixel_size import PixelSize, SizeLike, latent_size, pixel_size
 from s2p_mobile.sources.single_file import unpack
+from s2p_mobile.sources.textual_inversion import ENCODERS, add_words, parse_embedding
 from s2p_runtime.bundle import LatentSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
@@ -214,29 +215,33 @@ def _require_folders(folder: Path, parts: Sequence[str]) -> None:
 
 
 def open_model(
-    source: str | Path | None, size: PixelSize | None = None, loras: Sequence[str | Path] | str | Path = ()
+    source: str | Path | None,
+    size: PixelSize | None = None,
+    loras: Sequence[str | Path] | str | Path = (),
+    embeddings: Sequence[str | Path] | str | Path = (),
 ) -> Model:
     """Open a model: a diffusers folder, or a single ``.safetensors`` file; None is the built-in demo model.
 
-    A single file, and a model with LoRA, is written as a diffusers folder in the system's temporary folder (``TMPDIR``) and
-    removed with the model.
+    A single file, and a model with LoRA or learned words, is written as a diffusers folder in the system's temporary folder
+    (``TMPDIR``) and removed with the model.
 
     Args:
         size: of the pictures; the model's own when None.
         loras: ``FILE[:scale]`` each, fused in their order.
+        embeddings: textual inversions, ``FILE[:word]`` each.
 
     Raises:
         S2PError: as :class:`Model`; a bad file; too little disk.
     """
     path = DEMO_MODEL if source is None else Path(source)
-    files = [loras] if isinstance(loras, str | Path) else loras
-    parsed = [parse_lora(str(text)) for text in files]
+    parsed = [parse_lora(str(text)) for text in _listed(loras)]
+    words = [parse_embedding(str(text)) for text in _listed(embeddings)]
     single = path.is_file() and path.suffix == ".safetensors"
-    if not single and not parsed:
+    if not single and not parsed and not words:
         return Model(path, size)
     given = None if single else Model(path, size)
     name = path.stem if given is None else given.name
-    # A finished checkpoint in the folder is of the weights without LoRA.
+    # A finished checkpoint in the folder is of the weights without LoRA or learned words.
     defaults = None if given is None else replace(given.defaults, checkpoint=None)
     scratch = TemporaryDirectory(prefix="s2p-mobile-")
     try:
@@ -251,6 +256,12 @@ def open_model(
             require_disk(fused, needed, f"fusing {file.name}", "set TMPDIR to a folder on a larger disk")
             fuse(path, fused, file, scale)
             path, name = fused, f"{name}+{file.stem}"
+        for index, (file, word) in enumerate(words):
+            taught = _stage(scratch, f"embedding-{index}")
+            needed = 4 * sum(parameter_count(path / part) for part in ENCODERS)
+            require_disk(taught, needed, f"adding {file.name}", "set TMPDIR to a folder on a larger disk")
+            add_words(path, taught, file, word)
+            path, name = taught, f"{name}+{file.stem}"
         model = Model(path, size, name, defaults=defaults)
     except BaseException:
         scratch.cleanup()
@@ -260,20 +271,27 @@ def open_model(
 
 
 def as_model(
-    source: Model | str | Path | None, size: SizeLike | None = None, lora: Sequence[str | Path] | str | Path = ()
+    source: Model | str | Path | None,
+    size: SizeLike | None = None,
+    lora: Sequence[str | Path] | str | Path = (),
+    embedding: Sequence[str | Path] | str | Path = (),
 ) -> Model:
     """A model, opened unless it is.
 
     Raises:
-        S2PError: as :func:`open_model`; another size, or LoRA, for a model that is open already.
+        S2PError: as :func:`open_model`; another size, LoRA or learned words for a model that is open already.
     """
     wanted = PixelSize.of(size)
     if not isinstance(source, Model):
-        return open_model(source, wanted, lora)
-    if lora or (wanted is not None and wanted != source.picture_size):
-        what = "lora" if lora else "size"
+        return open_model(source, wanted, lora, embedding)
+    if lora or embedding or (wanted is not None and wanted != source.picture_size):
+        what = "lora" if lora else "embedding" if embedding else "size"
         raise S2PError(f"the model {source.name} is open already", f"give `{what}` where it is loaded", what)
     return source
+
+
+def _listed(files: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:
+    return [files] if isinstance(files, str | Path) else files
 
 
 def _stage(scratch: TemporaryDirectory[str], name: str) -> Path:

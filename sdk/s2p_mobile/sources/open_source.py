@@ -52,15 +52,19 @@ def is_model(source: SourceLike) -> TypeGuard[Model | str | Path | None]:
 
 
 def open_source(
-    source: SourceLike, *, size: SizeLike | None = None, lora: Sequence[str | Path] = ()
+    source: SourceLike,
+    *,
+    size: SizeLike | None = None,
+    lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
 ) -> Model | Checkpoint | Bundle:
     """Open whatever a source is; what is open already is given back.
 
     Args:
-        size, lora: of a model, see :func:`~s2p_mobile.sources.model.open_model`.
+        size, lora, embedding: of a model, see :func:`~s2p_mobile.sources.model.open_model`.
 
     Raises:
-        S2PError: nothing there, damaged, or ``lora`` for a checkpoint or a bundle.
+        S2PError: nothing there, damaged, or ``lora`` or ``embedding`` for a checkpoint or a bundle.
     """
     kind = source_kind(source)
     if lora and kind in ("checkpoint", "bundle"):
@@ -68,13 +72,18 @@ def open_source(
         raise S2PError(
             f"{title} holds its weights as they are", "fuse LoRA into the model before, with quantize `lora`", "lora"
         )
+    if embedding and kind in ("checkpoint", "bundle"):
+        title = source.folder if isinstance(source, Checkpoint | Bundle) else source
+        raise S2PError(
+            f"{title} knows the words that it knows", "add others to the model before, with quantize `embedding`", "embedding"
+        )
     if isinstance(source, Model | Checkpoint | Bundle):
         return source
     if source is not None and kind == "checkpoint":
         return open_checkpoint(Path(source))
     if source is not None and kind == "bundle":
         return open_bundle(Path(source))
-    return open_model(source, PixelSize.of(size), lora)
+    return open_model(source, PixelSize.of(size), lora, embedding)
 
 
 def as_checkpoint(source: Checkpoint | str | Path) -> Checkpoint:

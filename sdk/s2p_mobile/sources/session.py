@@ -45,6 +45,7 @@ def open_session(
     *,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     scheduler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -57,18 +58,19 @@ def open_session(
         source: model, diffusers folder or ``.safetensors`` file; None is the built-in model.
         size: of the pictures; the model's own when None.
         lora: ``FILE[:scale]`` each, fused into the weights in their order.
+        embedding: textual inversions, ``FILE[:word]`` each.
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. A latent consistency model takes it into its time path.
         device: as :func:`~s2p_mobile.sources.device.choose_device`.
 
     Raises:
-        S2PError: a bad model, LoRA, size, scheduler or device; steps, guidance or seed out of range; size or LoRA for a model
-            that is open already.
+        S2PError: a bad model, LoRA, embedding, size, scheduler or device; steps, guidance or seed out of range; size, LoRA or
+            embedding for a model that is open already.
     """
     chosen = choose_device(device)
     check_numbers(steps, guidance, seed)
-    model = as_model(source, size, lora)
+    model = as_model(source, size, lora, embedding)
     if guidance is not None and model.embedded_guidance is not None and guidance != model.embedded_guidance:
         model = model.with_embedded_guidance(guidance)
     return Session(

@@ -136,6 +136,6 @@ def _bundle_source(
 def _wrong_model(folder: Path, model: Model) -> S2PError:
     return S2PError(
         f"{folder} was not made from the model {model.name}",
-        "give the folder of its FP model with `model`, and its `size` and `lora`",
+        "give the folder of its FP model with `model`, and its `size`, `lora` and `embedding`",
         "model",
     )
