@@ -79,9 +79,10 @@ def add_words(source: Path, folder: Path, path: Path, word: str | None) -> None:
     """
     index = read_json(source / "model_index.json")
     changed = set()
-    for encoder, (own, vectors) in _read(path, word).items():
-        if not (source / encoder).is_dir():
-            raise S2PError(f"{path} has vectors for {encoder}, which the model does not have", _OTHER, "embedding")
+    read = _read(path, word)
+    if absent := [encoder for encoder in read if not (source / encoder).is_dir()]:
+        raise S2PError(f"{path} has vectors for {absent[0]}, which the model does not have", _OTHER, "embedding")
+    for encoder, (own, vectors) in read.items():
         name = encoder.replace("text_encoder", "tokenizer")
         tokenizer = open_tokenizer(source / name, index.get(name))
         _add(tokenizer, source / encoder, folder / encoder, own, vectors, path)
