@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from s2p_runtime.contract import Contract
 
 MAX_ADDED_TOKENS = 65_536
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class AddedToken(Contract):
     """A token that is cut out of a text before the rest is split into words; see :mod:`s2p_runtime.added_tokens`."""
 
     content: str = Field(min_length=1, description="its spelling")
-    id: int = Field(ge=0)
+    id: TokenId
     special: bool = Field(description="it frames or pads texts, or was declared so; of two with one spelling it comes first")
     lstrip: bool = Field(description="white space before it goes with it")
     rstrip: bool = Field(description="white space behind it goes with it")
@@ -32,10 +33,10 @@ class TokenizerSpec(Contract):
     vocab: str
     merges: str
     max_length: int = Field(ge=2)
-    bos_id: int = Field(ge=0)
-    eos_id: int = Field(ge=0)
-    unk_id: int = Field(ge=0, description="stands for a byte that the vocabulary lacks")
-    pad_id: int = Field(ge=0)
+    bos_id: TokenId
+    eos_id: TokenId
+    unk_id: TokenId = Field(description="stands for a byte that the vocabulary lacks")
+    pad_id: TokenId
     added_tokens: tuple[AddedToken, ...] = Field(
         max_length=MAX_ADDED_TOKENS, description="tokens that are cut out of texts, those that frame a prompt among them"
     )
