@@ -32,8 +32,11 @@ struct PooledTextTests {
         let pipeline = try ImagePipeline(bundle: bundle, components: components, residency: .resident, clock: ManualClock())
         #expect(pipeline.tokenIDs(golden.spec.prompt) == golden.tokenIDs)
         #expect(pipeline.secondTokenIDs(golden.spec.prompt) == golden.secondTokenIDs)
-        // "!" in the prompt is what the second tokenizer fills with, id 0.
+        // "!" in the prompt is for the second tokenizer the token that it fills with.
         let second = try #require(golden.secondTokenIDs.last)
-        #expect(second.firstIndex(of: 0)! < second.firstIndex(of: Int32(bundle.manifest.tokenizer.eosID))!)
+        let spec = try #require(bundle.manifest.conditioning).secondTokenizer
+        let filling = try #require(second.firstIndex(of: Int32(spec.padID)))
+        let end = try #require(second.firstIndex(of: Int32(spec.eosID)))
+        #expect(filling < end)
     }
 }
