@@ -61,7 +61,9 @@ LatentSpec read_latents(Fields fields) {
   return latents;
 }
 
-std::int32_t read_id(Fields& fields, const std::string& name) { return static_cast<std::int32_t>(fields.integer(name, 0, kMaxTokenId)); }
+std::int32_t read_id(Fields& fields, const std::string& name) {
+  return static_cast<std::int32_t>(fields.integer(name, 0, kMaxTokenId));
+}
 
 AddedToken read_added_token(Fields fields) {
   AddedToken token;

@@ -116,7 +116,8 @@ ReplayBackend::ReplayBackend(const Bundle& bundle) {
     recording->time_table = file.floats("time_table");
     recording->second_token_ids = file.integers("second_token_ids");
     if (recording->second_token_ids.size() != recording->token_ids.size()) {
-      throw Error(ErrorKind::bad_input, "golden run " + recording->golden_id + " has not as many second token ids as first ones; convert again");
+      const std::string run = "golden run " + recording->golden_id;
+      throw Error(ErrorKind::bad_input, run + " has not as many second token ids as first ones; convert again");
     }
   }
   const std::size_t expected = recording->calls * recording->batch * manifest.latents.count();

@@ -53,7 +53,8 @@ public struct TokenizerSpec: Codable, Equatable, Sendable {
         try require(maxLength >= 2, "\(field).max_length", "must be at least 2")
         let ids = [bosID, eosID, unkID, padID] + addedTokens.map(\.id)
         try require(ids.allSatisfy { $0 >= 0 && $0 <= Int32.max }, field, "ids must not be negative, and below 2^31")
-        try require(addedTokens.count <= Self.maximumAddedTokens, "\(field).added_tokens", "are more than \(Self.maximumAddedTokens)")
+        let most = Self.maximumAddedTokens
+        try require(addedTokens.count <= most, "\(field).added_tokens", "are more than \(most)")
         try require(addedTokens.allSatisfy { !$0.content.isEmpty }, "\(field).added_tokens", "content must not be empty")
         // By bytes: String equality follows canonical equivalence, which token text does not.
         let contents = Set(addedTokens.map { Array($0.content.utf8) })
