@@ -41,7 +41,7 @@ from s2p_mobile.quantize.sensitivity import Sensitivity, measure, write_sensitiv
 from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
 from s2p_mobile.quantize.training.log import LOG_NAME, read_log
 from s2p_mobile.quantize.work import STATE_NAME
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.prompts import read_prompts
 from s2p_runtime.files import atomic_file, atomic_folder
 from s2p_runtime.progress import Silent

@@ -39,7 +39,8 @@ from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.latents import LatentJob, write_latents
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
 from s2p_mobile.quantize.recipes import Recipe
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.prompts import read_prompts
 from s2p_runtime.contract import Contract
 from s2p_runtime.files import atomic_file, atomic_folder

@@ -30,7 +30,8 @@ from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, ReferenceLayer, reference_unet
 from s2p_mobile.demo import HELD_OUT_PROMPTS
 from s2p_mobile.judge.evaluation.drawing import Drawings, draw
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.prompts import read_prompts
 from s2p_mobile.sources.torch_artist import TorchArtist
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet

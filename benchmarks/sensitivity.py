@@ -42,7 +42,8 @@ from s2p_mobile.quantize.sensitivity import (
 from s2p_mobile.quantize.sensitivity.candidates import Candidates, round_candidates
 from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
 from s2p_mobile.quantize.sensitivity.plot import plot_comparison
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.prompts import read_prompts
 from s2p_mobile.sources.torch_artist import TorchArtist
 from s2p_mobile.sources.trajectory import float_unet

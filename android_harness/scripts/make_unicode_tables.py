@@ -1,4 +1,4 @@
-"""Write core/src/unicode_tables.inc from the tables of s2p_runtime.tokenizer and of Python's unicodedata.
+"""Write core/src/unicode_tables.inc from the tables of s2p_runtime.clip_words and of Python's unicodedata.
 
     python android_harness/scripts/make_unicode_tables.py
 
@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from s2p_runtime import tokenizer
+from s2p_runtime import clip_words
 
 TABLES = Path(__file__).resolve().parents[1] / "core" / "src" / "unicode_tables.inc"
 SURROGATES = range(0xD800, 0xE000)
@@ -36,16 +36,16 @@ def _ranges(wanted: Callable[[str], bool]) -> list[tuple[int, int]]:
 
 
 def _lower(char: str) -> str:
-    return tokenizer._NEW_LOWER.get(char) or char.lower()
+    return clip_words._NEW_LOWER.get(char) or char.lower()
 
 
 def _decomposition(char: str) -> str:
     """Canonical decomposition, fully expanded. Hangul is computed, and unknown marks stand for themselves."""
-    if char in tokenizer._UNKNOWN_MARKS or ord(char) in HANGUL_SYLLABLES:
+    if char in clip_words.UNKNOWN_MARKS or ord(char) in HANGUL_SYLLABLES:
         return char
     expanded = unicodedata.normalize("NFD", char)
     # Unicode 10 did not know the marks in these pairs, so the characters do not come apart there.
-    return char if any(mark in tokenizer._UNKNOWN_MARKS for mark in expanded) else expanded
+    return char if any(mark in clip_words.UNKNOWN_MARKS for mark in expanded) else expanded
 
 
 def _compositions() -> list[tuple[int, int, int]]:
@@ -91,7 +91,7 @@ def tables() -> str:
     """The text of unicode_tables.inc."""
     classes = []
     for code in _code_points():
-        value = 0 if chr(code) in tokenizer._UNKNOWN_MARKS else unicodedata.combining(chr(code))
+        value = 0 if chr(code) in clip_words.UNKNOWN_MARKS else unicodedata.combining(chr(code))
         if value:
             if classes and classes[-1][1] == code - 1 and classes[-1][2] == value:
                 classes[-1] = (classes[-1][0], code, value)
@@ -99,8 +99,9 @@ def tables() -> str:
                 classes.append((code, code, value))
     parts = [
         "// Written by android_harness/scripts/make_unicode_tables.py; do not edit.\n",
-        _ranges_array("kLetters", lambda c: tokenizer._kind(c) == "letter"),
-        _ranges_array("kNumbers", lambda c: tokenizer._kind(c) == "number"),
+        _ranges_array("kLetters", lambda c: clip_words.character_kind(c) == "letter"),
+        _ranges_array("kNumbers", lambda c: clip_words.character_kind(c) == "number"),
+        _ranges_array("kInWord", clip_words.in_word),
         _mapping_array("kLower", _lower),
         _mapping_array("kDecompositions", _decomposition),
         _array("kCombiningClasses", "ClassRange", (f"{{0x{a:x}, 0x{b:x}, {c}}}" for a, b, c in classes)),

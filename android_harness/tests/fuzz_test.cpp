@@ -96,15 +96,15 @@ TEST(Fuzz, TensorFiles) {
 TEST(Fuzz, Vocabularies) {
   const auto folder = testing::kFixtures / "replay.s2pmobile/tokenizer";
   const std::string merges = testing::read_text(folder / "merges.txt");
-  const TokenizerSpec spec{"", "", 16, 522, 523, 523};
+  const TokenizerSpec spec{"", "", 16, 522, 523, 523, 523, {{"<cat>", 524, false, true, true, true, true}}};
   fuzz(testing::read_text(folder / "vocab.json"),
-       [&](const std::string& text) { ClipTokenizer::parse(text, merges, spec).encode("a blue cat, \xf0\x9f\x98\x80!"); });
+       [&](const std::string& text) { ClipTokenizer::parse(text, merges, spec).encode("a blue <CAT> cat, \xf0\x9f\x98\x80!"); });
 }
 
 TEST(Fuzz, MergesAndPrompts) {
   const auto folder = testing::kFixtures / "replay.s2pmobile/tokenizer";
   const std::string vocab = testing::read_text(folder / "vocab.json");
-  const TokenizerSpec spec{"", "", 16, 522, 523, 523};
+  const TokenizerSpec spec{"", "", 16, 522, 523, 523, 523, {{"<cat>", 524, false, true, true, true, true}}};
   fuzz(testing::read_text(folder / "merges.txt"), [&](const std::string& text) { ClipTokenizer::parse(vocab, text, spec).encode(text); });
 }
 

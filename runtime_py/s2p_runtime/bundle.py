@@ -18,6 +18,7 @@ from s2p_runtime.contract import Contract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside, list_files, sha256_file
 from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.tokenizer_spec import TokenizerSpec as TokenizerSpec
 from s2p_runtime.unet_programs import check_chunks, unet_interface
 
 BUNDLE_FORMAT: Final = "s2p-bundle"
@@ -52,34 +53,14 @@ class LatentSpec(Contract):
         return scaled.astype(np.float32)
 
 
-class TokenizerSpec(Contract):
-    """A CLIP byte-pair tokenizer: paths in the bundle and the ids that frame a prompt."""
-
-    kind: Literal["clip"]
-    vocab: str
-    merges: str
-    max_length: int = Field(ge=2)
-    bos_id: int = Field(ge=0)
-    eos_id: int = Field(ge=0)
-    pad_id: int = Field(ge=0)
-
-
 class Conditioning(Contract):
-    """What a family with two text encoders (SDXL) adds to a prompt: the second encoder's padding, and what makes the time table."""
+    """What a family with two text encoders (SDXL) adds to a prompt: the second encoder's tokenizer, and what makes the time table."""
 
-    second_pad_id: int = Field(
-        ge=0, description="padding of the second text encoder's token ids, which are otherwise the first's"
-    )
+    second_tokenizer: TokenizerSpec = Field(description="of the second text encoder; its files may be the first's")
     zero_unconditional: bool = Field(description="without a negative prompt the unconditional branch gets zeros")
     time_ids: tuple[float, float, float, float, float, float] = Field(
         description="original height and width, top and left of the crop, target height and width, of the bundle's own size"
     )
-
-    def second_token_ids(self, token_ids: NDArray[np.int32], eos_id: int) -> NDArray[np.int32]:
-        """Token ids of the same texts for the second text encoder: behind the first end of text its own padding; int32 [B, N]."""
-        ended = np.cumsum(token_ids == eos_id, axis=1)
-        behind = np.concatenate([np.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1) > 0
-        return np.where(behind, np.int32(self.second_pad_id), token_ids).astype(np.int32)
 
 
 def size_ids(width: int, height: int) -> tuple[float, float, float, float, float, float]:
@@ -175,9 +156,13 @@ class BundleManifest(Contract):
         for name, component in self.components.items():
             if component.path not in self.files and not any(f.startswith(component.path + "/") for f in self.files):
                 raise ValueError(f"component {name} has no file {component.path}")
-        for path in (self.tokenizer.vocab, self.tokenizer.merges, *(run.path for run in self.golden)):
+        tokenizers = [self.tokenizer, *([] if self.conditioning is None else [self.conditioning.second_tokenizer])]
+        words = [path for spec in tokenizers for path in (spec.vocab, spec.merges)]
+        for path in (*words, *(run.path for run in self.golden)):
             if path not in self.files:
                 raise ValueError(f"file {path} is not listed")
+        if len({spec.max_length for spec in tokenizers}) != 1:
+            raise ValueError("conditioning.second_tokenizer has another max_length than tokenizer")
         if (self.conditioning is not None) != ("time_table" in self.components):
             raise ValueError("conditioning and the component time_table go together")
         self._check_sizes()

@@ -9,7 +9,7 @@ import numpy as np
 
 from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bundle import Bundle, PictureSize
-from s2p_runtime.conditioning import bundle_tokenizer, conditioner_of, encode_prompt
+from s2p_runtime.conditioning import bundle_tokenizers, conditioner_of, encode_prompt, tokens_dropped
 from s2p_runtime.tokenizer import ClipTokenizer
 
 
@@ -35,13 +35,13 @@ class BundleArtist:
         self._ports = tuple(conditioner_of(manifest).inputs)
 
     @cached_property
-    def _tokenizer(self) -> ClipTokenizer:
-        return bundle_tokenizer(self._bundle)
+    def _tokenizers(self) -> dict[str, ClipTokenizer]:
+        return bundle_tokenizers(self._bundle)
 
     def conditions(self, prompts: Sequence[str], negative_prompt: str | None = None) -> tuple[Array32, ...]:
         """See :class:`s2p_runtime.artist.Artist`; of a single prompt."""
         (prompt,) = prompts
-        told = encode_prompt(self._bundle, self._backend, self._tokenizer, prompt, self._size, negative_prompt)
+        told = encode_prompt(self._bundle, self._backend, self._tokenizers, prompt, self._size, negative_prompt)
         return tuple(told.inputs.values())
 
     def predict(self, samples: Array32, call: int, *conditions: Array32) -> Array32:
@@ -54,7 +54,7 @@ class BundleArtist:
 
     def tokens_dropped(self, prompt: str) -> int:
         """See :class:`s2p_runtime.artist.Artist`."""
-        return self._tokenizer.tokens_dropped(prompt)
+        return tokens_dropped(self._tokenizers, prompt)
 
 
 def decode_latents(bundle: Bundle, backend: Backend, latents: Array32) -> Array32:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from s2p_runtime.backends import Array32
 from s2p_runtime.bundle import Bundle, GoldenRun
-from s2p_runtime.conditioning import bundle_tokenizer, conditioner_of
+from s2p_runtime.conditioning import bundle_tokenizers, conditioner_of, token_ids
 from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.pictures import relative_error
@@ -60,9 +60,8 @@ class ReplayBackend:
             if all(np.array_equal(value, self.tensors[name]) for name, value in inputs.items()):
                 return slice(None)
         else:
-            ids = next(iter(inputs.values()))
-            for row, known in enumerate(self.tensors["token_ids"]):
-                if np.array_equal(ids, known[None]):
+            for row, known in enumerate(self._conditioner.token_rows(self.tensors)):
+                if all(np.array_equal(inputs[name], ids) for name, ids in known.items()):
                     return slice(row, row + 1)
         raise self._not_recorded(f"what {component} makes of these inputs")
 
@@ -119,9 +118,9 @@ def replay(bundle: Bundle, run: GoldenRun) -> GoldenReplay:
     """
     manifest, backend = bundle.manifest, ReplayBackend(bundle, run)
     tensors = backend.tensors
-    tokenizer = bundle_tokenizer(bundle)
     texts = ["", run.prompt] if manifest.guidance > 1 else [run.prompt]
-    tokens_ok = np.array_equal([tokenizer.encode(text) for text in texts], tensors["token_ids"])
+    ids = token_ids(bundle_tokenizers(bundle), texts)
+    tokens_ok = all(np.array_equal(found, tensors[name]) for name, found in ids.items())
     start = tensors["initial_latents"]
     noise_error = relative_error(initial_latents(manifest.plan, run.seed, start.shape), start)
     recorded = len(tensors["noise_pred_calls"])

@@ -56,7 +56,6 @@ class Verification(Contract):
 
 
 _GOLDEN_TENSORS = (
-    "token_ids",
     "initial_latents",
     "noise_pred_calls",
     "noise_pred",
@@ -74,7 +73,8 @@ def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:
         S2PError: unreadable file or a tensor missing.
     """
     tensors = read_tensors(bundle.path(run.path))
-    for name in (*_GOLDEN_TENSORS, *conditioner_of(bundle.manifest).tensors):
+    conditioner = conditioner_of(bundle.manifest)
+    for name in (*conditioner.token_inputs.values(), *_GOLDEN_TENSORS, *conditioner.tensors):
         if name not in tensors:
             raise S2PError(f"golden run {run.id} of {bundle.folder.name} lacks {name}", "convert the checkpoint again")
     return tensors

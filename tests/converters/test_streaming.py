@@ -13,7 +13,7 @@ from s2p_converters.core.reference import reference_unet, streamed_reference_une
 from s2p_converters.targets.coreml.components import unet_module
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_runtime.noise import gaussian
 
 

@@ -21,14 +21,14 @@ WALK = """
 from pathlib import Path
 import numpy as np
 from s2p_runtime.bundle import open_bundle
-from s2p_runtime.conditioning import bundle_tokenizer
+from s2p_runtime.conditioning import bundle_tokenizers
 from s2p_runtime.walker import denoise, guide, initial_latents
 from s2p_runtime.tensors import read_tensors
 
 bundle = open_bundle(Path("replay.s2pmobile"))
 manifest, run = bundle.manifest, bundle.manifest.golden[0]
 tensors = read_tensors(bundle.path(run.path))
-tokenizer = bundle_tokenizer(bundle)
+tokenizer = bundle_tokenizers(bundle)["token_ids"]
 assert [tokenizer.encode(text) for text in ("", run.prompt)] == tensors["token_ids"].tolist()
 start = initial_latents(manifest.plan, run.seed, manifest.latents.shape)
 assert np.array_equal(start, tensors["initial_latents"])

@@ -58,7 +58,9 @@ def document() -> dict[str, Any]:
             "max_length": 16,
             "bos_id": 0,
             "eos_id": 1,
+            "unk_id": 1,
             "pad_id": 1,
+            "added_tokens": [],
         },
         "conditioning": None,
         "quantization": {

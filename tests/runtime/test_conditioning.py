@@ -11,7 +11,7 @@ import pytest
 
 from s2p_runtime.artist import draw
 from s2p_runtime.bundle import Bundle, open_bundle
-from s2p_runtime.conditioning import bundle_tokenizer, components_of, conditioner_of, encode_prompt
+from s2p_runtime.conditioning import bundle_tokenizers, components_of, conditioner_of, encode_prompt
 from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
@@ -56,7 +56,7 @@ def pooled() -> Bundle:
 
 def conditions(bundle: Bundle, *arguments: Any, **more: Any) -> dict[str, np.ndarray]:
     backend: Any = Encoders(bundle)
-    return dict(encode_prompt(bundle, backend, bundle_tokenizer(bundle), *arguments, **more).inputs)
+    return dict(encode_prompt(bundle, backend, bundle_tokenizers(bundle), *arguments, **more).inputs)
 
 
 def test_components_and_tensors(plain: Bundle, pooled: Bundle) -> None:
@@ -97,7 +97,7 @@ def test_zeros_where_no_negative_prompt_is_given(pooled: Bundle) -> None:
 def test_the_time_table_is_told_pooled_texts_and_the_size(pooled: Bundle) -> None:
     backend: Any = Encoders(pooled)
     own = conditioner_of(pooled.manifest)
-    ids = read_golden(pooled, pooled.manifest.golden[0])["token_ids"]
+    ids = read_golden(pooled, pooled.manifest.golden[0])
     size = pooled.manifest.sizes[0].model_copy(update={"width": 96, "height": 64, "latent_width": 12, "latent_height": 8})
     assert not size.fits(pooled.manifest.latents.shape)
     for asked, wanted in ((None, pooled.manifest.conditioning.time_ids), (size, SIZE_IDS)):  # type: ignore[union-attr]
@@ -114,8 +114,9 @@ def test_the_time_table_is_told_pooled_texts_and_the_size(pooled: Bundle) -> Non
 def test_errors_are_those_of_the_recorded_tensors(name: str) -> None:
     bundle = open_bundle(FIXTURES / f"{name}.s2pmobile")
     own, backend = conditioner_of(bundle.manifest), Encoders(bundle)
-    ids = read_golden(bundle, bundle.manifest.golden[0])["token_ids"]
-    tensors = {"token_ids": ids, **own.encode(backend.run, ids)}
+    golden = read_golden(bundle, bundle.manifest.golden[0])
+    ids = {tensor: golden[tensor] for tensor in own.token_inputs.values()}
+    tensors = {**ids, **own.encode(backend.run, ids)}
     errors = list(own.errors(backend.run, tensors))
     assert {component for component, _ in errors} == set(own.components) and all(error == 0 for _, error in errors)
     for tensor, component in own.made_by.items():

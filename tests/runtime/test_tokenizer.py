@@ -8,17 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+from pydantic import ValidationError
 from transformers import CLIPTokenizer
 
-from s2p_runtime.bundle import TokenizerSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.tokenizer import ClipTokenizer
+from s2p_runtime.tokenizer_spec import MAX_ADDED_TOKENS, AddedToken, TokenizerSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "sdk" / "s2p_mobile" / "demo" / "model" / "tokenizer"
 FIXTURES = REPOSITORY / "tests" / "fixtures"
 CASES = json.loads((FIXTURES / "tokenizer_cases.json").read_text(encoding="utf-8"))
-SPEC = TokenizerSpec(kind="clip", vocab="v", merges="m", max_length=16, bos_id=1024, eos_id=1025, pad_id=1025)
+ADDED_CASES = json.loads((FIXTURES / "added_token_cases.json").read_text(encoding="utf-8"))
+
+
+def added(content: str, token_id: int, **flags: bool) -> AddedToken:
+    settings = {"special": False, "lstrip": False, "rstrip": False, "single_word": False, "normalized": False, **flags}
+    return AddedToken.model_validate({"content": content, "id": token_id, **settings})
+
+
+FRAME = (added("<|startoftext|>", 1024, special=True), added("<|endoftext|>", 1025, special=True))
+SPEC = TokenizerSpec(
+    kind="clip", vocab="v", merges="m", max_length=16, bos_id=1024, eos_id=1025, unk_id=1025, pad_id=1025, added_tokens=FRAME
+)
 
 
 def generator() -> Any:
@@ -66,12 +79,78 @@ def test_nothing_is_lost_behind_the_cut(ours: ClipTokenizer, reference: Any) -> 
         assert ours.tokens_dropped(text) == max(0, len(ids) - 14)
 
 
+@pytest.mark.parametrize("group", ADDED_CASES, ids=["learned", "flags", "frame"])
+def test_the_shared_cases_of_added_tokens(group: dict[str, Any]) -> None:
+    spec = SPEC.model_copy(
+        update={"pad_id": group["pad_id"], "added_tokens": tuple(AddedToken.model_validate(t) for t in group["added_tokens"])}
+    )
+    tokenizer = ClipTokenizer.load(FOLDER / "vocab.json", FOLDER / "merges.txt", spec)
+    assert len(group["cases"]) > 50
+    assert [case["text"] for case in group["cases"] if tokenizer.encode(case["text"]) != case["ids"]] == []
+
+
+def test_the_shared_cases_of_added_tokens_are_what_transformers_and_diffusers_say() -> None:
+    assert generator().added_cases(FOLDER) == ADDED_CASES
+
+
+def test_words_of_several_vectors_are_written_out() -> None:
+    """By hand; diffusers goes by what the tokenizer found, so a capital in the word or white space that goes with it hides it."""
+    names = ["<a>", "<a>_1", "<a>_2", "<B>", "<B>_1", "<l>", "<l>_1", "<one>"]
+    tokens = [added(name, 2000 + k, normalized=True, lstrip=name == "<l>") for k, name in enumerate(names)]
+    spec = SPEC.model_copy(update={"added_tokens": (*FRAME, *tokens)})
+    tokenizer = ClipTokenizer.load(FOLDER / "vocab.json", FOLDER / "merges.txt", spec)
+    for text, written in (
+        ("a <a>, <one>", "a <a> <a>_1 <a>_2, <one>"),
+        ("<A> x", "<A> x"),
+        ("<B> x", "<B> x"),
+        ("<l> x <l>", "<l> <l>_1 x <l> <l>_1"),
+        ("x <l>", "x <l>"),
+        ("<a>_1", "<a>_1"),
+        ("<a> <a>_1", "<a> <a>_1 <a>_2 <a> <a>_1 <a>_2_1"),
+    ):
+        assert tokenizer.expand(text) == written
+    assert tokenizer.tokens_dropped("<a> " * 5) == 15 - 14
+
+
+def test_what_touches_a_word_that_stands_alone() -> None:
+    r"""``single_word``: one character in 61, all that Unicode 14 and 16 class otherwise, circled letters and joiners."""
+    theirs = CLIPTokenizer.from_pretrained(FOLDER)
+    alone = {"single_word": True, "normalized": False}
+    theirs.add_tokens([tokenizers.AddedToken("[W]", **alone)])
+    backend = theirs.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    spec = SPEC.model_copy(update={"added_tokens": (*FRAME, added("[W]", 1026, **alone))})
+    ours = ClipTokenizer.load(FOLDER / "vocab.json", FOLDER / "merges.txt", spec)
+    points = {*range(0, 0x110000, 61), *range(0x250), *(p for a, b in (*DIFFERENT, *TOUCHING) for p in range(a, b + 1))}
+    texts = [f"[W]{chr(point)}" for point in sorted(points) if not 0xD800 <= point < 0xE000]
+    encoded = backend.encode_batch(texts, add_special_tokens=False)
+    assert [ascii(text) for text, e in zip(texts, encoded, strict=True) if ours.tokenize(text) != e.ids] == []
+
+
+def test_as_many_added_tokens_as_there_may_be() -> None:
+    tokens = [added(f"<{k}>", 2000 + k).model_dump() for k in range(MAX_ADDED_TOKENS)]
+    settings = {**SPEC.model_dump(), "added_tokens": tokens}
+    tokenizer = ClipTokenizer.load(FOLDER / "vocab.json", FOLDER / "merges.txt", TokenizerSpec.model_validate(settings))
+    assert tokenizer.tokenize(f"<0><{MAX_ADDED_TOKENS - 1}>") == [2000, 2000 + MAX_ADDED_TOKENS - 1]
+    with pytest.raises(ValidationError, match="at most 65536 items"):
+        TokenizerSpec.model_validate({**settings, "added_tokens": [*tokens, added("<more>", 1).model_dump()]})
+    with pytest.raises(ValidationError, match="two have the same content"):
+        TokenizerSpec.model_validate({**settings, "added_tokens": [*tokens[:3], tokens[0]]})
+
+
 # Stretches where Python's Unicode tables and the reference's differ, and marks of Unicode 15 (Python 3.12).
 DIFFERENT = [
     (0x1C, 0x1F), (0x7FD, 0x7FD), (0x898, 0x8D3), (0xC3C, 0xC3C), (0x1715, 0x1715), (0x1ABF, 0x1ACE), (0x1C89, 0x1C8A),
     (0xA7CB, 0xA7DC), (0x105C0, 0x105F3), (0x10D40, 0x10D85), (0x10EFD, 0x10EFF), (0x11380, 0x113D3), (0x11930, 0x11943),
     (0x11F00, 0x11F59), (0x16100, 0x16139), (0x16D40, 0x16D79), (0x16EA0, 0x16EB8), (0x1E030, 0x1E08F), (0x1E4D0, 0x1E4F9),
     (0x2EBF0, 0x2EBF4), (0x31350, 0x31354),
+]  # fmt: skip
+
+
+TOUCHING = [
+    (0xCF3, 0xCF3), (0xECE, 0xECE), (0x200B, 0x200F), (0x24B0, 0x24F0), (0x11241, 0x11241), (0x113E1, 0x113E2), (0x13440, 0x13455),
+    (0x1611E, 0x1612F), (0x1D2C0, 0x1D2D3), (0x1F12E, 0x1F18C), (0x1E4EC, 0x1E4EF), (0x1E5EE, 0x1E5EF),
 ]  # fmt: skip
 
 
@@ -94,7 +173,10 @@ def test_merge_order_of_overlapping_pairs() -> None:
     tokens = ["<s>", "<e>", "a", "b", "c", "a</w>", "b</w>", "c</w>", "aa", "ab", "abc", "bc</w>", "aab", "aa</w>"]
     vocab = {token: index for index, token in enumerate(tokens)}
     merges = [("a", "a"), ("b", "c</w>"), ("aa", "b"), ("a", "b"), ("ab", "c")]
-    spec = TokenizerSpec(kind="clip", vocab="v", merges="m", max_length=8, bos_id=0, eos_id=1, pad_id=1)
+    frame = (added("<s>", 0, special=True), added("<e>", 1, special=True))
+    spec = TokenizerSpec(
+        kind="clip", vocab="v", merges="m", max_length=8, bos_id=0, eos_id=1, unk_id=1, pad_id=1, added_tokens=frame
+    )
     tokenizer = ClipTokenizer(vocab, merges, spec)
     for text, expected in (
         ("aaa", ["aa", "a</w>"]),
@@ -115,7 +197,8 @@ def test_another_pad_token_is_special_too(tmp_path: Path) -> None:
     vocab = json.loads((FOLDER / "vocab.json").read_text(encoding="utf-8"))
     merges = [tuple(line.split(" ")) for line in (FOLDER / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]]
     theirs = CLIPTokenizer(vocab=vocab, merges=merges, pad_token="!", model_max_length=16)
-    ours = ClipTokenizer(vocab, merges, SPEC.model_copy(update={"pad_id": vocab["!"]}))
+    pads = {"pad_id": vocab["!"], "added_tokens": (added("!", vocab["!"], special=True), *FRAME)}
+    ours = ClipTokenizer(vocab, merges, SPEC.model_copy(update=pads))
     for text in ("", "a red fox!", "!!", "a! b ! c?!", "wow!?!", "it!'s"):
         assert ours.encode(text) == theirs(text, padding="max_length", truncation=True)["input_ids"], text
 
@@ -134,7 +217,7 @@ def test_lone_surrogates(ours: ClipTokenizer, text: str) -> None:
 
 
 GOOD_VOCAB = b'{"<s>": 0, "<e>": 1, "a": 2, "b": 3, "ab": 4}'
-SMALL = TokenizerSpec(kind="clip", vocab="v", merges="m", max_length=4, bos_id=0, eos_id=1, pad_id=1)
+SMALL = TokenizerSpec(kind="clip", vocab="v", merges="m", max_length=4, bos_id=0, eos_id=1, unk_id=1, pad_id=1, added_tokens=())
 
 
 @pytest.mark.parametrize(

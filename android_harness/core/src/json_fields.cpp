@@ -60,6 +60,12 @@ std::string Fields::choice(const std::string& name, const std::vector<std::strin
   return value;
 }
 
+bool Fields::boolean(const std::string& name) {
+  const Json& value = required(name);
+  if (!value.is_boolean()) invalid(path_of(name), "not true or false");
+  return value.get<bool>();
+}
+
 double Fields::number(const std::string& name) { return finite_number(required(name), path_of(name)); }
 
 double Fields::positive(const std::string& name) {

@@ -14,6 +14,7 @@ constexpr std::int64_t kVersion = 1;
 // Far above any picture, far below what would overflow when a shape is multiplied out.
 constexpr std::int64_t kMaxLatentDimension = 1 << 16;
 constexpr std::int64_t kMaxTokens = 1 << 16;
+constexpr std::size_t kMaxAddedTokens = 1 << 16;
 constexpr std::int64_t kMaxTokenId = std::numeric_limits<std::int32_t>::max();
 
 DType read_dtype(const std::string& name) {
@@ -60,25 +61,50 @@ LatentSpec read_latents(Fields fields) {
   return latents;
 }
 
+std::int32_t read_id(Fields& fields, const std::string& name) {
+  return static_cast<std::int32_t>(fields.integer(name, 0, kMaxTokenId));
+}
+
+AddedToken read_added_token(Fields fields) {
+  AddedToken token;
+  token.content = fields.text("content");
+  if (token.content.empty()) invalid(fields.path_of("content"), "empty");
+  token.id = read_id(fields, "id");
+  token.special = fields.boolean("special");
+  token.lstrip = fields.boolean("lstrip");
+  token.rstrip = fields.boolean("rstrip");
+  token.single_word = fields.boolean("single_word");
+  token.normalized = fields.boolean("normalized");
+  fields.finish();
+  return token;
+}
+
 TokenizerSpec read_tokenizer(Fields fields) {
   TokenizerSpec tokenizer;
   fields.choice("kind", {"clip"});
   tokenizer.vocab = fields.text("vocab");
   tokenizer.merges = fields.text("merges");
   tokenizer.max_length = static_cast<std::size_t>(fields.integer("max_length", 2, kMaxTokens));
-  tokenizer.bos_id = static_cast<std::int32_t>(fields.integer("bos_id", 0, kMaxTokenId));
-  tokenizer.eos_id = static_cast<std::int32_t>(fields.integer("eos_id", 0, kMaxTokenId));
-  tokenizer.pad_id = static_cast<std::int32_t>(fields.integer("pad_id", 0, kMaxTokenId));
+  tokenizer.bos_id = read_id(fields, "bos_id");
+  tokenizer.eos_id = read_id(fields, "eos_id");
+  tokenizer.unk_id = read_id(fields, "unk_id");
+  tokenizer.pad_id = read_id(fields, "pad_id");
+  const Json& added = fields.array("added_tokens");
+  const std::string path = fields.path_of("added_tokens");
+  if (added.size() > kMaxAddedTokens) invalid(path, "more than " + std::to_string(kMaxAddedTokens));
+  std::set<std::string> contents;
+  for (std::size_t i = 0; i < added.size(); ++i) {
+    tokenizer.added_tokens.push_back(read_added_token(Fields(added[i], path + "." + std::to_string(i))));
+    if (!contents.insert(tokenizer.added_tokens.back().content).second) invalid(path, "two have the same content");
+  }
   fields.finish();
   return tokenizer;
 }
 
 Conditioning read_conditioning(Fields fields) {
   Conditioning conditioning;
-  conditioning.second_pad_id = static_cast<std::int32_t>(fields.integer("second_pad_id", 0, kMaxTokenId));
-  const Json& zero = fields.required("zero_unconditional");
-  if (!zero.is_boolean()) invalid(fields.path_of("zero_unconditional"), "not true or false");
-  conditioning.zero_unconditional = zero.get<bool>();
+  conditioning.second_tokenizer = read_tokenizer(fields.object("second_tokenizer"));
+  conditioning.zero_unconditional = fields.boolean("zero_unconditional");
   const Json& ids = fields.array("time_ids");
   if (ids.size() != conditioning.time_ids.size()) invalid(fields.path_of("time_ids"), "not six numbers");
   for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -225,6 +251,13 @@ void check_references(const Manifest& manifest) {
     if (!listed) invalid("components." + name, "no file " + component.path);
   }
   std::vector<std::string> paths = {manifest.tokenizer.vocab, manifest.tokenizer.merges};
+  if (manifest.conditioning) {
+    const TokenizerSpec& second = manifest.conditioning->second_tokenizer;
+    paths.insert(paths.end(), {second.vocab, second.merges});
+    if (second.max_length != manifest.tokenizer.max_length) {
+      invalid("conditioning.second_tokenizer.max_length", "another than that of tokenizer");
+    }
+  }
   for (const GoldenRun& run : manifest.golden) paths.push_back(run.path);
   for (const std::string& path : paths) {
     if (manifest.files.count(path) == 0) invalid("files", path + " is not listed");

@@ -93,11 +93,9 @@ class TokenIds {
   const TensorSpec& spec_;
 };
 
-/// Token ids of the same text for the second text encoder: behind the first end of text its own padding.
-std::vector<std::int32_t> second_ids(std::vector<std::int32_t> ids, std::int32_t eos, std::int32_t pad) {
-  const auto end = std::find(ids.begin(), ids.end(), eos);
-  if (end != ids.end()) std::fill(end + 1, ids.end(), pad);
-  return ids;
+/// The tokenizer of a bundle that `spec` describes.
+ClipTokenizer load_tokenizer(const Bundle& bundle, const TokenizerSpec& spec) {
+  return ClipTokenizer::load(bundle.path(spec.vocab), bundle.path(spec.merges), spec);
 }
 
 }  // namespace
@@ -107,8 +105,8 @@ Pipeline::Pipeline(const Bundle& bundle, Backend& backend, Residency residency, 
       backend_(backend),
       residency_(residency),
       chunks_(chunks),
-      tokenizer_(ClipTokenizer::load(bundle.path(bundle.manifest().tokenizer.vocab),
-                                     bundle.path(bundle.manifest().tokenizer.merges), bundle.manifest().tokenizer)) {
+      tokenizer_(load_tokenizer(bundle, bundle.manifest().tokenizer)) {
+  if (bundle.manifest().conditioning) second_tokenizer_ = load_tokenizer(bundle, bundle.manifest().conditioning->second_tokenizer);
   require_target();
   check_components();
   if (chunks == Chunks::release && bundle.manifest().chunks.empty()) {
@@ -243,13 +241,13 @@ Drawing Pipeline::draw(const std::string& prompt, std::uint64_t seed, const OnCa
 
 Conditions Pipeline::embed(const std::string& prompt) {
   const Component& component = bundle_.component(kTextEncoder);
-  std::vector<std::vector<std::int32_t>> texts;
-  if (bundle_.manifest().batch() == 2) texts.push_back(tokenizer_.encode(""));
-  texts.push_back(tokenizer_.encode(prompt));
+  std::vector<std::string> texts;
+  if (bundle_.manifest().batch() == 2) texts.emplace_back();
+  texts.push_back(prompt);
   if (bundle_.manifest().conditioning) return embed_pooled(texts);
   Conditions conditions;
-  for (const std::vector<std::int32_t>& text : texts) {
-    const TokenIds ids(text, component.inputs[0]);
+  for (const std::string& text : texts) {
+    const TokenIds ids(tokenizer_.encode(text), component.inputs[0]);
     const auto output = checked(program(kTextEncoder).run({ids.view()}), component.outputs[0], kTextEncoder);
     conditions.embeddings.insert(conditions.embeddings.end(), output.begin(), output.end());
   }
@@ -257,20 +255,20 @@ Conditions Pipeline::embed(const std::string& prompt) {
   return conditions;
 }
 
-Conditions Pipeline::embed_pooled(const std::vector<std::vector<std::int32_t>>& texts) {
+Conditions Pipeline::embed_pooled(const std::vector<std::string>& texts) {
   const Conditioning& conditioning = *bundle_.manifest().conditioning;
   const Component& encoder = bundle_.component(kTextEncoder);
   const Component& network = bundle_.component(kTimeTable);
   Conditions conditions;
   std::vector<float> pooled;
   std::vector<float> time_ids;
-  for (const std::vector<std::int32_t>& text : texts) {
+  for (const std::string& text : texts) {
     std::vector<std::vector<float>> outputs;
     if (conditioning.zero_unconditional && texts.size() == 2 && &text == &texts.front()) {
       for (const TensorSpec& output : encoder.outputs) outputs.emplace_back(element_count(output.shape), 0.0f);
     } else {
-      const TokenIds first(text, encoder.inputs[0]);
-      const TokenIds second(second_ids(text, bundle_.manifest().tokenizer.eos_id, conditioning.second_pad_id), encoder.inputs[1]);
+      const TokenIds first(tokenizer_.encode(text), encoder.inputs[0]);
+      const TokenIds second(second_tokenizer_->encode(text), encoder.inputs[1]);
       outputs = program(kTextEncoder).run_all({first.view(), second.view()});
     }
     if (outputs.size() < 2) throw Error(ErrorKind::backend, "component text_encoder gave no pooled text; convert the model again");

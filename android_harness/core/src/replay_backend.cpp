@@ -11,12 +11,11 @@ namespace s2p {
 struct ReplayBackend::Recording {
   std::string golden_id;
   std::vector<std::int32_t> token_ids;
+  std::vector<std::int32_t> second_token_ids;  ///< empty with one text encoder
   std::vector<float> text_embeddings;
   std::vector<float> pooled_text;  ///< of this and the next two: empty where one time table serves all prompts
   std::vector<float> time_ids;
   std::vector<float> time_table;
-  std::int32_t eos_id;
-  std::int32_t second_pad_id;
   std::vector<float> noise_pred;
   std::vector<float> image;
   std::size_t calls;
@@ -115,8 +114,11 @@ ReplayBackend::ReplayBackend(const Bundle& bundle) {
     recording->pooled_text = file.floats("pooled_text");
     recording->time_ids = file.floats("time_ids");
     recording->time_table = file.floats("time_table");
-    recording->eos_id = manifest.tokenizer.eos_id;
-    recording->second_pad_id = manifest.conditioning->second_pad_id;
+    recording->second_token_ids = file.integers("second_token_ids");
+    if (recording->second_token_ids.size() != recording->token_ids.size()) {
+      const std::string run = "golden run " + recording->golden_id;
+      throw Error(ErrorKind::bad_input, run + " has not as many second token ids as first ones; convert again");
+    }
   }
   const std::size_t expected = recording->calls * recording->batch * manifest.latents.count();
   if (recording->noise_pred.size() != expected) {
@@ -133,13 +135,11 @@ std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Comp
     return outputs([recording](const std::vector<TensorView>& inputs) -> std::vector<std::vector<float>> {
       const std::size_t length = recording->token_ids.size() / recording->batch;
       for (std::size_t row = 0; row < recording->batch; ++row) {
-        const auto first = recording->token_ids.begin() + static_cast<std::ptrdiff_t>(row * length);
-        std::vector<std::int32_t> ids(first, first + static_cast<std::ptrdiff_t>(length));
-        if (std::memcmp(ids.data(), inputs.at(0).data, length * sizeof ids[0]) != 0) continue;
-        const auto end = std::find(ids.begin(), ids.end(), recording->eos_id);
-        if (end != ids.end()) std::fill(end + 1, ids.end(), recording->second_pad_id);
-        if (std::memcmp(ids.data(), inputs.at(1).data, length * sizeof ids[0]) != 0) {
-          throw Error(ErrorKind::backend, "the golden run pads the second text encoder's ids otherwise; check the tokenizer");
+        const std::int32_t* ids = recording->token_ids.data() + row * length;
+        const std::int32_t* second = recording->second_token_ids.data() + row * length;
+        if (std::memcmp(ids, inputs.at(0).data, length * sizeof *ids) != 0) continue;
+        if (std::memcmp(second, inputs.at(1).data, length * sizeof *second) != 0) {
+          throw Error(ErrorKind::backend, "the golden run has other ids of this text for the second text encoder; check the tokenizers");
         }
         return {part(recording->text_embeddings, row, recording->batch), part(recording->pooled_text, row, recording->batch)};
       }

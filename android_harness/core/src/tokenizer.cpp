@@ -7,6 +7,7 @@
 #include <set>
 #include <tuple>
 
+#include "s2p/clip_words.h"
 #include "s2p/error.h"
 #include "s2p/json_fields.h"
 #include "s2p/mapped_file.h"
@@ -16,8 +17,6 @@ namespace s2p {
 namespace {
 
 constexpr const char* kEndOfWord = "</w>";
-constexpr std::u32string_view kContractions[] = {U"'s", U"'t", U"'re", U"'ve", U"'m", U"'ll", U"'d"};
-constexpr std::u32string_view kLoweredSpecial[] = {U"<|startoftext|>", U"<|endoftext|>"};
 
 [[noreturn]] void malformed(const std::string& problem) {
   throw Error(ErrorKind::bad_tokenizer, "tokenizer " + problem + "; get the bundle from its author again");
@@ -33,34 +32,6 @@ std::array<std::string, 256> byte_characters() {
     if (!printable) ++stand_in;
   }
   return spelling;
-}
-
-bool starts_with(std::u32string_view text, std::u32string_view prefix) { return text.substr(0, prefix.size()) == prefix; }
-
-std::u32string normalize(std::u32string_view text) {
-  std::u32string normal;
-  for (const char32_t c : unicode::compose(text)) {
-    if (!unicode::is_white_space(c)) {
-      normal += unicode::lower(c);
-    } else if (normal.empty() || normal.back() != U' ') {
-      normal += U' ';
-    }
-  }
-  return normal;
-}
-
-/// Length of the word at the start of `text`, which does not start with a space.
-std::size_t word_length(std::u32string_view text) {
-  for (const auto literal : kLoweredSpecial) {
-    if (starts_with(text, literal)) return literal.size();
-  }
-  for (const auto literal : kContractions) {
-    if (starts_with(text, literal)) return literal.size();
-  }
-  const unicode::Kind kind = unicode::kind(text[0]);
-  std::size_t end = 1;
-  while (kind != unicode::Kind::number && end < text.size() && unicode::kind(text[end]) == kind) ++end;
-  return end;
 }
 
 std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
@@ -83,7 +54,7 @@ ClipTokenizer ClipTokenizer::load(const std::filesystem::path& vocab, const std:
 ClipTokenizer ClipTokenizer::parse(std::string_view vocab, std::string_view merges, const TokenizerSpec& spec) {
   ClipTokenizer tokenizer(spec);
   tokenizer.read_vocabulary(vocab);
-  tokenizer.find_special_tokens();
+  tokenizer.check_ids();
   tokenizer.read_merges(merges);
   return tokenizer;
 }
@@ -106,16 +77,13 @@ void ClipTokenizer::read_vocabulary(std::string_view text) {
   }
 }
 
-void ClipTokenizer::find_special_tokens() {
-  for (const std::int32_t id : {spec_.bos_id, spec_.eos_id, spec_.pad_id}) {
-    const auto token = std::find_if(vocabulary_.begin(), vocabulary_.end(), [id](const auto& item) { return item.second == id; });
-    if (token == vocabulary_.end()) malformed("vocabulary has no token for id " + std::to_string(id));
-    if (token->first.empty()) malformed("vocabulary spells id " + std::to_string(id) + " with nothing");
-    const bool known = std::any_of(special_.begin(), special_.end(), [id](const auto& item) { return item.second == id; });
-    if (!known) special_.emplace_back(unicode::decode(token->first), id);
+void ClipTokenizer::check_ids() const {
+  std::set<std::int32_t> known;
+  for (const auto& [token, id] : vocabulary_) known.insert(id);
+  for (const AddedToken& token : spec_.added_tokens) known.insert(token.id);
+  for (const std::int32_t id : {spec_.bos_id, spec_.eos_id, spec_.unk_id, spec_.pad_id}) {
+    if (known.count(id) == 0) malformed("vocabulary has no token for id " + std::to_string(id));
   }
-  // Longest first, so that one special token may begin with another.
-  std::stable_sort(special_.begin(), special_.end(), [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
 }
 
 void ClipTokenizer::read_merges(std::string_view text) {
@@ -151,7 +119,7 @@ const ClipTokenizer::Merge* ClipTokenizer::find_merge(std::int32_t left, std::in
 }
 
 std::vector<std::int32_t> ClipTokenizer::encode(std::string_view text) const {
-  std::vector<std::int32_t> ids = tokenize(text);
+  std::vector<std::int32_t> ids = ids_of(added_.expand(unicode::decode(text)));
   ids.resize(std::min(ids.size(), spec_.max_length - 2));
   ids.insert(ids.begin(), spec_.bos_id);
   ids.push_back(spec_.eos_id);
@@ -159,47 +127,18 @@ std::vector<std::int32_t> ClipTokenizer::encode(std::string_view text) const {
   return ids;
 }
 
-std::vector<std::int32_t> ClipTokenizer::tokenize(std::string_view text) const {
-  const std::u32string characters = unicode::decode(text);
-  const std::u32string_view all = characters;
-  std::vector<std::int32_t> ids;
-  std::size_t start = 0;
-  for (std::size_t position = 0; position < all.size();) {
-    const auto found = std::find_if(special_.begin(), special_.end(),
-                                    [&](const auto& token) { return starts_with(all.substr(position), token.first); });
-    if (found == special_.end()) {
-      ++position;
-      continue;
-    }
-    append_text(all.substr(start, position - start), ids);
-    ids.push_back(found->second);
-    position += found->first.size();
-    start = position;
-  }
-  append_text(all.substr(start), ids);
-  return ids;
-}
+std::vector<std::int32_t> ClipTokenizer::tokenize(std::string_view text) const { return ids_of(unicode::decode(text)); }
 
-void ClipTokenizer::append_text(std::u32string_view text, std::vector<std::int32_t>& ids) const {
-  const std::u32string normal = normalize(text);
-  std::u32string_view rest = normal;
-  while (!rest.empty()) {
-    if (rest[0] == U' ') {
-      rest.remove_prefix(1);
-      continue;
-    }
-    const std::size_t length = word_length(rest);
-    const std::u32string_view word = rest.substr(0, length);
-    rest.remove_prefix(length);
-    // A special token in capitals is one match of CLIP's pattern, which the byte-level stage then splits.
-    if (std::find(std::begin(kLoweredSpecial), std::end(kLoweredSpecial), word) != std::end(kLoweredSpecial)) {
-      append_word(word.substr(0, 2), ids);
-      append_word(word.substr(2, length - 4), ids);
-      append_word(word.substr(length - 2), ids);
+std::vector<std::int32_t> ClipTokenizer::ids_of(std::u32string_view text) const {
+  std::vector<std::int32_t> ids;
+  for (const TextPiece& piece : added_.pieces(text)) {
+    if (piece.id) {
+      ids.push_back(*piece.id);
     } else {
-      append_word(word, ids);
+      clip::split_words(piece.text, [&](std::u32string_view word) { append_word(word, ids); });
     }
   }
+  return ids;
 }
 
 void ClipTokenizer::append_word(std::u32string_view word, std::vector<std::int32_t>& ids) const {
@@ -210,7 +149,7 @@ void ClipTokenizer::append_word(std::u32string_view word, std::vector<std::int32
     std::string symbol = spelling[static_cast<std::uint8_t>(bytes[i])];
     if (i + 1 == bytes.size()) symbol += kEndOfWord;
     const auto found = vocabulary_.find(symbol);
-    symbols.push_back(found == vocabulary_.end() ? spec_.eos_id : found->second);
+    symbols.push_back(found == vocabulary_.end() ? spec_.unk_id : found->second);
   }
   join(symbols);
   ids.insert(ids.end(), symbols.begin(), symbols.end());

@@ -156,6 +156,8 @@ bool is_white_space(char32_t c) {
          c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
+bool in_word(char32_t c) { return find_range(kInWord, c) != nullptr; }
+
 Kind kind(char32_t c) {
   if (c == U' ') return Kind::space;
   if (find_range(kLetters, c) != nullptr) return Kind::letter;

@@ -11,7 +11,7 @@ from s2p_converters.core.checkpoint import Checkpoint, require_symmetric
 from s2p_converters.core.graph.splitting import check_count
 from s2p_converters.targets.float_components import FloatComponent, SourceNetworks, decoder_component, prompt_components
 from s2p_converters.targets.golden import FloatPrograms, Recorder
-from s2p_converters.targets.manifest import copy_tokenizer, draft_manifest, write_manifest
+from s2p_converters.targets.manifest import copy_tokenizers, draft_manifest, write_manifest
 from s2p_converters.targets.needs import require_conversion
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
@@ -110,9 +110,9 @@ def convert_checkpoint(
     shapes = latent_shapes(sizes, target.host.default_method)
     components = _float_components(checkpoint, shapes)
     lowered = _lower(checkpoint, target, options, folder, components, shapes, progress)
-    tokenizer = copy_tokenizer(checkpoint, folder, target.tokenizer_folder(options))
+    tokenizers = copy_tokenizers(checkpoint, folder, target.tokenizer_folder(options))
     download = None if target.archive is None else target.archive.unet_bytes(folder, lowered.unet)
-    draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizer, download)
+    draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizers, download)
 
     reference = target.reference(checkpoint, options)
     parts = {name: tuple(methods.values()) for name, methods in components.items()}

@@ -163,5 +163,4 @@ def _check_ids(spec: TokenizerSpec) -> NDArray[np.int32]:
 
 
 def _check_id_pair(spec: TokenizerSpec, conditioning: Conditioning) -> dict[str, Array]:
-    ids = _check_ids(spec)
-    return {"input_ids": ids, "second_input_ids": conditioning.second_token_ids(ids, spec.eos_id)}
+    return {"input_ids": _check_ids(spec), "second_input_ids": _check_ids(conditioning.second_tokenizer)}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.variants import weights_variant
+from s2p_runtime.bundle import TokenizerSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
@@ -58,25 +59,42 @@ class _TextEncoders(nn.Module):
 
     earlier: Tensor
 
-    def __init__(self, first: Any, second: Any, eos_id: int, tokens: int) -> None:
+    def __init__(self, first: Any, second: Any, spec: TokenizerSpec) -> None:
+        """
+        Args:
+            first, second: transformers' CLIPTextModel and CLIPTextModelWithProjection; both are taken apart.
+            spec: of the second tokenizer.
+        """
         super().__init__()
         first.encoder.layers = first.encoder.layers[:-1]
         first.final_layer_norm = nn.Identity()
         text = second.text_model
         text.encoder.layers[-1] = _Tapped(text.encoder.layers[-1])
         text.final_layer_norm = _TappedNorm(text.final_layer_norm)
-        self.first, self.second, self.projection, self.eos_id = first, text, second.text_projection, eos_id
-        self.register_buffer("earlier", torch.ones(tokens, tokens).triu(1))
+        self.first, self.second, self.projection = first, text, second.text_projection
+        self.end_id = _end_id(second.config, spec)
+        self.register_buffer("earlier", torch.ones(spec.max_length, spec.max_length).triu(1))
 
     def forward(self, input_ids: Tensor, second_input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """int32 [1, N] each -> hidden states [1, N, D], pooled text [1, P]."""
         before, last = self.second(input_ids=second_input_ids, return_dict=False)[0].chunk(2, dim=-1)
-        ends = (second_input_ids == self.eos_id).to(last.dtype)
+        end = second_input_ids.amax(dim=1, keepdim=True) if self.end_id is None else self.end_id
+        ends = (second_input_ids == end).to(last.dtype)
         # 1 at the first end of text, 0 elsewhere: an end counts when none lies before it. No search, no gather.
         first_end = torch.relu(ends - ends @ self.earlier)
         pooled = self.projection((first_end[:, None, :] @ last)[:, 0])
         hidden = torch.cat([self.first(input_ids=input_ids, return_dict=False)[0], before], dim=-1)
         return hidden, pooled
+
+
+def _end_id(config: Any, spec: TokenizerSpec) -> int | None:
+    """The id whose first place transformers' CLIPTextModel pools; None: the largest in the text.
+
+    Configurations older than transformers 4.31 say 2 and mean the largest: the end of text, unless tokens were added behind it.
+    """
+    if config.eos_token_id != 2:
+        return int(config.eos_token_id)
+    return spec.eos_id if all(token.id <= spec.eos_id for token in spec.added_tokens) else None
 
 
 class _Decoder(nn.Module):
@@ -117,8 +135,9 @@ def text_encoders_module(checkpoint: Checkpoint) -> nn.Module:
             kind.from_pretrained(checkpoint.folder / name, dtype=torch.float32, **_options(checkpoint.folder / name))
             for kind, name in ((CLIPTextModel, "text_encoder"), (CLIPTextModelWithProjection, "text_encoder_2"))
         )
-    spec = checkpoint.manifest.tokenizer
-    return _TextEncoders(first, second, spec.eos_id, spec.max_length).eval().requires_grad_(False)
+    conditioning = checkpoint.manifest.conditioning
+    assert conditioning is not None
+    return _TextEncoders(first, second, conditioning.second_tokenizer).eval().requires_grad_(False)
 
 
 def decoder_module(checkpoint: Checkpoint) -> nn.Module:

@@ -23,8 +23,8 @@ from s2p_runtime.walker import denoise, guide
 Array = NDArray[Any]
 Array32 = NDArray[np.float32]
 _SIZE_SEED = 2025
-_FP_TENSORS = ("token_ids", "initial_latents", "fp_latents", "fp_image")
-"""Taken over from the checkpoint's FP runs."""
+_FP_TENSORS = ("initial_latents", "fp_latents", "fp_image")
+"""Taken over from the checkpoint's FP runs, beside the token ids."""
 
 
 class FloatPrograms(Protocol):
@@ -86,7 +86,7 @@ class Recorder:
         """All tensors of one golden run."""
         manifest = self.checkpoint.manifest
         fp = read_tensors(self.checkpoint.folder / run.path)
-        encoded = self.conditioner.encode(self.floats.run, fp["token_ids"])
+        encoded = self.conditioner.encode(self.floats.run, fp)
         conditions = self.conditioner.conditions(encoded)
         outputs: dict[int, Array32] = {}
 
@@ -98,7 +98,7 @@ class Recorder:
 
         latents = denoise(manifest.plan, predict, fp["initial_latents"], run.seed)
         return {
-            **{name: fp[name] for name in _FP_TENSORS},
+            **{name: fp[name] for name in (*self.conditioner.token_inputs.values(), *_FP_TENSORS)},
             **encoded,
             "noise_pred_calls": np.array(recorded, np.int32),
             "noise_pred": np.stack([outputs[call] for call in recorded]),
@@ -113,7 +113,7 @@ class Recorder:
         for size in sizes[1:]:
             assert size.check is not None
             fp = read_tensors(self.checkpoint.folder / manifest.golden[0].path)
-            encoded = self.conditioner.encode(self.floats.run, fp["token_ids"], size)
+            encoded = self.conditioner.encode(self.floats.run, fp, size)
             conditions = self.conditioner.conditions(encoded)
             noise = gaussian(_SIZE_SEED, (1, manifest.latents.channels, size.latent_height, size.latent_width))
             sample, latents = np.repeat(noise, conditions.branches, axis=0), manifest.latents.decoder_input(noise)

@@ -14,6 +14,7 @@ from s2p_runtime import __version__
 from s2p_runtime.bundle import (
     MANIFEST_NAME,
     BundleManifest,
+    Conditioning,
     FileEntry,
     PictureSize,
     QuantizationSummary,
@@ -24,12 +25,31 @@ from s2p_runtime.contract import write_contract
 from s2p_runtime.files import list_files, sha256_file
 
 
-def copy_tokenizer(checkpoint: Checkpoint, folder: Path, place: str) -> TokenizerSpec:
-    """Copy vocabulary and merges into the folder ``place`` of a bundle; returns the specification that says so.
+def copy_tokenizers(checkpoint: Checkpoint, folder: Path, place: str) -> tuple[TokenizerSpec, Conditioning | None]:
+    """Copy vocabulary and merges into the folder ``place`` of a bundle; returns the specifications that say so.
 
-    The merges end with a line break, without which Apple's reader drops the last one.
+    The files of a second tokenizer lie in ``<place>_2``, unless they are those of the first.
     """
-    spec = checkpoint.manifest.tokenizer
+    manifest = checkpoint.manifest
+    first = _copy_words(checkpoint, manifest.tokenizer, folder, place)
+    if manifest.conditioning is None:
+        return first, None
+    second = _copy_words(checkpoint, manifest.conditioning.second_tokenizer, folder, f"{place}_2")
+    if all(
+        (folder / own).read_bytes() == (folder / other).read_bytes()
+        for own, other in zip(_words(first), _words(second), strict=True)
+    ):
+        shutil.rmtree(folder / f"{place}_2")
+        second = second.model_copy(update={"vocab": first.vocab, "merges": first.merges})
+    return first, manifest.conditioning.model_copy(update={"second_tokenizer": second})
+
+
+def _words(spec: TokenizerSpec) -> tuple[str, str]:
+    return spec.vocab, spec.merges
+
+
+def _copy_words(checkpoint: Checkpoint, spec: TokenizerSpec, folder: Path, place: str) -> TokenizerSpec:
+    """Copy one tokenizer's files. The merges end with a line break, without which Apple's reader drops the last one."""
     (folder / place).mkdir(exist_ok=True)
     vocab, merges = f"{place}/vocab.json", f"{place}/merges.txt"
     shutil.copyfile(checkpoint.folder / spec.vocab, folder / vocab)
@@ -50,13 +70,14 @@ def draft_manifest(
     unet: ConvertedUNet,
     others: Mapping[str, Component],
     sizes: tuple[PictureSize, ...],
-    tokenizer: TokenizerSpec,
+    tokenizers: tuple[TokenizerSpec, Conditioning | None],
     download_bytes: int | None,
 ) -> BundleManifest:
     """The manifest of a bundle without golden runs: enough for a host to run its programs, and not valid yet.
 
     Args:
         others: components besides the U-Net.
+        tokenizers: what :func:`copy_tokenizers` returned.
         download_bytes: of the U-Net, where the target has a download form.
     """
     source, chunks = checkpoint.manifest, tuple(unet.components) if tuple(unet.components) != ("unet",) else ()
@@ -73,8 +94,8 @@ def draft_manifest(
         "guidance": source.guidance,
         "latents": source.latents,
         "sizes": sizes,
-        "tokenizer": tokenizer,
-        "conditioning": source.conditioning,
+        "tokenizer": tokenizers[0],
+        "conditioning": tokenizers[1],
         "quantization": QuantizationSummary(
             method=source.method,
             recipe=str(source.recipe.get("name", "")),

@@ -103,7 +103,7 @@ class SelfCheck:
         if not set(conditioner.components) <= set(self.names):
             return
         fp = read_tensors(self.checkpoint.folder / self.checkpoint.manifest.golden[0].path)
-        found: dict[str, NDArray[Any]] = conditioner.encode(backend.run, fp["token_ids"])
+        found: dict[str, NDArray[Any]] = conditioner.encode(backend.run, fp)
         for tensor, component in conditioner.made_by.items():
             if tensor in fp:
                 yield component, relative_error(found[tensor], fp[tensor])

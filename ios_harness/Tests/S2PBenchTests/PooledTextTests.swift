@@ -25,9 +25,18 @@ struct PooledTextTests {
         await #expect(throws: BenchError.self) { try await pipeline.draw("another cat", seed: 3) }
     }
 
-    @Test func padsTheSecondEncoderBehindTheFirstEnd() throws {
-        let conditioning = Conditioning(secondPadID: 7, zeroUnconditional: true, timeIDs: [1, 2, 3, 4, 5, 6])
-        #expect(conditioning.secondTokenIDs([1, 5, 9, 9, 9], eosID: 9) == [1, 5, 9, 7, 7])
-        #expect(conditioning.secondTokenIDs([1, 5, 6], eosID: 9) == [1, 5, 6])
+    @Test func bothEncodersGetTheIdsOfTheirOwnTokenizer() throws {
+        let bundle = try ModelBundle(opening: Fixtures.pooled)
+        let golden = try Replay.recordedRun(of: bundle)
+        let components = try Replay.components(of: bundle)
+        let pipeline = try ImagePipeline(bundle: bundle, components: components, residency: .resident, clock: ManualClock())
+        #expect(pipeline.tokenIDs(golden.spec.prompt) == golden.tokenIDs)
+        #expect(pipeline.secondTokenIDs(golden.spec.prompt) == golden.secondTokenIDs)
+        // "!" in the prompt is for the second tokenizer the token that it fills with.
+        let second = try #require(golden.secondTokenIDs.last)
+        let spec = try #require(bundle.manifest.conditioning).secondTokenizer
+        let filling = try #require(second.firstIndex(of: Int32(spec.padID)))
+        let end = try #require(second.firstIndex(of: Int32(spec.eosID)))
+        #expect(filling < end)
     }
 }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.bundle import PictureSize
+from s2p_runtime.conditioning.tokens import TokenIds
 
 Array = NDArray[Any]
 Array32 = NDArray[np.float32]
@@ -41,12 +42,14 @@ class Conditioner(ABC):
 
     Attributes:
         kind: its name, by which other things depend on it.
+        token_inputs: what the text encoder takes -> the token ids that it is, by their name in golden runs.
         components: programs of a bundle besides U-Net and VAE decoder, in the order in which a prompt needs them.
         inputs: what the U-Net takes -> the recorded tensor that it is, in the order of the U-Net's arguments.
         made_by: recorded tensor -> the component that makes it; what no component makes is missing here.
     """
 
     kind: ClassVar[str]
+    token_inputs: ClassVar[Mapping[str, str]]
     components: ClassVar[tuple[str, ...]]
     inputs: ClassVar[Mapping[str, str]]
     made_by: ClassVar[Mapping[str, str]]
@@ -61,15 +64,24 @@ class Conditioner(ABC):
         """Names of what the recorded calls of a further picture size hold of a prompt."""
         return tuple(self.inputs.values())
 
+    def token_rows(self, token_ids: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+        """What the text encoder takes for each text, int32 [1, N] an input.
+
+        Args:
+            token_ids: :data:`TokenIds` of K texts, perhaps among other tensors.
+        """
+        for rows in zip(*(token_ids[name] for name in self.token_inputs.values()), strict=True):
+            yield {port: row[None] for port, row in zip(self.token_inputs, rows, strict=True)}
+
     @abstractmethod
     def encode(
-        self, run: RunComponent, token_ids: NDArray[np.int32], size: PictureSize | None = None, negative: bool = False
+        self, run: RunComponent, token_ids: TokenIds, size: PictureSize | None = None, negative: bool = False
     ) -> dict[str, Array]:
         """All :attr:`tensors` of a prompt.
 
         Args:
             run: runs the :attr:`components`.
-            token_ids: int32 [B, N], the unconditional branch first where there are two.
+            token_ids: of B texts, the unconditional branch first where there are two.
             size: of the picture; None: the own one.
             negative: whether the unconditional branch is a text that was asked for, and not the absence of one.
         """
@@ -79,7 +91,7 @@ class Conditioner(ABC):
         """(component, relative error) of each of the :attr:`components` at its recorded inputs.
 
         Args:
-            tensors: of a golden run: ``token_ids`` and all :attr:`tensors`.
+            tensors: of a golden run: the token ids and all :attr:`tensors`.
         """
 
     def conditions(self, tensors: Mapping[str, Array]) -> Conditions:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from s2p_runtime.bundle import PictureSize
 from s2p_runtime.conditioning.protocol import Array32, Conditioner, RunComponent
+from s2p_runtime.conditioning.tokens import FIRST_IDS, TokenIds
 from s2p_runtime.pictures import relative_error
 
 Array = NDArray[Any]
@@ -20,20 +21,21 @@ class TextConditioner(Conditioner):
     [B, N, D]."""
 
     kind = "text"
+    token_inputs: ClassVar[Mapping[str, str]] = {"input_ids": FIRST_IDS}
     components = ("text_encoder",)
     inputs: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "text_embeddings"}
     made_by: ClassVar[Mapping[str, str]] = {"text_embeddings": "text_encoder"}
 
     def encode(
-        self, run: RunComponent, token_ids: NDArray[np.int32], size: PictureSize | None = None, negative: bool = False
+        self, run: RunComponent, token_ids: TokenIds, size: PictureSize | None = None, negative: bool = False
     ) -> dict[str, Array]:
         """See :class:`Conditioner`. Every text is encoded, the empty one too; the picture's size changes nothing."""
-        return {"text_embeddings": np.concatenate([self._embed(run, row) for row in token_ids])}
+        return {"text_embeddings": np.concatenate([self._embed(run, row) for row in self.token_rows(token_ids)])}
 
     def errors(self, run: RunComponent, tensors: Mapping[str, Array]) -> Iterator[tuple[str, float]]:
         """See :class:`Conditioner`: every branch alone."""
-        for row, wanted in zip(tensors["token_ids"], tensors["text_embeddings"], strict=True):
+        for row, wanted in zip(self.token_rows(tensors), tensors["text_embeddings"], strict=True):
             yield "text_encoder", relative_error(self._embed(run, row), wanted[None])
 
-    def _embed(self, run: RunComponent, row: NDArray[np.int32]) -> Array32:
-        return run("text_encoder", {"input_ids": row[None]})["last_hidden_state"]
+    def _embed(self, run: RunComponent, row: Mapping[str, Array]) -> Array32:
+        return run("text_encoder", row)["last_hidden_state"]

@@ -92,8 +92,9 @@ def _opened_checkpoint(checkpoint: Checkpoint | Model | str | Path | None) -> It
     """A checkpoint, or the finished one that a model's folder holds, which may be gone after the block."""
     from s2p_converters.core.checkpoint import Checkpoint, open_checkpoint
     from s2p_mobile.sources.default_checkpoint import default_checkpoint
-    from s2p_mobile.sources.model import Model, as_model
+    from s2p_mobile.sources.model import Model
     from s2p_mobile.sources.open_source import as_checkpoint, source_kind
+    from s2p_mobile.sources.opening import as_model
 
     if isinstance(checkpoint, Checkpoint):
         yield checkpoint

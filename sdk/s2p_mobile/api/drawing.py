@@ -28,6 +28,7 @@ def generate(
     seed: int = 0,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
@@ -44,7 +45,7 @@ def generate(
         negative_prompt: what not to draw; needs a guidance above 1.
         seed: of the noise; the same seed gives every form of a model the same start.
         size: width and height in pixels, of a model or one of a bundle's; its own when None.
-        lora, allow_pickle: of a model that is not open yet, see :func:`load`.
+        lora, embedding, allow_pickle: of a model that is not open yet, see :func:`load`.
         scheduler, steps, guidance: of a model, see :func:`quantize`; checkpoints and bundles have their own.
         device: where torch runs a model or a checkpoint, see :func:`quantize`; bundles run on their own engine.
         release_chunks: of a bundle whose U-Net is several programs, load each for every call and let go of it.
@@ -78,13 +79,21 @@ def generate(
     chosen, wanted = choose_device(device), PixelSize.of(size)
     if is_model(source):
         session = open_session(
-            source, size=wanted, lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
-            device=chosen, seed=seed,
-        )  # fmt: skip
+            source,
+            size=wanted,
+            lora=lora,
+            embedding=embedding,
+            allow_pickle=allow_pickle,
+            scheduler=scheduler,
+            steps=steps,
+            guidance=guidance,
+            device=chosen,
+            seed=seed,
+        )
         check_negative_prompt(negative_prompt, session.guidance)  # before weights are loaded
         artist = open_artist(session, chosen)
     else:
-        found = open_source(source, lora=lora)
+        found = open_source(source, lora=lora, embedding=embedding)
         assert isinstance(found, Checkpoint | Bundle)
         check_negative_prompt(negative_prompt, found.manifest.guidance)
         artist = open_artist(found, chosen, size=None if wanted is None else str(wanted), release_chunks=release_chunks)
@@ -103,6 +112,7 @@ def evaluate(
     count: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
@@ -122,7 +132,7 @@ def evaluate(
         prompts: a file or texts; those that the floating-point model names when None.
         model: the floating-point model of a checkpoint or a bundle, when it is not the built-in one.
         count: only the first so many prompts.
-        size, lora, allow_pickle: of the floating-point model where it is not open yet, see :func:`load`.
+        size, lora, embedding, allow_pickle: of the floating-point model where it is not open yet, see :func:`load`.
         scheduler, steps, guidance: of a model, see :func:`quantize`; checkpoints and bundles have their own.
         device: where torch runs U-Nets, see :func:`quantize`.
         seed: prompt k is drawn from ``seed + k``.
@@ -145,8 +155,8 @@ def evaluate(
     from s2p_mobile.judge.evaluation import evaluate as compare
     from s2p_mobile.judge.metrics import check_metrics
     from s2p_mobile.sources.default_prompts import held_out_prompts
-    from s2p_mobile.sources.model import as_model
     from s2p_mobile.sources.open_source import is_model, open_source
+    from s2p_mobile.sources.opening import as_model
     from s2p_mobile.sources.prompts import long_prompts
     from s2p_mobile.sources.session import open_session
 
@@ -154,17 +164,25 @@ def evaluate(
     _refuse_sampling(source, scheduler, steps, guidance)
     if is_model(source):
         session = open_session(
-            source, size=size, lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
-            device=device, seed=seed,
-        )  # fmt: skip
+            source,
+            size=size,
+            lora=lora,
+            embedding=embedding,
+            allow_pickle=allow_pickle,
+            scheduler=scheduler,
+            steps=steps,
+            guidance=guidance,
+            device=device,
+            seed=seed,
+        )
         opened = open_evaluation(session, model)
     else:
-        known = model is not None or size is not None or lora
+        known = model is not None or size is not None or lora or embedding
         opened = open_evaluation(
-            open_source(source), as_model(model, size, lora, allow_pickle) if known else None, device=device
+            open_source(source), as_model(model, size, lora, embedding, allow_pickle) if known else None, device=device
         )
     texts = held_out_prompts(opened.model, prompts)
-    for warning in long_prompts(texts[:count], opened.model.conditioner.tokenizer):
+    for warning in long_prompts(texts[:count], opened.model.conditioner.tokenizers):
         note(warning)
     folder = default_cache_folder() if cache is True else None if cache is False else Path(cache)
     return compare(

@@ -29,6 +29,7 @@ def sensitivity(
     split_shortcuts: bool = True,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
@@ -47,7 +48,7 @@ def sensitivity(
         prompts: a file or texts; the model's own when None. The first four are drawn, prompt k from ``seed + k``.
         calls: U-Net calls to look at; the estimator's own number when None.
         split_shortcuts: as in the recipe that the result is for: both halves of a shortcut's input apart, or together.
-        size, lora, allow_pickle: of a model that is not open yet, see :func:`load`.
+        size, lora, embedding, allow_pickle: of a model that is not open yet, see :func:`load`.
         scheduler, steps, guidance, device, seed: see :func:`quantize`, whose defaults are the same.
         force: replace what lies at ``out``.
         progress: see :class:`ProgressEvent`.
@@ -72,9 +73,17 @@ def sensitivity(
     if out is not None:
         refuse_existing(Path(out), force)
     session = open_session(
-        model, size=size, lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
-        device=device, seed=seed,
-    )  # fmt: skip
+        model,
+        size=size,
+        lora=lora,
+        embedding=embedding,
+        allow_pickle=allow_pickle,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        device=device,
+        seed=seed,
+    )
     texts = calibration_prompts(session.model, prompts)[:TRAJECTORIES]
     result = measure(
         session.model, session.plan, texts, session.guidance, name, count=calls, seed=session.seed,
@@ -126,6 +135,7 @@ def latents(
     features: bool = False,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
@@ -144,7 +154,7 @@ def latents(
         prompts: a file or texts, prompt k from ``seed + k``. When None the model's own, as often as a training's default needs.
         count, subset_seed: only so many of the prompts: the first, or those that the seed picks.
         features: store the block outputs too, float16; several times larger.
-        size, lora, allow_pickle: of a model that is not open yet, see :func:`load`.
+        size, lora, embedding, allow_pickle: of a model that is not open yet, see :func:`load`.
         scheduler, steps, guidance, device, seed: see :func:`quantize`, whose defaults are the same.
         resume: go on with an unfinished set of the same settings; a finished one is opened as it is.
         force: replace what lies at ``out``.
@@ -168,14 +178,22 @@ def latents(
     from s2p_mobile.sources.session import open_session
 
     session = open_session(
-        model, size=size, lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
-        device=device, seed=seed,
-    )  # fmt: skip
+        model,
+        size=size,
+        lora=lora,
+        embedding=embedding,
+        allow_pickle=allow_pickle,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        device=device,
+        seed=seed,
+    )
     texts = calibration_prompts(session.model, prompts, count, subset_seed)
     if prompts is None and count is None:
         texts = repeated(texts, TrainingRule().prompts)
     if prompts is not None:
-        for warning in long_prompts(texts, session.model.conditioner.tokenizer):
+        for warning in long_prompts(texts, session.model.conditioner.tokenizers):
             note(warning)
     job = LatentJob(session.model, session.plan, texts, session.guidance, session.seed, features)
     return write_latents(

@@ -35,29 +35,31 @@ def load(
     source: str | Path | None = None,
     *,
     lora: Sequence[str | Path] | str | Path = (),
-    size: SizeLike | None = None,
+    embedding: Sequence[str | Path] | str | Path = (),
     allow_pickle: bool = False,
+    size: SizeLike | None = None,
 ) -> Model:
     """Open a floating-point model. Its configuration is checked now, its weights are read when they are needed.
 
     Args:
         source: diffusers folder, single file, or the hub id of a model that was downloaded before; None is the built-in model.
         lora: ``FILE`` or ``FILE:scale`` each, fused into the weights in their order.
+        embedding: textual inversions, ``FILE`` or ``FILE:word`` each: words that prompts may then use.
         size: width and height of the pictures in pixels, (512, 768) or ``512x768``; the model's own when None.
         allow_pickle: read pickled weights too (``.ckpt``, ``.pt``, ``.pth``, ``.bin``), by torch's reader that builds weights only,
             and say so in a note; they are refused otherwise.
 
     Raises:
-        S2PError: no model, an unknown family, pickled weights that are not allowed, a LoRA of another model, a size that the
-            U-Net cannot draw, too little disk for a fused or unpacked copy.
+        S2PError: no model, an unknown family, pickled weights, a LoRA or an embedding of another model, a size that the U-Net
+            cannot draw, too little disk for a fused or unpacked copy.
 
     Example:
         >>> model = s2p_mobile.load("path/to/model", lora=["style.safetensors:0.8"], size=(512, 512))
     """
-    from s2p_mobile.sources.model import open_model
+    from s2p_mobile.sources.opening import open_model
     from s2p_mobile.sources.pixel_size import PixelSize
 
-    return open_model(source, PixelSize.of(size), lora, allow_pickle)
+    return open_model(source, PixelSize.of(size), lora, embedding)
 
 
 def quantize(
@@ -72,6 +74,7 @@ def quantize(
     subset_seed: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
@@ -97,7 +100,7 @@ def quantize(
         pipeline: ``s2p``, ``serial`` or ``parallel`` training; the recipe's when None.
         prompts: calibration prompts, a file or texts; the model's own when None. Prompt k is drawn from ``seed + k``.
         count, subset_seed: only so many of the prompts: the first, or those that the seed picks.
-        size, lora, allow_pickle: of a model that is not open yet, see :func:`load`.
+        size, lora, embedding, allow_pickle: of a model that is not open yet, see :func:`load`.
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. Classifier-free; of a latent consistency model, built into its time path.
@@ -134,15 +137,15 @@ def quantize(
         shutil.rmtree(work, ignore_errors=True)
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
-        lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
-        work=work, resume=resume, latents=_folder(latents), sensitivity=sensitivity, progress=listener(progress),
+        lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, work=work,
+        resume=resume, latents=_folder(latents), sensitivity=sensitivity, progress=listener(progress),
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)
     space = checkpoint_bytes(job.model.folder, job.model.family.folders)
     require_disk(folder, space, "the checkpoint", "free some, or give another `out`")
     if prompts is not None:
-        for warning in long_prompts(job.prompts, job.model.conditioner.tokenizer):
+        for warning in long_prompts(job.prompts, job.model.conditioner.tokenizers):
             note(warning)
     job.model.load()
     return _write(job, method, run_method(method, job), folder, force)
@@ -159,6 +162,7 @@ def forecast(
     subset_seed: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
@@ -188,7 +192,7 @@ def forecast(
 
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
-        lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
+        lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
         latents=_folder(latents), sensitivity=sensitivity,
     )  # fmt: skip
     if unused := _unused_offload(job):

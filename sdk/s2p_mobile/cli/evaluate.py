@@ -12,6 +12,7 @@ from s2p_mobile.cli.console import emit_json, say
 from s2p_mobile.cli.options import (
     AllowPickleOption,
     DeviceOption,
+    EmbeddingOption,
     GuidanceOption,
     JsonOption,
     LoraOption,
@@ -42,6 +43,7 @@ def evaluate(
     guidance: GuidanceOption = None,
     size: SizeOption = None,
     lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     allow_pickle: AllowPickleOption = False,
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="Metric to compute; may be repeated. All when left out.")] = None,
@@ -56,9 +58,9 @@ def evaluate(
 ) -> None:
     """Compare pictures with those of the floating-point model: FID, sFID, SSIM, LPIPS, PSNR, CLIP score."""
     result = s2p_mobile.evaluate(
-        source, prompts=prompts, model=model, count=count, size=size, lora=lora or (), allow_pickle=allow_pickle,
-        scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, metrics=metrics,
-        clip=clip, grid=grid, cache=cache or True, progress=True,
+        source, prompts=prompts, model=model, count=count, size=size, lora=lora or (), embedding=embedding or (),
+        scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, metrics=metrics, clip=clip, grid=grid,
+        cache=cache or True, progress=True,
     )  # fmt: skip
     say(f"{result.source}: {result.count} prompts, {result.steps} steps, seeds from {result.seed}", json)
     for name, metric in result.metrics.items():

@@ -12,6 +12,7 @@ from s2p_mobile.cli.console import say
 from s2p_mobile.cli.options import (
     AllowPickleOption,
     DeviceOption,
+    EmbeddingOption,
     GuidanceOption,
     LoraOption,
     ReleaseOption,
@@ -45,6 +46,7 @@ def generate(
         ),
     ] = None,
     lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     allow_pickle: AllowPickleOption = False,
     device: DeviceOption = "auto",
     release_chunks: ReleaseOption = False,
@@ -55,9 +57,8 @@ def generate(
     if not out.parent.is_dir():
         raise s2p_mobile.S2PError(f"folder {out.parent} does not exist", "make it first or choose another `out`", "out")
     picture = s2p_mobile.generate(
-        source, prompt, negative_prompt=negative_prompt, seed=seed, size=size, lora=lora or (),
-        allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device,
-        release_chunks=release_chunks, progress=True,
+        source, prompt, negative_prompt=negative_prompt, seed=seed, size=size, lora=lora or (), embedding=embedding or (),
+        scheduler=scheduler, steps=steps, guidance=guidance, device=device, release_chunks=release_chunks, progress=True,
     )  # fmt: skip
 
     import numpy as np

@@ -43,6 +43,10 @@ SizeOption = Annotated[
 LoraOption = Annotated[
     list[str] | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA to fuse into the weights; may be repeated.")
 ]
+EmbeddingOption = Annotated[
+    list[str] | None,
+    typer.Option("--embedding", metavar="FILE[:WORD]", help="Textual inversion that the model is to know; may be repeated."),
+]
 AllowPickleOption = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read .ckpt, .pt and .bin models too: by torch's reader that builds weights only."),

@@ -14,6 +14,7 @@ from s2p_mobile.cli.options import (
     AllowPickleOption,
     CountOption,
     DeviceOption,
+    EmbeddingOption,
     ForceOption,
     GuidanceOption,
     JsonOption,
@@ -51,6 +52,7 @@ def quantize(
     guidance: GuidanceOption = None,
     size: SizeOption = None,
     lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     allow_pickle: AllowPickleOption = False,
     prompts: PromptsOption = None,
     count: CountOption = None,
@@ -73,8 +75,8 @@ def quantize(
     """Quantize a model into an S2P checkpoint. Methods that can go on after an interruption keep their work in OUT.training."""
     settings: dict[str, Any] = {
         "recipe": recipe, "method": method, "pipeline": pipeline, "prompts": prompts, "count": count, "subset_seed": subset_seed,
-        "size": size, "lora": lora or (), "allow_pickle": allow_pickle, "scheduler": scheduler, "steps": steps, "guidance": guidance,
-        "device": device, "seed": seed, "latents": latents, "sensitivity": sensitivity,
+        "size": size, "lora": lora or (), "embedding": embedding or (), "scheduler": scheduler, "steps": steps,
+        "guidance": guidance, "device": device, "seed": seed, "latents": latents, "sensitivity": sensitivity,
     }  # fmt: skip
     if dry_run:
         from s2p_mobile.quantize.forecast import forecast_lines

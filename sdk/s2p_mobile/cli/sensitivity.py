@@ -12,6 +12,7 @@ from s2p_mobile.cli.console import say
 from s2p_mobile.cli.options import (
     AllowPickleOption,
     DeviceOption,
+    EmbeddingOption,
     ForceOption,
     GuidanceOption,
     LoraOption,
@@ -42,6 +43,7 @@ def sensitivity(
     bits: Annotated[int, typer.Option(min=2, max=8, help="Bit-width at which layers are shown and estimators compared.")] = 4,
     size: SizeOption = None,
     lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     allow_pickle: AllowPickleOption = False,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts, one a line; the model's own when left out.")
@@ -76,7 +78,7 @@ def sensitivity(
     plot = out.with_suffix(".png")
     for file in (*files.values(), *([plot] if compare else [])):
         refuse_existing(file, force)
-    opened = s2p_mobile.load(model, size=size, lora=lora or (), allow_pickle=allow_pickle)
+    opened = s2p_mobile.load(model, size=size, lora=lora or (), embedding=embedding or ())
     results = []
     for name, file in files.items():
         result = s2p_mobile.sensitivity(

@@ -54,6 +54,8 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         write_checkpoint_tensors(folder, unet.layers, floats | dict(unet.floats), tables, unet.general, _time_network(time))
         for name in model.family.folders:
             shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+        for table in model.conditioner.tables:
+            table.write(folder)
         advance()
     golden = _write_golden(job, folder)
     manifest = CheckpointManifest(
@@ -99,7 +101,7 @@ def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
             encoded = conditioner.encode(text, guided=job.guidance > 1)
             latents = final_states(artist, encoded.conditions, [seed])
             recorded = {
-                "token_ids": encoded.token_ids,
+                **encoded.token_ids,
                 "initial_latents": initial_latents(job.plan, seed, job.latent_shape),
                 "fp_latents": latents,
                 "fp_image": artist.decode(latents),

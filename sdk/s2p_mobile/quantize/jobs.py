@@ -35,6 +35,7 @@ def make_job(
     subset_seed: int | None = None,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
@@ -69,9 +70,17 @@ def make_job(
     if resume:
         require_resumable(method)
     session = open_session(
-        source, size=size, lora=lora, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
-        device=device, seed=seed,
-    )  # fmt: skip
+        source,
+        size=size,
+        lora=lora,
+        embedding=embedding,
+        allow_pickle=allow_pickle,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        device=device,
+        seed=seed,
+    )
     chosen = recipe_for(method, named or load_recipe(session.model.family.recipe))
     if chosen.mixed is not None:
         ESTIMATORS.get(chosen.mixed.ranking)

@@ -27,7 +27,11 @@ def default_checkpoint(model: Model) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="s2p-mobile-") as scratch:
         folder = Path(scratch) / model.name
         shutil.copytree(stored, folder, copy_function=shutil.copyfile)
-        for name in model.family.folders:
-            if not (folder / name).exists():
-                shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+        missing = [name for name in model.family.folders if not (folder / name).exists()]
+        for name in missing:
+            shutil.copytree(model.folder / name, folder / name, copy_function=shutil.copyfile)
+        # As quantize wrote them when it recorded their checksums.
+        for table in model.conditioner.tables:
+            if Path(table.spec.vocab).parent.name in missing:
+                table.write(folder)
         yield folder

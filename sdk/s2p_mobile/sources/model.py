@@ -11,8 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from s2p_converters.core.resources import load_bytes, parameter_count, require_disk, require_memory
-from s2p_mobile.demo import DEMO_MODEL
+from s2p_converters.core.resources import load_bytes, require_memory
 from s2p_mobile.sources.components import Components
 from s2p_mobile.sources.defaults import ModelDefaults, read_defaults
 from s2p_mobile.sources.families import (
@@ -25,19 +24,13 @@ from s2p_mobile.sources.families import (
     refuse_pipeline,
 )
 from s2p_mobile.sources.guidance import fold_guidance
-from s2p_mobile.sources.lora import COMPONENTS, fuse, parse_lora
 from s2p_mobile.sources.modules import load_module, read_json
-from s2p_mobile.sources.origin import mark_origin, title
-from s2p_mobile.sources.pixel_size import PixelSize, SizeLike, latent_size, pixel_size
-from s2p_mobile.sources.places import locate
-from s2p_mobile.sources.staging import needs_staging, write_staged
-from s2p_mobile.sources.weight_folder import check_links, check_weights
+from s2p_mobile.sources.pixel_size import PixelSize, latent_size, pixel_size
+from s2p_mobile.sources.weight_folder import check_weights
 from s2p_runtime.bundle import LatentSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
-
-__all__ = ["Model", "as_model", "open_model"]
 
 _GIVE = "give a diffusers folder or a .safetensors file, or none for the built-in model"
 
@@ -215,79 +208,3 @@ def _require_folders(folder: Path, parts: Sequence[str]) -> None:
     for part in parts:
         if not (folder / part).is_dir():
             raise S2PError(f"{folder} lacks {part}/", "export the model again with diffusers")
-
-
-def open_model(
-    source: str | Path | None,
-    size: PixelSize | None = None,
-    loras: Sequence[str | Path] | str | Path = (),
-    allow_pickle: bool = False,
-) -> Model:
-    """Open a model: a diffusers folder, a single file, or a hub id that was downloaded before; None is the built-in demo model.
-
-    A single file, a folder with pickled weights, and a model with LoRA is written as a diffusers folder in the system's temporary
-    folder (``TMPDIR``) and removed with the model.
-
-    Args:
-        size: of the pictures; the model's own when None.
-        loras: ``FILE[:scale]`` each, fused in their order.
-        allow_pickle: read pickled weights, by torch's weights-only reader, and say so in a note.
-
-    Raises:
-        S2PError: as :class:`Model`; a bad file; a link out of the folder; pickled weights that are not allowed; too little disk.
-    """
-    given, hub_name = (DEMO_MODEL, None) if source is None else locate(source)
-    files = [loras] if isinstance(loras, str | Path) else loras
-    parsed = [parse_lora(str(text)) for text in files]
-    if given.is_dir():
-        check_links(given)
-    staged = needs_staging(given, allow_pickle)
-    if not staged and not parsed:
-        return Model(given, size, hub_name)
-    # A finished checkpoint in the folder is of the weights without LoRA.
-    defaults = None if given.is_file() else replace(read_defaults(given), checkpoint=None)
-    name = hub_name or (defaults.name or given.resolve().name if defaults else given.stem)
-    if not staged:
-        Model(given, size, name)  # says what is wrong before anything is written
-    scratch = TemporaryDirectory(prefix="s2p-mobile-")
-    try:
-        path = write_staged(given, _stage(scratch, "model"), allow_pickle) if staged else given
-        for index, (file, scale) in enumerate(parsed):
-            fused = _stage(scratch, f"lora-{index}")
-            needed = 4 * sum(parameter_count(path / part) for part in COMPONENTS)
-            require_disk(fused, needed, f"fusing {file.name}", "set TMPDIR to a folder on a larger disk")
-            fuse(path, fused, file, scale)
-            mark_origin(fused, f"{title(path)} with {file.name}")
-            path, name = fused, f"{name}+{file.stem}"
-        model = Model(path, size, name, defaults=defaults)
-    except BaseException:
-        scratch.cleanup()
-        raise
-    model.scratch = scratch
-    return model
-
-
-def as_model(
-    source: Model | str | Path | None,
-    size: SizeLike | None = None,
-    lora: Sequence[str | Path] | str | Path = (),
-    allow_pickle: bool = False,
-) -> Model:
-    """A model, opened unless it is; ``allow_pickle`` is of no matter then.
-
-    Raises:
-        S2PError: as :func:`open_model`; another size, or LoRA, for a model that is open already.
-    """
-    wanted = PixelSize.of(size)
-    if not isinstance(source, Model):
-        return open_model(source, wanted, lora, allow_pickle)
-    if lora or (wanted is not None and wanted != source.picture_size):
-        what = "lora" if lora else "size"
-        raise S2PError(f"the model {source.name} is open already", f"give `{what}` where it is loaded", what)
-    return source
-
-
-def _stage(scratch: TemporaryDirectory[str], name: str) -> Path:
-    folder = Path(scratch.name) / name
-    folder.mkdir()
-    return folder

@@ -12,11 +12,12 @@ import importlib
 import io
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from s2p_runtime.conditioning import tokens_dropped
 from s2p_runtime.errors import S2PError
 from s2p_runtime.tokenizer import ClipTokenizer
 
@@ -123,10 +124,14 @@ def _column(path: Path, names: list[str]) -> str:
     raise S2PError(f"prompt file {path} has no column {' or '.join(_COLUMNS)}", f"it has {', '.join(names) or 'none'}")
 
 
-def long_prompts(prompts: Iterable[str], tokenizer: ClipTokenizer) -> list[str]:
-    """One warning for each prompt that the text encoder will not see whole."""
-    dropped = ((prompt, tokenizer.tokens_dropped(prompt)) for prompt in prompts)
-    longest = tokenizer.spec.max_length - 2
+def long_prompts(prompts: Iterable[str], tokenizers: Mapping[str, ClipTokenizer]) -> list[str]:
+    """One warning for each prompt that a text encoder will not see whole.
+
+    Args:
+        tokenizers: of a model, see :attr:`~s2p_mobile.sources.families.Conditioner.tokenizers`; they are of one length.
+    """
+    dropped = ((prompt, tokens_dropped(tokenizers, prompt)) for prompt in prompts)
+    longest = next(iter(tokenizers.values())).spec.max_length - 2
     return [
         f"prompt {prompt!r} is cut: {count} tokens over the tokenizer's {longest}; shorten it"
         for prompt, count in dropped

@@ -10,7 +10,8 @@ import torch
 
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.sources.device import choose_device
-from s2p_mobile.sources.model import Model, as_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import as_model
 from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
@@ -45,6 +46,7 @@ def open_session(
     *,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
+    embedding: Sequence[str | Path] = (),
     allow_pickle: bool = False,
     scheduler: str | None = None,
     steps: int | None = None,
@@ -58,19 +60,19 @@ def open_session(
         source: model, diffusers folder or ``.safetensors`` file; None is the built-in model.
         size: of the pictures; the model's own when None.
         lora: ``FILE[:scale]`` each, fused into the weights in their order.
-        allow_pickle: read pickled weights, by torch's weights-only reader.
+        embedding: textual inversions, ``FILE[:word]`` each.
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. A latent consistency model takes it into its time path.
         device: as :func:`~s2p_mobile.sources.device.choose_device`.
 
     Raises:
-        S2PError: a bad model, LoRA, size, scheduler or device; steps, guidance or seed out of range; size or LoRA for a model
-            that is open already.
+        S2PError: a bad model, LoRA, embedding, size, scheduler or device; steps, guidance or seed out of range; size, LoRA or
+            embedding for a model that is open already.
     """
     chosen = choose_device(device)
     check_numbers(steps, guidance, seed)
-    model = as_model(source, size, lora, allow_pickle)
+    model = as_model(source, size, lora, embedding, allow_pickle)
     if guidance is not None and model.embedded_guidance is not None and guidance != model.embedded_guidance:
         model = model.with_embedded_guidance(guidance)
     return Session(

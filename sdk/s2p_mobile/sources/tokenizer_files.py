@@ -1,58 +1,216 @@
-"""Tokenizer folders of a model in diffusers layout."""
+"""Tokenizer folders of a model, opened with transformers; what that gives becomes a table that every runtime reads."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from s2p_mobile.sources.modules import read_json
-from s2p_runtime.bundle import TokenizerSpec
+from s2p_mobile.sources.telling_texts import telling_texts
 from s2p_runtime.errors import S2PError
+from s2p_runtime.quiet import quiet_import
+from s2p_runtime.tokenizer import ClipTokenizer
+from s2p_runtime.tokenizer_spec import MAX_ADDED_TOKENS, AddedToken, TokenizerSpec
+
+MAX_FILE_BYTES = 32 << 20
+"""Of a file of a tokenizer. CLIP's largest, tokenizer.json, has 4 MB."""
+_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "vocab.json", "merges.txt")
+_AGAIN = "export the model again with diffusers"
+_CLIP = "give a model with CLIP's tokenizer"
 
 
-def require_words(folder: Path, encoder: str) -> None:
+@dataclass(frozen=True)
+class TokenizerTable:
+    """A tokenizer as the runtimes take it.
+
+    Attributes:
+        vocab: token -> id.
+        merges: pairs of tokens, most frequent first.
+        spec: all else; its paths are relative to the model.
+    """
+
+    vocab: Mapping[str, int]
+    merges: Sequence[tuple[str, str]]
+    spec: TokenizerSpec
+
+    @cached_property
+    def tokenizer(self) -> ClipTokenizer:
+        """The runtime's own."""
+        return ClipTokenizer(self.vocab, self.merges, self.spec)
+
+    def write(self, folder: Path) -> None:
+        """Write ``vocab.json`` and ``merges.txt`` below ``folder``, where ``spec`` has them."""
+        words = dict(sorted(self.vocab.items(), key=lambda item: item[1]))
+        (folder / self.spec.vocab).write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+        lines = "\n".join(["#version: 0.2", *(f"{left} {right}" for left, right in self.merges)])
+        (folder / self.spec.merges).write_bytes(f"{lines}\n".encode())
+
+
+def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:
+    """What :func:`read_tokenizer` says about a tokenizer."""
+    return read_tokenizer(folder, positions).spec
+
+
+def require_words(table: TokenizerTable, encoder: str, words: int) -> None:
     """Refuse a tokenizer with ids that its text encoder has no embedding of.
+
+    Args:
+        words: rows of the encoder's embedding.
 
     Raises:
         S2PError: as described.
     """
-    words = read_json(folder / encoder / "config.json").get("vocab_size")
-    vocabulary = folder / encoder.replace("text_encoder", "tokenizer") / "vocab.json"
-    if words is None or not vocabulary.is_file():
-        return
-    needed = 1 + max((number for number in read_json(vocabulary).values() if isinstance(number, int)), default=-1)
+    needed = 1 + max((*table.vocab.values(), *(token.id for token in table.spec.added_tokens)))
     if needed > words:
         raise S2PError(
-            f"the vocabulary of {vocabulary.parent} has {needed} words but {encoder}/ knows {words}",
+            f"the vocabulary of {Path(table.spec.vocab).parent} has {needed} words but {encoder}/ knows {words}",
             "export the model again with diffusers, tokenizer and text encoder together",
         )
 
 
-def tokenizer_spec(folder: Path, positions: int) -> TokenizerSpec:
-    """Tokenizer settings of a diffusers ``tokenizer`` folder; file names are relative to a bundle.
+def read_tokenizer(folder: Path, positions: int, entry: object = None) -> TokenizerTable:
+    """The tokenizer in a folder, with the class that diffusers would take, from local files and without code of the model's own.
+
+    Args:
+        positions: of the text encoder; texts are no longer.
+        entry: what ``model_index.json`` says about it, ``[library, class]``; transformers' CLIPTokenizer when None.
 
     Raises:
-        S2PError: vocabulary or a special token missing.
+        S2PError: a file missing, damaged or too large, too many added tokens, a tokenizer that wants code run, one that is not
+            CLIP's byte-pair tokenizer (says in what), or one that the runtime would not repeat.
     """
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise S2PError(f"{folder} lacks {name}", "export the model again with diffusers")
-    vocab = read_json(folder / "vocab.json")
-    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    theirs = open_tokenizer(folder, entry)
+    state = json.loads(theirs.backend_tokenizer.to_str())
+    _require_clip(folder, state)
+    merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in state["model"]["merges"]]
+    if odd := next((pair for pair in merges if any(token.split() != [token] for token in pair)), None):
+        raise S2PError(f"{folder} has a merge with white space, {odd[0]!r} and {odd[1]!r}", _CLIP)
+    table = TokenizerTable(state["model"]["vocab"], merges, _spec(folder, theirs, state["added_tokens"], positions))
+    _require_same_ids(folder, theirs, table)
+    return table
 
-    def token_id(key: str, default: str) -> int:
-        token = config.get(key, default)
-        text = token["content"] if isinstance(token, dict) else token
-        if text not in vocab:
-            raise S2PError(f"{folder}/vocab.json lacks the {key} {text!r}", "export the model again with diffusers")
-        return int(vocab[text])
 
-    eos = token_id("eos_token", "<|endoftext|>")
+def open_tokenizer(folder: Path, entry: object = None) -> Any:
+    """transformers' tokenizer of a folder.
+
+    Args:
+        entry: as for :func:`read_tokenizer`.
+
+    Raises:
+        S2PError: as :func:`read_tokenizer`, but for what is no concern of transformers.
+    """
+    _check_files(folder)
+    try:
+        with quiet_import(), contextlib.redirect_stderr(io.StringIO()):
+            tokenizer = _class(folder, entry).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except S2PError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise S2PError(f"{folder} cannot be opened with transformers ({lines[0]})", _AGAIN) from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise S2PError(f"{folder} is opened by {type(tokenizer).__name__}, which is no CLIP tokenizer", _CLIP)
+    return tokenizer
+
+
+def _class(folder: Path, entry: object) -> Any:
+    import transformers
+
+    library, name = entry if isinstance(entry, list) and len(entry) == 2 else ("transformers", "CLIPTokenizer")
+    found = getattr(transformers, str(name), None) if library == "transformers" else None
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)):
+        raise S2PError(f"model_index.json wants {library}.{name} for {folder}, which is no tokenizer of transformers", _CLIP)
+    return found
+
+
+def _check_files(folder: Path) -> None:
+    """Look at what transformers would read before it does."""
+    found = {name: folder / name for name in _FILES if (folder / name).is_file()}
+    for name, path in found.items():
+        if path.stat().st_size > MAX_FILE_BYTES:
+            size = path.stat().st_size / 2**20
+            raise S2PError(f"{path} has {size:.0f} MiB, and no {name} of CLIP's has more than {MAX_FILE_BYTES >> 20}", _CLIP)
+    # Without its files transformers makes a tokenizer of three words and says nothing.
+    if "tokenizer.json" not in found:
+        for name in ("vocab.json", "merges.txt"):
+            if name not in found:
+                raise S2PError(f"{folder} lacks {name}, and has no tokenizer.json", _AGAIN)
+    content = {name: read_json(path) for name, path in found.items() if path.suffix == ".json"}
+    config, whole = content.get("tokenizer_config.json", {}), content.get("tokenizer.json", {})
+    if "auto_map" in config:
+        raise S2PError(f"{folder} wants code of its own run (auto_map in tokenizer_config.json)", _CLIP)
+    # transformers' CLIPTokenizer takes the words of any model for those of a BPE.
+    model = whole.get("model")
+    kind = model.get("type", "BPE") if isinstance(model, dict) else "BPE"
+    if kind != "BPE":
+        raise S2PError(f"{folder} is no CLIP tokenizer (its model is {kind}, CLIP's BPE)", _CLIP)
+    lists = (content.get("added_tokens.json"), config.get("added_tokens_decoder"), whole.get("added_tokens"))
+    added = max((len(tokens) for tokens in lists if isinstance(tokens, list | dict)), default=0)
+    if added > MAX_ADDED_TOKENS:
+        raise S2PError(f"{folder} has {added} added tokens, more than {MAX_ADDED_TOKENS}", _CLIP)
+
+
+def _require_clip(folder: Path, state: Mapping[str, Any]) -> None:
+    """Hold the kind of a tokenizer against CLIP's, which transformers builds from nothing."""
+    with quiet_import():
+        from transformers import CLIPTokenizer
+    clip = json.loads(CLIPTokenizer().backend_tokenizer.to_str())
+    model, own = state["model"], clip["model"]
+    if model["type"] != own["type"]:
+        raise S2PError(f"{folder} is no CLIP tokenizer (its model is {model['type']}, CLIP's {own['type']})", _CLIP)
+    for key, value in own.items():
+        if key not in ("vocab", "merges", "unk_token") and model.get(key) != value:
+            raise S2PError(f"{folder} is no CLIP tokenizer (its {key} is {model.get(key)!r}, CLIP's {value!r})", _CLIP)
+    for part in ("normalizer", "pre_tokenizer"):
+        if state[part] != clip[part]:
+            raise S2PError(f"{folder} is no CLIP tokenizer (its {part} is {_kinds(state[part])}, another than CLIP's)", _CLIP)
+
+
+def _kinds(part: Mapping[str, Any] | None) -> str:
+    if part is None:
+        return "none"
+    inner = next((value for value in part.values() if isinstance(value, list)), [])
+    return "+".join(_kinds(each) for each in inner) or str(part.get("type"))
+
+
+def _spec(folder: Path, theirs: Any, added: Sequence[Mapping[str, Any]], positions: int) -> TokenizerSpec:
+    if len(added) > MAX_ADDED_TOKENS:
+        raise S2PError(f"{folder} has {len(added)} added tokens, more than {MAX_ADDED_TOKENS}", _CLIP)
+    for what, side in (("fills", theirs.padding_side), ("cuts", theirs.truncation_side)):
+        if side != "right":
+            raise S2PError(f"{folder} {what} texts on the {side}, the runtime on the right", _CLIP)
+    if theirs.model_max_length < 2:
+        raise S2PError(
+            f"{folder} gives texts {theirs.model_max_length} tokens", "correct model_max_length of tokenizer_config.json"
+        )
+    ids = {name: getattr(theirs, f"{name}_token_id") for name in ("bos", "eos", "unk", "pad")}
+    if missing := [name for name, number in ids.items() if number is None]:
+        raise S2PError(f"{folder} has no {missing[0]}_token", _AGAIN)
     return TokenizerSpec(
         kind="clip",
-        vocab="tokenizer/vocab.json",
-        merges="tokenizer/merges.txt",
-        max_length=min(int(config.get("model_max_length", positions)), positions),
-        bos_id=token_id("bos_token", "<|startoftext|>"),
-        eos_id=eos,
-        pad_id=token_id("pad_token", "<|endoftext|>"),
+        vocab=f"{folder.name}/vocab.json",
+        merges=f"{folder.name}/merges.txt",
+        max_length=int(min(theirs.model_max_length, positions)),
+        **{f"{name}_id": number for name, number in ids.items()},
+        added_tokens=tuple(AddedToken.model_validate(dict(token)) for token in added),
     )
+
+
+def _require_same_ids(folder: Path, theirs: Any, table: TokenizerTable) -> None:
+    """Compare both tokenizers on texts that tell them apart: what the runtime would read otherwise is refused here."""
+    texts, length = telling_texts(table.spec), table.spec.max_length
+    try:
+        wanted = theirs(texts, padding="max_length", max_length=length, truncation=True)["input_ids"]
+    except Exception as error:
+        raise S2PError(f"{folder} cannot read texts ({str(error).strip().splitlines()[0]})", _AGAIN) from error
+    own = table.tokenizer
+    for text, ids in zip(texts, wanted, strict=True):
+        if own.frame(own.tokenize(text)) != ids:
+            shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
+            raise S2PError(f"{folder} reads {shown} otherwise than the runtime's CLIP tokenizer", _CLIP)

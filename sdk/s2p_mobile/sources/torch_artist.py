@@ -59,7 +59,7 @@ class TorchArtist:
 
     def tokens_dropped(self, prompt: str) -> int:
         """See :class:`s2p_runtime.artist.Artist`."""
-        return self._components.conditioner.tokenizer.tokens_dropped(prompt)
+        return self._components.conditioner.tokens_dropped(prompt)
 
 
 def model_artist(model: Model, plan: SamplingPlan, guidance: float, device: torch.device | str = "cpu") -> TorchArtist:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from s2p_converters.core.graph import Operators, StepUNet, UNetStructure, split_shortcuts
 from s2p_mobile.sources.components import Components
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.predictor import Array32, Predictor
+from s2p_runtime.conditioning import TokenIds
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.walker import Walker, guide_runs
 
@@ -41,13 +41,13 @@ class Prompt:
     """An encoded prompt.
 
     Attributes:
-        token_ids: int32 [B, N], unconditional first when guidance is on (B = 2).
+        token_ids: of B texts, unconditional first when guidance is on (B = 2).
         conditions: what the denoiser is told, float32 [B, ...] each.
     """
 
     text: str
     seed: int
-    token_ids: NDArray[np.int32]
+    token_ids: TokenIds
     conditions: tuple[Array32, ...]
 
 

@@ -15,7 +15,7 @@ from s2p_converters.core.checkpoint import MANIFEST_NAME
 from s2p_mobile.cli.app import run
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_runtime.bundle import BundleManifest, file_entries
 
 Fails = Callable[..., str]

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_runtime.bundle import file_entries
 
 

@@ -12,7 +12,8 @@ from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.judge.evaluation import EvaluationSource, open_evaluation
 from s2p_mobile.judge.evaluation.drawing import draw
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.session import open_session
 from s2p_mobile.sources.torch_artist import TorchArtist
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from s2p_mobile.judge.evaluation import EvaluationSource, evaluate
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
 from s2p_runtime.plan import PlanCall, SamplingPlan

@@ -23,7 +23,8 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.quantize.recipes import ActivationRule, Recipe, WeightRule
 from s2p_mobile.sources.defaults import DEFAULTS_NAME
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.session import Session
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.bundle import Bundle, BundleManifest, GoldenRun, PictureSize, QuantizationSummary, file_entries

@@ -11,7 +11,8 @@ import pytest
 from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.judge.evaluation import PictureCache, default_cache_folder
 from s2p_mobile.judge.evaluation.drawing import Drawings
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_runtime.plan import SamplingPlan
 
 PROMPTS, SEEDS = ["one", "two"], [4, 5]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.prompts import long_prompts, read_prompts
 from s2p_runtime.errors import S2PError
 
@@ -54,7 +54,7 @@ def test_refuses_missing_files_and_folders(tmp_path: Path) -> None:
 
 def test_names_prompts_over_the_tokenizers_length() -> None:
     """The demo tokenizer holds 14 tokens between its frame, and ``apple`` is one token."""
-    tokenizer = open_model(None).conditioner.tokenizer
-    warnings = long_prompts([" ".join(["apple"] * 14), " ".join(["apple"] * 17)], tokenizer)
+    tokenizers = open_model(None).conditioner.tokenizers
+    warnings = long_prompts([" ".join(["apple"] * 14), " ".join(["apple"] * 17)], tokenizers)
     assert len(warnings) == 1
     assert "apple apple" in warnings[0] and "3 tokens over the tokenizer's 14" in warnings[0]

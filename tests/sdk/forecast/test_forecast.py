@@ -28,7 +28,7 @@ from s2p_mobile.quantize.student import StudentSpec
 from s2p_mobile.quantize.student.network import student_shape
 from s2p_mobile.quantize.student.student import build_student
 from s2p_mobile.quantize.training.memory import saved_bytes
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.trajectory import float_unet
 
 SETTINGS: dict[str, Any] = {"steps": 3, "device": "cpu"}
@@ -85,7 +85,7 @@ def test_latents_take_the_foreseen_bytes(guidance: float, features: bool, tmp_pa
     wanted = LatentJob(job.model, job.plan, job.prompts[:9], guidance, 0, features=features)
     write_latents(wanted, tmp_path / "set")
     shapes = block_shapes(job.model.structure, 2) if features else {}
-    foreseen = latent_set_bytes(wanted.request, job.model.conditioner.tokens, job.model.conditioner.conditions, shapes)
+    foreseen = latent_set_bytes(wanted.request, job.model.conditioner.conditions, shapes)
     assert foreseen == sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
 
 

@@ -24,7 +24,8 @@ from s2p_mobile.quantize.recipes import Recipe
 from s2p_mobile.quantize.sensitivity import ESTIMATORS, measure
 from s2p_mobile.quantize.stages import Passes, Piece, Stage
 from s2p_mobile.quantize.stages.counting import is_inside
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.plan import SamplingPlan
 

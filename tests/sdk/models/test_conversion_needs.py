@@ -15,7 +15,7 @@ from s2p_converters.targets.coreml.needs import largest_scores
 from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 
 
 class _Full:

@@ -61,7 +61,7 @@ class WaveConditioner(Conditioner):
 
     def embed(self, token_ids):
         width = self.structure.context_dim
-        return (np.sin(token_ids[..., None] * np.arange(1, width + 1) / width).astype(np.float32),)
+        return (np.sin(token_ids["token_ids"][..., None] * np.arange(1, width + 1) / width).astype(np.float32),)
 
     def step_tables(self, unet, timesteps):
         return StepTables(time_tables(unet, timesteps))
@@ -126,7 +126,7 @@ def test_a_family_from_outside_goes_the_whole_way(
     plan = plan_for(folder / "scheduler", "ddim", 2)
     latents = write_latents(LatentJob(model, plan, PROMPTS, 3.0), tmp_path / "set")
     (waves,) = latents.conditions([1])
-    ids = model.conditioner.token_ids(["", PROMPTS[1]])
+    ids = model.conditioner.token_ids(["", PROMPTS[1]])["token_ids"]
     np.testing.assert_array_equal(waves[0].numpy(), np.sin(ids[..., None] * np.arange(1, 65) / 64).astype(np.float32))
     recipe = load_recipe("w8a8").model_copy(
         update={"calibration": load_recipe("w8a8").calibration.model_copy(update={"prompts": 2})}

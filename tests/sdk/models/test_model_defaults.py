@@ -23,7 +23,7 @@ from s2p_mobile.sources.default_checkpoint import default_checkpoint
 from s2p_mobile.sources.default_prompts import CALIBRATION_PROMPTS as ANY_MODELS_PROMPTS
 from s2p_mobile.sources.default_prompts import calibration_prompts, golden_prompts, held_out_prompts
 from s2p_mobile.sources.defaults import DEFAULTS_NAME, DefaultsFile, read_defaults
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.prompts import read_prompts
 from s2p_runtime.errors import S2PError
 

@@ -10,8 +10,9 @@ import pytest
 import s2p_mobile
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.open_source import as_bundle, as_checkpoint, is_model, open_source, source_kind
+from s2p_mobile.sources.opening import open_model
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.errors import S2PError
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from s2p_mobile.sources.gguf_file import read_gguf
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.open_source import source_kind
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_runtime.errors import S2PError
 

@@ -161,7 +161,11 @@ def test_both_targets(checkpoint: Path, model: Model, target: str, options: tupl
     folder = convert(checkpoint, target, tmp_path / "painter.s2pmobile", *options)
     bundle = open_bundle(folder)
     manifest = bundle.manifest
-    assert manifest.conditioning == model.conditioner.settings
+    # But for where the second tokenizer's files lie.
+    second = manifest.conditioning.second_tokenizer.model_copy(
+        update={name: f"tokenizer_2/{name}.{kind}" for name, kind in (("vocab", "json"), ("merges", "txt"))}
+    )
+    assert manifest.conditioning.model_copy(update={"second_tokenizer": second}) == model.conditioner.settings
     table = manifest.components["time_table"]
     assert [port.shape for port in table.inputs] == [(2, 24), (2, 6)] and table.precision == "float32"
     assert manifest.components["unet"].inputs[-1] == table.outputs[0]
@@ -169,7 +173,10 @@ def test_both_targets(checkpoint: Path, model: Model, target: str, options: tupl
     assert result.ok and {"text_encoder", "time_table", "unet", "vae_decoder"} < set(result.components)
     golden = load_file(folder / "golden" / "1.safetensors")
     # Against diffusers: both encoders' penultimate states, zeros for the unconditional branch. Text encoders of Core ML are in fp16.
-    hidden, pooled = model.conditioner.embed(golden["token_ids"][1:])
+    rows = {name: golden[name][1:] for name in ("token_ids", "second_token_ids")}
+    # One vocabulary, which the bundle holds once.
+    assert manifest.conditioning.second_tokenizer.vocab == manifest.tokenizer.vocab
+    hidden, pooled = model.conditioner.embed(rows)
     scale = 2e-2 if target == "coreml" else 1e-4
     assert np.abs(golden["text_embeddings"][1] - hidden[0]).max() < scale * np.abs(hidden).max()
     assert np.abs(golden["pooled_text"][1] - pooled[0]).max() < scale * np.abs(pooled).max()

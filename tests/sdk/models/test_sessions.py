@@ -11,7 +11,7 @@ import torch
 import s2p_mobile
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.device import choose_device
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.session import Session, open_session
 from s2p_runtime.errors import S2PError

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from s2p_converters.core.plan import plan_for
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_runtime.errors import S2PError
 
@@ -92,7 +93,7 @@ def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Pat
     settings, originals = model.conditioner.settings, original.conditioner.settings
     assert settings is not None and originals is not None
     # Of the published vocabulary, "!" is the first word.
-    assert (settings.second_pad_id, settings.zero_unconditional) == (0, True)
+    assert (settings.second_tokenizer.pad_id, settings.zero_unconditional) == (0, True)
     assert settings.time_ids == (16, 16, 0, 0, 16, 16) == originals.time_ids
     plan = plan_for(model.folder / "scheduler", None, 4)
     assert plan.prediction_type == ("v_prediction" if metadata else "epsilon")
@@ -145,7 +146,7 @@ def test_time_ids_of_another_width_are_refused(make_model: MakeModel, tmp_path: 
 def test_tokenizer_gives_clips_published_ids(make_model: MakeModel, tmp_path: Path) -> None:
     save_file(to_ldm(Model(make_model("sd1", vocab_size=WORDS))), tmp_path / "a.safetensors")
     model = open_model(tmp_path / "a.safetensors", PixelSize(16, 16))
-    ids = model.conditioner.token_ids(["a photo of a cat"])[0].tolist()
+    ids = model.conditioner.token_ids(["a photo of a cat"])["token_ids"][0].tolist()
     # The example of CLIP's documentation in transformers.
     assert ids == [49406, 320, 1125, 539, 320, 2368] + [49407] * 10
 

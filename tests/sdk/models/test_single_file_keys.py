@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from s2p_mobile.sources.ldm_config import UntoldShapeError
 from s2p_mobile.sources.ldm_text import CLIP, OPEN_CLIP, sd2_blocks, text_layout
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_runtime.errors import S2PError
 

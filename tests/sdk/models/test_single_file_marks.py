@@ -14,7 +14,8 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from safetensors.torch import save_file
 
 from s2p_mobile.sources.markers import Told, read_markers
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.original_yaml import read_original
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.scaled_fp8 import plain_numbers

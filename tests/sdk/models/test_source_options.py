@@ -18,7 +18,8 @@ from s2p_mobile.cli.app import run
 from s2p_mobile.judge.artist import draw_with, open_artist
 from s2p_mobile.judge.evaluation import open_evaluation
 from s2p_mobile.quantize.sensitivity import read_sensitivity
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.session import open_session
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet

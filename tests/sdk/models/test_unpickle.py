@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from s2p_mobile.cli.app import run
-from s2p_mobile.sources.model import Model, open_model
+from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.unpickle import convert, main, read_pickle
 from s2p_runtime.errors import S2PError, S2PWarning

@@ -17,7 +17,7 @@ from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.variants import weights_variant
 from s2p_converters.targets.float_modules import decoder_module
 from s2p_mobile.cli.app import run
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_runtime.errors import S2PError
 
 MakeModel = Callable[..., Path]

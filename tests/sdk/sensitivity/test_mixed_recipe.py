@@ -7,7 +7,7 @@ import pytest
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
 from s2p_mobile.quantize.recipes import ActivationRule, CalibrationRule, MixedRule, Recipe, WeightRule
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from s2p_mobile.quantize.preparation.starting_point import planned_bits
 from s2p_mobile.quantize.recipes import CalibrationRule, MixedRule
 from s2p_mobile.quantize.sensitivity import collect_samples, measure, read_sensitivity, write_sensitivity
 from s2p_mobile.quantize.sensitivity.samples import spread_calls
-from s2p_mobile.sources.model import open_model
+from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.trajectory import encode_prompt, float_unet
 from s2p_runtime.errors import S2PError
 

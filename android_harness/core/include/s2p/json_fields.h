@@ -29,6 +29,7 @@ class Fields {
   std::string text(const std::string& name);
   /// One of `choices`.
   std::string choice(const std::string& name, const std::vector<std::string_view>& choices);
+  bool boolean(const std::string& name);
   double number(const std::string& name);
   double positive(const std::string& name);
   std::int64_t integer(const std::string& name, std::int64_t minimum,

@@ -46,18 +46,31 @@ struct LatentSpec {
   std::size_t count() const { return static_cast<std::size_t>(channels * height * width); }
 };
 
+/// A token that is cut out of a text before the rest is split into words, see AddedTokens.
+struct AddedToken {
+  std::string content;
+  std::int32_t id;
+  bool special;      ///< of two with the same spelling it comes first
+  bool lstrip;       ///< white space before it goes with it
+  bool rstrip;       ///< white space behind it goes with it
+  bool single_word;  ///< it counts only where no letter, mark, digit or underscore touches it
+  bool normalized;   ///< it is looked for in normalized text
+};
+
 struct TokenizerSpec {
   std::string vocab;
   std::string merges;
   std::size_t max_length;
   std::int32_t bos_id;
   std::int32_t eos_id;
+  std::int32_t unk_id;  ///< for a byte that the vocabulary lacks
   std::int32_t pad_id;
+  std::vector<AddedToken> added_tokens;
 };
 
-/// What a family with two text encoders (SDXL) adds to a prompt: the second encoder's padding, and what makes the time table.
+/// What a family with two text encoders (SDXL) adds to a prompt: the second encoder's tokenizer, and what makes the time table.
 struct Conditioning {
-  std::int32_t second_pad_id;
+  TokenizerSpec second_tokenizer;
   bool zero_unconditional;
   /// Original height and width, top and left of the crop, target height and width.
   std::array<float, 6> time_ids;

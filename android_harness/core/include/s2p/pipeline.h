@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -75,7 +76,7 @@ class Pipeline {
   void finished_chunk(const std::string& name);
   std::vector<float> call_unet(std::map<std::string, TensorView> known);
   Conditions embed(const std::string& prompt);
-  Conditions embed_pooled(const std::vector<std::vector<std::int32_t>>& texts);
+  Conditions embed_pooled(const std::vector<std::string>& texts);
   std::vector<float> denoise_latents(const Conditions& conditions, std::uint64_t seed, ImageTimings& timings,
                                      const OnCall& on_call);
   Picture decode(const std::vector<float>& latents);
@@ -87,6 +88,7 @@ class Pipeline {
   Residency residency_;
   Chunks chunks_;
   ClipTokenizer tokenizer_;
+  std::optional<ClipTokenizer> second_tokenizer_;  ///< with two text encoders
   std::map<std::string, std::unique_ptr<Program>> programs_;
   std::map<std::string, double> load_ms_;
 };

@@ -2,13 +2,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
+#include "s2p/added_tokens.h"
 #include "s2p/manifest.h"
 
 namespace s2p {
@@ -23,7 +22,7 @@ class ClipTokenizer {
   /// The same from the files' texts; the names are for messages.
   static ClipTokenizer parse(std::string_view vocab, std::string_view merges, const TokenizerSpec& spec);
 
-  /// bos, at most max_length - 2 tokens of `text`, eos, then pad up to max_length.
+  /// Words of several vectors are written out first. bos, at most max_length - 2 tokens of `text`, eos, then pad up to max_length.
   /// Throws Error(bad_input) when `text` is not UTF-8.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
@@ -36,20 +35,20 @@ class ClipTokenizer {
     std::int32_t joined;
   };
 
-  explicit ClipTokenizer(const TokenizerSpec& spec) : spec_(spec) {}
+  explicit ClipTokenizer(const TokenizerSpec& spec) : spec_(spec), added_(spec.added_tokens) {}
   void read_vocabulary(std::string_view text);
   void read_merges(std::string_view text);
   void add_merge(const std::string& left, const std::string& right, std::size_t line);
-  void find_special_tokens();
+  void check_ids() const;
   const Merge* find_merge(std::int32_t left, std::int32_t right) const;
-  void append_text(std::u32string_view text, std::vector<std::int32_t>& ids) const;
+  std::vector<std::int32_t> ids_of(std::u32string_view text) const;
   void append_word(std::u32string_view word, std::vector<std::int32_t>& ids) const;
   void join(std::vector<std::int32_t>& ids) const;
 
   TokenizerSpec spec_;
+  AddedTokens added_;
   std::unordered_map<std::string, std::int32_t> vocabulary_;
   std::unordered_map<std::uint64_t, Merge> merges_;
-  std::vector<std::pair<std::u32string, std::int32_t>> special_;  ///< longest first
 };
 
 }  // namespace s2p

@@ -18,6 +18,10 @@ bool is_white_space(char32_t c);
 /// Letter (general category L), number (N), U+0020, or anything else.
 Kind kind(char32_t c);
 
+/// Whether a character belongs to a word for tokens that stand alone: alphabetic, marks, decimal numbers, connecting punctuation and
+/// the two joiners.
+bool in_word(char32_t c);
+
 /// Lower case of one character, without context; up to three characters.
 std::u32string lower(char32_t c);
 

@@ -124,6 +124,9 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
     notes = []
     if manifest.tokenizer.pad_id != manifest.tokenizer.eos_id:
         notes.append(f"the pipeline pads prompts with {_EOS}, this model was trained with token {manifest.tokenizer.pad_id}")
+    frame = {manifest.tokenizer.bos_id, manifest.tokenizer.eos_id, manifest.tokenizer.pad_id}
+    if learned := [token.content for token in manifest.tokenizer.added_tokens if token.id not in frame]:
+        notes.append(f"the pipeline knows no added tokens and reads {learned[0]} letter by letter")
     scheduler, spacing, steps = _matching_schedule(plan.timesteps)
     if scheduler is None:
         notes.append("no scheduler of the pipeline visits every call of the plan once; each timestep uses the nearest call")

@@ -46,55 +46,6 @@ public struct LatentSpec: Codable, Equatable, Sendable {
     }
 }
 
-/// A CLIP byte-pair tokenizer: paths in the bundle and the ids that frame a prompt.
-public struct TokenizerSpec: Codable, Equatable, Sendable {
-    public enum Kind: String, Codable, Sendable {
-        case clip
-    }
-
-    public let kind: Kind
-    public let vocab: String
-    public let merges: String
-    public let maxLength: Int
-    public let bosID: Int
-    public let eosID: Int
-    public let padID: Int
-
-    enum CodingKeys: String, CodingKey {
-        case kind, vocab, merges
-        case maxLength = "max_length"
-        case bosID = "bos_id"
-        case eosID = "eos_id"
-        case padID = "pad_id"
-    }
-}
-
-/// What a family with two text encoders (SDXL) adds to a prompt: the second encoder's padding, and what makes the time table.
-public struct Conditioning: Codable, Equatable, Sendable {
-    public let secondPadID: Int
-    /// The unconditional branch gets zeros in place of the encoded empty text.
-    public let zeroUnconditional: Bool
-    /// Original height and width, top and left of the crop, target height and width.
-    public let timeIDs: [Double]
-
-    enum CodingKeys: String, CodingKey {
-        case secondPadID = "second_pad_id"
-        case zeroUnconditional = "zero_unconditional"
-        case timeIDs = "time_ids"
-    }
-
-    /// Token ids of the same text for the second text encoder: behind the first end of text its own padding.
-    public func secondTokenIDs(_ ids: [Int32], eosID: Int) -> [Int32] {
-        guard let end = ids.firstIndex(of: Int32(truncatingIfNeeded: eosID)) else { return ids }
-        return ids.enumerated().map { $0.offset > end ? Int32(truncatingIfNeeded: secondPadID) : $0.element }
-    }
-
-    func validate() throws(ContractViolation) {
-        try require(secondPadID >= 0, "conditioning.second_pad_id", "must not be negative")
-        try require(timeIDs.count == 6, "conditioning.time_ids", "must be six numbers")
-    }
-}
-
 /// How one layer of the U-Net is stored.
 public struct LayerSummary: Codable, Equatable, Sendable {
     public enum Kind: String, Codable, Sendable {
@@ -211,9 +162,8 @@ public struct BundleManifest: Contract {
         try plan.validate()
         try require(latents.channels >= 1 && latents.height >= 1 && latents.width >= 1, "latents", "sizes must be at least 1")
         try require(latents.scalingFactor > 0, "latents.scaling_factor", "must be above 0")
-        try require(tokenizer.maxLength >= 2, "tokenizer.max_length", "must be at least 2")
-        let ids = [tokenizer.bosID, tokenizer.eosID, tokenizer.padID]
-        try require(ids.allSatisfy { $0 >= 0 }, "tokenizer", "ids must not be negative")
+        try tokenizer.validate("tokenizer")
+        try conditioning?.validate(length: tokenizer.maxLength)
         try validateQuantization()
         for (path, entry) in files.sorted(by: { $0.key < $1.key }) {
             try require(isSHA256(entry.sha256), "files.\(path).sha256", "is no SHA-256")
@@ -228,12 +178,12 @@ public struct BundleManifest: Contract {
             let plain = !run.id.isEmpty && run.id.utf8.allSatisfy { (97...122).contains($0) || (48...57).contains($0) || $0 == 45 }
             try require(plain, "golden", "id '\(run.id)' must be of a-z, 0-9 and -")
         }
-        for path in [tokenizer.vocab, tokenizer.merges] + golden.map(\.path) {
+        let words = ([tokenizer] + (conditioning.map { [$0.secondTokenizer] } ?? [])).flatMap { [$0.vocab, $0.merges] }
+        for path in words + golden.map(\.path) {
             try require(files[path] != nil, "files", "file \(path) is not listed")
         }
         try validateSizes()
         try validateChunks()
-        try conditioning?.validate()
         let goTogether = (conditioning != nil) == (components["time_table"] != nil)
         try require(goTogether, "conditioning", "goes with a component time_table")
     }

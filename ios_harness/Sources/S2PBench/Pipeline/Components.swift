@@ -16,7 +16,7 @@ public protocol TextEncoding: PipelineComponent {
     ///
     /// - Parameters:
     ///   - tokenIDs: as above.
-    ///   - second: the same text for the second encoder, see `Conditioning.secondTokenIDs`.
+    ///   - second: the same text for the second encoder, by its own tokenizer.
     /// - Returns: hidden states [1, N, D] and pooled text [1, P].
     func encodePooled(_ tokenIDs: [Int32], second: [Int32]) async throws -> (hidden: Tensor, pooled: Tensor)
 }

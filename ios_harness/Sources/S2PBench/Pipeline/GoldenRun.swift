@@ -3,6 +3,8 @@ public struct GoldenRun: Sendable {
     public let spec: GoldenRunSpec
     /// B rows of N ids.
     public let tokenIDs: [[Int32]]
+    /// The same texts by the second tokenizer; empty with one text encoder.
+    public let secondTokenIDs: [[Int32]]
     /// [B, N, D]
     public let textEmbeddings: Tensor
     /// [B, P], [B, 6] and [B, T, K]; nil where one time table serves all prompts.
@@ -30,11 +32,15 @@ public struct GoldenRun: Sendable {
         let length = manifest.tokenizer.maxLength
         self.spec = spec
 
-        let ids = try file.int32s("token_ids")
-        guard ids.shape == [batch, length] else {
-            throw .shapeMismatch(what: "token_ids", found: ids.shape, expected: [batch, length])
+        func rows(_ name: String) throws(BenchError) -> [[Int32]] {
+            let ids = try file.int32s(name)
+            guard ids.shape == [batch, length] else {
+                throw .shapeMismatch(what: name, found: ids.shape, expected: [batch, length])
+            }
+            return (0..<batch).map { Array(ids.data[$0 * length..<($0 + 1) * length]) }
         }
-        tokenIDs = (0..<batch).map { Array(ids.data[$0 * length..<($0 + 1) * length]) }
+        tokenIDs = try rows("token_ids")
+        secondTokenIDs = manifest.conditioning == nil ? [] : try rows("second_token_ids")
 
         let embeddings = try file.floats("text_embeddings")
         guard embeddings.shape.count == 3, embeddings.shape.prefix(2) == [batch, length] else {

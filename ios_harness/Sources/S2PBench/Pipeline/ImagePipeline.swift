@@ -19,6 +19,8 @@ public struct ImagePipeline: Sendable {
     public let components: ComponentSet
     public let residency: Residency
     private let tokenizer: ClipTokenizer
+    /// With two text encoders.
+    private let secondTokenizer: ClipTokenizer?
     private let sampler: Sampler
     private let clock: any BenchClock
 
@@ -30,13 +32,23 @@ public struct ImagePipeline: Sendable {
         self.residency = residency
         self.clock = clock
         tokenizer = try ClipTokenizer(bundle: bundle)
+        if let conditioning = bundle.manifest.conditioning {
+            secondTokenizer = try ClipTokenizer(bundle: bundle, spec: conditioning.secondTokenizer)
+        } else {
+            secondTokenizer = nil
+        }
         sampler = Sampler(plan: bundle.manifest.plan)
     }
 
-    /// The token ids that the text encoder sees, [unconditional, conditional] or [conditional].
-    public func tokenIDs(_ prompt: String) -> [[Int32]] {
-        (bundle.manifest.batch == 2 ? ["", prompt] : [prompt]).map(tokenizer.encode)
+    /// The token ids that the (first) text encoder sees, [unconditional, conditional] or [conditional].
+    public func tokenIDs(_ prompt: String) -> [[Int32]] { texts(prompt).map(tokenizer.encode) }
+
+    /// The same for the second text encoder; empty where there is one.
+    public func secondTokenIDs(_ prompt: String) -> [[Int32]] {
+        secondTokenizer.map { texts(prompt).map($0.encode) } ?? []
     }
+
+    private func texts(_ prompt: String) -> [String] { bundle.manifest.batch == 2 ? ["", prompt] : [prompt] }
 
     /// Draws `prompt` with the bundle's plan and guidance.
     ///
@@ -47,7 +59,7 @@ public struct ImagePipeline: Sendable {
         let manifest = bundle.manifest
         let start = clock.milliseconds
         var loadMS: [String: Double] = [:]
-        let (conditions, textMS) = try await conditions(of: tokenIDs(prompt), &loadMS)
+        let (conditions, textMS) = try await conditions(of: prompt, &loadMS)
         var callMS: [Double] = []
         let initial = sampler.initialLatents(seed: seed, shape: manifest.latents.shape)
         let (latents, _) = try await stage("unet", components.unet, &loadMS) {
@@ -79,7 +91,8 @@ public struct ImagePipeline: Sendable {
         var timeTable: Tensor?
     }
 
-    private func conditions(of ids: [[Int32]], _ loadMS: inout [String: Double]) async throws -> (Conditions, Double) {
+    private func conditions(of prompt: String, _ loadMS: inout [String: Double]) async throws -> (Conditions, Double) {
+        let ids = tokenIDs(prompt)
         guard let conditioning = bundle.manifest.conditioning else {
             let (embeddings, elapsed) = try await stage("text_encoder", components.textEncoder, &loadMS) {
                 var features: [Tensor] = []
@@ -94,16 +107,15 @@ public struct ImagePipeline: Sendable {
         guard let network = components.timeTable else {
             throw BenchError.backend(component: "time_table", reason: "this backend has none for the bundle")
         }
-        let eosID = bundle.manifest.tokenizer.eosID
+        let rows = Array(zip(ids, secondTokenIDs(prompt)))
         let (texts, textMS) = try await stage("text_encoder", components.textEncoder, &loadMS) {
             // The prompt is last; zeros of its shape stand before it where the model was trained so.
             var texts: [(hidden: Tensor, pooled: Tensor)] = []
-            for row in ids.reversed() {
+            for (row, second) in rows.reversed() {
                 try Task.checkCancellation()
                 if let text = texts.first, conditioning.zeroUnconditional {
                     texts.insert((text.hidden.zeros, text.pooled.zeros), at: 0)
                 } else {
-                    let second = conditioning.secondTokenIDs(row, eosID: eosID)
                     texts.insert(try await components.textEncoder.encodePooled(row, second: second), at: 0)
                 }
             }

@@ -4,7 +4,7 @@ public enum Replay {
     public static func components(of bundle: ModelBundle) throws(BenchError) -> ComponentSet {
         let run = try recordedRun(of: bundle)
         return ComponentSet(
-            textEncoder: ReplayTextEncoder(run: run, manifest: bundle.manifest),
+            textEncoder: ReplayTextEncoder(run: run),
             timeTable: bundle.manifest.conditioning == nil ? nil : ReplayTimeTable(run: run), unet: ReplayUNet(run: run),
             decoder: ReplayDecoder(run: run, latents: bundle.manifest.latents), isReplay: true
         ) {
@@ -25,7 +25,6 @@ public enum Replay {
 
 struct ReplayTextEncoder: TextEncoding {
     let run: GoldenRun
-    let manifest: BundleManifest
 
     func load() async {}
     func unload() async {}
@@ -41,7 +40,7 @@ struct ReplayTextEncoder: TextEncoding {
 extension ReplayTextEncoder {
     func encodePooled(_ tokenIDs: [Int32], second: [Int32]) async throws -> (hidden: Tensor, pooled: Tensor) {
         guard let row = run.tokenIDs.firstIndex(of: tokenIDs), let pooled = run.pooledText,
-            second == manifest.conditioning?.secondTokenIDs(tokenIDs, eosID: manifest.tokenizer.eosID)
+            run.secondTokenIDs.indices.contains(row), second == run.secondTokenIDs[row]
         else { throw BenchError.notRecorded(what: "the features of this text") }
         return (run.textEmbeddings.rows(row..<row + 1), pooled.rows(row..<row + 1))
     }

@@ -2,7 +2,7 @@ import Foundation
 
 /// The CLIP byte-pair tokenizer, equal to transformers' `CLIPTokenizer` id for id.
 ///
-/// 1. special tokens (the texts of bos, eos and pad) are cut out as they stand;
+/// 1. words that stand for several added tokens are written out, and the added tokens are cut out (`AddedTokens`);
 /// 2. the rest is normalized and split into words (`ClipWords`);
 /// 3. the UTF-8 bytes of a word are spelled with GPT-2's 256 printable characters, `</w>` marks the last one, and
 ///    neighbours are joined in the order of the merge list (Sennrich et al., 2016);
@@ -20,27 +20,21 @@ public struct ClipTokenizer: Sendable {
     /// Id of each byte, inside a word and at its end.
     private let byteIDs, lastByteIDs: [Int]
     private let merges: [Pair: Merge]
-    /// Longest first, so that one special token may begin with another.
-    private let special: [(scalars: [Unicode.Scalar], id: Int)]
+    private let added: AddedTokens
 
     /// - Throws: `badTokenizer` when ids of `spec` or tokens of a merge are not in the vocabulary.
     public init(vocab: [String: Int], merges: [(String, String)], spec: TokenizerSpec) throws(BenchError) {
         self.spec = spec
         // Keyed by bytes: String equality follows canonical equivalence, which token text does not.
         let ids = Dictionary(vocab.map { (Array($0.key.utf8), $0.value) }, uniquingKeysWith: { first, _ in first })
-        let tokens = Dictionary(vocab.map { ($0.value, $0.key) }, uniquingKeysWith: { first, _ in first })
-        var special: [Int: [Unicode.Scalar]] = [:]
-        for id in [spec.bosID, spec.eosID, spec.padID] {
-            guard let text = tokens[id] else { throw .badTokenizer(reason: "the vocabulary has no token of id \(id)") }
-            special[id] = Array(text.unicodeScalars)
+        let known = Set(vocab.values).union(spec.addedTokens.map(\.id))
+        for id in [spec.bosID, spec.eosID, spec.unkID, spec.padID] where !known.contains(id) {
+            throw .badTokenizer(reason: "the vocabulary has no token of id \(id)")
         }
-        self.special = special.map { (scalars: $0.value, id: $0.key) }
-            .filter { !$0.scalars.isEmpty }
-            .sorted { ($0.scalars.count, $0.id) > ($1.scalars.count, $1.id) }
-        // An unknown byte becomes eos, CLIP's unknown token.
+        added = AddedTokens(spec.addedTokens)
         let spelling = byteSpelling.map { Array(String($0).utf8) }
-        byteIDs = spelling.map { ids[$0] ?? spec.eosID }
-        lastByteIDs = spelling.map { ids[$0 + Array("</w>".utf8)] ?? spec.eosID }
+        byteIDs = spelling.map { ids[$0] ?? spec.unkID }
+        lastByteIDs = spelling.map { ids[$0 + Array("</w>".utf8)] ?? spec.unkID }
         var table: [Pair: Merge] = [:]
         for (rank, (left, right)) in merges.enumerated() {
             guard let leftID = ids[Array(left.utf8)], let rightID = ids[Array(right.utf8)],
@@ -53,11 +47,11 @@ public struct ClipTokenizer: Sendable {
         self.merges = table
     }
 
-    /// Reads the tokenizer of a bundle.
+    /// Reads a tokenizer of a bundle: the manifest's first one, or that of `spec`.
     ///
     /// - Throws: `notJSON`, `badTokenizer`, `outside`.
-    public init(bundle: ModelBundle) throws(BenchError) {
-        let spec = bundle.manifest.tokenizer
+    public init(bundle: ModelBundle, spec other: TokenizerSpec? = nil) throws(BenchError) {
+        let spec = other ?? bundle.manifest.tokenizer
         guard let vocabData = try? Data(contentsOf: bundle.path(spec.vocab)),
             let mergesData = try? Data(contentsOf: bundle.path(spec.merges))
         else {
@@ -88,36 +82,21 @@ public struct ClipTokenizer: Sendable {
         try self.init(vocab: vocab, merges: merges, spec: spec)
     }
 
-    /// bos, at most `maxLength - 2` tokens, eos, then pad up to `maxLength`.
+    /// Words of several vectors are written out first. bos, at most `maxLength - 2` tokens, eos, then pad up to `maxLength`.
     public func encode(_ text: String) -> [Int32] {
-        let framed = [spec.bosID] + tokenize(text).prefix(spec.maxLength - 2) + [spec.eosID]
+        let ids = tokenize(added.expand(Array(text.unicodeScalars)))
+        let framed = [spec.bosID] + ids.prefix(spec.maxLength - 2) + [spec.eosID]
         let padded = framed + [Int](repeating: spec.padID, count: spec.maxLength - framed.count)
         return padded.map { Int32(truncatingIfNeeded: $0) }
     }
 
-    /// All token ids of `text`, neither framed nor cut.
-    public func tokenize(_ text: String) -> [Int] {
-        var ids: [Int] = []
-        let scalars = Array(text.unicodeScalars)
-        var start = 0
-        var position = 0
-        func flush() {
-            for word in ClipWords.split(ClipWords.normalize(scalars[start..<position])) {
-                ids += wordIDs(word)
-            }
+    /// All token ids of `text` as it stands, neither framed nor cut.
+    public func tokenize(_ text: String) -> [Int] { tokenize(Array(text.unicodeScalars)) }
+
+    private func tokenize(_ text: [Unicode.Scalar]) -> [Int] {
+        added.pieces(text).flatMap { piece in
+            piece.id.map { [$0] } ?? ClipWords.split(piece.text).flatMap(wordIDs)
         }
-        while position < scalars.count {
-            guard let found = special.first(where: { scalars[position...].starts(with: $0.scalars) }) else {
-                position += 1
-                continue
-            }
-            flush()
-            ids.append(found.id)
-            position += found.scalars.count
-            start = position
-        }
-        flush()
-        return ids
     }
 
     private func wordIDs(_ word: ArraySlice<Unicode.Scalar>) -> [Int] {

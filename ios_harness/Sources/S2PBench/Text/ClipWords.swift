@@ -43,6 +43,17 @@ enum ClipWords {
         return words
     }
 
+    /// Whether a scalar belongs to a word for tokens that stand alone: alphabetic, marks, decimal numbers, connecting
+    /// punctuation and the two joiners (Unicode Technical Standard 18, annex C), of Unicode 16.
+    static func inWord(_ scalar: Unicode.Scalar) -> Bool {
+        guard known(scalar, byMajor: 16) else { return false }
+        if scalar.properties.isAlphabetic || scalar.properties.isJoinControl { return true }
+        switch scalar.properties.generalCategory {
+        case .nonspacingMark, .spacingMark, .enclosingMark, .decimalNumber, .connectorPunctuation: return true
+        default: return false
+        }
+    }
+
     private enum Kind {
         case space, letter, number, other
     }

@@ -11,8 +11,9 @@ import torch
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_mobile.judge.evaluation.drawing import draw
 from s2p_mobile.sources.device import choose_device
-from s2p_mobile.sources.model import Model, as_model, open_model
+from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.open_source import SourceLike, open_source
+from s2p_mobile.sources.opening import as_model, open_model
 from s2p_mobile.sources.pixel_size import pixel_size
 from s2p_mobile.sources.session import Session, open_session
 from s2p_mobile.sources.torch_artist import checkpoint_artist, model_artist
@@ -136,6 +137,6 @@ def _bundle_source(
 def _wrong_model(folder: Path, model: Model) -> S2PError:
     return S2PError(
         f"{folder} was not made from the model {model.name}",
-        "give the folder of its FP model with `model`, and its `size` and `lora`",
+        "give the folder of its FP model with `model`, and its `size`, `lora` and `embedding`",
         "model",
     )

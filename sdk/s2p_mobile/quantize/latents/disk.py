@@ -20,6 +20,7 @@ from s2p_mobile.quantize.latents.manifest import (
 from s2p_mobile.sources.families import ConditionSpec
 from s2p_runtime import __version__
 from s2p_runtime.bundle import FileEntry
+from s2p_runtime.conditioning import tokenizer_specs
 from s2p_runtime.contract import write_contract
 
 TensorShape = tuple[str, tuple[int, ...]]
@@ -44,12 +45,11 @@ def safetensors_bytes(tensors: Mapping[str, TensorShape]) -> int:
 
 
 def latent_set_bytes(
-    request: LatentRequest, tokens: int, conditions: Sequence[ConditionSpec], features: Mapping[str, tuple[int, ...]]
+    request: LatentRequest, conditions: Sequence[ConditionSpec], features: Mapping[str, tuple[int, ...]]
 ) -> int:
     """Size of all files of a finished latent set.
 
     Args:
-        tokens: N of a text.
         conditions: what the denoiser is told about it.
         features: shape [B, C, H, W] of each stored block output.
     """
@@ -58,7 +58,8 @@ def latent_set_bytes(
 
     def text(count: int) -> dict[str, TensorShape]:
         told = {spec.name: (_CODES[spec.dtype], (count, *spec.shape)) for spec in conditions}
-        return {"token_ids": ("I32", (count, tokens)), **told}
+        ids = tokenizer_specs(request.tokenizer, request.conditioning)
+        return {name: ("I32", (count, spec.max_length)) for name, spec in ids.items()} | told
 
     def shard(count: int) -> int:
         tensors: dict[str, TensorShape] = {

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from s2p_mobile.sources.model import Model
-from s2p_runtime.bundle import Conditioning, FileEntry, LatentSpec
+from s2p_runtime.bundle import Conditioning, FileEntry, LatentSpec, TokenizerSpec
 from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
@@ -36,6 +36,7 @@ class LatentRequest(Contract):
     latents: LatentSpec
     prompts: tuple[str, ...] = Field(min_length=1)
     features: bool = Field(description="the outputs of the down, mid and up blocks are stored as well")
+    tokenizer: TokenizerSpec = Field(description="of the (first) text encoder")
     conditioning: Conditioning | None = Field(description="settings of the family's conditioner; null: none")
     conditions: tuple[str, ...] = Field(
         min_length=1, description="tensors that tell the denoiser of a text, in the order in which it takes them"
@@ -60,8 +61,10 @@ class LatentRequest(Contract):
             return f"another sampling plan ({ours.scheduler} {ours.steps} steps, not {theirs.scheduler} {theirs.steps} steps)"
         if self.latents != wanted.latents:
             return f"another latent size ({self.latents.height}x{self.latents.width})"
+        if self.tokenizer != wanted.tokenizer:
+            return "another tokenizer, or other added tokens"
         if self.conditioning != wanted.conditioning or self.conditions != wanted.conditions:
-            return "other time ids or another unconditional text"
+            return "other time ids, another second tokenizer or another unconditional text"
         if self.guidance != wanted.guidance:
             return f"another guidance ({self.guidance:g}, not {wanted.guidance:g})"
         if self.seed != wanted.seed:
@@ -139,6 +142,7 @@ class LatentJob:
             latents=self.model.latents,
             prompts=self.prompts,
             features=self.features,
+            tokenizer=self.model.conditioner.tokenizer_spec,
             conditioning=self.model.conditioner.settings,
             conditions=tuple(spec.name for spec in self.model.conditioner.conditions),
         )

@@ -136,7 +136,9 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
     prompts = {index: request.prompts[index * SHARD_PROMPTS : (index + 1) * SHARD_PROMPTS] for index in mine}
     if workers.main and request.branches == 2 and not (scratch / TEXTS_FILE).is_file():
         empty = job.model.conditioner.encode("", guided=True)
-        tensors = {"token_ids": empty.token_ids[:1]} | _named(request, [value[:1] for value in empty.conditions])
+        tensors = {name: ids[:1] for name, ids in empty.token_ids.items()} | _named(
+            request, [value[:1] for value in empty.conditions]
+        )
         with atomic_file(scratch / TEXTS_FILE) as path:
             write_tensors(path, tensors)
     unet = float_unet(job.model, job.plan).to(workers.device) if missing else None
@@ -194,7 +196,7 @@ def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str]) -> d
         "states": np.stack(states, axis=1),
         "outputs": np.stack(outputs, axis=1),
         "final": final,
-        "token_ids": np.stack([prompt.token_ids[-1] for prompt in prompts]),
+        **{name: np.stack([prompt.token_ids[name][-1] for prompt in prompts]) for name in prompts[0].token_ids},
         "text_index": np.array(
             [[0, first + k + 1] if job.request.branches == 2 else [first + k + 1] for k in range(len(texts))], np.int32
         ),

@@ -64,4 +64,4 @@ def latents_disk(job: QuantizationJob, most: int | None = None, features: bool =
     conditioner = job.model.conditioner
     stored = block_shapes(job.model.structure, job.branches) if features else {}
     request = _wanted(job, _drawn(job, most), features).request
-    return {"latents": latent_set_bytes(request, conditioner.tokens, conditioner.conditions, stored)}
+    return {"latents": latent_set_bytes(request, conditioner.conditions, stored)}

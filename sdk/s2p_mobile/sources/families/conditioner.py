@@ -15,7 +15,9 @@ from torch import nn
 
 from s2p_converters.core.graph import StepTables, UNetStructure
 from s2p_mobile.sources.pixel_size import PixelSize
+from s2p_mobile.sources.tokenizer_files import TokenizerTable
 from s2p_runtime.bundle import Conditioning, TokenizerSpec
+from s2p_runtime.conditioning import TokenIds, load_tokenizers, token_ids, tokenizer_specs, tokens_dropped
 from s2p_runtime.tokenizer import ClipTokenizer
 
 Array32 = NDArray[np.float32]
@@ -43,11 +45,11 @@ class EncodedPrompt:
     """A prompt as the denoiser is told it.
 
     Attributes:
-        token_ids: of the first tokenizer, int32 [B, N]; the unconditional branch first where there is guidance (B = 2).
+        token_ids: of B texts; the unconditional branch first where there is guidance (B = 2).
         conditions: float32 [B, ...] each, in the order of :attr:`Conditioner.conditions`.
     """
 
-    token_ids: NDArray[np.int32]
+    token_ids: TokenIds
     conditions: tuple[Array32, ...]
 
 
@@ -61,6 +63,8 @@ class Conditioner(ABC):
         folder: of a model or a checkpoint, in diffusers layout.
         tokenizer_spec: of the first tokenizer.
         structure: of the denoiser.
+        tables: tokenizers of a model as transformers reads them, in the order of the text encoders; empty for a checkpoint, which has
+            files.
         settings: what else a checkpoint and a bundle record of the conditioning; None where a family has nothing to say.
         shares_time_table: whether one time table serves all prompts; else each prompt has its own.
     """
@@ -68,9 +72,15 @@ class Conditioner(ABC):
     shares_time_table = True
 
     def __init__(
-        self, folder: Path, tokenizer_spec: TokenizerSpec, structure: UNetStructure, settings: Conditioning | None = None
+        self,
+        folder: Path,
+        tokenizer_spec: TokenizerSpec,
+        structure: UNetStructure,
+        settings: Conditioning | None = None,
+        tables: Sequence[TokenizerTable] = (),
     ) -> None:
         self.folder, self.tokenizer_spec, self.structure, self.settings = folder, tokenizer_spec, structure, settings
+        self.tables = tuple(tables)
 
     @classmethod
     @abstractmethod
@@ -91,8 +101,8 @@ class Conditioner(ABC):
         """What the denoiser is told, in the order in which it takes it."""
 
     @abstractmethod
-    def embed(self, token_ids: NDArray[np.int32]) -> tuple[Array32, ...]:
-        """The conditions of K texts: token ids of the first tokenizer, int32 [K, N] -> float32 [K, ...] each."""
+    def embed(self, token_ids: TokenIds) -> tuple[Array32, ...]:
+        """The conditions of K texts: their token ids, int32 [K, N] a tokenizer -> float32 [K, ...] each."""
 
     @abstractmethod
     def step_tables(self, unet: nn.Module, timesteps: Sequence[float]) -> StepTables:
@@ -117,24 +127,31 @@ class Conditioner(ABC):
         return False
 
     @cached_property
-    def tokenizer(self) -> ClipTokenizer:
-        """The runtime's own CLIP tokenizer, as every harness uses it."""
-        folder = self.folder / "tokenizer"
-        return ClipTokenizer.load(folder / "vocab.json", folder / "merges.txt", self.tokenizer_spec)
+    def tokenizers(self) -> Mapping[str, ClipTokenizer]:
+        """The runtime's own CLIP tokenizers, as every harness uses them, by the name of their ids."""
+        specs = tokenizer_specs(self.tokenizer_spec, self.settings)
+        if self.tables:
+            return {name: table.tokenizer for name, table in zip(specs, self.tables, strict=True)}
+        return load_tokenizers(self.folder, specs)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What changes its conditions beside weights, texts and the size of the latents; JSON values."""
-        return {} if self.settings is None else {"conditioning": self.settings.model_dump(mode="json")}
+        told: dict[str, Any] = {"tokenizer": self.tokenizer_spec.model_dump(mode="json")}
+        return told if self.settings is None else told | {"conditioning": self.settings.model_dump(mode="json")}
 
     @property
     def tokens(self) -> int:
         """N, tokens of a text."""
         return self.tokenizer_spec.max_length
 
-    def token_ids(self, texts: Sequence[str]) -> NDArray[np.int32]:
-        """Token ids of K texts, int32 [K, N]."""
-        return np.array([self.tokenizer.encode(text) for text in texts], np.int32)
+    def token_ids(self, texts: Sequence[str]) -> TokenIds:
+        """Token ids of K texts, int32 [K, N] a tokenizer."""
+        return token_ids(self.tokenizers, texts)
+
+    def tokens_dropped(self, text: str) -> int:
+        """How many tokens of a text its encoders do not see; 0 when it fits."""
+        return tokens_dropped(self.tokenizers, text)
 
     def encode(self, text: str, negative_prompt: str | None = None, *, guided: bool) -> EncodedPrompt:
         """What the denoiser is told about a text.
@@ -143,9 +160,9 @@ class Conditioner(ABC):
             negative_prompt: what the unconditional branch is told; None: the empty text, or zeros (:attr:`zeroes_empty_prompt`).
             guided: with an unconditional branch, which comes first.
         """
-        token_ids = self.token_ids([negative_prompt or "", text] if guided else [text])
-        conditions = self.embed(token_ids)
+        ids = self.token_ids([negative_prompt or "", text] if guided else [text])
+        conditions = self.embed(ids)
         if guided and negative_prompt is None and self.zeroes_empty_prompt:
             for condition in conditions:
                 condition[0] = 0
-        return EncodedPrompt(token_ids, conditions)
+        return EncodedPrompt(ids, conditions)

@@ -7,19 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from s2p_converters.core.graph import NetworkRows, StepTables, UNetStructure
 from s2p_mobile.sources.families.conditioner import Array32, ConditionSpec
-from s2p_mobile.sources.families.text import TextConditioner, first_tokenizer
+from s2p_mobile.sources.families.text import TextConditioner, tokenizer_of
 from s2p_mobile.sources.modules import load_module
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.time_tables import time_network
-from s2p_mobile.sources.tokenizer_files import require_words, tokenizer_spec
 from s2p_runtime.bundle import Conditioning, size_ids
+from s2p_runtime.conditioning.tokens import FIRST_IDS, SECOND_IDS, TokenIds
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
@@ -32,25 +30,19 @@ class PooledTextConditioner(TextConditioner):
 
     @classmethod
     def of_model(cls, folder: Path, index: Mapping[str, Any], structure: UNetStructure, size: PixelSize) -> Self:
-        spec = first_tokenizer(folder)
-        other = tokenizer_spec(folder / "tokenizer_2", spec.max_length)
-        names = ("vocab.json", "merges.txt")
-        same_files = all(
-            (folder / "tokenizer_2" / name).read_bytes() == (folder / "tokenizer" / name).read_bytes() for name in names
-        )
-        if not same_files or other.model_copy(update={"pad_id": spec.pad_id}) != spec:
+        first, second = (tokenizer_of(folder, index, encoder) for encoder in ("text_encoder", "text_encoder_2"))
+        if first.spec.max_length != second.spec.max_length:
+            lengths = f"{first.spec.max_length} and {second.spec.max_length}"
             raise S2PError(
-                f"the tokenizers of {folder} differ in more than their padding",
-                "give a model whose tokenizer_2 has the vocabulary, the length and the special tokens of tokenizer",
+                f"the tokenizers of {folder} give texts of {lengths} tokens, which cannot stand side by side",
+                "correct model_max_length of tokenizer_config.json in one of them",
             )
-        for encoder in ("text_encoder", "text_encoder_2"):
-            require_words(folder, encoder)
         settings = Conditioning(
-            second_pad_id=other.pad_id,
+            second_tokenizer=second.spec,
             zero_unconditional=bool(index.get("force_zeros_for_empty_prompt", True)),
             time_ids=size_ids(size.width, size.height),
         )
-        return cls(folder, spec, structure, settings)
+        return cls(folder, first.spec, structure, settings, tables=(first, second))
 
     @property
     def recorded(self) -> Conditioning:
@@ -75,10 +67,11 @@ class PooledTextConditioner(TextConditioner):
         return self.recorded.zero_unconditional
 
     @torch.no_grad()
-    def embed(self, token_ids: NDArray[np.int32]) -> tuple[Array32, ...]:
-        second_ids = self.recorded.second_token_ids(token_ids, self.tokenizer_spec.eos_id)
-        first = self.text_encoder(torch.from_numpy(token_ids).long(), output_hidden_states=True)
-        second = self.text_encoder_2(torch.from_numpy(second_ids).long(), output_hidden_states=True)
+    def embed(self, token_ids: TokenIds) -> tuple[Array32, ...]:
+        first, second = (
+            encoder(torch.from_numpy(token_ids[name]).long(), output_hidden_states=True)
+            for encoder, name in ((self.text_encoder, FIRST_IDS), (self.text_encoder_2, SECOND_IDS))
+        )
         hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=2)
         return hidden.numpy(), second.text_embeds.numpy()
 

@@ -7,9 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from s2p_converters.core.graph import StepTables, UNetStructure
@@ -17,19 +15,27 @@ from s2p_mobile.sources.families.conditioner import Array32, Conditioner, Condit
 from s2p_mobile.sources.modules import load_module, read_json
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.time_tables import time_tables
-from s2p_mobile.sources.tokenizer_files import require_words, tokenizer_spec
-from s2p_runtime.bundle import TokenizerSpec
+from s2p_mobile.sources.tokenizer_files import TokenizerTable, read_tokenizer, require_words
+from s2p_runtime.conditioning.tokens import FIRST_IDS, TokenIds
 from s2p_runtime.quiet import quiet_import
 
 
-def first_tokenizer(folder: Path) -> TokenizerSpec:
-    """Settings of ``tokenizer``, as long as ``text_encoder`` has positions.
+def tokenizer_of(folder: Path, index: Mapping[str, Any], encoder: str = "text_encoder") -> TokenizerTable:
+    """The tokenizer of a text encoder, at most as long as that has positions.
+
+    Args:
+        index: content of ``model_index.json``.
+        encoder: folder of the encoder.
 
     Raises:
-        S2PError: as :func:`tokenizer_spec`.
+        S2PError: as :func:`read_tokenizer`; ids that the encoder has no embedding of.
     """
-    positions = read_json(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77)
-    return tokenizer_spec(folder / "tokenizer", positions)
+    name = encoder.replace("text_encoder", "tokenizer")
+    config = read_json(folder / encoder / "config.json")
+    table = read_tokenizer(folder / name, config.get("max_position_embeddings", 77), index.get(name))
+    # 49408 is CLIPTextConfig's own number.
+    require_words(table, encoder, config.get("vocab_size", 49408))
+    return table
 
 
 class TextConditioner(Conditioner):
@@ -37,9 +43,8 @@ class TextConditioner(Conditioner):
 
     @classmethod
     def of_model(cls, folder: Path, index: Mapping[str, Any], structure: UNetStructure, size: PixelSize) -> Self:
-        spec = first_tokenizer(folder)
-        require_words(folder, "text_encoder")
-        return cls(folder, spec, structure)
+        table = tokenizer_of(folder, index)
+        return cls(folder, table.spec, structure, tables=(table,))
 
     @cached_property
     def text_encoder(self) -> Any:
@@ -53,8 +58,8 @@ class TextConditioner(Conditioner):
         return (ConditionSpec("embeddings", "text_embeddings", (self.tokens, self.structure.context_dim)),)
 
     @torch.no_grad()
-    def embed(self, token_ids: NDArray[np.int32]) -> tuple[Array32, ...]:
-        return (self.text_encoder(torch.from_numpy(token_ids).long())[0].numpy(),)
+    def embed(self, token_ids: TokenIds) -> tuple[Array32, ...]:
+        return (self.text_encoder(torch.from_numpy(token_ids[FIRST_IDS]).long())[0].numpy(),)
 
     def step_tables(self, unet: nn.Module, timesteps: Sequence[float]) -> StepTables:
         return StepTables(time_tables(unet, timesteps))
