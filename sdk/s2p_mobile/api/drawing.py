@@ -65,6 +65,7 @@ def generate(
     from s2p_mobile.sources.device import choose_device
     from s2p_mobile.sources.open_source import is_model, open_source, source_kind
     from s2p_mobile.sources.pixel_size import PixelSize
+    from s2p_mobile.sources.reference import require_same
     from s2p_mobile.sources.session import check_numbers, open_session
     from s2p_runtime.artist import check_negative_prompt
     from s2p_runtime.bundle import Bundle
@@ -80,6 +81,7 @@ def generate(
             source, size=wanted, lora=lora, scheduler=scheduler, steps=steps, guidance=guidance, device=chosen, seed=seed
         )
         check_negative_prompt(negative_prompt, session.guidance)  # before weights are loaded
+        require_same(session.model, listener(progress))
         artist = open_artist(session, chosen)
     else:
         found = open_source(source, lora=lora)
@@ -145,6 +147,7 @@ def evaluate(
     from s2p_mobile.sources.model import as_model
     from s2p_mobile.sources.open_source import is_model, open_source
     from s2p_mobile.sources.prompts import long_prompts
+    from s2p_mobile.sources.reference import require_same
     from s2p_mobile.sources.session import open_session
 
     check_metrics(metrics)
@@ -157,6 +160,7 @@ def evaluate(
     else:
         known = model is not None or size is not None or lora
         opened = open_evaluation(open_source(source), as_model(model, size, lora) if known else None, device=device)
+    require_same(opened.model, listener(progress))
     texts = held_out_prompts(opened.model, prompts)
     for warning in long_prompts(texts[:count], opened.model.conditioner.tokenizer):
         note(warning)

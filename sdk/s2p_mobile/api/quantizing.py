@@ -34,7 +34,7 @@ importlib.import_module("s2p_mobile.quantize")
 def load(
     source: str | Path | None = None, *, lora: Sequence[str | Path] | str | Path = (), size: SizeLike | None = None
 ) -> Model:
-    """Open a floating-point model. Its configuration is checked now, its weights are read when they are needed.
+    """Open a floating-point model and compare it with diffusers' own pipeline, unless that was done before with these very files.
 
     Args:
         source: diffusers folder or ``.safetensors`` file; None is the built-in model.
@@ -43,15 +43,18 @@ def load(
 
     Raises:
         S2PError: no model, an unknown family, pickled weights, a LoRA of another model, a size that the U-Net cannot draw, too
-            little disk for a fused or unpacked copy.
+            little disk for a fused or unpacked copy, or a difference from diffusers.
 
     Example:
         >>> model = s2p_mobile.load("path/to/model", lora=["style.safetensors:0.8"], size=(512, 512))
     """
     from s2p_mobile.sources.model import open_model
     from s2p_mobile.sources.pixel_size import PixelSize
+    from s2p_mobile.sources.reference import require_same
 
-    return open_model(source, PixelSize.of(size), lora)
+    model = open_model(source, PixelSize.of(size), lora)
+    require_same(model)
+    return model
 
 
 def quantize(
@@ -117,6 +120,7 @@ def quantize(
     from s2p_mobile.quantize.methods import METHODS, run_method
     from s2p_mobile.quantize.work import work_folder
     from s2p_mobile.sources.prompts import long_prompts
+    from s2p_mobile.sources.reference import require_same
     from s2p_runtime.files import refuse_existing
 
     keeps_work = METHODS.get(method).keeps_work
@@ -138,6 +142,7 @@ def quantize(
         for warning in long_prompts(job.prompts, job.model.conditioner.tokenizer):
             note(warning)
     job.model.load()
+    require_same(job.model, listener(progress))
     return _write(job, method, run_method(method, job), folder, force)
 
 

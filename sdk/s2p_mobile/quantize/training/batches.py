@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2p_converters.core.graph import StepUNet
-from s2p_converters.core.plan.schedulers import CONFIG_NAME, make_scheduler
+from s2p_converters.core.plan import make_scheduler, own_scheduler
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.recipes.training import TrainingRule
 from s2p_mobile.sources.predictor import Predictor
@@ -270,9 +270,5 @@ def make_batches(
         return SerialBatches(latents, rule, teacher, guidance, call_weights, seed)
     sampler = CallSampler(call_weights, seed, rule.accumulate)
     if rule.pipeline == "parallel":
-        return ParallelBatches(latents, rule, _scheduler_config(scheduler), sampler, seed)
+        return ParallelBatches(latents, rule, own_scheduler(scheduler).settings, sampler, seed)
     return S2PBatches(latents, rule, sampler, seed)
-
-
-def _scheduler_config(folder: Path) -> dict[str, object]:
-    return dict(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")))
