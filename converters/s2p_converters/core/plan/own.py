@@ -47,16 +47,24 @@ class OwnScheduler:
         """The scheduler.
 
         Raises:
-            S2PError: diffusers refuses the configuration.
+            S2PError: diffusers refuses the configuration, or it was written by another class. diffusers would go by the index and say
+                nothing, whatever was meant by whoever changed one of both files.
         """
+        written = self.settings.get("_class_name")
+        if written not in (None, self.name):
+            raise S2PError(
+                f"model_index.json names the scheduler {self.name} but {CONFIG_NAME} is one of {written}",
+                f"write the one that is meant into both (diffusers goes by {INDEX_NAME}), or choose a `scheduler`",
+                "scheduler",
+            )
         return build(self.kind, {**self.settings, **self.supplied})
 
 
 def own_scheduler(folder: Path) -> OwnScheduler:
     """What ``DiffusionPipeline.from_pretrained`` makes of a model's ``scheduler`` folder.
 
-    The class is the one that ``model_index.json`` beside the folder names, whatever the configuration was written by. A folder without
-    such a neighbour, as in a checkpoint, is of its configuration's class.
+    The class is the one that ``model_index.json`` beside the folder names. A folder without such a neighbour, as in a checkpoint, is of
+    its configuration's class.
 
     Raises:
         S2PError: no readable configuration, a class that is not part of diffusers, or one with EDM's preconditioning.
