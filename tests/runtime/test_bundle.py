@@ -49,7 +49,15 @@ def document() -> dict[str, Any]:
             "calls": [{"timestep": 999, "input_scale": 1.0, "states": [[0, 1.0]], "outputs": [[0, -0.5]], "noise": 0.0}],
         },
         "guidance": 4.0,
-        "latents": {"channels": 4, "height": 8, "width": 8, "scaling_factor": 0.18215, "shift_factor": 0.0, "mean": None, "std": None},
+        "latents": {
+            "channels": 4,
+            "height": 8,
+            "width": 8,
+            "scaling_factor": 0.18215,
+            "shift_factor": 0.0,
+            "mean": None,
+            "std": None,
+        },
         "sizes": [{"width": 64, "height": 64, "latent_width": 8, "latent_height": 8, "method": None, "check": None}],
         "tokenizer": {
             "kind": "clip",

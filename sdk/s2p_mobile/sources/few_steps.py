@@ -31,9 +31,7 @@ class FewSteps:
     guidance: float
 
 
-def few_steps(
-    scheduler: OwnScheduler, index: Mapping[str, Any], unet_config: Mapping[str, Any], name: str
-) -> FewSteps | None:
+def few_steps(scheduler: OwnScheduler, index: Mapping[str, Any], unet_config: Mapping[str, Any], name: str) -> FewSteps | None:
     """What a model's files say about few steps.
 
     A latent consistency model is known by its U-Net or its LCMScheduler (4 steps, as its pipeline in diffusers has them). Turbo,

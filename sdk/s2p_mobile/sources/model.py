@@ -31,6 +31,7 @@ from s2p_runtime.quiet import quiet_import
 
 __all__ = ["Model", "as_model", "open_model"]
 
+
 class Model(Components):
     """An FP Stable Diffusion model. Weights are loaded at first use, in float32."""
 

@@ -56,9 +56,10 @@ def _refuse_code(folder: Path, index: Mapping[str, Any]) -> None:
         known = library is None or library in _LIBRARIES or (_PIPELINES / str(library)).is_dir()
         if not name.startswith("_") and (not known or (folder / name / f"{library}.py").is_file()):
             refuse(f"{name} {library}.{kind}")
-        for file in _CONFIGURATIONS:
-            if (folder / name / file).is_file() and read_json(folder / name / file).get("auto_map"):
-                refuse(f"auto_map in {name}/{file}")
+    for name in _CONFIGURATIONS:
+        for file in sorted(folder.glob(f"*/{name}")):
+            if read_json(file).get("auto_map"):
+                refuse(f"auto_map in {file.relative_to(folder)}")
 
 
 def family_of(folder: Path, index: Mapping[str, Any]) -> Family:
@@ -107,14 +108,11 @@ def _require_class(folder: Path, index: Mapping[str, Any], part: str, known: set
 
 
 def complete_index(folder: Path) -> None:
-    """Name every component of a folder that was written here, as ``save_pretrained`` of diffusers does, so that diffusers opens it."""
+    """Name every component of a folder that was written here, as ``save_pretrained`` of diffusers does: then diffusers opens it."""
     index = read_json(folder / INDEX_NAME)
     family = family_of(folder, index)
     for part in family.components:
-        if part == "scheduler":
-            kind = read_json(folder / part / "scheduler_config.json")["_class_name"]
-        else:
-            kind = family.classes(part)[0]
         library = "transformers" if part.startswith(("text", "tokenizer")) else "diffusers"
-        index.setdefault(part, [library, kind])
+        kinds = family.classes(part) or (read_json(folder / part / "scheduler_config.json")["_class_name"],)
+        index.setdefault(part, [library, kinds[0]])
     (folder / INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")

@@ -47,8 +47,8 @@ class OwnScheduler:
         """The scheduler.
 
         Raises:
-            S2PError: diffusers refuses the configuration, or it was written by another class. diffusers would go by the index and say
-                nothing, whatever was meant by whoever changed one of both files.
+            S2PError: diffusers refuses the configuration, or it was written by another class. diffusers would go by the index and
+                say nothing, whatever was meant by whoever changed one of both files.
         """
         written = self.settings.get("_class_name")
         if written not in (None, self.name):
@@ -63,8 +63,8 @@ class OwnScheduler:
 def own_scheduler(folder: Path) -> OwnScheduler:
     """What ``DiffusionPipeline.from_pretrained`` makes of a model's ``scheduler`` folder.
 
-    The class is the one that ``model_index.json`` beside the folder names. A folder without such a neighbour, as in a checkpoint, is of
-    its configuration's class.
+    The class is the one that ``model_index.json`` beside the folder names. A folder without such a neighbour, as in a checkpoint,
+    is of its configuration's class.
 
     Raises:
         S2PError: no readable configuration, a class that is not part of diffusers, or one with EDM's preconditioning.
@@ -73,8 +73,9 @@ def own_scheduler(folder: Path) -> OwnScheduler:
     index = read_config(folder.parent / INDEX_NAME) if (folder.parent / INDEX_NAME).is_file() else {}
     kind = _class(folder, index.get("scheduler") or [diffusers.__name__, config.get("_class_name")])
     if _EDM_SETTING in config or (kind is not None and _EDM_SETTING in inspect.signature(kind.__init__).parameters):
+        title = config.get("_class_name") or getattr(kind, "__name__", _EDM_SETTING)
         raise S2PError(
-            f"{folder} has {config.get('_class_name') or getattr(kind, '__name__', _EDM_SETTING)}: the model was trained for EDM's preconditioning, which is not supported",
+            f"{folder} has {title}: the model was trained for EDM's preconditioning, which is not supported",
             "give another model; another `scheduler` would draw noise with this one",
             "scheduler",
         )

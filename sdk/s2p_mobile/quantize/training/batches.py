@@ -6,10 +6,10 @@ so a resumed run and a run on several processes see the same samples.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -216,7 +216,7 @@ class ParallelBatches:
         self,
         latents: LatentDataset,
         rule: TrainingRule,
-        scheduler_config: dict[str, object],
+        scheduler_config: Mapping[str, Any],
         sampler: CallSampler,
         seed: int,
     ) -> None:

@@ -1,8 +1,8 @@
-"""A model against diffusers: texts, sampling plan, a few U-Net calls and one decoded corner, component by component.
+"""A model against diffusers: texts, sampling plan, a few U-Net calls and one decoded corner, each component for itself.
 
-The pipeline of diffusers runs as it is, at a small size and with the model's own scheduler. Its U-Net computes a few calls and answers
-noise to the others, so that a run costs little and every step of the scheduler is exercised. What is compared is the reading around
-the modules: tokens, conditions, padding, timesteps, scaling, rows of the plan, step graph, time tables, and what is decoded.
+The pipeline of diffusers runs as it is, at a small size and with the model's own scheduler. Its U-Net computes a few calls and
+answers noise to the others, so that a run costs little and every step of the scheduler is exercised. What is compared is the reading
+around the modules: tokens, conditions, padding, timesteps, scaling, rows of the plan, step graph, time tables, and what is decoded.
 """
 
 from __future__ import annotations
@@ -44,28 +44,35 @@ class Difference:
         component: ``text encoder``, ``scheduler``, ``U-Net`` or ``VAE``.
         relative: to the largest number of the reference; infinite for another shape or what is not finite.
         here, there: both figures where they differ most, in words.
+        allowed: how large it may be.
     """
 
     component: str
     relative: float
     here: str
     there: str
+    allowed: float = LIMIT
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is rounding."""
+        return self.relative <= self.allowed
 
 
-def difference(component: str, here: Array, there: Array, size: float | None = None) -> Difference:
+def difference(component: str, here: Array, there: Array, size: float | None = None, allowed: float = LIMIT) -> Difference:
     """The largest difference of two arrays.
 
     Args:
         size: what it is relative to; the largest number of ``there`` when None.
     """
     if here.shape != there.shape:
-        return Difference(component, float("inf"), f"shape {list(here.shape)}", f"shape {list(there.shape)}")
+        return Difference(component, float("inf"), f"shape {list(here.shape)}", f"shape {list(there.shape)}", allowed)
     gap = np.abs(here.astype(np.float64) - there.astype(np.float64))
     gap[~np.isfinite(gap)] = np.inf
     worst = int(gap.argmax())
     largest = float(np.abs(there).max()) if size is None else size
     relative = 0.0 if gap.flat[worst] == 0 else float(gap.flat[worst]) / max(largest, 1e-30)
-    return Difference(component, relative, f"{here.flat[worst]:.6g}", f"{there.flat[worst]:.6g}")
+    return Difference(component, relative, f"{here.flat[worst]:.6g}", f"{there.flat[worst]:.6g}", allowed)
 
 
 @torch.no_grad()
@@ -82,13 +89,13 @@ def compare(model: Model) -> list[Difference]:
     guidance = model.family.guidance if model.embedded_guidance is None else model.embedded_guidance
     run = _run(model, pipeline, plan, text, guidance)
     found = [_tokens(model, pipeline.tokenizer, text), *_texts(model, text, run.calls[0])]
-    found += _steps(plan, run, guidance)
+    found += _steps(plan, run, guidance, _table_error(pipeline.scheduler))
     found += _calls(model, plan, run)
     assert run.picture is not None
     picture = model.decode(run.states[-1][..., :_CORNER, :_CORNER].numpy())
     found.append(difference("VAE", picture, run.picture.numpy()))
     return [
-        max((each for each in found if each.component == component), key=lambda each: each.relative)
+        max((each for each in found if each.component == component), key=lambda each: each.relative / each.allowed)
         for component in dict.fromkeys(each.component for each in found)
     ]
 
@@ -163,7 +170,13 @@ def _texts(model: Model, text: str, call: Call) -> list[Difference]:
     return [difference("text encoder", here, there.numpy()) for here, there in pairs]
 
 
-def _steps(plan: SamplingPlan, run: Recording, guidance: float) -> list[Difference]:
+def _table_error(scheduler: Any) -> float:
+    """How exact a scheduler of diffusers is: its tables are float32, and ``1 - alpha`` of the least noisy step is a small difference
+    of two of their numbers. Rows are float64."""
+    return max(LIMIT, 2.0**-23 / (1.0 - float(scheduler.alphas_cumprod[0])))
+
+
+def _steps(plan: SamplingPlan, run: Recording, guidance: float, allowed: float) -> list[Difference]:
     """Timesteps, scaled inputs and the row of every call, at the states and outputs of the pipeline."""
     if len(plan.calls) != len(run.calls):
         return [Difference("scheduler", float("inf"), f"{len(plan.calls)} calls", f"{len(run.calls)} calls")]
@@ -173,12 +186,12 @@ def _steps(plan: SamplingPlan, run: Recording, guidance: float) -> list[Differen
     told = np.array([call.timestep for call in run.calls])
     found = [difference("scheduler", np.array(plan.timesteps), told)]
     for index, (call, recorded) in enumerate(zip(plan.calls, run.calls, strict=True)):
-        found.append(difference("scheduler", call.input_scale * states[index], recorded.sample[-1:].numpy()))
+        found.append(difference("scheduler", call.input_scale * states[index], recorded.sample[-1:].numpy(), None, allowed))
         terms = [a * states[k] for k, a in call.states] + [b * outputs[k] for k, b in call.outputs]
         terms.append(call.noise * _drawn(recorded, run.states[index]))
         # Rows may be sums of large terms that cancel; float32 rounds each of them.
         largest = max(float(np.abs(term).max()) for term in terms)
-        found.append(difference("scheduler", np.sum(terms, axis=0), states[index + 1], largest))
+        found.append(difference("scheduler", np.sum(terms, axis=0), states[index + 1], largest, allowed))
     return found
 
 

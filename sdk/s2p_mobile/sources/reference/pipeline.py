@@ -72,7 +72,9 @@ def open_pipeline(model: Model) -> Any:
     with quiet_import():
         kind = getattr(diffusers, text_to_image(str(model.index["_class_name"])))
     accepted = inspect.signature(kind.__init__).parameters
-    parts: dict[str, Any] = {name: None for name in ("safety_checker", "feature_extractor", "image_encoder") if name in accepted}
+    parts: dict[str, Any] = {
+        name: None for name in ("safety_checker", "feature_extractor", "image_encoder") if name in accepted
+    }
     parts |= {name: False for name in ("requires_safety_checker", "add_watermarker") if name in accepted}
     parts |= {model.denoiser.folder: model.diffusers_unet, "vae": model.vae}
     parts |= {name: getattr(model.conditioner, name) for name in model.family.text_encoders}

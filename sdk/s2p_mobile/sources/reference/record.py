@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from s2p_converters.core.plan import own_scheduler
 from s2p_mobile.sources.cache_folder import cache_folder
 from s2p_mobile.sources.model import Model
-from s2p_mobile.sources.reference.comparison import LIMIT, Difference, compare
+from s2p_mobile.sources.reference.comparison import Difference, compare
 from s2p_mobile.sources.reference.pipeline import has_reference
 from s2p_runtime import __version__
 from s2p_runtime.contract import Contract, read_contract, write_contract
@@ -53,8 +54,9 @@ def require_same(model: Model, progress: Progress | None = None) -> None:
     with (progress or Silent()).stage("comparing with diffusers", 1) as advance:
         found = compare(model)
         worst = max(found, key=lambda each: each.relative)
-        if not worst.relative <= LIMIT:
-            raise _refusal(model, worst)
+        for each in found:
+            if not each.is_small:
+                raise _refusal(model, each)
         advance(f"largest difference {worst.relative:.0e} ({worst.component})")
     # A cache that cannot be written is no reason to stop.
     with contextlib.suppress(OSError, S2PError), atomic_file(place) as scratch:
@@ -62,9 +64,10 @@ def require_same(model: Model, progress: Progress | None = None) -> None:
 
 
 def _refusal(model: Model, worst: Difference) -> S2PError:
+    own = f" {own_scheduler(model.folder / 'scheduler').name}" if worst.component == "scheduler" else ""
     return S2PError(
-        f"the {worst.component} of {model.name} differs from diffusers by {worst.relative:.1e} "
-        f"({worst.here} here, {worst.there} there; {LIMIT:.0e} is allowed)",
+        f"the {worst.component}{own} of {model.name} differs from diffusers by {worst.relative:.1e} "
+        f"({worst.here} here, {worst.there} there; {worst.allowed:.0e} is allowed)",
         "it would draw another picture: please report the model and its configuration",
     )
 
