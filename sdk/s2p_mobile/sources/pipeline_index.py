@@ -103,7 +103,7 @@ def _require_class(folder: Path, index: Mapping[str, Any], part: str, known: set
     if known and found is not None and found not in known:
         words = " or ".join(sorted(known))
         raise S2PError(
-            f"{part}/ of {folder} is a {found}, which is not supported", f"save the model with a {words} in its place"
+            f"{part}/ of {folder} is of the class {found}, which is not supported", f"save the model with {words} in its place"
         )
 
 

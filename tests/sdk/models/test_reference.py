@@ -162,7 +162,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 def test_what_diffusers_cannot_draw_with_is_refused(make_model: MakeModel, cache: Path) -> None:
     folder = make_model("sd1")
     rewrite(folder / "model_index.json", tokenizer=["transformers", "CLIPTokenizerOfAnother"])
-    with pytest.raises(S2PError, match=r"tokenizer/ of .* is a CLIPTokenizerOfAnother, which is not supported"):
+    with pytest.raises(S2PError, match=r"tokenizer/ of .* is of the class CLIPTokenizerOfAnother, which is not supported"):
         Model(folder)
     index = json.loads((folder / "model_index.json").read_text())
     del index["tokenizer"]

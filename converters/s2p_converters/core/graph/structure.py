@@ -173,7 +173,7 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
         up.append(
             BlockStructure(f"up_blocks.{i}", tuple(pairs), attention, heads[level], resample, only_cross[level], own_skips)
         )
-    size = config.get("sample_size")
+    size: Any = config.get("sample_size")
     return UNetStructure(
         in_channels=config["in_channels"],
         out_channels=config["out_channels"],

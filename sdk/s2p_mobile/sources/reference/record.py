@@ -44,13 +44,14 @@ def require_same(model: Model, progress: Progress | None = None) -> None:
 
     Raises:
         S2PError: another text, step, output or picture than diffusers' (the component and both figures are named); weights that
-            cannot be loaded; a folder that diffusers itself cannot open.
+            cannot be loaded, or too little memory for them; a folder that diffusers itself cannot open.
     """
     if not has_reference(model):
         return
     place = cache_folder("compared") / f"{_key(model)}.json"
     if _known(place):
         return
+    model.load()
     with (progress or Silent()).stage("comparing with diffusers", 1) as advance:
         found = compare(model)
         worst = max(found, key=lambda each: each.relative)
