@@ -169,7 +169,11 @@ def test_the_tiny_autoencoder_is_named(make_model: MakeModel) -> None:
     AutoencoderTiny(encoder_block_out_channels=(8,), decoder_block_out_channels=(8,), num_encoder_blocks=(1,),
                     num_decoder_blocks=(1,)).save_pretrained(folder / "vae")  # fmt: skip
     rewrite(folder / "model_index.json", vae=["diffusers", "AutoencoderTiny"])
-    assert "vae/ of" in (line := refusal(folder)) and "is of the class AutoencoderTiny" in line and "AutoencoderKL in its place" in line
+    assert (
+        "vae/ of" in (line := refusal(folder))
+        and "is of the class AutoencoderTiny" in line
+        and "AutoencoderKL in its place" in line
+    )
 
 
 def test_a_size_is_asked_for_where_a_model_has_none(make_model: MakeModel) -> None:
