@@ -14,6 +14,7 @@ import torch
 from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.targets.manifest import folder_bytes
 from s2p_mobile.demo import DEMO_MODEL
+from s2p_mobile.sources.pipeline_index import complete_index
 from s2p_runtime.quiet import quiet_import
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -119,6 +120,7 @@ def make(folder: Path, model: str, scale: float) -> Figures:
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     name = "StableDiffusionXLPipeline" if model == "sdxl" else "StableDiffusionPipeline"
     (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    complete_index(folder)
     return {"parameters": parameters}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 # Tests run in parallel processes; with more than one thread in each, OpenMP's threads wait for each other in busy loops.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is kept for the next time, of the commands that tests run too, does not go into the cache of whoever runs them.
+_CACHE = tempfile.TemporaryDirectory(prefix="s2p-tests-")
+os.environ["S2P_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(scope="session")

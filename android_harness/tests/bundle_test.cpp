@@ -55,6 +55,8 @@ TEST(Bundle, ReadsEveryFieldThatARunNeeds) {
   EXPECT_EQ(manifest.batch(), 1);
   EXPECT_EQ(manifest.latents.count(), 4u * 4u * 6u);
   EXPECT_DOUBLE_EQ(manifest.latents.shift_factor, 0.125);
+  EXPECT_EQ(manifest.latents.means, (std::vector<double>{-1.5, 1.75, -1.25, 2.5}));
+  EXPECT_EQ(manifest.latents.deviations, (std::vector<double>{8.5, 6.0, 6.5, 5.25}));
   EXPECT_EQ(manifest.plan.calls.size(), 6u);
   ASSERT_EQ(manifest.sizes.size(), 2u);
   EXPECT_EQ(manifest.sizes[0].width, 48);

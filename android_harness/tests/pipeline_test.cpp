@@ -56,6 +56,48 @@ class ShortBackend : public Backend {
   std::string describe(const Component&) const override { return "short"; }
 };
 
+/// Replays, and keeps what the VAE decoder is given.
+class DecoderBackend : public ReplayBackend {
+ public:
+  using ReplayBackend::ReplayBackend;
+  std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+    auto program = ReplayBackend::load(name, component, file);
+    if (name != "vae_decoder") return program;
+    return std::make_unique<Kept>(std::move(program), *this);
+  }
+
+  std::vector<float> given;
+
+ private:
+  struct Kept : Program {
+    Kept(std::unique_ptr<Program> program, DecoderBackend& backend) : inner(std::move(program)), owner(backend) {}
+    std::vector<float> run(const std::vector<TensorView>& inputs) override {
+      std::int64_t count = 1;
+      for (const std::int64_t dimension : inputs[0].shape) count *= dimension;
+      const auto* data = static_cast<const float*>(inputs[0].data);
+      owner.given.assign(data, data + count);
+      return inner->run(inputs);
+    }
+    std::unique_ptr<Program> inner;
+    DecoderBackend& owner;
+  };
+};
+
+TEST(Pipeline, DecodesWithTheStatisticsOfEveryChannel) {
+  const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
+  const GoldenRun& golden = bundle.manifest().golden[0];
+  DecoderBackend backend(bundle);
+  const std::vector<float> latents = Pipeline(bundle, backend).draw(golden.prompt, golden.seed).latents;
+  // The fixture's numbers: latents * std / 0.5 + 0.125 + mean, each rounded to float in this order.
+  const std::vector<float> means = {-1.5F, 1.75F, -1.25F, 2.5F};
+  const std::vector<float> deviations = {8.5F, 6.0F, 6.5F, 5.25F};
+  ASSERT_EQ(backend.given.size(), latents.size());
+  const std::size_t plane = latents.size() / 4;
+  for (std::size_t i = 0; i < latents.size(); ++i) {
+    EXPECT_EQ(backend.given[i], latents[i] * deviations[i / plane] / 0.5F + 0.125F + means[i / plane]) << i;
+  }
+}
+
 class GoldenPicture : public ::testing::TestWithParam<Case> {};
 
 TEST_P(GoldenPicture, IsDrawnFromPromptToPixels) {

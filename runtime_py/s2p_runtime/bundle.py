@@ -41,6 +41,15 @@ class LatentSpec(Contract):
     width: int = Field(ge=1)
     scaling_factor: float = Field(gt=0)
     shift_factor: float
+    mean: tuple[float, ...] | None = Field(description="of each channel, added to what the decoder takes; null: none")
+    std: tuple[float, ...] | None = Field(description="of each channel, a factor on the latents; null: none")
+
+    @model_validator(mode="after")
+    def _statistics_of_every_channel(self) -> LatentSpec:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name}: {len(values)} numbers for {self.channels} channels")
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -48,8 +57,13 @@ class LatentSpec(Contract):
         return (1, self.channels, self.height, self.width)
 
     def decoder_input(self, latents: NDArray[Any]) -> NDArray[np.float32]:
-        """Final state -> ``latents / scaling_factor + shift_factor`` of the same shape, in float32."""
-        scaled = latents.astype(np.float32) / np.float32(self.scaling_factor) + np.float32(self.shift_factor)
+        """Final states [..., C, H, W] -> ``latents * std / scaling_factor + shift_factor + mean`` of the same shape, in float32."""
+        scaled = latents.astype(np.float32)
+        if self.std is not None:
+            scaled = scaled * np.array(self.std, np.float32)[:, None, None]
+        scaled = scaled / np.float32(self.scaling_factor) + np.float32(self.shift_factor)
+        if self.mean is not None:
+            scaled = scaled + np.array(self.mean, np.float32)[:, None, None]
         return scaled.astype(np.float32)
 
 

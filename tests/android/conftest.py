@@ -179,7 +179,7 @@ def _export_programs(folder: Path) -> None:
 
         start = initial_latents(plan, SEED, (1, *shape))
         final = denoise(plan, predict, start, SEED)
-        image = decoder(torch.from_numpy((final / latents.scaling_factor + latents.shift_factor).astype(np.float32))).numpy()
+        image = decoder(torch.from_numpy(latents.decoder_input(final))).numpy()
     (folder / "golden").mkdir()
     write_tensors(
         folder / "golden" / "first.safetensors",

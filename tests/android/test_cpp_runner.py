@@ -54,8 +54,7 @@ def _python_picture(bundle: Bundle, prompt: str, seed: int) -> tuple[np.ndarray,
 
     shape = (1, manifest.latents.channels, manifest.latents.height, manifest.latents.width)
     final = denoise(manifest.plan, predict, initial_latents(manifest.plan, seed, shape), seed)
-    decoder_input = (final / manifest.latents.scaling_factor + manifest.latents.shift_factor).astype(np.float32)
-    return final, decoder(torch.from_numpy(decoder_input))
+    return final, decoder(torch.from_numpy(manifest.latents.decoder_input(final)))
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:

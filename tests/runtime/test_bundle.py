@@ -49,7 +49,15 @@ def document() -> dict[str, Any]:
             "calls": [{"timestep": 999, "input_scale": 1.0, "states": [[0, 1.0]], "outputs": [[0, -0.5]], "noise": 0.0}],
         },
         "guidance": 4.0,
-        "latents": {"channels": 4, "height": 8, "width": 8, "scaling_factor": 0.18215, "shift_factor": 0.0},
+        "latents": {
+            "channels": 4,
+            "height": 8,
+            "width": 8,
+            "scaling_factor": 0.18215,
+            "shift_factor": 0.0,
+            "mean": None,
+            "std": None,
+        },
         "sizes": [{"width": 64, "height": 64, "latent_width": 8, "latent_height": 8, "method": None, "check": None}],
         "tokenizer": {
             "kind": "clip",
@@ -213,10 +221,25 @@ def test_file_entries_leave_out_the_manifest_that_is_named(tmp_path: Path) -> No
 
 def test_decoder_input_divides_then_shifts() -> None:
     # The numbers of Stable Diffusion 3's VAE, the usual one with a shift.
-    spec = LatentSpec(channels=16, height=2, width=3, scaling_factor=1.5305, shift_factor=0.0609)
+    spec = LatentSpec(channels=16, height=2, width=3, scaling_factor=1.5305, shift_factor=0.0609, mean=None, std=None)
     latents = np.random.default_rng(0).normal(size=spec.shape).astype(np.float32)
     assert spec.shape == latents.shape == (1, 16, 2, 3)
     got = spec.decoder_input(latents)
     assert got.dtype == np.float32
     # Two roundings to float32 of numbers below 4, and those of the two factors.
     np.testing.assert_allclose(got, latents.astype(np.float64) / 1.5305 + 0.0609, rtol=0, atol=4 * 4 * 2.0**-24)
+
+
+def test_decoder_input_takes_the_statistics_of_every_channel() -> None:
+    # The numbers of Playground v2.5's VAE: x * std / 0.5 + mean, each of its own channel.
+    mean, std = (-1.6574, 1.886, -1.383, 2.5155), (8.4927, 5.9022, 6.5498, 5.2299)
+    spec = LatentSpec(channels=4, height=2, width=3, scaling_factor=0.5, shift_factor=0.0, mean=mean, std=std)
+    latents = np.random.default_rng(0).normal(size=(2, 4, 2, 3)).astype(np.float32)
+    expected = np.stack([latents[:, c].astype(np.float64) * std[c] / 0.5 + mean[c] for c in range(4)], axis=1)
+    # Three roundings to float32 of numbers below 64, and those of the two factors.
+    np.testing.assert_allclose(spec.decoder_input(latents), expected, rtol=0, atol=5 * 64 * 2.0**-24)
+
+
+def test_statistics_are_of_every_channel() -> None:
+    with pytest.raises(ValueError, match="std: 3 numbers for 4 channels"):
+        LatentSpec(channels=4, height=2, width=3, scaling_factor=1.0, shift_factor=0.0, mean=None, std=(1.0, 1.0, 1.0))

@@ -50,6 +50,18 @@ Component read_component(Fields fields) {
   return component;
 }
 
+/// A number for each channel, or null.
+std::optional<std::vector<double>> read_statistics(Fields& fields, const std::string& name, std::int64_t channels) {
+  const Json& values = fields.required(name);
+  if (values.is_null()) return std::nullopt;
+  if (!values.is_array() || values.size() != static_cast<std::size_t>(channels)) {
+    invalid(fields.path_of(name), "not a number for each channel");
+  }
+  std::vector<double> numbers;
+  for (const Json& value : values) numbers.push_back(finite_number(value, fields.path_of(name)));
+  return numbers;
+}
+
 LatentSpec read_latents(Fields fields) {
   LatentSpec latents;
   latents.channels = fields.integer("channels", 1, kMaxLatentDimension);
@@ -57,6 +69,8 @@ LatentSpec read_latents(Fields fields) {
   latents.width = fields.integer("width", 1, kMaxLatentDimension);
   latents.scaling_factor = fields.positive("scaling_factor");
   latents.shift_factor = fields.number("shift_factor");
+  latents.means = read_statistics(fields, "mean", latents.channels);
+  latents.deviations = read_statistics(fields, "std", latents.channels);
   fields.finish();
   return latents;
 }

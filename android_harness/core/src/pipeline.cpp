@@ -330,8 +330,14 @@ Picture Pipeline::decode(const std::vector<float>& latents) {
   const Component& component = bundle_.component(kVaeDecoder);
   const auto scale = static_cast<float>(spec.scaling_factor);
   const auto shift = static_cast<float>(spec.shift_factor);
+  const std::size_t plane = latents.size() / static_cast<std::size_t>(spec.channels);
   std::vector<float> input(latents.size());
-  for (std::size_t i = 0; i < latents.size(); ++i) input[i] = latents[i] / scale + shift;
+  for (std::size_t i = 0; i < latents.size(); ++i) {
+    const std::size_t channel = i / plane;
+    const float deviation = spec.deviations ? static_cast<float>((*spec.deviations)[channel]) : 1.0F;
+    const float mean = spec.means ? static_cast<float>((*spec.means)[channel]) : 0.0F;
+    input[i] = latents[i] * deviation / scale + shift + mean;
+  }
   const auto output = checked(program(kVaeDecoder).run({{DType::float32, component.inputs[0].shape, input.data()}}),
                               component.outputs[0], kVaeDecoder);
   finished(kVaeDecoder);

@@ -17,6 +17,8 @@ import Testing
         #expect(ancestral.manifest.sizes.map(\.method) == [nil, "size_32x48"])
         #expect(ancestral.manifest.conditioning == nil && ancestral.manifest.chunks.isEmpty)
         #expect(ancestral.manifest.latents.shiftFactor == 0.125)
+        #expect(ancestral.manifest.latents.mean == [-1.5, 1.75, -1.25, 2.5])
+        #expect(ancestral.manifest.latents.std == [8.5, 6.0, 6.5, 5.25])
         #expect(ancestral.manifest.batch == 1)
     }
 

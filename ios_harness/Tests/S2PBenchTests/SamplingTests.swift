@@ -51,6 +51,14 @@ import Testing
         #expect(Sampler(plan: plan).initialLatents(seed: 9, shape: [1, 1, 1, 2]).data == noise.data.map { 3 * $0 })
     }
 
+    /// The recorded call at another size: its sample is noise, its latents are what the decoder takes of that noise.
+    @Test func decoderTakesTheStatisticsOfEveryChannel() throws {
+        let spec = try ModelBundle(opening: Fixtures.ancestral).manifest.latents
+        let file = try SafetensorsFile(opening: Fixtures.ancestral.appendingPathComponent("golden/size-32x48.safetensors"))
+        #expect(spec.mean != nil && spec.std != nil)
+        #expect(decoderInput(try file.floats("sample"), spec) == (try file.floats("latents")))
+    }
+
     @Test func guidanceMixesTheBatch() {
         let outputs = Tensor(shape: [2, 1, 1, 2], data: [1, 2, 3, -2])
         #expect(guided(outputs, guidance: 4) == Tensor(shape: [1, 1, 1, 2], data: [9, -14]))

@@ -67,6 +67,7 @@ def generate(
     from s2p_mobile.sources.device import choose_device
     from s2p_mobile.sources.open_source import is_model, open_source, source_kind
     from s2p_mobile.sources.pixel_size import PixelSize
+    from s2p_mobile.sources.reference import require_same
     from s2p_mobile.sources.session import check_numbers, open_session
     from s2p_runtime.artist import check_negative_prompt
     from s2p_runtime.bundle import Bundle
@@ -91,6 +92,7 @@ def generate(
             seed=seed,
         )
         check_negative_prompt(negative_prompt, session.guidance)  # before weights are loaded
+        require_same(session.model, listener(progress))
         artist = open_artist(session, chosen)
     else:
         found = open_source(source, lora=lora, embedding=embedding)
@@ -158,6 +160,7 @@ def evaluate(
     from s2p_mobile.sources.open_source import is_model, open_source
     from s2p_mobile.sources.opening import as_model
     from s2p_mobile.sources.prompts import long_prompts
+    from s2p_mobile.sources.reference import require_same
     from s2p_mobile.sources.session import open_session
 
     check_metrics(metrics)
@@ -178,9 +181,9 @@ def evaluate(
         opened = open_evaluation(session, model)
     else:
         known = model is not None or size is not None or lora or embedding
-        opened = open_evaluation(
-            open_source(source), as_model(model, size, lora, embedding, allow_pickle) if known else None, device=device
-        )
+        given = as_model(model, size, lora, embedding, allow_pickle) if known else None
+        opened = open_evaluation(open_source(source), given, device=device)
+    require_same(opened.model, listener(progress))
     texts = held_out_prompts(opened.model, prompts)
     for warning in long_prompts(texts[:count], opened.model.conditioner.tokenizers):
         note(warning)

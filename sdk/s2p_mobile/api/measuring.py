@@ -66,6 +66,7 @@ def sensitivity(
     from s2p_mobile.quantize.sensitivity import ESTIMATORS, measure, write_sensitivity
     from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
     from s2p_mobile.sources.default_prompts import calibration_prompts
+    from s2p_mobile.sources.reference import require_same
     from s2p_mobile.sources.session import open_session
     from s2p_runtime.files import refuse_existing
 
@@ -85,6 +86,7 @@ def sensitivity(
         seed=seed,
     )
     texts = calibration_prompts(session.model, prompts)[:TRAJECTORIES]
+    require_same(session.model, listener(progress))
     result = measure(
         session.model, session.plan, texts, session.guidance, name, count=calls, seed=session.seed,
         progress=listener(progress), device=session.device, split_shortcuts=split_shortcuts,
@@ -175,6 +177,7 @@ def latents(
     from s2p_mobile.quantize.workers import join_workers
     from s2p_mobile.sources.default_prompts import calibration_prompts
     from s2p_mobile.sources.prompts import long_prompts, repeated
+    from s2p_mobile.sources.reference import require_same
     from s2p_mobile.sources.session import open_session
 
     session = open_session(
@@ -195,6 +198,7 @@ def latents(
     if prompts is not None:
         for warning in long_prompts(texts, session.model.conditioner.tokenizers):
             note(warning)
+    require_same(session.model, listener(progress))
     job = LatentJob(session.model, session.plan, texts, session.guidance, session.seed, features)
     return write_latents(
         job, Path(out), resume=resume, force=force, progress=listener(progress), workers=join_workers(session.device)

@@ -39,7 +39,7 @@ def load(
     allow_pickle: bool = False,
     size: SizeLike | None = None,
 ) -> Model:
-    """Open a floating-point model. Its configuration is checked now, its weights are read when they are needed.
+    """Open a floating-point model and compare it with diffusers' own pipeline, unless that was done before with these very files.
 
     Args:
         source: diffusers folder, single file, or the hub id of a model that was downloaded before; None is the built-in model.
@@ -51,15 +51,18 @@ def load(
 
     Raises:
         S2PError: no model, an unknown family, pickled weights, a LoRA or an embedding of another model, a size that the U-Net
-            cannot draw, too little disk for a fused or unpacked copy.
+            cannot draw, too little disk for a fused or unpacked copy, or a difference from diffusers.
 
     Example:
         >>> model = s2p_mobile.load("path/to/model", lora=["style.safetensors:0.8"], size=(512, 512))
     """
     from s2p_mobile.sources.opening import open_model
     from s2p_mobile.sources.pixel_size import PixelSize
+    from s2p_mobile.sources.reference import require_same
 
-    return open_model(source, PixelSize.of(size), lora, embedding)
+    model = open_model(source, PixelSize.of(size), lora, embedding, allow_pickle)
+    require_same(model)
+    return model
 
 
 def quantize(
@@ -127,6 +130,7 @@ def quantize(
     from s2p_mobile.quantize.methods import METHODS, run_method
     from s2p_mobile.quantize.work import work_folder
     from s2p_mobile.sources.prompts import long_prompts
+    from s2p_mobile.sources.reference import require_same
     from s2p_runtime.files import refuse_existing
 
     keeps_work = METHODS.get(method).keeps_work
@@ -137,7 +141,8 @@ def quantize(
         shutil.rmtree(work, ignore_errors=True)
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
-        lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, work=work,
+        lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
+        device=device, seed=seed, work=work,
         resume=resume, latents=_folder(latents), sensitivity=sensitivity, progress=listener(progress),
     )  # fmt: skip
     if unused := _unused_offload(job):
@@ -148,6 +153,7 @@ def quantize(
         for warning in long_prompts(job.prompts, job.model.conditioner.tokenizers):
             note(warning)
     job.model.load()
+    require_same(job.model, listener(progress))
     return _write(job, method, run_method(method, job), folder, force)
 
 
@@ -192,7 +198,8 @@ def forecast(
 
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
-        lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
+        lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
+        device=device, seed=seed,
         latents=_folder(latents), sensitivity=sensitivity,
     )  # fmt: skip
     if unused := _unused_offload(job):

@@ -41,11 +41,11 @@ class TerminalProgress:
     @contextlib.contextmanager
     def _plain_stage(self, title: str, total: int) -> Iterator[Advance]:
         start = last = time.monotonic()
-        done = 0
+        done, said = 0, ""
 
         def advance(detail: str = "") -> None:
-            nonlocal done, last
-            done += 1
+            nonlocal done, last, said
+            done, said = done + 1, detail
             now = time.monotonic()
             if done < total and now - last >= _PLAIN_LINE_SECONDS:
                 last = now
@@ -53,4 +53,4 @@ class TerminalProgress:
                 print(f"{title}: {done}/{total}, {left:.0f} s left  {detail}".rstrip(), file=sys.stderr, flush=True)
 
         yield advance
-        print(f"{title}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+        print(f"{title}: {time.monotonic() - start:.1f} s  {said}".rstrip(), file=sys.stderr, flush=True)

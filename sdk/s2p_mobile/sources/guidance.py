@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,3 +30,12 @@ def fold_guidance(unet: UNet2DConditionModel, guidance: float) -> None:
         shift = mlp.linear_1.weight.double() @ (mlp.cond_proj.weight.double() @ embedding[0].double())
         mlp.linear_1.bias.copy_((mlp.linear_1.bias.double() + shift).float())
     mlp.cond_proj = None
+
+
+def guided_unet(unet: Any, guidance: float) -> Any:
+    """A U-Net with one guidance built in, see :func:`fold_guidance`. All weights but those of the time embedding are the original's,
+    which is not changed."""
+    guided = copy.copy(unet)
+    guided.__dict__["_modules"] = {**unet._modules, "time_embedding": copy.deepcopy(unet.time_embedding)}
+    fold_guidance(guided, guidance)
+    return guided

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from s2p_converters.core.plan import own_scheduler
 from s2p_converters.core.resources import load_bytes, require_memory
 from s2p_mobile.sources.components import Components
 from s2p_mobile.sources.defaults import ModelDefaults, read_defaults
-from s2p_mobile.sources.families import (
-    LCM_GUIDANCE,
-    LCM_STEPS,
-    Family,
-    families_in_order,
-    recognise,
-    refuse_folder,
-    refuse_pipeline,
-)
-from s2p_mobile.sources.guidance import fold_guidance
+from s2p_mobile.sources.families import LCM_GUIDANCE
+from s2p_mobile.sources.few_steps import FewSteps, few_steps
+from s2p_mobile.sources.guidance import guided_unet
+from s2p_mobile.sources.latents import latent_spec
 from s2p_mobile.sources.modules import load_module, read_json
+from s2p_mobile.sources.origin import title
+from s2p_mobile.sources.pipeline_index import family_of, read_index
 from s2p_mobile.sources.pixel_size import PixelSize, latent_size, pixel_size
 from s2p_mobile.sources.weight_folder import check_weights
-from s2p_runtime.bundle import LatentSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.quiet import quiet_import
-
-_GIVE = "give a diffusers folder or a .safetensors file, or none for the built-in model"
 
 
 class Model(Components):
@@ -59,10 +52,10 @@ class Model(Components):
             S2PError: folder missing or empty, no diffusers pipeline, another kind of pipeline, pickled weights, unknown family,
                 a size that the U-Net cannot draw, defaults that are not valid.
         """
-        self.index = _pipeline_index(folder)
+        self.index = read_index(folder)
         self.defaults = read_defaults(folder) if defaults is None else defaults
         self.name = name or self.defaults.name or folder.resolve().name
-        self.family = _family(folder, self.index)
+        self.family = family_of(folder, self.index)
         self.denoiser = self.family.denoiser
         self.unet_config = read_json(folder / self.denoiser.folder / "config.json")
         self.vae_config = read_json(folder / "vae" / "config.json")
@@ -73,17 +66,13 @@ class Model(Components):
         height, width = latent_size(self.structure, self.vae_config, size)
         self.structure = replace(self.structure, sample_size=(height, width))
         self.unet_config["sample_size"] = [height, width] if height != width else height
-        latents = LatentSpec(
-            channels=self.structure.in_channels,
-            height=height,
-            width=width,
-            scaling_factor=self.vae_config.get("scaling_factor", self.family.scaling_factor),
-            shift_factor=self.vae_config.get("shift_factor") or 0.0,
-        )
+        latents = latent_spec(folder, self.family, self.structure, self.vae_config)
         self.embedded_guidance = None if self.structure.guidance_dim is None else embedded_guidance
         """Of a latent consistency model, built into the time path; else None."""
         self.scratch: TemporaryDirectory[str] | None = None
         """Keeps the folder of a model that was unpacked or fused; removed with the model."""
+        self.sources: tuple[tuple[Path, str], ...] = ((folder, ""),)
+        """Where the weights come from: files or folders, each with what was said about it, such as a LoRA's scale."""
         drawn = pixel_size(latents, self.vae_config)
         super().__init__(folder, self.family.conditioner.of_model(folder, self.index, self.structure, drawn), latents)
 
@@ -107,23 +96,34 @@ class Model(Components):
         """Components with weights, the denoiser first."""
         return (self.denoiser.folder, "vae", *self.family.text_encoders)
 
+    @cached_property
+    def few_steps(self) -> FewSteps | None:
+        """What a model that was trained for few steps is meant to be run with; None: it is not one of these, or does not say so.
+
+        Raises:
+            S2PError: a scheduler that is not part of diffusers, or one with EDM's preconditioning.
+        """
+        return few_steps(own_scheduler(self.folder / "scheduler"), self.index, self.unet_config, self.name)
+
     @property
     def guidance(self) -> float:
         """Default classifier-free guidance: the model's own, else the family's; 1 (none) where it is embedded (LCM)."""
         if self.embedded_guidance is not None:
             return 1.0
-        return self.family.guidance if self.defaults.guidance is None else self.defaults.guidance
+        if self.defaults.guidance is not None:
+            return self.defaults.guidance
+        return self.family.guidance if self.few_steps is None else self.few_steps.guidance
 
     def with_embedded_guidance(self, guidance: float) -> Model:
         """The same latent consistency model with another guidance in its time path; nothing of it is loaded yet."""
         other = Model(self.folder, self.picture_size, self.name, embedded_guidance=guidance, defaults=self.defaults)
-        other.scratch = self.scratch
+        other.scratch, other.sources = self.scratch, self.sources
         return other
 
     @property
     def steps(self) -> int:
         """Default denoising steps."""
-        return self.family.steps if self.embedded_guidance is None else LCM_STEPS
+        return self.family.steps if self.few_steps is None else self.few_steps.steps
 
     @property
     def picture_size(self) -> PixelSize:
@@ -131,14 +131,17 @@ class Model(Components):
         return pixel_size(self.latents, self.vae_config)
 
     @cached_property
-    def unet(self) -> Any:
-        """The denoiser itself, float32; the guidance of a latent consistency model is built in."""
+    def diffusers_unet(self) -> Any:
+        """The denoiser as diffusers has it, float32."""
         with quiet_import():
             kind = getattr(importlib.import_module(self.denoiser.module), self.denoiser.kind)
-        unet = load_module(kind, self.folder / self.denoiser.folder)
-        if self.embedded_guidance is not None:
-            fold_guidance(unet, self.embedded_guidance)
-        return unet
+        return load_module(kind, self.folder / self.denoiser.folder)
+
+    @cached_property
+    def unet(self) -> Any:
+        """The same with the guidance of a latent consistency model built in; the weights are those of :attr:`diffusers_unet`."""
+        guidance = self.embedded_guidance
+        return self.diffusers_unet if guidance is None else guided_unet(self.diffusers_unet, guidance)
 
     def load(self) -> None:
         """Load every component now, so that damage is found before anything is written.
@@ -163,48 +166,3 @@ class Model(Components):
     def unet_fp32_bytes(self) -> int:
         """Parameters of the U-Net, time path included, at four bytes each."""
         return sum(p.numel() for p in self.unet.parameters()) * 4
-
-
-def _pipeline_index(folder: Path) -> dict[str, Any]:
-    """Content of ``model_index.json``.
-
-    Raises:
-        S2PError: no folder of a pipeline that an installed family knows.
-    """
-    if not folder.exists():
-        raise S2PError(f"model folder {folder} does not exist", _GIVE)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        what = "is empty" if folder.is_dir() else "is not a folder"
-        raise S2PError(f"model folder {folder} {what}", _GIVE)
-    if not (folder / "model_index.json").is_file():
-        raise refuse_folder(folder, read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
-    index = read_json(folder / "model_index.json")
-    refuse_pipeline(folder, index)
-    return index
-
-
-def _family(folder: Path, index: Mapping[str, Any]) -> Family:
-    """The family of a pipeline's folder.
-
-    Raises:
-        S2PError: a component missing, an unknown family, or one that is not of the pipeline.
-    """
-    pipeline = str(index["_class_name"])
-    candidates = [family.components for family in families_in_order() if pipeline in family.pipelines]
-    shared = [part for part in candidates[0] if all(part in others for others in candidates)]
-    _require_folders(folder, shared)
-    described = [part for part in shared if not part.startswith(("tokenizer", "scheduler"))]
-    family = recognise(str(folder), {part: read_json(folder / part / "config.json") for part in described})
-    if pipeline not in family.pipelines:
-        raise S2PError(
-            f"{folder} says {pipeline} but its U-Net is one of {family.name}",
-            "correct model_index.json or get the model again",
-        )
-    _require_folders(folder, family.components)
-    return family
-
-
-def _require_folders(folder: Path, parts: Sequence[str]) -> None:
-    for part in parts:
-        if not (folder / part).is_dir():
-            raise S2PError(f"{folder} lacks {part}/", "export the model again with diffusers")

@@ -29,12 +29,14 @@ class _Change:
     """A file that changes a model.
 
     Attributes:
+        said: what was said about it.
         verb: what is done with it, for people.
         parts: components that may be written anew, in float32.
         write: (model's folder, an empty one) -> the changed model in the latter.
     """
 
     file: Path
+    said: str
     verb: str
     parts: Sequence[str]
     write: Callable[[Path, Path], None]
@@ -88,6 +90,7 @@ def open_model(
         scratch.cleanup()
         raise
     model.scratch = scratch
+    model.sources = ((given, ""), *((change.file, change.said) for change in changes))
     return model
 
 
@@ -118,12 +121,12 @@ def _listed(files: Files) -> Sequence[str | Path]:
 
 def _lora(text: str | Path) -> _Change:
     file, scale = parse_lora(str(text))
-    return _Change(file, "fusing", COMPONENTS, partial(fuse, path=file, scale=scale))
+    return _Change(file, str(scale), "fusing", COMPONENTS, partial(fuse, path=file, scale=scale))
 
 
 def _embedding(text: str | Path) -> _Change:
     file, word = parse_embedding(str(text))
-    return _Change(file, "adding", tuple(ENCODERS), partial(add_words, path=file, word=word))
+    return _Change(file, word or "", "adding", tuple(ENCODERS), partial(add_words, path=file, word=word))
 
 
 def _stage(scratch: TemporaryDirectory[str], name: str) -> Path:

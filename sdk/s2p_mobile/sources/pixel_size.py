@@ -64,12 +64,16 @@ def latent_size(structure: UNetStructure, vae_config: Mapping[str, Any], size: P
         size: of the pictures; None for the U-Net's own.
 
     Raises:
-        S2PError: a size that the VAE or the U-Net does not halve without a remainder.
+        S2PError: a size that the VAE or the U-Net does not halve without a remainder, or none where the U-Net has no own.
     """
+    halved, factor = 2 ** sum(block.resample for block in structure.down), vae_factor(vae_config)
     if size is None:
-        return structure.sample_size
-    factor = vae_factor(vae_config)
-    multiple = factor * 2 ** sum(block.resample for block in structure.down)
+        own = structure.sample_size
+        if any(length is None or length % halved for length in own):
+            what = "has no sample_size" if None in own else f"has a sample_size of {own[1]}x{own[0]}, no multiple of {halved}"
+            raise S2PError(f"unet/config.json {what}", "say how large the pictures are with `size`, like 512x512", "size")
+        return own
+    multiple = factor * halved
     for word, length in (("width", size.width), ("height", size.height)):
         if length % multiple:
             near = max(multiple, round(length / multiple) * multiple)

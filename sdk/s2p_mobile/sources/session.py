@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.opening import as_model
 from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
-from s2p_runtime.errors import S2PError
+from s2p_runtime.errors import S2PError, S2PWarning
 from s2p_runtime.plan import SamplingPlan
 
 
@@ -64,6 +65,7 @@ def open_session(
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. A latent consistency model takes it into its time path.
+            What the files of a few-step model decide here is told as a warning.
         device: as :func:`~s2p_mobile.sources.device.choose_device`.
 
     Raises:
@@ -75,6 +77,8 @@ def open_session(
     model = as_model(source, size, lora, embedding, allow_pickle)
     if guidance is not None and model.embedded_guidance is not None and guidance != model.embedded_guidance:
         model = model.with_embedded_guidance(guidance)
+    if decided := _decided(model, steps, guidance):
+        warnings.warn(decided, S2PWarning, stacklevel=3)
     return Session(
         model=model,
         plan=plan_for(model.folder / "scheduler", scheduler, steps or model.steps),
@@ -82,6 +86,20 @@ def open_session(
         device=chosen,
         seed=seed,
     )
+
+
+def _decided(model: Model, steps: int | None, guidance: float | None) -> str | None:
+    """What the files of a few-step model decide because a caller does not, for people."""
+    few = model.few_steps
+    if few is None or (steps is not None and guidance is not None):
+        return None
+    parts = []
+    if steps is None:
+        parts.append(f"{few.steps} step{'s' if few.steps > 1 else ''}")
+    if guidance is None:
+        embedded = model.embedded_guidance
+        parts.append(f"guidance {model.guidance:g}" if embedded is None else f"guidance {embedded:g} in its time path")
+    return f"{model.name} is {few.title}: {' and '.join(parts)}"
 
 
 def check_numbers(steps: int | None, guidance: float | None, seed: int) -> None:

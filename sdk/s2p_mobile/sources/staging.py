@@ -6,6 +6,7 @@ from pathlib import Path
 
 from s2p_converters.core.resources import require_disk
 from s2p_mobile.sources.origin import mark_origin
+from s2p_mobile.sources.pipeline_index import complete_index
 from s2p_mobile.sources.single_file import unpack
 from s2p_mobile.sources.unpickle import pickled_components, tell_of_pickle, write_unpickled
 
@@ -32,6 +33,7 @@ def write_staged(given: Path, folder: Path, allow_pickle: bool) -> Path:
     require_disk(folder, size, f"unpacking {given.name}", "set TMPDIR to a folder on a larger disk")
     if given.is_file():
         unpack(given, folder, allow_pickle)
+        complete_index(folder)
     else:
         write_unpickled(given, folder)
         tell_of_pickle(given)

@@ -255,12 +255,27 @@ def test_settings_name_the_scheduler_of_the_plan(checkpoint: Checkpoint, tmp_pat
 
 
 def test_settings_tell_of_another_rule_and_of_calls_without_a_scheduler(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    assert "combines them otherwise" in pipeline_settings(checkpoint).notes[0]
     (tmp_path / "scheduler_config.json").write_text(json.dumps({**BASE, "timestep_spacing": "leading"}))
+    same = plan_for(tmp_path, "pndm", 20).model_copy(update={"scheduler": "DDIMScheduler"})
+    assert pipeline_settings(with_plan(checkpoint, same)).notes == (
+        "the plan is of DDIMScheduler; the pipeline's scheduler makes the same calls and combines them otherwise",
+    )
     uneven = plan_for(tmp_path, "ddim", 4)
     calls = [call.model_copy(update={"timestep": t}) for call, t in zip(uneven.calls, (999.0, 998.0, 997.0, 3.0), strict=True)]
     settings = pipeline_settings(with_plan(checkpoint, uneven.model_copy(update={"calls": tuple(calls)})))
     assert settings.scheduler is None and "no scheduler of the pipeline" in settings.notes[0]
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++2m"])
+def test_settings_tell_of_other_timesteps_where_few_steps_leave_wide_gaps(
+    checkpoint: Checkpoint, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({**BASE, "timestep_spacing": "trailing"}))
+    plan = plan_for(tmp_path, name, 3)
+    settings = pipeline_settings(with_plan(checkpoint, plan))
+    visited = linspace_timesteps(3) if settings.spacing == ".linspace" else leading_timesteps(3)
+    apart = max(abs(a - b) for a, b in zip(plan.timesteps, visited, strict=True))
+    assert apart >= 1 and f"up to {apart:.0f} away from those of the plan" in settings.notes[0]
 
 
 def unsuitable(checkpoint: Checkpoint, folder: Path, change: str) -> Checkpoint:

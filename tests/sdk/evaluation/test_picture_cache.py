@@ -104,6 +104,9 @@ def test_interruption_leaves_nothing_half_written(tmp_path: Path, model: Model, 
 
 
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("S2P_CACHE", str(tmp_path / "own"))
+    assert default_cache_folder() == tmp_path / "own" / "fp"
+    monkeypatch.delenv("S2P_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_folder() == tmp_path / "s2p-mobile" / "fp"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -48,6 +48,17 @@ FAMILY_UNET: dict[str, dict[str, Any]] = {
 PIPELINE = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 
 
+def index_of(pipeline: str, scheduler: str) -> dict[str, Any]:
+    """``model_index.json`` as ``save_pretrained`` writes it."""
+    index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": "0.42.1", "scheduler": ["diffusers", scheduler]}
+    index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    if pipeline == PIPELINE["sdxl"]:
+        index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+        index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
+    return index
+
+
 def text_config(act: str, width: int, **changes: Any) -> CLIPTextConfig:
     settings = {
         "vocab_size": 1026,
@@ -89,7 +100,7 @@ def build_model(folder: Path, family: str, scheduler: dict[str, Any], vocab_size
     (folder / "scheduler").mkdir()
     config = json.loads((DEMO_MODEL / "scheduler" / "scheduler_config.json").read_text())
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, **scheduler}))
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": PIPELINE[family], "_diffusers_version": "0.42.1"}))
+    (folder / "model_index.json").write_text(json.dumps(index_of(PIPELINE[family], {**config, **scheduler}["_class_name"])))
     return folder
 
 

@@ -114,7 +114,7 @@ def test_a_family_from_outside_goes_the_whole_way(
 ) -> None:
     """From a folder to trajectories, a checkpoint and pictures, with conditions under names of its own."""
     folder = wave_model(make_model)
-    with pytest.raises(S2PError, match="holds a WavePipeline; supported are"):
+    with pytest.raises(S2PError, match="holds a WavePipeline, which is no pipeline of diffusers; supported are"):
         Model(folder)
     install("waves_family", WAVES, "waves = waves_family:WAVES", "WaveUNet = waves_family:WAVE_UNET")
     assert run(["models"]) == 0

@@ -32,6 +32,10 @@ CLASSES = {
     "dpm++2m-karras": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
     "lcm": "LCMScheduler",
+    "ddpm": "DDPMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
 }
 
 
@@ -50,7 +54,7 @@ def test_name_keeps_the_models_noise_schedule(name: str) -> None:
     assert scheduler.config.timestep_spacing == "leading"  # the LCM scheduler keeps it and does not use it
     assert not scheduler.config.get("clip_sample") and not scheduler.config.get("thresholding")
     assert make_scheduler(name, CONFIG, spacing="trailing").config.timestep_spacing == "trailing"
-    if "dpm" in name:
+    if name.startswith("dpm"):
         assert scheduler.config.algorithm_type == "dpmsolver++" and scheduler.config.solver_order == 2
         assert scheduler.config.use_karras_sigmas == name.endswith("karras")
 
@@ -71,7 +75,7 @@ def test_karras_where_it_exists() -> None:
 
 
 def test_unknown_name_lists_what_exists() -> None:
-    with pytest.raises(S2PError, match=r"'plms' is unknown; choose one of ddim, pndm, euler, euler-a, dpm\+\+2m"):
+    with pytest.raises(S2PError, match=r"unknown scheduler 'plms'; there are ddim, pndm, euler, euler-a, dpm\+\+2m"):
         make_scheduler("plms", CONFIG)
 
 
@@ -90,7 +94,7 @@ def test_plan_for_a_model_folder(folder: Path) -> None:
         (b"{", "not readable JSON"),
         (b"\xff\xfe", "not readable JSON"),
         (b"[]", "not a scheduler configuration"),
-        (b"{}", "scheduler None is not supported; choose --scheduler from ddim"),
+        (b"{}", "scheduler None is not supported; choose `scheduler` from ddim"),
         (b'{"_class_name": "KarrasVeScheduler"}', "KarrasVeScheduler is not supported"),
         (b'{"_class_name": "DDIMScheduler", "beta_schedule": "wavy"}', "refuses the model's scheduler configuration"),
         (b'{"_class_name": "DDIMScheduler", "num_train_timesteps": "many"}', "refuses the model's scheduler configuration"),

@@ -35,13 +35,16 @@ struct FileEntry {
   std::uint64_t bytes;
 };
 
-/// Latent shape, and vae input = latent / scaling_factor + shift_factor.
+/// Latent shape, and vae input = latent * deviation / scaling_factor + shift_factor + mean.
 struct LatentSpec {
   std::int64_t channels;
   std::int64_t height;
   std::int64_t width;
   double scaling_factor;
   double shift_factor;
+  /// Of each channel; none: 0 is added, and the latents are taken as they are.
+  std::optional<std::vector<double>> means;
+  std::optional<std::vector<double>> deviations;
 
   std::size_t count() const { return static_cast<std::size_t>(channels * height * width); }
 };

@@ -142,6 +142,7 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
             raise S2PError(f"U-Net block {kind} is not supported", f"supported are {', '.join((*_DOWN_BLOCKS, *_UP_BLOCKS))}")
         resnets = tuple((previous if j == 0 else channels[i], channels[i]) for j in range(layers[i]))
         attention = tuple(_spread(depth[i], layers[i])) if _DOWN_BLOCKS[kind] else ()
+        _check_heads(heads[i], channels[i], attention)
         resample = i < count - 1
         down.append(BlockStructure(f"down_blocks.{i}", resnets, attention, heads[i], resample, only_cross[i]))
         skips += [channels[i]] * (layers[i] + resample)
@@ -153,6 +154,7 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
             raise S2PError(f"U-Net block {mid_kind} is not supported", "supported is UNetMidBlock2DCrossAttn or none")
         pair = (channels[-1], channels[-1])
         mid_depth = depth[-1][-1] if isinstance(depth[-1], list | tuple) else depth[-1]
+        _check_heads(heads[-1], channels[-1], (mid_depth,))
         mid = BlockStructure("mid_block", (pair, pair), (mid_depth,), heads[-1], False)
     up = []
     for i, kind in enumerate(config["up_block_types"]):
@@ -166,11 +168,12 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
             pairs.append((previous + skip, channels[level]))
             previous = channels[level]
         attention = tuple(_spread(up_depth[i], resnet_count)) if _UP_BLOCKS[kind] else ()
+        _check_heads(heads[level], channels[level], attention)
         resample = i < count - 1
         up.append(
             BlockStructure(f"up_blocks.{i}", tuple(pairs), attention, heads[level], resample, only_cross[level], own_skips)
         )
-    size = config["sample_size"]
+    size: Any = config.get("sample_size")
     return UNetStructure(
         in_channels=config["in_channels"],
         out_channels=config["out_channels"],
@@ -189,6 +192,15 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
         guidance_dim=config.get("time_cond_proj_dim"),
         text_time=_text_time(config),
     )
+
+
+def _check_heads(heads: int, channels: int, attention: tuple[int, ...]) -> None:
+    """diffusers rounds the width of a head down, so that an attention is narrower than its block."""
+    if attention and channels % heads:
+        raise S2PError(
+            f"U-Net setting attention_head_dim = {heads}, the number of heads, does not divide the width {channels}",
+            "use a model whose heads fill the width",
+        )
 
 
 def _text_time(config: Mapping[str, Any]) -> TextTimeStructure | None:

@@ -1,7 +1,8 @@
 """Samplers as data: a diffusers scheduler is probed once and becomes a :class:`s2p_runtime.plan.SamplingPlan`."""
 
+from s2p_converters.core.plan.own import OwnScheduler, own_scheduler
 from s2p_converters.core.plan.probe import extract_plan
 from s2p_converters.core.plan.registry import SCHEDULERS, Scheduler
 from s2p_converters.core.plan.schedulers import make_scheduler, plan_for
 
-__all__ = ["SCHEDULERS", "Scheduler", "extract_plan", "make_scheduler", "plan_for"]
+__all__ = ["SCHEDULERS", "OwnScheduler", "Scheduler", "extract_plan", "make_scheduler", "own_scheduler", "plan_for"]

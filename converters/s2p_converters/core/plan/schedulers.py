@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from s2p_converters.core.plan.own import build, own_scheduler
 from s2p_converters.core.plan.probe import extract_plan
 from s2p_converters.core.plan.registry import SCHEDULERS, scheduler_classes
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
 
-CONFIG_NAME = "scheduler_config.json"
 Spacing = Literal["leading", "trailing", "linspace"]
 
 
@@ -20,7 +20,7 @@ _NON_LINEAR_DEFAULTS = ("clip_sample", "thresholding")
 
 
 def make_scheduler(
-    name: str, base_config: dict[str, Any], *, spacing: Spacing | None = None, karras: bool | None = None
+    name: str, base_config: Mapping[str, Any], *, spacing: Spacing | None = None, karras: bool | None = None
 ) -> Any:
     """A diffusers scheduler by name.
 
@@ -46,48 +46,25 @@ def make_scheduler(
         if "use_karras_sigmas" not in accepted:
             raise S2PError(f"scheduler {name!r} has no Karras sigmas", "choose euler, dpm++2m or unipc")
         overrides["use_karras_sigmas"] = karras
-    return _build(entry.scheduler_class, {**base_config, **overrides})
+    return build(entry.scheduler_class, {**base_config, **overrides})
 
 
 def plan_for(scheduler_folder: Path, name: str | None, steps: int) -> SamplingPlan:
     """The sampling plan of a model folder's ``scheduler/``.
 
     Args:
-        scheduler_folder: folder with ``scheduler_config.json``.
+        scheduler_folder: folder with ``scheduler_config.json``; see :func:`~s2p_converters.core.plan.own.own_scheduler`.
         name: of :data:`~s2p_converters.core.plan.registry.SCHEDULERS`, or None for the model's own scheduler as configured.
         steps: inference steps as a user counts them.
 
     Raises:
-        S2PError: configuration missing, malformed or of an unsupported class; and as :func:`make_scheduler`, ``extract_plan``.
+        S2PError: configuration missing, malformed or of an unsupported class; a scheduler with EDM's preconditioning, whatever is
+            named; and as :func:`make_scheduler`, ``extract_plan``.
     """
-    config = _read_config(scheduler_folder / CONFIG_NAME)
+    own = own_scheduler(scheduler_folder)
     if name is not None:
-        return extract_plan(make_scheduler(name, config), steps)
-    kind = config.get("_class_name")
-    known = scheduler_classes()
-    if kind not in known:
+        return extract_plan(make_scheduler(name, own.settings), steps)
+    if own.name not in scheduler_classes():
         names = ", ".join(SCHEDULERS.names)
-        raise S2PError(f"the model's scheduler {kind} is not supported", f"choose `scheduler` from {names}", "scheduler")
-    return extract_plan(_build(known[kind], config), steps)
-
-
-def _build(kind: Any, config: dict[str, Any]) -> Any:
-    try:
-        return kind.from_config(config)
-    except (ArithmeticError, ImportError, KeyError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
-        raise S2PError(
-            f"{kind.__name__} refuses the model's scheduler configuration ({reason})", f"correct {CONFIG_NAME}"
-        ) from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise S2PError(f"{path} does not exist", "give a model folder in diffusers layout") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise S2PError(f"{path} is not readable JSON ({error})", "get the model again") from error
-    if not isinstance(config, dict):
-        raise S2PError(f"{path} is not a scheduler configuration (a JSON object)", "get the model again")
-    return config
+        raise S2PError(f"the model's scheduler {own.name} is not supported", f"choose `scheduler` from {names}", "scheduler")
+    return extract_plan(own.build(), steps)

@@ -117,7 +117,7 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
         raise _unsuitable("has two text encoders and a time table of its own for each prompt (SDXL), this layout one for all")
     if plan.prediction_type != "epsilon":
         raise _unsuitable(f"predicts {plan.prediction_type}, the pipeline expects epsilon")
-    if manifest.latents.shift_factor != 0:
+    if manifest.latents.shift_factor != 0 or manifest.latents.mean is not None or manifest.latents.std is not None:
         raise _unsuitable("shifts its latents, the pipeline only scales them")
     _check_noise_schedule(checkpoint)
     _check_tokens(checkpoint)
@@ -127,9 +127,14 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
     frame = {manifest.tokenizer.bos_id, manifest.tokenizer.eos_id, manifest.tokenizer.pad_id}
     if learned := [token.content for token in manifest.tokenizer.added_tokens if token.id not in frame]:
         notes.append(f"the pipeline knows no added tokens and reads {learned[0]} letter by letter")
-    scheduler, spacing, steps = _matching_schedule(plan.timesteps)
+    scheduler, spacing, steps, apart = _matching_schedule(plan.timesteps)
     if scheduler is None:
         notes.append("no scheduler of the pipeline visits every call of the plan once; each timestep uses the nearest call")
+    elif apart >= 1:
+        notes.append(
+            f"the pipeline's scheduler asks for timesteps that are up to {apart:.0f} away from those of the plan "
+            f"({plan.scheduler}) and gets the nearest calls, so that other pictures come out"
+        )
     elif plan.scheduler != _SAME_RULE[scheduler] or any(call.noise for call in plan.calls):
         notes.append(
             f"the plan is of {plan.scheduler}; the pipeline's scheduler makes the same calls and combines them otherwise"
@@ -138,8 +143,9 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
     return PipelineSettings(scheduler, spacing, steps, guidance, manifest.latents.scaling_factor, tuple(notes))
 
 
-def _matching_schedule(timesteps: list[float]) -> tuple[str | None, str | None, int]:
-    """The scheduler whose timesteps come nearest among those that find the same calls as the plan's own timesteps."""
+def _matching_schedule(timesteps: list[float]) -> tuple[str | None, str | None, int, float]:
+    """The scheduler whose timesteps come nearest among those that find the same calls as the plan's own timesteps, and how far apart
+    the two are at most. A plan of few calls has wide gaps, in which many timesteps find the same call."""
     thresholds = call_thresholds(timesteps)
     found = [nearest_call(thresholds, told_timestep(t)) for t in timesteps]
     fitting = []
@@ -149,12 +155,12 @@ def _matching_schedule(timesteps: list[float]) -> tuple[str | None, str | None, 
             continue
         visited = schedule(steps)
         if [nearest_call(thresholds, t) for t in visited] == found:
-            distance = sum(abs(a - b) for a, b in zip(visited, timesteps, strict=True))
-            fitting.append((distance, scheduler, spacing, steps))
+            distances = [abs(a - b) for a, b in zip(visited, timesteps, strict=True)]
+            fitting.append((sum(distances), scheduler, spacing, steps, max(distances)))
     if not fitting:
-        return None, None, len(timesteps)
-    _, chosen, chosen_spacing, chosen_steps = min(fitting, key=lambda entry: entry[0])
-    return chosen, chosen_spacing, chosen_steps
+        return None, None, len(timesteps), 0.0
+    _, chosen, chosen_spacing, chosen_steps, apart = min(fitting, key=lambda entry: entry[0])
+    return chosen, chosen_spacing, chosen_steps, apart
 
 
 def _check_noise_schedule(checkpoint: Checkpoint) -> None:

@@ -28,13 +28,17 @@ public struct FileEntry: Codable, Equatable, Sendable {
     public let bytes: Int
 }
 
-/// Latent shape, and `vae input = latent / scalingFactor + shiftFactor`.
+/// Latent shape, and `vae input = latent * std / scalingFactor + shiftFactor + mean`.
 public struct LatentSpec: Codable, Equatable, Sendable {
     public let channels: Int
     public let height: Int
     public let width: Int
     public let scalingFactor: Double
     public let shiftFactor: Double
+    /// Of each channel; nil: none is added.
+    @Nullable public var mean: [Double]?
+    /// Of each channel; nil: the latents are taken as they are.
+    @Nullable public var std: [Double]?
 
     /// [1, C, H, W]
     public var shape: [Int] { [1, channels, height, width] }
@@ -43,6 +47,15 @@ public struct LatentSpec: Codable, Equatable, Sendable {
         case channels, height, width
         case scalingFactor = "scaling_factor"
         case shiftFactor = "shift_factor"
+        case mean, std
+    }
+
+    func validate() throws(ContractViolation) {
+        try require(channels >= 1 && height >= 1 && width >= 1, "latents", "sizes must be at least 1")
+        try require(scalingFactor > 0, "latents.scaling_factor", "must be above 0")
+        for (name, values) in [("mean", mean), ("std", std)] {
+            try require(values.map { $0.count == channels } ?? true, "latents.\(name)", "must be a number for each channel")
+        }
     }
 }
 
@@ -160,8 +173,7 @@ public struct BundleManifest: Contract {
         try require(isTargetName(target), "target", "is no name of a target")
         try require(isSHA256(checkpointSHA256), "checkpoint_sha256", "is no SHA-256")
         try plan.validate()
-        try require(latents.channels >= 1 && latents.height >= 1 && latents.width >= 1, "latents", "sizes must be at least 1")
-        try require(latents.scalingFactor > 0, "latents.scaling_factor", "must be above 0")
+        try latents.validate()
         try tokenizer.validate("tokenizer")
         try conditioning?.validate(length: tokenizer.maxLength)
         try validateQuantization()

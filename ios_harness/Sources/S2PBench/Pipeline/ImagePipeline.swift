@@ -149,9 +149,16 @@ public struct ImagePipeline: Sendable {
     }
 }
 
-/// `latents / scaling_factor + shift_factor` in float32.
+/// `latents * std / scaling_factor + shift_factor + mean` in float32, of latents [1, C, H, W].
 func decoderInput(_ latents: Tensor, _ spec: LatentSpec) -> Tensor {
     let factor = Float(spec.scalingFactor)
     let shift = Float(spec.shiftFactor)
-    return Tensor(shape: latents.shape, data: latents.data.map { $0 / factor + shift })
+    let std = spec.std?.map { Float($0) }
+    let mean = spec.mean?.map { Float($0) }
+    let plane = latents.data.count / spec.channels
+    let data = latents.data.enumerated().map { index, value in
+        let channel = index / plane
+        return value * (std?[channel] ?? 1) / factor + shift + (mean?[channel] ?? 0)
+    }
+    return Tensor(shape: latents.shape, data: data)
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,6 +18,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
 from s2p_mobile.judge.evaluation.drawing import Drawings
+from s2p_mobile.sources.cache_folder import cache_folder
 from s2p_mobile.sources.model import Model
 from s2p_runtime.contract import Contract, read_contract, write_contract
 from s2p_runtime.errors import S2PError
@@ -41,9 +41,8 @@ class _Shard(Contract):
 
 
 def default_cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/s2p-mobile/fp``; ``~/.cache`` when the variable is not set."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "s2p-mobile" / "fp"
+    """``fp`` of the user's cache folder, see :func:`~s2p_mobile.sources.cache_folder.cache_folder`."""
+    return cache_folder("fp")
 
 
 def _digest(value: Any) -> str:

@@ -6,10 +6,10 @@ so a resumed run and a run on several processes see the same samples.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2p_converters.core.graph import StepUNet
-from s2p_converters.core.plan.schedulers import CONFIG_NAME, make_scheduler
+from s2p_converters.core.plan import make_scheduler, own_scheduler
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.recipes.training import TrainingRule
 from s2p_mobile.sources.predictor import Predictor
@@ -216,7 +216,7 @@ class ParallelBatches:
         self,
         latents: LatentDataset,
         rule: TrainingRule,
-        scheduler_config: dict[str, object],
+        scheduler_config: Mapping[str, Any],
         sampler: CallSampler,
         seed: int,
     ) -> None:
@@ -270,9 +270,5 @@ def make_batches(
         return SerialBatches(latents, rule, teacher, guidance, call_weights, seed)
     sampler = CallSampler(call_weights, seed, rule.accumulate)
     if rule.pipeline == "parallel":
-        return ParallelBatches(latents, rule, _scheduler_config(scheduler), sampler, seed)
+        return ParallelBatches(latents, rule, own_scheduler(scheduler).settings, sampler, seed)
     return S2PBatches(latents, rule, sampler, seed)
-
-
-def _scheduler_config(folder: Path) -> dict[str, object]:
-    return dict(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
 """Kinds of Stable Diffusion, recognised from a model's own configuration files, and what is refused by name."""
 
 from s2p_mobile.sources.families.conditioner import Conditioner, ConditionSpec, EncodedPrompt
-from s2p_mobile.sources.families.family import LCM_GUIDANCE, LCM_STEPS, Configs, Family
+from s2p_mobile.sources.families.family import LCM_GUIDANCE, LCM_STEPS, Configs, Family, text_to_image
 from s2p_mobile.sources.families.refusals import refuse_folder, refuse_pipeline, supported_pipelines
 from s2p_mobile.sources.families.registry import FAMILIES, families_in_order, recognise
 
@@ -19,4 +19,5 @@ __all__ = [
     "refuse_folder",
     "refuse_pipeline",
     "supported_pipelines",
+    "text_to_image",
 ]

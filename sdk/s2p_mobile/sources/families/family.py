@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from s2p_converters.core.graph import DENOISERS, Denoiser
@@ -16,6 +16,21 @@ Configs = Mapping[str, Config]
 LCM_GUIDANCE = 8.5
 """Guidance that diffusers' LatentConsistencyModelPipeline embeds by default."""
 LCM_STEPS = 4
+
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+_CLASSES = {
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "tokenizer": _TOKENIZERS,
+    "tokenizer_2": _TOKENIZERS,
+}
+
+
+def text_to_image(pipeline: str) -> str:
+    """The pipeline that draws from texts with the components of another one, as ``AutoPipelineForText2Image`` of diffusers pairs
+    them: a folder saved from image-to-image holds the same model."""
+    return pipeline.replace("Img2Img", "")
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,9 @@ class Family:
         recipe: default recipe.
         scaling_factor: of the latents, where the VAE's configuration does not say.
         matches: decides from the configurations of the components.
+        takes_statistics: its pipeline decodes with the VAE's ``latents_mean`` and ``latents_std``, where it has both.
+        takes_shift: its pipeline decodes with the VAE's ``shift_factor``.
+        component_classes: folder -> classes that its component may be of, the usual one first; others are not looked at.
     """
 
     name: str
@@ -47,6 +65,9 @@ class Family:
     denoiser_kind: str = "UNet2DConditionModel"
     steps: int = 25
     recipe: str = "w4a8-mixed"
+    takes_statistics: bool = False
+    takes_shift: bool = False
+    component_classes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _CLASSES)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -57,6 +78,12 @@ class Family:
     def components(self) -> tuple[str, ...]:
         """Folders of a model, the denoiser's first."""
         return (self.denoiser.folder, *self.folders)
+
+    def classes(self, component: str) -> tuple[str, ...]:
+        """Classes that a component may be of; none: whatever it is."""
+        if component == self.denoiser.folder:
+            return (self.denoiser.kind,)
+        return self.component_classes.get(component, ())
 
     @property
     def text_encoders(self) -> tuple[str, ...]:

@@ -9,6 +9,10 @@ from typing import Any
 
 from s2p_mobile.sources.families.registry import FAMILIES
 from s2p_runtime.errors import S2PError
+from s2p_runtime.quiet import quiet_import
+
+with quiet_import():
+    import diffusers
 
 _KINDS = (
     (r"StableDiffusion3", "Stable Diffusion 3"),
@@ -17,6 +21,8 @@ _KINDS = (
     (r"Kandinsky", "Kandinsky"),
     (r"ControlNet", "ControlNet"),
     (r"Inpaint", "inpainting model"),
+    (r"PAG", "pipeline with perturbed attention guidance"),
+    (r"SAG", "pipeline with self-attention guidance"),
     (r"Img2Img|XLRefiner", "image-to-image model"),
     (r"Upscale", "upscaler"),
     (r"Video|AnimateDiff", "video model"),
@@ -41,7 +47,10 @@ def refuse_pipeline(folder: Path, index: Mapping[str, Any]) -> None:
     name, supported = str(index.get("_class_name")), supported_pipelines()
     if name not in supported:
         hint = f"supported are text-to-image pipelines of Stable Diffusion: {', '.join(supported)}"
-        raise S2PError(f"{folder} holds a {_kind(name)}", hint)
+        foreign = "" if name in dir(diffusers) else ", which is no pipeline of diffusers"
+        raise S2PError(f"{folder} holds a {_kind(name)}{foreign}", hint)
+    if index.get("requires_aesthetics_score"):
+        raise S2PError(f"{folder} holds SDXL's refiner ({name})", "give the base model, which draws from texts")
 
 
 def refuse_folder(folder: Path, config: Mapping[str, Any]) -> S2PError:

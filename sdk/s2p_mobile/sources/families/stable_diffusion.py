@@ -7,7 +7,12 @@ from s2p_mobile.sources.families.pooled_text import PooledTextConditioner
 from s2p_mobile.sources.families.text import TextConditioner
 
 _FOLDERS = ("text_encoder", "vae", "tokenizer", "scheduler")
-_PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+_PIPELINES = (
+    "StableDiffusionPipeline",
+    "LatentConsistencyModelPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+)
 _NEEDS = "a diffusers folder (unet, text_encoder, vae, tokenizer, scheduler; weights as .safetensors) or one .safetensors file"
 
 
@@ -55,10 +60,11 @@ SDXL = Family(
     name="sdxl",
     title="Stable Diffusion XL (two text encoders, size and pooled text in the time path)",
     needs="a diffusers folder (also text_encoder_2 and tokenizer_2; weights as .safetensors) or one .safetensors file",
-    pipelines=("StableDiffusionXLPipeline",),
+    pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
     folders=(*_FOLDERS, "text_encoder_2", "tokenizer_2"),
     conditioner=PooledTextConditioner,
     guidance=5.0,
-    scaling_factor=0.13025,
+    scaling_factor=0.18215,  # AutoencoderKL's own default; every VAE of SDXL says 0.13025
     matches=lambda configs: _has_clip(configs) and _has_text_time(configs),
+    takes_statistics=True,
 )
