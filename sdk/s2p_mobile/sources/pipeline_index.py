@@ -104,7 +104,8 @@ def _require_class(folder: Path, index: Mapping[str, Any], part: str, known: set
     if known and found is not None and found not in known:
         words = " or ".join(sorted(known))
         raise S2PError(
-            f"{part}/ of {title(folder)} is of the class {found}, which is not supported", f"save the model with {words} in its place"
+            f"{part}/ of {title(folder)} is of the class {found}, which is not supported",
+            f"save the model with {words} in its place",
         )
 
 
