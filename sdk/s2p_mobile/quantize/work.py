@@ -67,6 +67,8 @@ def fingerprint(job: QuantizationJob) -> str:
         "guidance": job.guidance,
         "seed": job.seed,
         "unet": job.model.unet_sha256,
+        "texts": job.model.text_sha256,
+        "embedded_guidance": job.model.embedded_guidance,
     }
     if job.sensitivity is not None:
         identity["sensitivity"] = job.sensitivity.model_dump(mode="json")

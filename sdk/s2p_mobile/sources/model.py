@@ -157,8 +157,16 @@ class Model(Components):
     @property
     def unet_sha256(self) -> str:
         """SHA-256 over the U-Net's weight files, in the order of their names."""
+        return self._sha256(self.denoiser.folder)
+
+    @property
+    def text_sha256(self) -> tuple[str, ...]:
+        """The same over the weight files of each text encoder: a LoRA or a learned word may change these alone."""
+        return tuple(map(self._sha256, self.family.text_encoders))
+
+    def _sha256(self, component: str) -> str:
         digest = hashlib.sha256()
-        for path in sorted((self.folder / self.denoiser.folder).glob("*.safetensors")):
+        for path in sorted((self.folder / component).glob("*.safetensors")):
             digest.update(sha256_file(path).encode())
         return digest.hexdigest()
 

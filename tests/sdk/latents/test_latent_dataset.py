@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from s2p_converters.core.plan.schedulers import plan_for
 from s2p_mobile.quantize.interruption import Interrupted
@@ -195,6 +197,17 @@ def test_a_set_of_another_job_is_refused(
         write_latents(job, tmp_path / "set", progress=At(1, lambda: os.kill(os.getpid(), signal.SIGINT)))
     with pytest.raises(S2PError, match=words):
         write_latents(other, tmp_path / "set", resume=True)
+
+
+def test_a_set_of_another_text_encoder_is_refused(job: LatentJob, whole: Path, tmp_path: Path) -> None:
+    """As a LoRA or a learned word makes it: the U-Net is the same."""
+    shutil.copytree(job.model.folder, tmp_path / "model")
+    file = tmp_path / "model" / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {name: 2 * tensors[name] for name in list(tensors)[:1]}, file, metadata={"format": "pt"})
+    other = replace(job, model=Model(tmp_path / "model", job.model.picture_size))
+    with pytest.raises(S2PError, match="other weights of a text encoder"):
+        open_latents(whole).require(other)
 
 
 def test_features_are_required_only_where_wanted(job: LatentJob, whole: Path, tmp_path: Path) -> None:

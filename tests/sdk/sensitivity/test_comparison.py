@@ -18,6 +18,7 @@ from s2p_runtime.errors import S2PError
 def result(estimator: str, values: list[float], **changes: object) -> Sensitivity:
     fields = {
         "estimator": estimator, "model": "m", "unet_sha256": "0" * 64, "scheduler": "ddim", "steps": 25, "guidance": 4.0,
+        "embedded_guidance": None,
         "prompts": 1, "samples": 1, "seed": 0, "search": "mse", "bits": (4,),
         "layers": tuple(LayerSensitivity(name=f"l{k}", weights=1, values=(value,)) for k, value in enumerate(values)),
     }  # fmt: skip

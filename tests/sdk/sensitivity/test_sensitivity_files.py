@@ -89,7 +89,8 @@ def test_measuring_repeats_and_survives_its_file(tmp_path: Path) -> None:
 def test_damaged_files_are_refused_in_one_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
     document: dict[str, object] = {
         "format": "s2p-sensitivity", "version": 1, "estimator": "fisher", "model": "m", "unet_sha256": "0" * 64,
-        "scheduler": "ddim", "steps": 25, "guidance": 4.0, "prompts": 1, "samples": 1, "seed": 0, "search": "mse",
+        "scheduler": "ddim", "steps": 25, "guidance": 4.0, "embedded_guidance": None,
+        "prompts": 1, "samples": 1, "seed": 0, "search": "mse",
         "bits": [4, 8], "layers": [{"name": "a", "weights": 4, "values": [1.0, 0.5]}],
     }  # fmt: skip
     file = tmp_path / "s.json"
@@ -167,6 +168,7 @@ def test_a_file_of_whole_shortcuts_is_for_methods_that_keep_them(tmp_path: Path)
         ({"steps": 5}, {}, "steps 5, this job has 2"),
         ({"scheduler": "PNDMScheduler"}, {}, "scheduler PNDMScheduler"),
         ({"guidance": 1.5}, {}, "guidance 1.5"),
+        ({"embedded_guidance": 3.5}, {}, "embedded guidance 3.5"),
         ({"search": "absmax"}, {}, "search absmax"),
         ({}, {"mixed": BUDGET.model_copy(update={"ranking": "sqnr"})}, "estimator gradient, this job has sqnr"),
         ({}, {"mixed": BUDGET.model_copy(update={"candidates": (2, 4, 8)})}, "no values at 2 bits"),

@@ -30,6 +30,8 @@ class LatentRequest(Contract):
 
     source: str = Field(description="name of the model, for people")
     unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    text_sha256: tuple[str, ...] = Field(description="of the weights of each text encoder")
+    embedded_guidance: float | None = Field(description="of a latent consistency model, in its time path; null: none")
     plan: SamplingPlan
     guidance: float
     seed: int = Field(ge=0)
@@ -56,6 +58,10 @@ class LatentRequest(Contract):
         """In what this set differs from the wanted one, in words; None when it serves. Stored features never hurt."""
         if self.unet_sha256 != wanted.unet_sha256:
             return f"another model ({self.source}, not {wanted.source}, or other weights)"
+        if self.text_sha256 != wanted.text_sha256:
+            return f"other weights of a text encoder ({self.source}, here {wanted.source})"
+        if self.embedded_guidance != wanted.embedded_guidance:
+            return f"another guidance in the time path ({self.embedded_guidance}, not {wanted.embedded_guidance})"
         if self.plan != wanted.plan:
             ours, theirs = self.plan, wanted.plan
             return f"another sampling plan ({ours.scheduler} {ours.steps} steps, not {theirs.scheduler} {theirs.steps} steps)"
@@ -136,6 +142,8 @@ class LatentJob:
         return LatentRequest(
             source=self.model.name,
             unet_sha256=self.model.unet_sha256,
+            text_sha256=self.model.text_sha256,
+            embedded_guidance=self.model.embedded_guidance,
             plan=self.plan,
             guidance=self.guidance,
             seed=self.seed,

@@ -31,6 +31,7 @@ def sensitivity_for(job: QuantizationJob, source: Sensitivity | str | Path) -> S
         ("scheduler", found.scheduler, job.plan.scheduler),
         ("steps", found.steps, job.plan.steps),
         ("guidance", found.guidance, job.guidance),
+        ("embedded guidance", found.embedded_guidance, job.model.embedded_guidance),
         ("weight scale search", found.search, job.recipe.weights.search),
     )
     for what, is_, wanted in pairs:

@@ -182,6 +182,7 @@ def measure(
         scheduler=plan.scheduler,
         steps=plan.steps,
         guidance=guidance,
+        embedded_guidance=model.embedded_guidance,
         prompts=min(len(encoded), count or chosen.samples),
         samples=len(samples),
         seed=seed,

@@ -38,6 +38,7 @@ class Sensitivity(Contract):
     scheduler: str
     steps: int = Field(ge=1)
     guidance: float
+    embedded_guidance: float | None = Field(description="of a latent consistency model, in its time path; null: none")
     prompts: int = Field(ge=1, description="FP trajectories looked at")
     samples: int = Field(ge=1, description="U-Net calls looked at")
     seed: int = Field(ge=0)
