@@ -152,7 +152,8 @@ def test_bundle_draws_the_floating_point_picture(place: Path, bundle: Path) -> N
     for source, name in (("demo", "fp.png"), (str(bundle), "quantized.png")):
         result = command(place, "generate", source, *prompt, "--out", name)
         assert result.returncode == 0, result.stderr
-        assert result.stderr.startswith("drawing: ") and len(result.stderr.splitlines()) == 1
+        # One line at the end, and one now and then where it takes long.
+        assert all(line.startswith("drawing: ") for line in result.stderr.splitlines()) and result.stderr
     fp, quantized = (np.asarray(Image.open(place / name), np.float64) for name in ("fp.png", "quantized.png"))
     assert fp.shape == (64, 64, 3)
     assert fp[..., 2][:8, :8].mean() > fp[..., 0][:8, :8].mean() + 50, "the corner is blue"

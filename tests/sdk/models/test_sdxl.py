@@ -53,7 +53,7 @@ def plan(model: Model) -> SamplingPlan:
 def quick(name: str = "w4a8", **training: Any) -> Recipe:
     recipe = load_recipe(name)
     calibration = recipe.calibration.model_copy(update={"prompts": 2})
-    start = recipe.training.start.model_copy(update={"calls": 8})
+    start = recipe.training.start.model_copy(update={"calls": 8, "iterations": 8})
     rule = recipe.training.model_copy(update={"iterations": 2, "prompts": 2, "batch": 2, "start": start, **training})
     baselines = recipe.baselines.model_copy(update={"samples": 8, "factor": 20_000.0})
     return recipe.model_copy(update={"training": rule, "calibration": calibration, "baselines": baselines})

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from s2p_converters.core.graph import LayerSpec
 from s2p_mobile.quantize.bits import average_bits, ranking_bits, top_layers, weight_bits
+from s2p_mobile.quantize.jobs import make_job
 from s2p_mobile.quantize.recipes import MixedRule, Recipe, WeightRule, load_recipe
 from s2p_runtime.errors import S2PError
 
@@ -98,7 +99,6 @@ def test_sizes(text: object, count: int | None) -> None:
     [
         ("{}", "exactly one of top, average_bits and size"),
         ("{top: 5%, average_bits: 4.2}", "exactly one of top, average_bits and size"),
-        ("{top: 5%, ranking: guess}", "unknown estimator 'guess', known are fisher"),
         ("{average_bits: 9}", "average_bits"),
         ("{average_bits: 4, candidates: [4, 9]}", "candidates"),
         ("{size: huge}", "write it like 300MB"),
@@ -110,6 +110,13 @@ def test_bad_rules_are_refused_in_one_line(tmp_path: Path, mixed: str, message: 
     with pytest.raises(S2PError, match=message) as caught:
         load_recipe(str(file))
     assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_ranking_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ndescription: x\nweights: {bits: 4}\nmixed: {top: 5%, ranking: guess}\n", encoding="utf-8")
+    with pytest.raises(S2PError, match="unknown estimator 'guess'; there are fisher"):
+        make_job(None, recipe=str(file), device="cpu")
 
 
 def test_a_recipe_survives_its_own_json() -> None:

@@ -249,7 +249,7 @@ def test_probes_have_zero_mean_and_unit_variance() -> None:
 
 
 def test_unknown_estimator_is_refused() -> None:
-    with pytest.raises(S2PError, match=r"unknown sensitivity estimator 'guess'; .*fisher.*sqnr"):
+    with pytest.raises(S2PError, match=r"unknown estimator 'guess'; .*fisher.*sqnr"):
         rank_layers(build(Curved), samples_of(1), LAYERS, "guess", BITS)
 
 
