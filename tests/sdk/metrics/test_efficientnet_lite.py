@@ -130,5 +130,5 @@ def test_distance_of_equal_pictures_is_zero(network: EfficientNetLite0, pictures
 def test_refuses_other_weights(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(S2PError, match="uninstall .* and install it again"):
+    with pytest.raises(S2PError, match=r"uninstall .* and install it again"):
         load_network(path)
