@@ -170,7 +170,8 @@ def random_integers(model: Path, out: Path) -> Figures:
         out / "s2p.json",
         CheckpointManifest(
             producer="benchmark", family=source.family.name,
-            source=Source(name=source.name, unet_sha256="0" * 64, unet_fp32_bytes=0), method="rtn",
+            source=Source(name=source.name, unet_sha256="0" * 64, text_sha256=(), embedded_guidance=None, unet_fp32_bytes=0),
+            method="rtn",
             recipe=recipe.model_dump(mode="json"), seed=0, plan=plan, guidance=source.guidance, latents=source.latents,
             tokenizer=source.conditioner.tokenizer_spec, unet_config=dict(source.unet_config),
             layers=tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs), golden=(), files=file_entries(out, "s2p.json"),

@@ -87,6 +87,8 @@ class Source(Contract):
 
     name: str
     unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the source U-Net's weights")
+    text_sha256: tuple[str, ...] = Field(description="of weights and configuration of each text encoder")
+    embedded_guidance: float | None = Field(description="of a latent consistency model, in its time path; null: none")
     unet_fp32_bytes: int = Field(ge=0, description="parameters of the source U-Net at 4 bytes each")
 
 

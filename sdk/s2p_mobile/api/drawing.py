@@ -141,7 +141,8 @@ def evaluate(
         metrics: names; all when None.
         clip: folder of a CLIP model for the CLIP score; the model's own or one in a known place when None.
         grid: PNG to write with the first pictures: floating point, quantized, difference.
-        cache: folder for floating-point pictures, which are not drawn again; True is ``~/.cache/s2p-mobile/fp``, False keeps none.
+        cache: folder for floating-point pictures, which are not drawn again; True is ``fp`` in the cache
+            folder (``$S2P_CACHE``, else the user's), False keeps none.
         progress: see :class:`ProgressEvent`.
 
     Returns:
@@ -182,6 +183,8 @@ def evaluate(
     else:
         known = model is not None or size is not None or lora or embedding
         given = as_model(model, size, lora, embedding, allow_pickle) if known else None
+        if given is not None:
+            require_same(given, listener(progress))
         opened = open_evaluation(open_source(source), given, device=device)
     require_same(opened.model, listener(progress))
     texts = held_out_prompts(opened.model, prompts)

@@ -38,6 +38,7 @@ def load(
     embedding: Sequence[str | Path] | str | Path = (),
     allow_pickle: bool = False,
     size: SizeLike | None = None,
+    progress: ProgressLike = None,
 ) -> Model:
     """Open a floating-point model and compare it with diffusers' own pipeline, unless that was done before with these very files.
 
@@ -48,6 +49,7 @@ def load(
         size: width and height of the pictures in pixels, (512, 768) or ``512x768``; the model's own when None.
         allow_pickle: read pickled weights too (``.ckpt``, ``.pt``, ``.pth``, ``.bin``), by torch's reader that builds weights only,
             and say so in a note; they are refused otherwise.
+        progress: of the comparison, see :class:`ProgressEvent`.
 
     Raises:
         S2PError: no model, an unknown family, pickled weights, a LoRA or an embedding of another model, a size that the U-Net
@@ -61,7 +63,7 @@ def load(
     from s2p_mobile.sources.reference import require_same
 
     model = open_model(source, PixelSize.of(size), lora, embedding, allow_pickle)
-    require_same(model)
+    require_same(model, listener(progress))
     return model
 
 
@@ -137,8 +139,6 @@ def quantize(
     folder = Path(out)
     refuse_existing(folder, force)
     work = work_folder(folder) if keeps_work else None
-    if work is not None and force and not resume:
-        shutil.rmtree(work, ignore_errors=True)
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
         lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
@@ -154,6 +154,8 @@ def quantize(
             note(warning)
     job.model.load()
     require_same(job.model, listener(progress))
+    if work is not None and force and not resume:
+        shutil.rmtree(work, ignore_errors=True)
     return _write(job, method, run_method(method, job), folder, force)
 
 

@@ -59,7 +59,8 @@ def evaluate(
     """Compare pictures with those of the floating-point model: FID, sFID, SSIM, LPIPS, PSNR, CLIP score."""
     result = s2p_mobile.evaluate(
         source, prompts=prompts, model=model, count=count, size=size, lora=lora or (), embedding=embedding or (),
-        scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, metrics=metrics, clip=clip, grid=grid,
+        allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed,
+        metrics=metrics, clip=clip, grid=grid,
         cache=cache or True, progress=True,
     )  # fmt: skip
     say(f"{result.source}: {result.count} prompts, {result.steps} steps, seeds from {result.seed}", json)

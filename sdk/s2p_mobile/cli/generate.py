@@ -58,7 +58,8 @@ def generate(
         raise s2p_mobile.S2PError(f"folder {out.parent} does not exist", "make it first or choose another `out`", "out")
     picture = s2p_mobile.generate(
         source, prompt, negative_prompt=negative_prompt, seed=seed, size=size, lora=lora or (), embedding=embedding or (),
-        scheduler=scheduler, steps=steps, guidance=guidance, device=device, release_chunks=release_chunks, progress=True,
+        allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device,
+        release_chunks=release_chunks, progress=True,
     )  # fmt: skip
 
     import numpy as np

@@ -54,8 +54,8 @@ def latents(
     """Draw prompts with the floating-point model and store the trajectories for training; 512 of them without --prompts."""
     dataset = s2p_mobile.latents(
         model, out=out, prompts=prompts, count=count, subset_seed=subset_seed, features=features, size=size, lora=lora or (),
-        embedding=embedding or (), scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, resume=resume,
-        force=force, progress=True,
+        embedding=embedding or (), allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
+        device=device, seed=seed, resume=resume, force=force, progress=True,
     )  # fmt: skip
     say(f"latents: {out} ({dataset.prompts} prompts, {dataset.calls} calls each)")
     say(f"next: s2p-mobile quantize {model or ''} --latents {out} --out checkpoint".replace("  ", " "))

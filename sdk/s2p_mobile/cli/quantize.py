@@ -75,8 +75,9 @@ def quantize(
     """Quantize a model into an S2P checkpoint. Methods that can go on after an interruption keep their work in OUT.training."""
     settings: dict[str, Any] = {
         "recipe": recipe, "method": method, "pipeline": pipeline, "prompts": prompts, "count": count, "subset_seed": subset_seed,
-        "size": size, "lora": lora or (), "embedding": embedding or (), "scheduler": scheduler, "steps": steps,
-        "guidance": guidance, "device": device, "seed": seed, "latents": latents, "sensitivity": sensitivity,
+        "size": size, "lora": lora or (), "embedding": embedding or (), "allow_pickle": allow_pickle,
+        "scheduler": scheduler, "steps": steps, "guidance": guidance, "device": device, "seed": seed,
+        "latents": latents, "sensitivity": sensitivity,
     }  # fmt: skip
     if dry_run:
         from s2p_mobile.quantize.forecast import forecast_lines
@@ -94,6 +95,7 @@ def quantize(
 
 
 def _tell(checkpoint: Checkpoint, seconds: float, json: str | None) -> None:
+    from s2p_converters.targets.registry import TARGETS
     from s2p_mobile.quantize.workers import is_main_process
 
     if not is_main_process():
@@ -103,6 +105,6 @@ def _tell(checkpoint: Checkpoint, seconds: float, json: str | None) -> None:
     listing = ", ".join(f"{n} x {'float' if width == 'float' else width + ' bits'}" for width, n in counts.items() if n)
     made = f"{manifest.method}, {manifest.recipe['name']}, {bits:.2f} bits a weight; layers: {listing}"
     say(f"checkpoint: {checkpoint.folder} ({made})", json)
-    say(f"next: s2p-mobile convert {checkpoint.folder} --target coreml", json)
+    say(f"next: s2p-mobile convert {checkpoint.folder} --target {' or '.join(TARGETS.entries)}", json)
     figures = {"method": manifest.method, "seconds": seconds, "average_weight_bits": bits, "layers": counts}
     emit_json(json, {"checkpoint": str(checkpoint.folder), **figures})

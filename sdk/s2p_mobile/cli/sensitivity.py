@@ -78,7 +78,9 @@ def sensitivity(
     plot = out.with_suffix(".png")
     for file in (*files.values(), *([plot] if compare else [])):
         refuse_existing(file, force)
-    opened = s2p_mobile.load(model, size=size, lora=lora or (), embedding=embedding or ())
+    opened = s2p_mobile.load(
+        model, size=size, lora=lora or (), embedding=embedding or (), allow_pickle=allow_pickle, progress=True
+    )
     results = []
     for name, file in files.items():
         result = s2p_mobile.sensitivity(

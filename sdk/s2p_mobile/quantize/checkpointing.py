@@ -61,7 +61,13 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
     manifest = CheckpointManifest(
         producer=f"s2p-mobile {__version__}",
         family=model.family.name,
-        source=Source(name=model.name, unet_sha256=model.unet_sha256, unet_fp32_bytes=model.unet_fp32_bytes),
+        source=Source(
+            name=model.name,
+            unet_sha256=model.unet_sha256,
+            text_sha256=model.text_sha256,
+            embedded_guidance=model.embedded_guidance,
+            unet_fp32_bytes=model.unet_fp32_bytes,
+        ),
         method=method,
         recipe=job.recipe.model_dump(mode="json"),
         seed=job.seed,

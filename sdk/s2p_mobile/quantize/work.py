@@ -67,6 +67,7 @@ def fingerprint(job: QuantizationJob) -> str:
         "guidance": job.guidance,
         "seed": job.seed,
         "unet": job.model.unet_sha256,
+        "unet_config": job.model.unet_config,
         "texts": job.model.text_sha256,
         "embedded_guidance": job.model.embedded_guidance,
     }

@@ -66,10 +66,8 @@ class _LaunchedWorkers(Workers):
             raise S2PError(
                 f"several processes cannot share the device {chosen}", "leave its number out, each takes its own", "device"
             )
-        try:
-            from accelerate import PartialState
-        except ImportError:
-            raise S2PError("several processes need Hugging Face accelerate", "pip install accelerate") from None
+        from accelerate import PartialState
+
         for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
             if os.environ.get(variable, "").lower() in ("1", "true"):
                 raise S2PError(

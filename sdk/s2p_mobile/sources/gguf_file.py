@@ -26,7 +26,7 @@ def read_gguf(path: Path) -> dict[str, torch.Tensor]:
     except ImportError as error:
         raise S2PError(
             f"{path} is a GGUF file, and the package that reads those is not installed",
-            "pip install gguf, or give the .safetensors file that it was made from",
+            "pip install 's2p-mobile[gguf]', or give the .safetensors file that it was made from",
         ) from error
     try:
         with quiet_import():

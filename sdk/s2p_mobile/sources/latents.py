@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from s2p_converters.core.graph import UNetStructure
 from s2p_mobile.sources.families import Family
+from s2p_mobile.sources.origin import title
 from s2p_runtime.bundle import LatentSpec
 from s2p_runtime.contract import first_problem
 from s2p_runtime.errors import S2PError
@@ -42,5 +43,5 @@ def latent_spec(folder: Path, family: Family, structure: UNetStructure, vae_conf
         )
     except ValidationError as error:
         raise S2PError(
-            f"vae/config.json of {folder} is not valid ({first_problem(error)})", "export the model again with diffusers"
+            f"vae/config.json of {title(folder)} is not valid ({first_problem(error)})", "export the model again with diffusers"
         ) from error

@@ -37,7 +37,7 @@ class Model(Components):
         size: PixelSize | None = None,
         name: str | None = None,
         *,
-        embedded_guidance: float = LCM_GUIDANCE,
+        embedded_guidance: float | None = None,
         defaults: ModelDefaults | None = None,
     ) -> None:
         """
@@ -45,7 +45,8 @@ class Model(Components):
             folder: in diffusers layout.
             size: of the pictures; the configuration's when None.
             name: the model's; what its defaults say, or the folder's, when None.
-            embedded_guidance: of a latent consistency model, whose time path takes the guidance; others ignore it.
+            embedded_guidance: of a latent consistency model, whose time path takes the guidance; others ignore it. What its
+                defaults say, else that of diffusers' pipeline, when None.
             defaults: what the model says about itself; read from the folder when None.
 
         Raises:
@@ -67,8 +68,11 @@ class Model(Components):
         self.structure = replace(self.structure, sample_size=(height, width))
         self.unet_config["sample_size"] = [height, width] if height != width else height
         latents = latent_spec(folder, self.family, self.structure, self.vae_config)
-        self.embedded_guidance = None if self.structure.guidance_dim is None else embedded_guidance
+        told = LCM_GUIDANCE if self.defaults.guidance is None else self.defaults.guidance
+        taken = told if embedded_guidance is None else embedded_guidance
+        self.embedded_guidance = None if self.structure.guidance_dim is None else taken
         """Of a latent consistency model, built into the time path; else None."""
+        self._loaded = False
         self.scratch: TemporaryDirectory[str] | None = None
         """Keeps the folder of a model that was unpacked or fused; removed with the model."""
         self.sources: tuple[tuple[Path, str], ...] = ((folder, ""),)
@@ -150,9 +154,12 @@ class Model(Components):
             S2PError: a component's weights are damaged, do not belong to its configuration or have an infinity or NaN; too little
             memory for all of them.
         """
+        if self._loaded:
+            return
         require_memory(load_bytes(self.folder, self.weighty_folders), f"{self.name} in float32")
         self.conditioner.load()
         assert self.vae and self.unet
+        self._loaded = True
 
     @property
     def unet_sha256(self) -> str:
@@ -161,12 +168,12 @@ class Model(Components):
 
     @property
     def text_sha256(self) -> tuple[str, ...]:
-        """The same over the weight files of each text encoder: a LoRA or a learned word may change these alone."""
-        return tuple(map(self._sha256, self.family.text_encoders))
+        """The same over weights and configuration of each text encoder: a LoRA or a learned word may change these alone."""
+        return tuple(self._sha256(name, "config.json") for name in self.family.text_encoders)
 
-    def _sha256(self, component: str) -> str:
-        digest = hashlib.sha256()
-        for path in sorted((self.folder / component).glob("*.safetensors")):
+    def _sha256(self, component: str, *others: str) -> str:
+        digest, folder = hashlib.sha256(), self.folder / component
+        for path in (*sorted(folder.glob("*.safetensors")), *(folder / name for name in others)):
             digest.update(sha256_file(path).encode())
         return digest.hexdigest()
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from s2p_converters.core.variants import weights_variant
-from s2p_mobile.sources.origin import title
+from s2p_mobile.sources.origin import file_title, title
 from s2p_mobile.sources.unused_keys import is_unused
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
@@ -25,10 +25,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise S2PError(f"{path} is not readable JSON ({error})", "export the model again with diffusers") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise S2PError(f"{file_title(path)} is not readable JSON ({error})", "export the model again with diffusers") from error
     if not isinstance(value, dict):
-        raise S2PError(f"{path} is not a JSON object", "export the model again with diffusers")
+        raise S2PError(f"{file_title(path)} is not a JSON object", "export the model again with diffusers")
     return value
 
 

@@ -95,7 +95,7 @@ def as_checkpoint(source: Checkpoint | str | Path) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source
     _demand("checkpoint", source)
-    return open_checkpoint(Path(source))
+    return open_checkpoint(locate(source)[0])
 
 
 def as_bundle(source: Bundle | str | Path) -> Bundle:
@@ -107,11 +107,11 @@ def as_bundle(source: Bundle | str | Path) -> Bundle:
     if isinstance(source, Bundle):
         return source
     _demand("bundle", source)
-    return open_bundle(Path(source))
+    return open_bundle(locate(source)[0])
 
 
 def _demand(kind: Kind, source: str | Path) -> None:
     """Name what a folder is when it is of another kind; what is none of them is for its reader to describe."""
-    found = source_kind(source) if Path(source).is_dir() else kind
+    found = source_kind(source) if locate(source)[0].is_dir() else kind
     if found not in (kind, "other"):
         raise S2PError(f"{source} is a {found}", _MADE_BY[kind])

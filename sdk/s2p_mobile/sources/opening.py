@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from s2p_converters.core.resources import parameter_count, require_disk
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.sources.defaults import read_defaults
-from s2p_mobile.sources.lora import COMPONENTS, fuse, parse_lora
+from s2p_mobile.sources.lora import ADAPTER_CONFIG, COMPONENTS, fuse, parse_lora
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.origin import mark_origin, title
 from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
@@ -90,7 +90,13 @@ def open_model(
         scratch.cleanup()
         raise
     model.scratch = scratch
-    model.sources = ((given, ""), *((change.file, change.said) for change in changes))
+    beside = [file for file in (given.with_suffix(".yaml"),) if given.is_file() and file.is_file()]
+    settings = [change.file.with_name(ADAPTER_CONFIG) for change in changes]
+    model.sources = (
+        (given, ""),
+        *((change.file, change.said) for change in changes),
+        *((file, "") for file in (*beside, *settings) if file.is_file()),
+    )
     return model
 
 

@@ -14,6 +14,12 @@ def mark_origin(folder: Path, text: str) -> None:
     place.write_text(text, encoding="utf-8")
 
 
+def file_title(path: Path) -> str:
+    """A file of a model's folder or of one of its components, as messages name it."""
+    known = title(path.parent)
+    return str(path) if known == str(path.parent) else f"{path.name} of {known}"
+
+
 def title(folder: Path) -> str:
     """A model's folder, or one of its components, as messages name it."""
     if (folder / _NAME).is_file():

@@ -17,7 +17,7 @@ with quiet_import():
     import diffusers
 
 INDEX_NAME = "model_index.json"
-GIVE_MODEL = "give a diffusers folder or a .safetensors file, or none for the built-in model"
+GIVE_MODEL = "give a diffusers folder or a single file, or none for the built-in model"
 _LIBRARIES = ("diffusers", "transformers")
 _PIPELINES = Path(diffusers.__file__).parent / "pipelines"
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json", "scheduler_config.json")

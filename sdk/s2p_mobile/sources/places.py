@@ -29,7 +29,7 @@ def locate(source: str | Path) -> tuple[Path, str | None]:
         return path, None
     name = path.as_posix()
     if not re.fullmatch(_HUB_ID, name):
-        raise S2PError(f"{source} does not exist", "give a model folder, a .safetensors file, a checkpoint or a bundle")
+        raise S2PError(f"{source} does not exist", "give a model folder, a single file, a checkpoint or a bundle")
     with quiet_import():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

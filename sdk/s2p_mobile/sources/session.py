@@ -62,6 +62,7 @@ def open_session(
         size: of the pictures; the model's own when None.
         lora: ``FILE[:scale]`` each, fused into the weights in their order.
         embedding: textual inversions, ``FILE[:word]`` each.
+        allow_pickle: read pickled weights too, weights only.
         scheduler: a sampler by name; the model's own when None.
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. A latent consistency model takes it into its time path.

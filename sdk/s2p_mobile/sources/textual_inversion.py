@@ -17,6 +17,7 @@ from torch import Tensor
 
 from s2p_mobile.sources.modules import load_module, read_json
 from s2p_mobile.sources.tokenizer_files import open_tokenizer
+from s2p_mobile.sources.unpickle import PICKLES, conversion
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 from s2p_runtime.tokenizer_spec import MAX_ADDED_TOKENS
@@ -27,7 +28,6 @@ _PARTS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 """Names in files for Stable Diffusion XL -> the encoder whose vectors they are."""
 _UNNAMED = {"emb_params", *_PARTS}
 """Names of tensors that are no word."""
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _OTHER = "it is for another model"
 
 
@@ -46,21 +46,11 @@ def parse_embedding(text: str) -> tuple[Path, str | None]:
         path, word = Path(text[:place]), text[place + 1 :]
         if not word.strip():
             raise S2PError(f"there is no word behind {path}:", f"give FILE:word, for example {path.name}:<style>", "embedding")
-    if path.suffix.lower() in _PICKLES:
-        raise S2PError(f"{path} is a pickle, which can run code and is not read", _conversion(path), "embedding")
+    if path.suffix.lower() in PICKLES:
+        raise S2PError(f"{path} is a pickle, which can run code and is not read", conversion(path), "embedding")
     if path.suffix.lower() != ".safetensors":
         raise S2PError(f"{path} is no .safetensors file", "give a textual inversion as .safetensors", "embedding")
     return path, word
-
-
-def _conversion(path: Path) -> str:
-    """The command that saves a pickled embedding otherwise; torch's loader of weights alone runs no code."""
-    code = (
-        f"import torch; from safetensors.torch import save_file; d = torch.load('{path.name}', weights_only=True); "
-        "t = next(iter(d.get('string_to_param', d).values())); "
-        f"save_file(dict(emb_params=t.detach().contiguous()), '{path.stem}.safetensors')"
-    )
-    return f'convert it with python -c "{code}"'
 
 
 def add_words(source: Path, folder: Path, path: Path, word: str | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2p_mobile.sources.modules import read_json
+from s2p_mobile.sources.origin import file_title, title
 from s2p_mobile.sources.telling_texts import telling_texts
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
@@ -90,7 +91,7 @@ def read_tokenizer(folder: Path, positions: int, entry: object = None) -> Tokeni
     _require_clip(folder, state)
     merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in state["model"]["merges"]]
     if odd := next((pair for pair in merges if any(token.split() != [token] for token in pair)), None):
-        raise S2PError(f"{folder} has a merge with white space, {odd[0]!r} and {odd[1]!r}", _CLIP)
+        raise S2PError(f"{title(folder)} has a merge with white space, {odd[0]!r} and {odd[1]!r}", _CLIP)
     table = TokenizerTable(state["model"]["vocab"], merges, _spec(folder, theirs, state["added_tokens"], positions))
     _require_same_ids(folder, theirs, table)
     return table
@@ -113,9 +114,9 @@ def open_tokenizer(folder: Path, entry: object = None) -> Any:
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise S2PError(f"{folder} cannot be opened with transformers ({lines[0]})", _AGAIN) from error
+        raise S2PError(f"{title(folder)} cannot be opened with transformers ({lines[0]})", _AGAIN) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
-        raise S2PError(f"{folder} is opened by {type(tokenizer).__name__}, which is no CLIP tokenizer", _CLIP)
+        raise S2PError(f"{title(folder)} is opened by {type(tokenizer).__name__}, which is no CLIP tokenizer", _CLIP)
     return tokenizer
 
 
@@ -125,7 +126,9 @@ def _class(folder: Path, entry: object) -> Any:
     library, name = entry if isinstance(entry, list) and len(entry) == 2 else ("transformers", "CLIPTokenizer")
     found = getattr(transformers, str(name), None) if library == "transformers" else None
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)):
-        raise S2PError(f"model_index.json wants {library}.{name} for {folder}, which is no tokenizer of transformers", _CLIP)
+        raise S2PError(
+            f"model_index.json wants {library}.{name} for {title(folder)}, which is no tokenizer of transformers", _CLIP
+        )
     return found
 
 
@@ -135,25 +138,27 @@ def _check_files(folder: Path) -> None:
     for name, path in found.items():
         if path.stat().st_size > MAX_FILE_BYTES:
             size = path.stat().st_size / 2**20
-            raise S2PError(f"{path} has {size:.0f} MiB, and no {name} of CLIP's has more than {MAX_FILE_BYTES >> 20}", _CLIP)
+            raise S2PError(
+                f"{file_title(path)} has {size:.0f} MiB, and no {name} of CLIP's has more than {MAX_FILE_BYTES >> 20}", _CLIP
+            )
     # Without its files transformers makes a tokenizer of three words and says nothing.
     if "tokenizer.json" not in found:
         for name in ("vocab.json", "merges.txt"):
             if name not in found:
-                raise S2PError(f"{folder} lacks {name}, and has no tokenizer.json", _AGAIN)
+                raise S2PError(f"{title(folder)} lacks {name}, and has no tokenizer.json", _AGAIN)
     content = {name: read_json(path) for name, path in found.items() if path.suffix == ".json"}
     config, whole = content.get("tokenizer_config.json", {}), content.get("tokenizer.json", {})
-    if "auto_map" in config:
-        raise S2PError(f"{folder} wants code of its own run (auto_map in tokenizer_config.json)", _CLIP)
     # transformers' CLIPTokenizer takes the words of any model for those of a BPE.
     model = whole.get("model")
     kind = model.get("type", "BPE") if isinstance(model, dict) else "BPE"
     if kind != "BPE":
-        raise S2PError(f"{folder} is no CLIP tokenizer (its model is {kind}, CLIP's BPE)", _CLIP)
-    lists = (content.get("added_tokens.json"), config.get("added_tokens_decoder"), whole.get("added_tokens"))
+        raise S2PError(f"{title(folder)} is no CLIP tokenizer (its model is {kind}, CLIP's BPE)", _CLIP)
+    special = content.get("special_tokens_map.json", {})
+    lists = [content.get("added_tokens.json"), config.get("added_tokens_decoder"), whole.get("added_tokens")]
+    lists += [told.get(f"{kind}_special_tokens") for told in (config, special) for kind in ("additional", "extra")]
     added = max((len(tokens) for tokens in lists if isinstance(tokens, list | dict)), default=0)
     if added > MAX_ADDED_TOKENS:
-        raise S2PError(f"{folder} has {added} added tokens, more than {MAX_ADDED_TOKENS}", _CLIP)
+        raise S2PError(f"{title(folder)} has {added} added tokens, more than {MAX_ADDED_TOKENS}", _CLIP)
 
 
 def _require_clip(folder: Path, state: Mapping[str, Any]) -> None:
@@ -163,13 +168,15 @@ def _require_clip(folder: Path, state: Mapping[str, Any]) -> None:
     clip = json.loads(CLIPTokenizer().backend_tokenizer.to_str())
     model, own = state["model"], clip["model"]
     if model["type"] != own["type"]:
-        raise S2PError(f"{folder} is no CLIP tokenizer (its model is {model['type']}, CLIP's {own['type']})", _CLIP)
+        raise S2PError(f"{title(folder)} is no CLIP tokenizer (its model is {model['type']}, CLIP's {own['type']})", _CLIP)
     for key, value in own.items():
         if key not in ("vocab", "merges", "unk_token") and model.get(key) != value:
-            raise S2PError(f"{folder} is no CLIP tokenizer (its {key} is {model.get(key)!r}, CLIP's {value!r})", _CLIP)
+            raise S2PError(f"{title(folder)} is no CLIP tokenizer (its {key} is {model.get(key)!r}, CLIP's {value!r})", _CLIP)
     for part in ("normalizer", "pre_tokenizer"):
         if state[part] != clip[part]:
-            raise S2PError(f"{folder} is no CLIP tokenizer (its {part} is {_kinds(state[part])}, another than CLIP's)", _CLIP)
+            raise S2PError(
+                f"{title(folder)} is no CLIP tokenizer (its {part} is {_kinds(state[part])}, another than CLIP's)", _CLIP
+            )
 
 
 def _kinds(part: Mapping[str, Any] | None) -> str:
@@ -181,17 +188,17 @@ def _kinds(part: Mapping[str, Any] | None) -> str:
 
 def _spec(folder: Path, theirs: Any, added: Sequence[Mapping[str, Any]], positions: int) -> TokenizerSpec:
     if len(added) > MAX_ADDED_TOKENS:
-        raise S2PError(f"{folder} has {len(added)} added tokens, more than {MAX_ADDED_TOKENS}", _CLIP)
+        raise S2PError(f"{title(folder)} has {len(added)} added tokens, more than {MAX_ADDED_TOKENS}", _CLIP)
     for what, side in (("fills", theirs.padding_side), ("cuts", theirs.truncation_side)):
         if side != "right":
-            raise S2PError(f"{folder} {what} texts on the {side}, the runtime on the right", _CLIP)
+            raise S2PError(f"{title(folder)} {what} texts on the {side}, the runtime on the right", _CLIP)
     if theirs.model_max_length < 2:
         raise S2PError(
-            f"{folder} gives texts {theirs.model_max_length} tokens", "correct model_max_length of tokenizer_config.json"
+            f"{title(folder)} gives texts {theirs.model_max_length} tokens", "correct model_max_length of tokenizer_config.json"
         )
     ids = {name: getattr(theirs, f"{name}_token_id") for name in ("bos", "eos", "unk", "pad")}
     if missing := [name for name, number in ids.items() if number is None]:
-        raise S2PError(f"{folder} has no {missing[0]}_token", _AGAIN)
+        raise S2PError(f"{title(folder)} has no {missing[0]}_token", _AGAIN)
     return TokenizerSpec(
         kind="clip",
         vocab=f"{folder.name}/vocab.json",
@@ -208,9 +215,9 @@ def _require_same_ids(folder: Path, theirs: Any, table: TokenizerTable) -> None:
     try:
         wanted = theirs(texts, padding="max_length", max_length=length, truncation=True)["input_ids"]
     except Exception as error:
-        raise S2PError(f"{folder} cannot read texts ({str(error).strip().splitlines()[0]})", _AGAIN) from error
+        raise S2PError(f"{title(folder)} cannot read texts ({str(error).strip().splitlines()[0]})", _AGAIN) from error
     own = table.tokenizer
     for text, ids in zip(texts, wanted, strict=True):
         if own.frame(own.tokenize(text)) != ids:
             shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
-            raise S2PError(f"{folder} reads {shown} otherwise than the runtime's CLIP tokenizer", _CLIP)
+            raise S2PError(f"{title(folder)} reads {shown} otherwise than the runtime's CLIP tokenizer", _CLIP)

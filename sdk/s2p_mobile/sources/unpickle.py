@@ -28,6 +28,11 @@ _SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that drawing does not need."""
 
 
+def conversion(path: Path) -> str:
+    """What to do with a pickle: the command that writes its weights as ``.safetensors``."""
+    return f"write safetensors with: {shlex.quote(sys.executable)} -m {_MODULE} {shlex.quote(str(path))} (reads weights only)"
+
+
 def refuse_pickle(path: Path, problem: str) -> S2PError:
     """The error for pickled weights, with the command that converts them.
 
@@ -35,10 +40,9 @@ def refuse_pickle(path: Path, problem: str) -> S2PError:
         path: file or model folder to convert.
         problem: what is wrong.
     """
-    command = f"{shlex.quote(sys.executable)} -m {_MODULE} {shlex.quote(str(path))}"
     return S2PError(
         f"{problem}, and a pickle can run any code when it is opened",
-        f"write safetensors with: {command} (reads weights only), or allow that reading here with `allow_pickle`",
+        f"{conversion(path)}, or allow that reading here with `allow_pickle`",
         "allow_pickle",
     )
 
@@ -61,6 +65,9 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise S2PError(f"{path} cannot be read as weights ({_reason(error)})", "get the model as .safetensors") from error
     while isinstance(content, dict) and "state_dict" in content:
         content = content["state_dict"]
+    if isinstance(content, dict) and isinstance(content.get("string_to_param"), dict):
+        # A textual inversion as its first programs wrote it: one word, whose name is not its own.
+        content = dict(zip(["emb_params"], content["string_to_param"].values(), strict=False))
     if not isinstance(content, dict):
         raise S2PError(f"{path} holds a {type(content).__name__}, no weights by name", "get the model as .safetensors")
     return {str(name): value.detach() if isinstance(value, torch.Tensor) else torch.empty(0) for name, value in content.items()}
@@ -81,12 +88,21 @@ def tell_of_pickle(path: Path) -> None:
 
 
 def pickled_components(folder: Path) -> list[Path]:
-    """Components of a model folder that have pickled weights and no safe ones."""
-    return [
-        part
-        for part in sorted(folder.iterdir())
-        if part.is_dir() and part.name not in _SKIPPED and any(part.glob("*.bin")) and not any(part.glob(f"*{_SAFE}"))
-    ]
+    """Components of a model folder with pickled weights that have no safe twin, where these would be loaded."""
+    return [part for part in sorted(folder.iterdir()) if part.is_dir() and part.name not in _SKIPPED and _is_pickled(part)]
+
+
+def _is_pickled(part: Path) -> bool:
+    safe = {file.name for file in part.glob(f"*{_SAFE}")}
+    twins = {_safe_name(file.name) for file in _pickles(part)}
+    # Safe files of other names are the component's own weights; some of these twins alone are what an interrupted conversion left.
+    return bool(twins) and twins != safe and safe <= twins
+
+
+def _pickles(part: Path) -> list[Path]:
+    """The pickled weights of a component that would be loaded."""
+    variant = weights_variant(part, ".bin")
+    return [file for file in sorted(part.glob("*.bin")) if variant_of(file.name) == (variant or "")]
 
 
 def write_unpickled(folder: Path, target: Path) -> None:
@@ -113,17 +129,18 @@ def write_unpickled(folder: Path, target: Path) -> None:
 
 def _convert_component(folder: Path, target: Path) -> Iterator[Path]:
     """Write the weights that would be loaded, and the index of their shards, under the names of safe ones."""
-    variant = weights_variant(folder, ".bin")
-    for file in sorted(folder.glob("*.bin")):
-        if variant_of(file.name) == (variant or ""):
-            yield _convert_file(file, target / _safe_name(file.name))
+    # The index first: a conversion that is interrupted leaves shards missing, and then goes on.
     for index in sorted(folder.glob("*.bin.index*.json")):
         try:
             content = json.loads(index.read_text(encoding="utf-8"))
             content["weight_map"] = {key: _safe_name(name) for key, name in content["weight_map"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise S2PError(f"{index} is no index of shards", "get the model again") from error
-        (target / _safe_name(index.name)).write_text(json.dumps(content), encoding="utf-8")
+        with atomic_file(target / _safe_name(index.name), force=True) as scratch:
+            scratch.write_text(json.dumps(content), encoding="utf-8")
+    for file in _pickles(folder):
+        if not (target / _safe_name(file.name)).exists():
+            yield _convert_file(file, target / _safe_name(file.name))
 
 
 def _safe_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -24,8 +25,13 @@ def check_weights(folder: Path) -> None:
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        if any(path for ending in PICKLES for path in folder.glob(f"*{ending}")):
+        if any(folder.glob("*.bin")):
             raise refuse_pickle(folder.parent, f"{title(folder)} has pickled weights only")
+        if other := [path.name for ending in PICKLES for path in folder.glob(f"*{ending}")]:
+            raise S2PError(
+                f"{title(folder)} has {other[0]}, under which neither diffusers nor transformers look for weights",
+                "save the model with diffusers, as .safetensors",
+            )
         raise S2PError(f"{title(folder)} has no .safetensors file", "export the model again with diffusers")
     for file in files:
         try:
@@ -65,8 +71,17 @@ def check_links(folder: Path) -> None:
     """
     root = folder.resolve()
     homes = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
-    for entry in [*folder.iterdir(), *(file for part in folder.iterdir() if part.is_dir() for file in part.iterdir())]:
-        if entry.is_symlink() and not any(entry.resolve().is_relative_to(home) for home in homes):
-            raise S2PError(
-                f"{entry} is a link that leads out of the model's folder, to {entry.resolve()}", "put the file itself there"
-            )
+    # os.walk does not follow links to folders; they are judged like all others.
+    for place, folders, files in os.walk(folder):
+        for entry in (Path(place) / name for name in (*folders, *files)):
+            if entry.is_symlink():
+                _check_link(entry, homes)
+
+
+def _check_link(entry: Path, homes: list[Path]) -> None:
+    try:
+        target = entry.resolve()
+    except (OSError, RuntimeError) as error:  # a loop, as Python up to 3.12 tells it
+        raise S2PError(f"{entry} is a link that leads nowhere ({error})", _AGAIN) from error
+    if not any(target.is_relative_to(home) for home in homes):
+        raise S2PError(f"{entry} is a link that leads out of the model's folder, to {target}", "put the file itself there")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +22,7 @@ from s2p_mobile.sources.components import checkpoint_components
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.open_source import open_source
 from s2p_mobile.sources.opening import as_model, open_model
+from s2p_mobile.sources.unpickle import main as unpickle
 from s2p_runtime.errors import S2PError
 
 MakeModel = Callable[..., Path]
@@ -197,11 +198,11 @@ def test_the_way_out_of_a_pickle_works(make_model: MakeModel, tmp_path: Path, co
     )
     folder = make_model("sd1")
     with pytest.raises(
-        S2PError, match=r"w\.pt is a pickle, which can run code and is not read; convert it with python -c"
+        S2PError, match=r"w\.pt is a pickle, which can run code and is not read; write safetensors with: "
     ) as caught:
         open_model(folder, embeddings=tmp_path / "w.pt")
-    code = str(caught.value).partition('python -c "')[2].removesuffix('"')
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    command = shlex.split(str(caught.value).partition("with: ")[2].partition(" (")[0])
+    assert command[0] == sys.executable and unpickle(command[3:]) == 0
     model = open_model(folder, embeddings=f"{tmp_path / 'w.safetensors'}:<w>")
     assert torch.equal(model.conditioner.text_encoder.get_input_embeddings().weight[1026:], wanted)  # type: ignore[attr-defined]
 

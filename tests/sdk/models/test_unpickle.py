@@ -145,6 +145,23 @@ def test_shards_and_variants_keep_their_names(tmp_path: Path) -> None:
     assert torch.equal(load_file(written[1])["2"], torch.ones(2))
 
 
+def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
+    part = tmp_path / "model" / "unet"
+    part.mkdir(parents=True)
+    names = [f"diffusion_pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
+    for number, name in enumerate(names):
+        torch.save({f"{number}": torch.ones(3)}, part / name)
+    (part / "diffusion_pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"0": names[0], "1": names[1]}}))
+    kept = (part / names[1]).read_bytes()
+    (part / names[1]).write_bytes(kept[:100])
+    with pytest.raises(S2PError, match="cannot be read as weights"):
+        convert(tmp_path / "model")
+    (part / names[1]).write_bytes(kept)
+    assert [file.name for file in convert(tmp_path / "model")] == [names[1].replace(".bin", ".safetensors")]
+    with pytest.raises(S2PError, match="no pickled weights"):
+        convert(tmp_path / "model")
+
+
 def test_what_cannot_be_converted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
     (tmp_path / "a.safetensors").write_bytes(b"mine")

@@ -75,7 +75,7 @@ def own_scheduler(folder: Path) -> OwnScheduler:
     if _EDM_SETTING in config or (kind is not None and _EDM_SETTING in inspect.signature(kind.__init__).parameters):
         title = config.get("_class_name") or getattr(kind, "__name__", _EDM_SETTING)
         raise S2PError(
-            f"{folder} has {title}: the model was trained for EDM's preconditioning, which is not supported",
+            f"{folder.resolve()} has {title}: the model was trained for EDM's preconditioning, which is not supported",
             "give another model; another `scheduler` would draw noise with this one",
             "scheduler",
         )
@@ -94,7 +94,7 @@ def _class(folder: Path, entry: Any) -> Any:
         title = name if library == diffusers.__name__ else f"{library}.{name}"
         raise S2PError(
             f"the model's scheduler {title} is not supported: it is no class of diffusers",
-            f"name one of diffusers in {folder.parent / INDEX_NAME}",
+            f"name one of diffusers in {INDEX_NAME}",
         )
     return getattr(diffusers, name)
 
@@ -158,9 +158,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise S2PError(f"{path} does not exist", "give a model folder in diffusers layout") from None
+        raise S2PError(f"{path.resolve()} does not exist", "give a model folder in diffusers layout") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise S2PError(f"{path} is not readable JSON ({error})", "get the model again") from error
+        raise S2PError(f"{path.resolve()} is not readable JSON ({error})", "get the model again") from error
     if not isinstance(config, dict):
-        raise S2PError(f"{path} is not a scheduler configuration (a JSON object)", "get the model again")
+        raise S2PError(f"{path.resolve()} is not a scheduler configuration (a JSON object)", "get the model again")
     return config

@@ -67,7 +67,9 @@ class PictureCache:
         identity = {
             "version": _VERSION,
             "unet": model.unet_sha256,
-            "others": {name: _weights(model.folder / name) for name in sorted(("vae", *model.family.text_encoders))},
+            "vae": _weights(model.folder / "vae"),
+            "texts": model.text_sha256,
+            "configurations": [model.unet_config, model.vae_config],
             "plan": plan.model_dump(mode="json"),
             "guidance": guidance,
             "torch": str(torch.__version__),

@@ -104,6 +104,15 @@ def _checkpoint_source(checkpoint: Checkpoint, model: Model | None, device: torc
             f"give the folder of {manifest.source.name} with `model`",
             "model",
         )
+    if model.text_sha256 != manifest.source.text_sha256 or model.conditioner.tokenizer_spec != manifest.tokenizer:
+        raise S2PError(
+            f"{folder} was made with other text encoders or tokenizers than those of {model.name}",
+            "give the `lora` and `embedding` with which it was made",
+            "model",
+        )
+    guidance = manifest.source.embedded_guidance
+    if guidance is not None and guidance != model.embedded_guidance:
+        model = model.with_embedded_guidance(guidance)
     if model.latents != manifest.latents:
         drawn = pixel_size(manifest.latents, model.vae_config)
         raise S2PError(f"{folder} draws {drawn}, not {model.picture_size}", "pass that as `size`", "size")

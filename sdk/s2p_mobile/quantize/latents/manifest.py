@@ -30,7 +30,7 @@ class LatentRequest(Contract):
 
     source: str = Field(description="name of the model, for people")
     unet_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    text_sha256: tuple[str, ...] = Field(description="of the weights of each text encoder")
+    text_sha256: tuple[str, ...] = Field(description="of weights and configuration of each text encoder")
     embedded_guidance: float | None = Field(description="of a latent consistency model, in its time path; null: none")
     plan: SamplingPlan
     guidance: float

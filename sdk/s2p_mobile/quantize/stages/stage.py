@@ -101,11 +101,6 @@ class Stage:
         return sum(passes.samples for passes in self.passes if passes.part is None)
 
     @property
-    def forward_passes(self) -> int:
-        """Forward passes through a whole network."""
-        return sum(passes.count for passes in self.passes if passes.part is None)
-
-    @property
     def backward_passes(self) -> int:
         """Backward passes through a whole network."""
         return sum(passes.count for passes in self.passes if passes.part is None and passes.backward)

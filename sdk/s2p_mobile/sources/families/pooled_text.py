@@ -14,6 +14,7 @@ from s2p_converters.core.graph import NetworkRows, StepTables, UNetStructure
 from s2p_mobile.sources.families.conditioner import Array32, ConditionSpec
 from s2p_mobile.sources.families.text import TextConditioner, tokenizer_of
 from s2p_mobile.sources.modules import load_module
+from s2p_mobile.sources.origin import title
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.time_tables import time_network
 from s2p_runtime.bundle import Conditioning, size_ids
@@ -34,7 +35,7 @@ class PooledTextConditioner(TextConditioner):
         if first.spec.max_length != second.spec.max_length:
             lengths = f"{first.spec.max_length} and {second.spec.max_length}"
             raise S2PError(
-                f"the tokenizers of {folder} give texts of {lengths} tokens, which cannot stand side by side",
+                f"the tokenizers of {title(folder)} give texts of {lengths} tokens, which cannot stand side by side",
                 "correct model_max_length of tokenizer_config.json in one of them",
             )
         settings = Conditioning(

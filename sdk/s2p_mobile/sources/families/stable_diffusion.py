@@ -13,7 +13,7 @@ _PIPELINES = (
     "StableDiffusionImg2ImgPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
 )
-_NEEDS = "a diffusers folder (unet, text_encoder, vae, tokenizer, scheduler; weights as .safetensors) or one .safetensors file"
+_NEEDS = "a diffusers folder (unet, text_encoder, vae, tokenizer, scheduler; weights as .safetensors) or one file"
 
 
 def _has_clip(configs: Configs) -> bool:
@@ -59,7 +59,7 @@ SD2 = Family(
 SDXL = Family(
     name="sdxl",
     title="Stable Diffusion XL (two text encoders, size and pooled text in the time path)",
-    needs="a diffusers folder (also text_encoder_2 and tokenizer_2; weights as .safetensors) or one .safetensors file",
+    needs="a diffusers folder (also text_encoder_2 and tokenizer_2; weights as .safetensors) or one file",
     pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
     folders=(*_FOLDERS, "text_encoder_2", "tokenizer_2"),
     conditioner=PooledTextConditioner,

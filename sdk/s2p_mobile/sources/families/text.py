@@ -13,10 +13,12 @@ from torch import nn
 from s2p_converters.core.graph import StepTables, UNetStructure
 from s2p_mobile.sources.families.conditioner import Array32, Conditioner, ConditionSpec
 from s2p_mobile.sources.modules import load_module, read_json
+from s2p_mobile.sources.origin import title
 from s2p_mobile.sources.pixel_size import PixelSize
 from s2p_mobile.sources.time_tables import time_tables
 from s2p_mobile.sources.tokenizer_files import TokenizerTable, read_tokenizer, require_words
 from s2p_runtime.conditioning.tokens import FIRST_IDS, TokenIds
+from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
 
@@ -32,9 +34,12 @@ def tokenizer_of(folder: Path, index: Mapping[str, Any], encoder: str = "text_en
     """
     name = encoder.replace("text_encoder", "tokenizer")
     config = read_json(folder / encoder / "config.json")
-    table = read_tokenizer(folder / name, config.get("max_position_embeddings", 77), index.get(name))
-    # 49408 is CLIPTextConfig's own number.
-    require_words(table, encoder, config.get("vocab_size", 49408))
+    positions, words = config.get("max_position_embeddings", 77), config.get("vocab_size", 49408)  # as CLIPTextConfig has them
+    if not (isinstance(positions, int) and isinstance(words, int)):
+        problem = f"{encoder}/config.json of {title(folder)} has no number of positions or words"
+        raise S2PError(problem, "export the model again with diffusers")
+    table = read_tokenizer(folder / name, positions, index.get(name))
+    require_words(table, encoder, words)
     return table
 
 

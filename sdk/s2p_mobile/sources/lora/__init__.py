@@ -5,7 +5,7 @@ trainer wrote beside the numbers, ``reading`` accounts for every key, ``fusing``
 """
 
 from s2p_mobile.sources.lora.fusing import fuse
-from s2p_mobile.sources.lora.given import parse_lora
+from s2p_mobile.sources.lora.given import ADAPTER_CONFIG, parse_lora
 from s2p_mobile.sources.lora.spellings import COMPONENTS
 
-__all__ = ["COMPONENTS", "fuse", "parse_lora"]
+__all__ = ["ADAPTER_CONFIG", "COMPONENTS", "fuse", "parse_lora"]

@@ -6,12 +6,14 @@ import contextlib
 import math
 from pathlib import Path
 
+from s2p_mobile.sources.unpickle import PICKLES, conversion
 from s2p_runtime.errors import S2PError
 
 PEFT_FILE = "adapter_model.safetensors"
-"""The name under which peft saves an adapter, with ``adapter_config.json`` beside it."""
+"""The name under which peft saves an adapter."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""What peft writes beside it."""
 _SAVED_AS = (PEFT_FILE, "pytorch_lora_weights.safetensors")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def parse_lora(text: str) -> tuple[Path, float]:
@@ -30,8 +32,8 @@ def parse_lora(text: str) -> tuple[Path, float]:
         path = next((path / name for name in _SAVED_AS if (path / name).is_file()), path)
     if not path.is_file():
         raise S2PError(f"LoRA file {path} does not exist", "give FILE or FILE:scale", "lora")
-    if path.suffix in _PICKLES:
-        raise S2PError(f"LoRA file {path} is a pickle, which is never read", "save it as .safetensors", "lora")
+    if path.suffix.lower() in PICKLES:
+        raise S2PError(f"LoRA file {path} is a pickle, which can run code and is not read", conversion(path), "lora")
     if not math.isfinite(scale):
         raise S2PError(
             f"LoRA scale {tail} of {path} is not a finite number", f"give FILE:scale, for example {path.name}:0.8", "lora"

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2p_mobile.sources.lora.given import PEFT_FILE
+from s2p_mobile.sources.lora.given import ADAPTER_CONFIG, PEFT_FILE
 from s2p_mobile.sources.lora.spellings import COMPONENTS
 from s2p_runtime.errors import S2PError
 
 _METADATA = "lora_adapter_metadata"
-_CONFIG = "adapter_config.json"
 _LONGEST = 1 << 20
 """Bytes of a configuration; peft's are a few kilobytes."""
 _PEFT_DEFAULT = 8
@@ -68,7 +67,7 @@ def read_settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Settings
             told = _object(json.loads(metadata[_METADATA]))
             parts = {part: _with_prefix(told, f"{part}.") for part in COMPONENTS}
             return {part: _settings(path, values) for part, values in parts.items() if values}
-        beside = path.with_name(_CONFIG)
+        beside = path.with_name(ADAPTER_CONFIG)
         if path.name == PEFT_FILE and beside.is_file():
             with beside.open("rb") as file:
                 values = _object(json.loads(file.read(_LONGEST)))

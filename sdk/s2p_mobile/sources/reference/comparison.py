@@ -19,7 +19,7 @@ from torch import Tensor
 from s2p_converters.core.plan import extract_plan, make_scheduler, own_scheduler, plan_for
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.pixel_size import vae_factor
-from s2p_mobile.sources.reference.pipeline import Call, Recording, open_pipeline, refused, with_unet, with_vae
+from s2p_mobile.sources.reference.pipeline import Call, Recording, open_pipeline, refused, with_denoiser, with_vae
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
@@ -131,7 +131,7 @@ def _chosen(plan: SamplingPlan) -> set[int]:
 
 def _run(model: Model, pipeline: Any, plan: SamplingPlan, text: str, guidance: float) -> Recording:
     recording, generator, side = Recording(), torch.Generator().manual_seed(0), _side(model)
-    with_unet(pipeline, recording, generator, _chosen(plan))
+    with_denoiser(pipeline, model.denoiser.folder, recording, generator, _chosen(plan))
     with_vae(pipeline, recording, _CORNER)
 
     def keep(_: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:

@@ -93,9 +93,12 @@ def refused(model: Model, verb: str, error: Exception) -> S2PError:
     return S2PError(f"diffusers itself cannot {verb} {model.name} ({text})", "export the model again with diffusers")
 
 
-def with_unet(pipeline: Any, recording: Recording, generator: torch.Generator, chosen: set[int]) -> None:
-    """Let a pipeline's U-Net record its calls. It computes the chosen ones, for the last sample of the batch; all else is noise."""
-    unet = pipeline.unet
+def with_denoiser(pipeline: Any, name: str, recording: Recording, generator: torch.Generator, chosen: set[int]) -> None:
+    """Let a pipeline's denoiser, its component of that name, record its calls.
+
+    It computes the chosen ones, for the last sample of the batch; all else is noise.
+    """
+    unet = getattr(pipeline, name)
     noise = torch.Generator().manual_seed(1)
 
     def forward(sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **more: Any) -> tuple[Tensor]:
@@ -109,7 +112,7 @@ def with_unet(pipeline: Any, recording: Recording, generator: torch.Generator, c
         recording.calls.append(Call(sample.clone(), float(timestep), conditions, output, state))
         return (output,)
 
-    pipeline.unet = _standing_in(unet, forward=forward)
+    setattr(pipeline, name, _standing_in(unet, forward=forward))
 
 
 def with_vae(pipeline: Any, recording: Recording, corner: int) -> None:

@@ -1,4 +1,7 @@
-"""Each model is compared with diffusers once: what came of it is kept in the cache folder, under a key of all that it depends on."""
+"""Each model is compared with diffusers once, a single file as it was unpacked.
+
+What came of it is kept in the cache folder, under a key of all that it depends on.
+"""
 
 from __future__ import annotations
 
