@@ -152,7 +152,7 @@ class FpBackend:
         assert component == "text_encoder" and list(inputs) == ["input_ids"]
         input_ids = inputs["input_ids"]
         assert input_ids.shape == (1, 16) and input_ids.dtype == np.int32
-        return {"last_hidden_state": self.model.conditioner.embed(input_ids)[0]}
+        return {"last_hidden_state": self.model.conditioner.embed({"token_ids": input_ids})[0]}
 
     @torch.no_grad()
     def predict(self, sample: np.ndarray, step: int, conditions: dict[str, np.ndarray]) -> np.ndarray:

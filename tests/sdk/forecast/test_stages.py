@@ -41,9 +41,9 @@ RECIPE: dict[str, Any] = {
         "prompts": 11,
         "iterations": 2,
         "batch": 3,
-        "start": {"rounding": "gptq", "calls": 9, "samples": 20, "iterations": 2},
+        "start": {"rounding": "gptq", "calls": 9, "samples": 12, "iterations": 2},
     },
-    "baselines": {"factor": 10_000, "samples": 20, "palettes": {"candidates": [4, 8], "samples": 3}},
+    "baselines": {"factor": 20_000, "samples": 11, "palettes": {"candidates": [4, 8], "samples": 2}},
 }
 
 

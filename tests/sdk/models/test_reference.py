@@ -72,8 +72,9 @@ def test_a_consistency_model_is_compared_with_its_guidance_as_an_input(make_mode
 def fooled(model: Model, part: str) -> Model:
     """The same model, one part of its reading wrong."""
     if part == "text encoder":
-        spec = model.conditioner.tokenizer_spec
-        model.conditioner.tokenizer_spec = spec.model_copy(update={"pad_id": spec.pad_id - 3})
+        (table,) = model.conditioner.tables
+        spec = table.spec.model_copy(update={"pad_id": table.spec.pad_id - 3})
+        model.conditioner.tables = (replace(table, spec=spec),)
     elif part == "U-Net":
         down = tuple(replace(block, heads=2 * block.heads) for block in model.structure.down)
         model.structure = replace(model.structure, down=down)

@@ -149,6 +149,9 @@ def test_bytes_of_waiting_samples(job: QuantizationJob, latents: LatentDataset) 
 
 def test_work_is_foreseen(job: QuantizationJob, rounded: QuantizedUNet, latents: LatentDataset) -> None:
     """Convolutions and products that torch counts while rounding is learned, against the forecast."""
+    start = job.recipe.training.start.model_copy(update={"iterations": 8, "samples": 12})
+    training = job.recipe.training.model_copy(update={"start": start})
+    job = replace(job, recipe=job.recipe.model_copy(update={"training": training}))
     bits = {name: layer.weight_bits for name, layer in rounded.layers.items()}
     with FlopCounterMode(display=False) as counter:
         reconstructed_weights(job, bits, latents, torch.device("cpu"))
