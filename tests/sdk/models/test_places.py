@@ -84,7 +84,8 @@ def test_what_was_not_downloaded_is_not_fetched(hub: Path, source: str) -> None:
 def test_gguf_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    with pytest.raises(S2PError, match="is a GGUF file, and the package that reads those is not installed; pip install gguf"):
+    message = r"is a GGUF file, and the package that reads those is not installed; pip install 's2p-mobile\[gguf\]'"
+    with pytest.raises(S2PError, match=message):
         open_model(tmp_path / "a.gguf")
 
 

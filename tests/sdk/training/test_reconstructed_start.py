@@ -161,7 +161,7 @@ def test_work_is_foreseen(job: QuantizationJob, rounded: QuantizedUNet, latents:
     # a unit do not need. Attention is in the forecast alone: torch has no count of it on the CPU.
     assert counter.get_total_flops() <= foreseen <= 1.5 * counter.get_total_flops()
     weights = sum(layer.integers.size for layer in rounded.layers.values())
-    assert forecast.memory_parts["rounding"] == 9 * weights + 24 * memory.sample_bytes(job.structure)
+    assert forecast.memory_parts["rounding"] == 9 * weights + 12 * memory.sample_bytes(job.structure)
 
 
 def test_fewer_samples_where_memory_is_short(job: QuantizationJob, monkeypatch: pytest.MonkeyPatch) -> None:
