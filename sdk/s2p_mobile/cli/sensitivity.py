@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from s2p_mobile.cli.options import (
     SizeOption,
     StepsOption,
 )
+
+if TYPE_CHECKING:
+    from s2p_mobile.sources.model import Model
 
 _SHOWN = 6
 
@@ -78,14 +81,17 @@ def sensitivity(
     plot = out.with_suffix(".png")
     for file in (*files.values(), *([plot] if compare else [])):
         refuse_existing(file, force)
-    opened = s2p_mobile.load(
-        model, size=size, lora=lora or (), embedding=embedding or (), allow_pickle=allow_pickle, progress=True
-    )
+    given: dict[str, Any] = {
+        "size": size, "lora": lora or (), "embedding": embedding or (), "allow_pickle": allow_pickle,
+    }  # fmt: skip
+    source: Model | str | None = model
+    if compare:  # opened once for all of them
+        source, given = s2p_mobile.load(model, progress=True, **given), {}
     results = []
     for name, file in files.items():
         result = s2p_mobile.sensitivity(
-            opened, out=file, estimator=name, prompts=prompts, calls=calls, split_shortcuts=split_shortcuts,
-            scheduler=scheduler, steps=steps, guidance=guidance, device=device, seed=seed, force=force, progress=True,
+            source, out=file, estimator=name, prompts=prompts, calls=calls, split_shortcuts=split_shortcuts, scheduler=scheduler,
+            steps=steps, guidance=guidance, device=device, seed=seed, force=force, progress=True, **given,
         )  # fmt: skip
         values = result.at(bits)
         first = sorted(values, key=lambda layer: -values[layer])[:_SHOWN]

@@ -148,6 +148,8 @@ def _check_files(folder: Path) -> None:
                 raise S2PError(f"{title(folder)} lacks {name}, and has no tokenizer.json", _AGAIN)
     content = {name: read_json(path) for name, path in found.items() if path.suffix == ".json"}
     config, whole = content.get("tokenizer_config.json", {}), content.get("tokenizer.json", {})
+    if config.get("auto_map"):
+        raise S2PError(f"{title(folder)} wants code of its own run (auto_map in tokenizer_config.json)", _CLIP)
     # transformers' CLIPTokenizer takes the words of any model for those of a BPE.
     model = whole.get("model")
     kind = model.get("type", "BPE") if isinstance(model, dict) else "BPE"

@@ -143,7 +143,7 @@ def test_bundle_that_points_outside_its_folder(fails: Fails, tmp_path: Path) -> 
 
 def test_sources_that_are_nothing(fails: Fails, tmp_path: Path) -> None:
     assert "does not exist" in fails("generate", "nothing", "a cat")
-    assert "is not a folder" in fails("verify", "nothing")
+    assert "does not exist" in fails("verify", "nothing")
     assert "does not exist" in fails("inspect", "nothing")
     (tmp_path / "f").mkdir()
     assert "neither" in fails("inspect", "f")

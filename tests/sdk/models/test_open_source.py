@@ -52,7 +52,7 @@ def test_another_kind_is_named(checkpoint: Path, tiny_model: Model, tmp_path: Pa
         (BUNDLE, as_checkpoint, "is a bundle; give a checkpoint"),
         (tiny_model.folder, as_bundle, "is a model; give a bundle"),
         (tmp_path, as_bundle, "has no manifest.json"),
-        (tmp_path / "nothing", as_checkpoint, "is not a folder"),
+        (tmp_path / "nothing", as_checkpoint, "does not exist"),
     ):
         with pytest.raises(S2PError, match=message):
             wanted(given)
