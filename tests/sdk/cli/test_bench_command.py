@@ -43,7 +43,7 @@ def test_unknown_devices(fails: Fails, bundle: Path, device: str) -> None:
 
 
 def test_bad_input(fails: Fails, bundle: Path) -> None:
-    assert "is not a folder" in fails("bench", "nothing")
+    assert "does not exist" in fails("bench", "nothing")
     assert "has no devices" in fails("bench", bundle, "--device", "host:1")
     assert "is not a core" in fails("bench", bundle, "--cores", "a")
     assert "option of phones" in fails("bench", bundle, "--allow-charging")
