@@ -161,12 +161,12 @@ class Model(Components):
         assert self.vae and self.unet
         self._loaded = True
 
-    @property
+    @cached_property
     def unet_sha256(self) -> str:
         """SHA-256 over the U-Net's weight files, in the order of their names."""
         return self._sha256(self.denoiser.folder)
 
-    @property
+    @cached_property
     def text_sha256(self) -> tuple[str, ...]:
         """The same over weights and configuration of each text encoder: a LoRA or a learned word may change these alone."""
         return tuple(self._sha256(name, "config.json") for name in self.family.text_encoders)

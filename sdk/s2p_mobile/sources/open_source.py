@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias, TypeGuard
 from s2p_converters.core.checkpoint import Checkpoint, is_checkpoint, open_checkpoint
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.opening import open_model
-from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
 from s2p_mobile.sources.places import locate
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from s2p_runtime.errors import S2PError
@@ -52,38 +51,32 @@ def is_model(source: SourceLike) -> TypeGuard[Model | str | Path | None]:
 
 
 def open_source(
-    source: SourceLike,
-    *,
-    size: SizeLike | None = None,
-    lora: Sequence[str | Path] = (),
-    embedding: Sequence[str | Path] = (),
+    source: SourceLike, *, lora: Sequence[str | Path] = (), embedding: Sequence[str | Path] = ()
 ) -> Model | Checkpoint | Bundle:
     """Open whatever a source is; what is open already is given back.
 
     Args:
-        size, lora, embedding: of a model, see :func:`~s2p_mobile.sources.opening.open_model`.
+        lora, embedding: of a model, see :func:`~s2p_mobile.sources.opening.open_model`.
 
     Raises:
         S2PError: nothing there, damaged, or ``lora`` or ``embedding`` for a checkpoint or a bundle.
     """
     kind = source_kind(source)
-    if lora and kind in ("checkpoint", "bundle"):
+    if kind in ("checkpoint", "bundle"):
         title = source.folder if isinstance(source, Checkpoint | Bundle) else source
-        raise S2PError(
-            f"{title} holds its weights as they are", "fuse LoRA into the model before, with quantize `lora`", "lora"
-        )
-    if embedding and kind in ("checkpoint", "bundle"):
-        title = source.folder if isinstance(source, Checkpoint | Bundle) else source
-        raise S2PError(
-            f"{title} knows the words that it knows", "add others to the model before, with quantize `embedding`", "embedding"
-        )
+        if lora:
+            remedy = "fuse LoRA into the model before, with quantize `lora`"
+            raise S2PError(f"{title} holds its weights as they are", remedy, "lora")
+        if embedding:
+            remedy = "add others to the model before, with quantize `embedding`"
+            raise S2PError(f"{title} knows the words that it knows", remedy, "embedding")
     if isinstance(source, Model | Checkpoint | Bundle):
         return source
     if source is not None and kind == "checkpoint":
         return open_checkpoint(locate(source)[0])
     if source is not None and kind == "bundle":
         return open_bundle(locate(source)[0])
-    return open_model(source, PixelSize.of(size), lora, embedding)
+    return open_model(source, None, lora, embedding)
 
 
 def as_checkpoint(source: Checkpoint | str | Path) -> Checkpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -26,28 +25,15 @@ XL_HEADS: dict[str, Any] = {"block_out_channels": (64, 128), "attention_head_dim
 V_PREDICTION = {"modelspec.prediction_type": "v"}
 
 
-def load_layout() -> ModuleType:
-    """The neighbouring file; test folders are no packages."""
-    path = Path(__file__).with_name("ldm_layout.py")
-    spec = importlib.util.spec_from_file_location("ldm_layout", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-to_ldm = load_layout().to_ldm
-
-
 def module(model: Model, part: str) -> Any:
     return getattr(model.conditioner if part.startswith("text_encoder") else model, part)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
-def test_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, family: str) -> None:
+def test_is_the_model_it_was_made_from(layout: ModuleType, make_model: MakeModel, tmp_path: Path, family: str) -> None:
     original = Model(make_model(family, vocab_size=WORDS))
     path = tmp_path / "painter.safetensors"
-    save_file(to_ldm(original), path, metadata=V_PREDICTION)
+    save_file(layout.to_ldm(original), path, metadata=V_PREDICTION)
     model = open_model(path, PixelSize(16, 16))
     assert (model.name, model.family.name) == ("painter", family)
     assert model.structure == original.structure and model.latents == original.latents
@@ -63,7 +49,7 @@ def test_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, fa
     assert not folder.exists()
 
 
-def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_path: Path) -> None:
+def test_two_layers_and_a_level_without_attention(layout: ModuleType, make_model: MakeModel, tmp_path: Path) -> None:
     folder = make_model(
         "sd1",
         vocab_size=WORDS,
@@ -73,7 +59,7 @@ def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_pat
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     )
     original = Model(folder)
-    save_file({k: v.half() for k, v in to_ldm(original).items()}, tmp_path / "half.safetensors")
+    save_file({k: v.half() for k, v in layout.to_ldm(original).items()}, tmp_path / "half.safetensors")
     model = open_model(tmp_path / "half.safetensors", PixelSize(16, 16))
     assert model.structure == original.structure
     ours = model.unet.state_dict()
@@ -81,9 +67,11 @@ def test_two_layers_and_a_level_without_attention(make_model: MakeModel, tmp_pat
 
 
 @pytest.mark.parametrize("metadata", [{}, V_PREDICTION])
-def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Path, metadata: dict[str, str]) -> None:
+def test_sdxl_is_the_model_it_was_made_from(
+    layout: ModuleType, make_model: MakeModel, tmp_path: Path, metadata: dict[str, str]
+) -> None:
     original = Model(make_model("sdxl", vocab_size=WORDS, **XL_HEADS))
-    save_file(to_ldm(original), tmp_path / "painter.safetensors", metadata=metadata)
+    save_file(layout.to_ldm(original), tmp_path / "painter.safetensors", metadata=metadata)
     model = open_model(tmp_path / "painter.safetensors", PixelSize(16, 16))
     assert model.structure == original.structure and model.latents == original.latents
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
@@ -123,19 +111,19 @@ def test_sdxl_is_the_model_it_was_made_from(make_model: MakeModel, tmp_path: Pat
     ],
 )
 def test_widths_of_other_heads_are_refused(
-    make_model: MakeModel, fails: Callable[..., str], family: str, unet: dict[str, Any], words: str
+    layout: ModuleType, make_model: MakeModel, fails: Callable[..., str], family: str, unet: dict[str, Any], words: str
 ) -> None:
     folder = make_model(family, **unet)
     path = folder.parent / "other.safetensors"
-    save_file(to_ldm(Model(folder)), path, metadata=V_PREDICTION)
+    save_file(layout.to_ldm(Model(folder)), path, metadata=V_PREDICTION)
     line = fails("quantize", path, "--method", "rtn", "--out", "checkpoint")
     assert line.startswith(f"error: {path} cannot be used as a single file ({words}")
     assert line.endswith("; give the model as a diffusers folder")
 
 
-def test_time_ids_of_another_width_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
+def test_time_ids_of_another_width_are_refused(layout: ModuleType, make_model: MakeModel, tmp_path: Path) -> None:
     # 49 numbers do not divide by the six time ids.
-    tensors = to_ldm(Model(make_model("sdxl", **XL_HEADS)))
+    tensors = layout.to_ldm(Model(make_model("sdxl", **XL_HEADS)))
     key = "model.diffusion_model.label_emb.0.0.weight"
     tensors[key] = torch.zeros(len(tensors[key]), 24 + 49)
     save_file(tensors, tmp_path / "a.safetensors")
@@ -143,8 +131,8 @@ def test_time_ids_of_another_width_are_refused(make_model: MakeModel, tmp_path: 
         open_model(tmp_path / "a.safetensors")
 
 
-def test_tokenizer_gives_clips_published_ids(make_model: MakeModel, tmp_path: Path) -> None:
-    save_file(to_ldm(Model(make_model("sd1", vocab_size=WORDS))), tmp_path / "a.safetensors")
+def test_tokenizer_gives_clips_published_ids(layout: ModuleType, make_model: MakeModel, tmp_path: Path) -> None:
+    save_file(layout.to_ldm(Model(make_model("sd1", vocab_size=WORDS))), tmp_path / "a.safetensors")
     model = open_model(tmp_path / "a.safetensors", PixelSize(16, 16))
     ids = model.conditioner.token_ids(["a photo of a cat"])["token_ids"][0].tolist()
     # The example of CLIP's documentation in transformers.
@@ -152,9 +140,9 @@ def test_tokenizer_gives_clips_published_ids(make_model: MakeModel, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("line", "expected"), [("parameterization: v", "v_prediction"), ("linear_start: 0.00085", "epsilon")])
-def test_sd2_says_what_it_predicts(make_model: MakeModel, tmp_path: Path, line: str, expected: str) -> None:
+def test_sd2_says_what_it_predicts(layout: ModuleType, make_model: MakeModel, tmp_path: Path, line: str, expected: str) -> None:
     path = tmp_path / "two.safetensors"
-    save_file(to_ldm(Model(make_model("sd2", vocab_size=WORDS))), path)
+    save_file(layout.to_ldm(Model(make_model("sd2", vocab_size=WORDS))), path)
     with pytest.raises(S2PError, match=r"noise or v; put its original configuration beside it as two\.yaml"):
         open_model(path)
     (tmp_path / "two.yaml").write_text(f"model:\n  params:\n    {line}\n")
@@ -187,7 +175,9 @@ def test_other_files_are_refused_by_name(tmp_path: Path, keys: list[str], words:
     assert "\n" not in str(caught.value) and "; " in str(caught.value)
 
 
-def test_damaged_file_and_full_disk(tmp_path: Path, family_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_file_and_full_disk(
+    layout: ModuleType, tmp_path: Path, family_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{broken")
     with pytest.raises(S2PError, match="cannot be read as safetensors"):
@@ -196,7 +186,7 @@ def test_damaged_file_and_full_disk(tmp_path: Path, family_models: dict[str, Pat
     class Full:
         free = 10
 
-    save_file(to_ldm(Model(family_models["sd1"])), path)
+    save_file(layout.to_ldm(Model(family_models["sd1"])), path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: Full)
     with pytest.raises(S2PError, match=r"of disk and 0\.0 GiB are free.*set TMPDIR"):
         open_model(path)

@@ -128,19 +128,8 @@ def test_both_encoders_of_sdxl(make_model: MakeModel, files: dict[str, Path], tm
     model = open_model(folder, embeddings=f"{files['xl']}:<style>")
     for text in ("a <style> apple!", "wow!! a cat"):
         assert_told(model, pipe, text)
-    words = [
-        "--method",
-        "rtn",
-        "--recipe",
-        "w8a8",
-        "--scheduler",
-        "ddim",
-        "--steps",
-        "1",
-        "--embedding",
-        f"{files['xl']}:<style>",
-    ]
-    assert run(["quantize", str(folder), "--out", str(tmp_path / "checkpoint"), *words]) == 0
+    words = ["--method", "rtn", "--recipe", "w8a8", "--scheduler", "ddim", "--steps", "1", "--embedding"]
+    assert run(["quantize", str(folder), "--out", str(tmp_path / "checkpoint"), *words, f"{files['xl']}:<style>"]) == 0
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
     assert checkpoint.manifest.source.name == "random-sdxl+xl"
     assert_told(checkpoint_components(checkpoint), pipe, "a <style> apple!")

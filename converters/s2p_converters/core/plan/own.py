@@ -139,7 +139,7 @@ def build(kind: Any, config: Mapping[str, Any]) -> Any:
             f"install {package}, or choose another `scheduler`",
             "scheduler",
         ) from error
-    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise S2PError(
             f"{kind.__name__} refuses the model's scheduler configuration ({_reason(error)})", f"correct {CONFIG_NAME}"
         ) from error
