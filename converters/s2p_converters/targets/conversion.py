@@ -116,7 +116,7 @@ def convert_checkpoint(
 
     reference = target.reference(checkpoint, options)
     parts = {name: tuple(methods.values()) for name, methods in components.items()}
-    check = SelfCheck(target, options, checkpoint, parts, reference)
+    check = SelfCheck(target, options, checkpoint, parts)
     floats: FloatPrograms | None = None
     if check.names:
         backend = target.host.open(Bundle(folder, draft), "float64")
@@ -128,10 +128,14 @@ def convert_checkpoint(
     golden = recorder.golden_runs()
     recorder.size_calls(sizes)
     target.host.record_constants(folder, draft.components)
+    del recorder, floats
     manifest = write_manifest(draft, folder, golden=golden)
-    if check.names and len(sizes) > 1:
-        bundle = Bundle(folder, manifest)
-        check_sizes(target, bundle, target.host.open(bundle, "float64"))
+    bundle = Bundle(folder, manifest)
+    if check.names:
+        backend = target.host.open(bundle, "float64")
+        check.run_unet(bundle, backend, progress)
+        if len(sizes) > 1:
+            check_sizes(target, bundle, backend)
     return manifest
 
 

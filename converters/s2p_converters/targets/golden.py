@@ -1,4 +1,4 @@
-"""Golden runs of a bundle: what its programs must compute, recorded from their references."""
+"""Golden runs of a bundle: those of its checkpoint, and one call that its programs must compute exactly."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from s2p_converters.core.graph import StepUNet
 from s2p_runtime.bundle import GoldenRun, PictureSize
 from s2p_runtime.conditioning import Conditioner, conditioner_of
 from s2p_runtime.noise import gaussian
-from s2p_runtime.progress import Advance, Progress
+from s2p_runtime.progress import Progress
 from s2p_runtime.tensors import read_tensors, write_tensors
-from s2p_runtime.walker import denoise, guide
+from s2p_runtime.verify import recorded_states
 
 Array = NDArray[Any]
 Array32 = NDArray[np.float32]
 _SIZE_SEED = 2025
-_FP_TENSORS = ("initial_latents", "fp_latents", "fp_image")
-"""Taken over from the checkpoint's FP runs, beside the token ids."""
+_RECORDED = ("initial_latents", "fp_latents", "fp_image", "noise_pred_calls", "noise_pred", "quantized_latents", "image")
+"""Taken over from the checkpoint, beside the token ids."""
 
 
 class FloatPrograms(Protocol):
@@ -69,41 +69,37 @@ class Recorder:
         return conditioner_of(self.checkpoint.manifest)
 
     def golden_runs(self) -> tuple[GoldenRun, ...]:
-        """Complete the checkpoint's FP runs with the quantized ones; the first run records every call, the others four."""
+        """Take over the checkpoint's golden runs, encode their prompts again, and compute one call exactly.
+
+        The exact call is the middle one of the first run: the reference in float64, with the constants that the target stores, at the
+        recorded state. Of the first run the picture is decoded again too.
+        """
         (self.folder / "golden").mkdir()
-        total = len(self.checkpoint.manifest.plan.calls)
+        manifest = self.checkpoint.manifest
         runs = []
-        for index, run in enumerate(self.checkpoint.manifest.golden):
-            recorded = list(range(total)) if index == 0 else sorted({0, total // 3, 2 * total // 3, total - 1})
-            path = f"golden/{run.id}.safetensors"
-            with self.progress.stage(f"golden run {run.id}", total) as advance:
-                tensors = self._quantized_run(run, recorded, advance)
-            write_tensors(self.folder / path, tensors)
-            runs.append(GoldenRun(id=run.id, prompt=run.prompt, seed=run.seed, path=path))
+        with self.progress.stage("golden runs", len(manifest.golden)) as advance:
+            for index, run in enumerate(manifest.golden):
+                path = f"golden/{run.id}.safetensors"
+                write_tensors(self.folder / path, self._tensors(run, exact=index == 0))
+                runs.append(GoldenRun(id=run.id, prompt=run.prompt, seed=run.seed, path=path))
+                advance()
         return tuple(runs)
 
-    def _quantized_run(self, run: GoldenRun, recorded: list[int], advance: Advance) -> dict[str, Array]:
+    def _tensors(self, run: GoldenRun, exact: bool) -> dict[str, Array]:
         """All tensors of one golden run."""
+        recorded = read_tensors(self.checkpoint.folder / run.path)
+        encoded = self.conditioner.encode(self.floats.run, recorded)
+        tensors = {name: recorded[name] for name in (*self.conditioner.token_inputs.values(), *_RECORDED)} | dict(encoded)
+        if not exact:
+            return tensors
         manifest = self.checkpoint.manifest
-        fp = read_tensors(self.checkpoint.folder / run.path)
-        encoded = self.conditioner.encode(self.floats.run, fp)
-        conditions = self.conditioner.conditions(encoded)
-        outputs: dict[int, Array32] = {}
-
-        def predict(sample: Array32, call: int) -> Array32:
-            batch = np.repeat(sample, conditions.branches, axis=0)
-            outputs[call] = reference_call(self.reference, batch, call, conditions.inputs)
-            advance()
-            return guide(outputs[call], manifest.guidance)
-
-        latents = denoise(manifest.plan, predict, fp["initial_latents"], run.seed)
-        return {
-            **{name: fp[name] for name in (*self.conditioner.token_inputs.values(), *_FP_TENSORS)},
-            **encoded,
-            "noise_pred_calls": np.array(recorded, np.int32),
-            "noise_pred": np.stack([outputs[call] for call in recorded]),
-            "quantized_latents": latents,
-            "image": self.floats.decode(manifest.latents.decoder_input(latents)),
+        call = len(manifest.plan.calls) // 2
+        scaled = recorded_states(manifest.plan, manifest.guidance, run.seed, recorded, [call])[call]
+        last = {name: value[-1:] for name, value in self.conditioner.conditions(encoded).inputs.items()}
+        return tensors | {
+            "image": self.floats.decode(manifest.latents.decoder_input(recorded["quantized_latents"])),
+            "exact_calls": np.array([call], np.int32),
+            "exact_noise_pred": reference_call(self.reference, scaled, call, last)[None],
         }
 
     def size_calls(self, sizes: Sequence[PictureSize]) -> None:

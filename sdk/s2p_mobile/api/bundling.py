@@ -106,15 +106,17 @@ def _opened_checkpoint(checkpoint: Checkpoint | Model | str | Path | None) -> It
         yield as_checkpoint(checkpoint)
 
 
-def verify(bundle: Bundle | str | Path, *, progress: ProgressLike = None) -> Verification:
-    """Run every component of a bundle on this machine against its recorded golden runs. Every file is read again.
+def verify(bundle: Bundle | str | Path, *, full: bool = False, progress: ProgressLike = None) -> Verification:
+    """Compare every component of a bundle on this machine with its recorded golden runs. Every file is read again.
 
     Args:
         bundle: opened or its folder.
+        full: every recorded call and the whole loop of each run, instead of the first, middle and last call.
         progress: see :class:`ProgressEvent`.
 
     Returns:
-        ``ok``, the largest relative error of each component beside its tolerance, and the PSNR of each golden run's latents in dB.
+        ``ok``, the largest relative error of each component beside its tolerance, and with ``full`` the PSNR of each golden run's
+        latents in dB.
 
     Raises:
         S2PError: no bundle, a damaged one, or an engine that is missing.
@@ -132,7 +134,7 @@ def verify(bundle: Bundle | str | Path, *, progress: ProgressLike = None) -> Ver
     if names := opened.unlisted:
         more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
         note(f"not part of {opened.folder.name}, neither checked nor read: {', '.join(names[:_NAMED_FILES])}{more}")
-    return check(opened, listener(progress))
+    return check(opened, listener(progress), full)
 
 
 def inspect(path: Checkpoint | Bundle | str | Path) -> Description:

@@ -19,15 +19,20 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    full: Annotated[
+        bool, typer.Option("--full", help="Every recorded call, and the whole loop of each golden run, instead of three calls.")
+    ] = False,
     json: JsonOption = None,
 ) -> int:
-    """Run every component of a bundle on this machine against its golden runs. Exit status 1 when a check fails."""
-    result = s2p_mobile.verify(bundle, progress=True)
+    """Compare every component of a bundle on this machine with its golden runs. Exit status 1 when a check fails."""
+    result = s2p_mobile.verify(bundle, full=full, progress=True)
     for name, component in result.components.items():
         error = "not finite" if component.max_relative_error is None else f"{component.max_relative_error:.2e}"
         verdict = "ok" if component.ok else "FAILED"
-        say(f"{name:<13} relative error {error} (tolerance {component.tolerance:.0e})  {verdict}", json)
+        say(f"{name:<14} relative error {error} (tolerance {component.tolerance:.0e})  {verdict}", json)
     for run in result.golden:
+        if not run.loop:
+            continue
         psnr = "equal" if run.latent_psnr_db is None else f"{run.latent_psnr_db:.1f} dB"
         say(f"golden run {run.id}: final latents in the program's own precision {psnr}  {'ok' if run.ok else 'FAILED'}", json)
     if result.altered_constants:
@@ -42,7 +47,7 @@ def verify(
                 name: {"max_relative_error": c.max_relative_error, "tolerance": c.tolerance}
                 for name, c in result.components.items()
             },
-            "golden": [{"id": run.id, "latent_psnr_db": run.latent_psnr_db} for run in result.golden],
+            "golden": [{"id": run.id, "loop": run.loop, "latent_psnr_db": run.latent_psnr_db} for run in result.golden],
             "altered_constants": list(result.altered_constants),
         },
     )

@@ -12,31 +12,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from s2p_converters.core.checkpoint import MANIFEST_NAME, write_checkpoint_tensors
+from s2p_converters.core.checkpoint import MANIFEST_NAME, open_checkpoint, write_checkpoint_tensors
 from s2p_converters.core.checkpoint_manifest import CheckpointManifest, Source, layer_entry
 from s2p_converters.core.graph import NetworkRows, StepTables, layer_specs, split_shortcuts
 from s2p_converters.core.grids import GeneralLayer, QuantizedLayer
 from s2p_converters.core.resources import checkpoint_bytes
+from s2p_mobile.quantize.golden import golden_stage, record_golden
+from s2p_mobile.quantize.holdings import holding, weights_of
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.stages import Passes, Piece, Stage, on_host
+from s2p_mobile.quantize.stages import Piece, Stage, on_host
 from s2p_mobile.quantize.stages.stage import Run
 from s2p_mobile.quantize.time_path import job_time_path
-from s2p_mobile.sources.default_prompts import golden_prompts
-from s2p_mobile.sources.torch_artist import model_artist
 from s2p_runtime import __version__
-from s2p_runtime.artist import final_states
-from s2p_runtime.bundle import GoldenRun, file_entries
+from s2p_runtime.bundle import file_entries
 from s2p_runtime.contract import write_contract
-from s2p_runtime.tensors import write_tensors
-from s2p_runtime.walker import initial_latents
 
 WRITING_STAGE = "writing the checkpoint"
-GOLDEN_STAGE = "recording golden runs"
 _CHUNK = 1 << 23
 
 
 def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, folder: Path) -> CheckpointManifest:
-    """Write tensors, golden FP runs, the model's other components and the manifest into an existing folder."""
+    """Write tensors, golden runs, the model's other components and the manifest into an existing folder."""
     model = job.model
     structure = replace(model.structure, split_shortcuts=unet.split_shortcuts)
     specs = layer_specs(structure)
@@ -57,7 +53,6 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         for table in model.conditioner.tables:
             table.write(folder)
         advance()
-    golden = _write_golden(job, folder)
     manifest = CheckpointManifest(
         producer=f"s2p-mobile {__version__}",
         family=model.family.name,
@@ -80,9 +75,13 @@ def write_checkpoint(job: QuantizationJob, method: str, unet: QuantizedUNet, fol
         split_shortcuts=unet.split_shortcuts,
         softmax_bits=unet.softmax_bits,
         layers=tuple(layer_entry(spec, layers.get(spec.name)) for spec in specs),
-        golden=golden,
+        golden=(),
         files=file_entries(folder, MANIFEST_NAME),
     )
+    # The quantized golden runs are those of the very files: they are read back for it.
+    write_contract(folder / MANIFEST_NAME, manifest)
+    golden = record_golden(job, open_checkpoint(folder), folder)
+    manifest = manifest.model_copy(update={"golden": golden, "files": file_entries(folder, MANIFEST_NAME)})
     write_contract(folder / MANIFEST_NAME, manifest)
     return manifest
 
@@ -94,38 +93,12 @@ def _time_network(time: StepTables) -> dict[str, NDArray[np.float32]]:
     return {name: value.numpy() for name, value in time.of_prompt.network.state_dict().items() if name != "rows"}
 
 
-def _write_golden(job: QuantizationJob, folder: Path) -> tuple[GoldenRun, ...]:
-    (folder / "golden").mkdir()
-    conditioner = job.model.conditioner
-    artist = model_artist(job.model, job.plan, job.guidance)
-    names = [spec.golden for spec in conditioner.conditions]
-    prompts = golden_prompts(job.model)
-    runs = []
-    with job.progress.stage(GOLDEN_STAGE, len(prompts)) as advance:
-        for index, text in enumerate(prompts):
-            seed, path = job.seed + index + 1, f"golden/{index + 1}.safetensors"
-            encoded = conditioner.encode(text, guided=job.guidance > 1)
-            latents = final_states(artist, encoded.conditions, [seed])
-            recorded = {
-                **encoded.token_ids,
-                "initial_latents": initial_latents(job.plan, seed, job.latent_shape),
-                "fp_latents": latents,
-                "fp_image": artist.decode(latents),
-                **dict(zip(names, encoded.conditions, strict=True)),
-            }
-            write_tensors(folder / path, recorded)
-            runs.append(GoldenRun(id=str(index + 1), prompt=text, seed=seed, path=path))
-            advance()
-    return tuple(runs)
-
-
 def checkpoint_stages(job: QuantizationJob) -> list[Stage]:
     """What :func:`write_checkpoint` announces and does."""
-    prompts, calls = len(golden_prompts(job.model)), len(job.plan.calls)
     chunks = checkpoint_bytes(job.model.folder, job.model.family.folders) / _CHUNK
     writing = Piece("writing files", "chunk", chunks, _CHUNK, _write_a_chunk, on_host=True)
-    golden = Passes(prompts * calls * job.branches, prompts * calls)
-    return on_host([Stage(WRITING_STAGE, 1, work=(writing,)), Stage(GOLDEN_STAGE, prompts, (golden,))])
+    memory = holding(job, host={"integers": weights_of(job)}, fp_network=False)
+    return [*on_host([Stage(WRITING_STAGE, 1, work=(writing,), memory=memory)]), golden_stage(job)]
 
 
 def _write_a_chunk(device: torch.device) -> Run:
