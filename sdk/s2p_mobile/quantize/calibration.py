@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from s2p_converters.core.graph import StepUNet
+from s2p_mobile.quantize.finished import NOTHING_KEPT, FinishedParts, Parts
 from s2p_mobile.quantize.histogram import Histogram, halved
 from s2p_mobile.quantize.recipes import ActivationRule
 from s2p_mobile.quantize.stages import LayerWork, Passes, Piece, Stage
@@ -41,17 +43,23 @@ class ActivationStatistics:
     reach: Tensor
 
     def grids(
-        self, bits: int, rule: ActivationRule, advance: Callable[[], None] = lambda: None
+        self,
+        bits: int,
+        rule: ActivationRule,
+        advance: Callable[[], None] = lambda: None,
+        known_zeros: Mapping[str, int] | None = None,
     ) -> tuple[Tensor, dict[str, int]]:
         """Activation table, float32 [T, L], and the zero point of each layer; without ``per_step`` every call gets the scale of all
-        calls together. ``advance`` is called after each layer."""
+        calls together. ``advance`` is called after each layer; zero points that are known are not searched for."""
         steps = self.reach.shape[0]
         table, zeros = torch.ones(steps, len(self.names)), dict.fromkeys(self.names, 0)
         for column, name in enumerate(self.names):
             histograms = [self._histogram(step, column) for step in range(steps)]
             if not rule.per_step:
                 histograms = [merge_signed(histograms)]
-            if rule.zero_points:
+            if known_zeros is not None:
+                zeros[name] = known_zeros[name]
+            elif rule.zero_points:
                 zeros[name] = zero_point(histograms, bits, rule.search, rule.percentile)
             scales = [range_scale(histogram, zeros[name], bits, rule.search, rule.percentile) for histogram in histograms]
             table[:, column] = torch.stack(scales)
@@ -74,41 +82,53 @@ class _Recorder:
         self.largest = torch.zeros(2, steps, len(self.names))
         self.counts = torch.zeros(2, steps, len(self.names), BINS)
         self.reach = torch.zeros(steps, len(self.names))
-        self.seen: dict[str, Tensor] = {}
+        self.call = 0
         self.handles: list[RemovableHandle] = []
 
     def watch(self, unet: StepUNet) -> None:
-        """See the inputs of a graph's layers from now on."""
+        """See the inputs of a graph's layers from now on. None is kept: those of a large network are gigabytes."""
+
+        def begin(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.call = int(inputs[1][0])
+
+        def hook(column: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda module, inputs: self.store(column, inputs[0])
+
         modules = dict(unet.named_modules())
-        self.handles = [modules[name].register_forward_pre_hook(self._keep(name)) for name in self.names]
+        self.handles = [unet.register_forward_pre_hook(begin)]
+        self.handles += [modules[name].register_forward_pre_hook(hook(k)) for k, name in enumerate(self.names)]
 
-    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.seen[name] = inputs[0]
+    def store(self, column: int, x: Tensor) -> None:
+        """Add a layer's input at the present call to what is known of it."""
+        call, values = self.call, x.reshape(-1).float()
+        lowest, highest = values.aminmax()
+        ends = torch.stack([-lowest, highest]).clamp(min=0.0)
+        largest = float(ends.max())
+        reach = float(self.reach[call, column])
+        if reach == 0.0:
+            reach = largest or 1.0
+        while reach < largest:
+            for side in self.counts:
+                side[call, column] = halved(side[call, column])
+            reach *= 2
+        self.reach[call, column] = reach
+        self.largest[:, call, column] = torch.maximum(self.largest[:, call, column], ends.to(self.largest))
+        # Values outside of the bins, here the negative ones, count nowhere.
+        positive = torch.histc(values, BINS, 0.0, reach).to(self.counts)
+        both = torch.histc(values.abs(), BINS, 0.0, reach).to(self.counts)
+        self.counts[:, call, column] += torch.stack([both - positive, positive])
 
-        return hook
+    def so_far(self, prompts: int) -> Parts:
+        """The statistics of so many prompts."""
+        found = {"largest": self.largest, "counts": self.counts, "reach": self.reach}
+        return {**found, "prompts": torch.tensor(prompts)}
 
-    def store(self, call: int) -> None:
-        """Reduce what the last U-Net call left in ``seen``."""
-        for column, name in enumerate(self.names):
-            values = self.seen[name].reshape(-1).float()
-            lowest, highest = values.aminmax()
-            ends = torch.stack([-lowest, highest]).clamp(min=0.0)
-            largest = float(ends.max())
-            reach = float(self.reach[call, column])
-            if reach == 0.0:
-                reach = largest or 1.0
-            while reach < largest:
-                for side in self.counts:
-                    side[call, column] = halved(side[call, column])
-                reach *= 2
-            self.reach[call, column] = reach
-            self.largest[:, call, column] = torch.maximum(self.largest[:, call, column], ends.to(self.largest))
-            # Values outside of the bins, here the negative ones, count nowhere.
-            positive = torch.histc(values, BINS, 0.0, reach).to(self.counts)
-            both = torch.histc(values.abs(), BINS, 0.0, reach).to(self.counts)
-            self.counts[:, call, column] += torch.stack([both - positive, positive])
-        self.seen.clear()
+    def take_over(self, found: Parts | None) -> int:
+        """Go on from kept statistics; gives the prompts that are in them."""
+        if found is None or found["counts"].shape != self.counts.shape:
+            return 0
+        self.largest, self.counts, self.reach = found["largest"], found["counts"], found["reach"]
+        return int(found["prompts"])
 
     def close(self) -> None:
         for handle in self.handles:
@@ -123,18 +143,32 @@ def record_activations(
     shape: tuple[int, ...],
     names: Sequence[str],
     on_prompt: Callable[[int], None] | None = None,
+    kept: FinishedParts = NOTHING_KEPT,
 ) -> ActivationStatistics:
-    """Run the FP model on every prompt and record the inputs of the named layers at every call."""
+    """Run the FP model on every prompt and record the inputs of the named layers at every call.
+
+    Args:
+        on_prompt: called after each prompt.
+        kept: where the statistics of the prompts so far are kept.
+    """
     recorder = _Recorder(names, len(plan.calls))
+    done = recorder.take_over(kept.load(RECORDING_STAGE, "so-far"))
     recorder.watch(unet)
     try:
         for index, prompt in enumerate(prompts):
-            draw_latents(unet, plan, prompt, guidance, shape, lambda call, *_: recorder.store(call))
+            if index >= done:
+                draw_latents(unet, plan, prompt, guidance, shape)
+                kept.save(RECORDING_STAGE, "so-far", recorder.so_far(index + 1))
             if on_prompt is not None:
                 on_prompt(index)
     finally:
         recorder.close()
     return ActivationStatistics(recorder.names, recorder.largest, recorder.counts, recorder.reach)
+
+
+def statistics_bytes(calls: int, layers: int) -> int:
+    """Of :class:`ActivationStatistics`."""
+    return 4 * 2 * calls * layers * BINS
 
 
 def calibration_stages(
@@ -166,11 +200,7 @@ def _histogram(values: int) -> Callable[[torch.device], Run]:
         recorder = _Recorder(["layer"], 1)
         x = torch.randn(values, device=device)
 
-        def run() -> None:
-            recorder.seen["layer"] = x
-            recorder.store(0)
-
-        return run
+        return lambda: recorder.store(0, x)
 
     return prepare
 

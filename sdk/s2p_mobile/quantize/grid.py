@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2p_converters.core.packing import integer_range
+from s2p_mobile.quantize.host import through_double
 from s2p_mobile.quantize.stages import Piece
 from s2p_mobile.quantize.stages.weights import weight_pieces
 
 CLIP_RATIOS = torch.linspace(1.0, 0.30, 71)
 _SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)
-_BLOCK = 1 << 18
-"""Weights whose scales are searched at a time: two buffers of them stay in a processor's cache while 71 candidates are tried."""
+_BLOCK, _LARGE_BLOCK = 1 << 18, 1 << 24
+"""Weights whose scales are searched at a time: two buffers of them stay in a processor's cache while 71 candidates are tried, and on
+any other device few enough operations are started."""
 
 
 def round_to_grid(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -46,12 +48,13 @@ def weight_scale(weight: Tensor, bits: int, search: str = "mse") -> Tensor:
     """
     if search not in ("mse", "absmax"):
         raise ValueError(f"unknown search {search!r}")
-    ratios = CLIP_RATIOS if search == "mse" else CLIP_RATIOS[:1]
-    channels = weight.float().flatten(1).split(max(1, _BLOCK // max(1, weight[0].numel())))
+    ratios = (CLIP_RATIOS if search == "mse" else CLIP_RATIOS[:1]).tolist()
+    block = _BLOCK if weight.device.type == "cpu" else _LARGE_BLOCK
+    channels = weight.float().flatten(1).split(max(1, block // max(1, weight[0].numel())))
     return torch.cat([_channel_scales(part, bits, ratios) for part in channels])
 
 
-def _channel_scales(weight: Tensor, bits: int, ratios: Tensor) -> Tensor:
+def _channel_scales(weight: Tensor, bits: int, ratios: Sequence[float]) -> Tensor:
     """:func:`weight_scale` of a few channels, float32 [C, n]."""
     low, high = integer_range(bits)
     largest = weight.abs().amax(dim=1)
@@ -77,7 +80,7 @@ def quantize_weight(weight: Tensor, scale: Tensor, bits: int) -> NDArray[np.int8
     return integers
 
 
-def search_pieces(shapes: Iterable[tuple[int, ...]], search: str, times: int = 1, on_host: bool = True) -> list[Piece]:
+def search_pieces(shapes: Iterable[tuple[int, ...]], search: str, times: int = 1, on_host: bool = False) -> list[Piece]:
     """:func:`weight_scale` and :func:`quantize_weight`, ``times`` times for each weight [C_out, ...]."""
 
     def round_once(weight: Tensor) -> None:
@@ -91,8 +94,16 @@ def snap_activation_scale(scale: Tensor) -> Tensor:
     """Nearest scale for which ``2^-7 / scale`` is representable in float16, as float32.
 
     A program multiplies by that reciprocal before it rounds to int8, so a reciprocal without rounding error makes fp16 and fp32
-    builds agree on which integer an activation becomes.
+    builds agree on which integer an activation becomes. Computed on the processor, wherever the scale is.
     """
-    reciprocal = (2.0**-7 / scale.double()).half().double()
+    return through_double(_snapped, scale)
+
+
+def _snapped(scale: Tensor) -> Tensor:
     tiny, huge = float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max)
-    return (2.0**-7 / reciprocal.clamp(tiny, huge)).float()
+    return 2.0**-7 / (2.0**-7 / scale).half().double().clamp(tiny, huge)
+
+
+def stored_reciprocal(scale: Tensor) -> Tensor:
+    """``1 / scale`` as a checkpoint's reader has it, which divides in float64 and stores ``2^-7 / scale`` in float32."""
+    return through_double(lambda exact: 2.0**-7 / exact, scale).to(scale.dtype) * 2.0**7

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from s2p_converters.core.packing import integer_range
 from s2p_mobile.quantize.grid import CLIP_RATIOS, snap_activation_scale
+from s2p_mobile.quantize.host import in_double
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ def merge(histograms: Sequence[Histogram]) -> Histogram:
 
 def percentile_edge(histogram: Histogram, percentile: float) -> float:
     """Magnitude that this percentage of the values does not exceed, up to a bin."""
-    cumulative = histogram.counts.double().cumsum(0)
+    cumulative = in_double(histogram.counts).cumsum(0)
     edge = int(torch.searchsorted(cumulative, cumulative[-1] * percentile / 100)) + 1
     return min(edge * histogram.reach / histogram.counts.numel(), histogram.largest)
 

@@ -17,7 +17,7 @@ def measure(measurement: Measurement) -> LayerValues:
         for name, weight in measurement.weights.items():
             power = float(weight.detach().double().square().sum())
             rounded = measurement.rounded[name].items()
-            values[name] = {bits: float(each.error(weight.detach()).double().square().sum()) / power for bits, each in rounded}
+            values[name] = {bits: float(each.error().double().square().sum()) / power for bits, each in rounded}
             advance()
     return values
 

@@ -142,6 +142,34 @@ write_latents(LatentJob(model, plan, {PROMPTS!r}, 4.0, 5, True), Path({str(tmp_p
     assert not partial_folder(tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("allowed", [3, 7])
+def test_calls_of_an_unfinished_shard_are_not_made_again(
+    job: LatentJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    """Stopped in the middle of a walk, and the set is made of the calls before and those after."""
+    plain = replace(job, features=False)
+    write_latents(plain, tmp_path / "whole")
+    made = 0
+
+    class Counting(writer_module.Predictor):
+        def __call__(self, scaled: np.ndarray, call: int) -> np.ndarray:
+            nonlocal made
+            made += 1
+            if made == allowed + 1:
+                raise KeyboardInterrupt
+            return super().__call__(scaled, call)
+
+    monkeypatch.setattr(writer_module, "Predictor", Counting)
+    monkeypatch.setattr(writer_module, "_SAVE_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        write_latents(plain, tmp_path / "set")
+    made, before = -1000, made
+    write_latents(plain, tmp_path / "set", resume=True)
+    shards = len(list((tmp_path / "set").glob("shard-*")))
+    assert made + 1000 == shards * len(plain.plan.calls) - (before - 1)
+    assert digests(tmp_path / "set") == digests(tmp_path / "whole")
+
+
 def test_ctrl_c_keeps_the_finished_shards(job: LatentJob, whole: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="`resume`") as caught:
         write_latents(job, tmp_path / "set", progress=At(2, lambda: os.kill(os.getpid(), signal.SIGINT)))

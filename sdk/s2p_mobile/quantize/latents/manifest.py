@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
+from s2p_mobile.quantize.compute import ComputePlan
 from s2p_mobile.sources.model import Model
 from s2p_runtime.bundle import Conditioning, FileEntry, LatentSpec, TokenizerSpec
 from s2p_runtime.contract import Contract
@@ -121,6 +122,7 @@ class LatentJob:
         prompts: prompt k runs with seed ``seed + k``.
         guidance: classifier-free guidance; at or below 1 only the conditional branch is run.
         features: store the block outputs too (float16; several times the size of the rest).
+        compute: how the network computes; no part of the set's identity.
     """
 
     model: Model
@@ -129,6 +131,7 @@ class LatentJob:
     guidance: float
     seed: int = 0
     features: bool = False
+    compute: ComputePlan = field(default_factory=ComputePlan)
 
     @cached_property
     def request(self) -> LatentRequest:

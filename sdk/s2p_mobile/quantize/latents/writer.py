@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_converters.core.graph import StepUNet
-from s2p_mobile.quantize.interruption import Interrupted, stop_on_interrupt
+from s2p_mobile.quantize.interruption import Interrupted, StopFlag, stop_on_interrupt
 from s2p_mobile.quantize.latents.dataset import LatentDataset, open_latents
 from s2p_mobile.quantize.latents.manifest import (
     MANIFEST_NAME,
@@ -24,10 +25,10 @@ from s2p_mobile.quantize.latents.manifest import (
     Shard,
     shard_name,
 )
-from s2p_mobile.quantize.stages import Passes, Stage
+from s2p_mobile.quantize.stages import Memory, Passes, Stage
 from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.predictor import Predictor
-from s2p_mobile.sources.trajectory import encode_prompt, float_unet, stacked_conditions
+from s2p_mobile.sources.trajectory import Prompt, encode_prompt, float_unet, stacked_conditions
 from s2p_runtime import __version__
 from s2p_runtime.bundle import FileEntry
 from s2p_runtime.contract import write_contract
@@ -38,8 +39,6 @@ from s2p_runtime.tensors import read_tensors, write_tensors
 from s2p_runtime.walker import Walker, guide_runs
 
 _REQUEST_NAME = "request.json"
-SAMPLES_PER_CALL = 16
-"""Samples that go through the U-Net together, so that a shard's memory does not depend on the size of its activations."""
 DRAWING_STAGE = "drawing FP trajectories"
 
 
@@ -141,14 +140,18 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
         )
         with atomic_file(scratch / TEXTS_FILE) as path:
             write_tensors(path, tensors)
-    unet = float_unet(job.model, job.plan).to(workers.device) if missing else None
+    unet = float_unet(job.model, job.plan).to(workers.device, job.compute.graph_dtype) if missing else None
     with stop_on_interrupt() as stop, progress.stage(DRAWING_STAGE, sum(map(len, prompts.values()))) as advance:
         for index in mine:
             if index in missing:
                 assert unet is not None
-                tensors = _draw(job, unet, index * SHARD_PROMPTS, prompts[index])
+                drawn = _draw(job, unet, index * SHARD_PROMPTS, prompts[index], scratch, stop)
+                if drawn is None:
+                    return True
                 with atomic_file(scratch / shard_name(index)) as path:
-                    write_tensors(path, tensors)
+                    write_tensors(path, drawn)
+                for group in _groups(job, prompts[index]):
+                    _group_file(scratch, index * SHARD_PROMPTS + group.start).unlink(missing_ok=True)
             for _ in prompts[index]:
                 advance()
             if stop.requested:
@@ -161,48 +164,117 @@ def _named(request: LatentRequest, values: Sequence[NDArray[Any]]) -> dict[str, 
     return dict(zip(request.conditions, values, strict=True))
 
 
-def drawing_stage(prompts: int, calls: int, branches: int) -> Stage:
+def drawing_stage(prompts: int, calls: int, branches: int, together: int, memory: Memory) -> Stage:
     """What it takes to draw a set in one process: a shard's prompts walk side by side, a few samples in a pass.
 
     Args:
         calls: T.
         branches: samples of a call.
+        together: samples that go through the network at a time.
+        memory: of the stage.
     """
-    group = max(1, SAMPLES_PER_CALL // branches)
+    group = max(1, together // branches)
     shards = [min(SHARD_PROMPTS, prompts - first) for first in range(0, prompts, SHARD_PROMPTS)]
     passes = calls * sum(-(-shard // group) for shard in shards)
-    return Stage(DRAWING_STAGE, prompts, (Passes(prompts * calls * branches, passes),))
+    return Stage(DRAWING_STAGE, prompts, (Passes(prompts * calls * branches, passes),), memory=memory)
 
 
-def _draw(job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The tensors of one shard: its prompts walk through the plan together."""
-    prompts = [encode_prompt(job.model, text, job.seed + first + k, job.guidance) for k, text in enumerate(texts)]
-    walker = Walker.from_seeds(job.plan, [prompt.seed for prompt in prompts], job.model.latent_shape)
-    predictor = Predictor(unet, stacked_conditions(prompts), SAMPLES_PER_CALL)
-    states, outputs = [], []
-    features: dict[str, list[NDArray[np.float16]]] = {}
+_SAVE_SECONDS = 120.0
+"""Between two times that a group's calls so far are kept."""
 
-    def predict(scaled: NDArray[np.float32], call: int) -> NDArray[np.float32]:
-        output, blocks = predictor.with_features(scaled, call) if job.features else (predictor(scaled, call), {})
-        states.append(scaled)
-        outputs.append(output)
-        for name, value in blocks.items():
-            features.setdefault(name, []).append(value.half().cpu().numpy())
-        return guide_runs(output, job.guidance)
 
-    final = walker.run(predict)
+def _groups(job: LatentJob, texts: Sequence[str]) -> list[slice]:
+    """A shard's prompts, as many at a time as go through the network together."""
+    size = max(1, job.compute.samples // job.request.branches)
+    return [slice(begin, min(begin + size, len(texts))) for begin in range(0, len(texts), size)]
+
+
+def _group_file(scratch: Path, first: int) -> Path:
+    return scratch / f".calls-of-{first}.safetensors"
+
+
+def _draw(
+    job: LatentJob, unet: StepUNet, first: int, texts: Sequence[str], scratch: Path, stop: StopFlag
+) -> dict[str, NDArray[Any]] | None:
+    """The tensors of one shard, whose prompts walk through the plan in groups; None when the user asked to stop."""
+    walks = []
+    for group in _groups(job, texts):
+        prompts = [
+            encode_prompt(job.model, texts[k], job.seed + first + k, job.guidance) for k in range(group.start, group.stop)
+        ]
+        walk = _Walk(job, unet, prompts, _group_file(scratch, first + group.start))
+        if not walk.run(stop):
+            return None
+        walks.append(walk)
+    prompts = [prompt for walk in walks for prompt in walk.prompts]
     own = [np.stack(column) for column in zip(*([value[-1] for value in p.conditions] for p in prompts), strict=True)]
     return {
-        "states": np.stack(states, axis=1),
-        "outputs": np.stack(outputs, axis=1),
-        "final": final,
+        "states": np.concatenate([np.stack(walk.states, axis=1) for walk in walks]),
+        "outputs": np.concatenate([np.stack(walk.outputs, axis=1) for walk in walks]),
+        "final": np.concatenate([walk.final for walk in walks]),
         **{name: np.stack([prompt.token_ids[name][-1] for prompt in prompts]) for name in prompts[0].token_ids},
         "text_index": np.array(
             [[0, first + k + 1] if job.request.branches == 2 else [first + k + 1] for k in range(len(texts))], np.int32
         ),
         **_named(job.request, own),
-        **{f"feature.{name}": np.stack(values, axis=1) for name, values in features.items()},
+        **{
+            f"feature.{name}": np.concatenate([np.stack(walk.features[name], axis=1) for walk in walks])
+            for name in walks[0].features
+        },
     }
+
+
+class _Walk:
+    """Some prompts on their way through the plan. What the network said so far is kept in a file, and a walk that goes on from there
+    takes the very same states."""
+
+    def __init__(self, job: LatentJob, unet: StepUNet, prompts: Sequence[Prompt], file: Path) -> None:
+        self.job, self.prompts, self.file = job, prompts, file
+        self.walker = Walker.from_seeds(job.plan, [prompt.seed for prompt in prompts], job.model.latent_shape)
+        self.predictor = Predictor(unet, stacked_conditions(prompts))
+        self.states: list[NDArray[np.float32]] = []
+        self.outputs: list[NDArray[np.float32]] = []
+        self.features: dict[str, list[NDArray[np.float16]]] = {}
+        self.final = np.zeros(0, np.float32)
+
+    def run(self, stop: StopFlag) -> bool:
+        """To the end; false when the user asked to stop before it."""
+        known, saved = self._known(), time.monotonic()
+        for call in range(len(self.job.plan.calls)):
+            scaled = self.walker.scaled
+            if call < len(known):
+                output = known[call]
+            elif self.job.features:
+                output, blocks = self.predictor.with_features(scaled, call)
+                for name, value in blocks.items():
+                    self.features.setdefault(name, []).append(value.half().cpu().numpy())
+            else:
+                output = self.predictor(scaled, call)
+            self.states.append(scaled)
+            self.outputs.append(output)
+            self.walker.advance(guide_runs(output, self.job.guidance))
+            if stop.requested or time.monotonic() - saved > _SAVE_SECONDS:
+                self._keep()
+                saved = time.monotonic()
+            if stop.requested:
+                return False
+        self.final = self.walker.state
+        self._keep()
+        return True
+
+    def _known(self) -> list[NDArray[np.float32]]:
+        """Outputs of the calls that were made before; block outputs are not kept."""
+        if self.job.features or not self.file.is_file():
+            return []
+        try:
+            return list(read_tensors(self.file)["outputs"])
+        except (S2PError, KeyError):
+            return []
+
+    def _keep(self) -> None:
+        if not self.job.features:
+            with atomic_file(self.file) as path:
+                write_tensors(path, {"outputs": np.stack(self.outputs)})
 
 
 def _finish(request: LatentRequest, out: Path, scratch: Path, force: bool) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from s2p_converters.core.graph import LayerSpec
+from s2p_mobile.quantize.finished import NOTHING_KEPT, FinishedParts, numbers
 from s2p_mobile.quantize.sensitivity.candidates import Candidates
+from s2p_mobile.quantize.sensitivity.probes import Probe, probe_gradients
 from s2p_mobile.quantize.sensitivity.samples import CallSample
 from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_runtime.progress import Progress
 from s2p_runtime.registry import Registry
+
+LayerValues = dict[str, dict[int, float]]
+"""layer -> bit-width -> sensitivity"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,12 +26,13 @@ class Measurement:
     """What an estimator works on.
 
     Attributes:
-        unet: FP graph, called as ``unet(sample, step, embedding)``; unchanged afterwards.
+        unet: FP graph, called as ``unet(sample, step, *conditions)``; unchanged afterwards.
         weights: weight of every layer to rank, by layer name.
         rounded: the same layers at every bit-width wanted.
         samples: calls on the FP trajectory.
         signal: mean of ``|f|^2`` over the samples; results are given in this unit.
         seed: of the random probes.
+        kept: where finished parts are kept.
     """
 
     unet: nn.Module
@@ -35,6 +42,46 @@ class Measurement:
     signal: float
     seed: int
     progress: Progress
+    kept: FinishedParts = NOTHING_KEPT
+
+    def sum_of_parts(self, title: str, parts: Sequence[str], part: Callable[[int], LayerValues]) -> LayerValues:
+        """Add up a sensitivity that comes in parts, each kept when it is done.
+
+        Args:
+            title: of the progress stage.
+            parts: names.
+            part: of a position among them: a summand for the layers that it is about.
+        """
+        total: LayerValues = {name: dict.fromkeys(rounded, 0.0) for name, rounded in self.rounded.items()}
+        with self.progress.stage(title, len(parts)) as advance:
+            for position, name in enumerate(parts):
+                found = self.kept.load(title, name)
+                if found is None:
+                    made = part(position)
+                    found = {
+                        layer: numbers([[bits, value] for bits, value in widths.items()]) for layer, widths in made.items()
+                    }
+                    self.kept.save(title, name, found)
+                for layer, rows in found.items():
+                    for bits, value in rows.tolist():
+                        total[layer][int(bits)] += value
+                advance()
+        return total
+
+    def sum_over_samples(self, title: str, probe: Probe, term: Callable[[str, int, Tensor], float]) -> LayerValues:
+        """Add up, over the samples, ``term(layer, bit-width, gradient)`` of the gradient of one probe each."""
+
+        def part(position: int) -> LayerValues:
+            sample = self.samples[position]
+            values: LayerValues = {name: {} for name in self.weights}
+
+            def see(name: str, gradient: Tensor) -> None:
+                values[name] = {bits: term(name, bits, gradient) for bits in self.rounded[name]}
+
+            probe_gradients(self.unet, self.weights, sample, partial(probe, position), see)
+            return values
+
+        return self.sum_of_parts(title, [f"sample-{k}" for k in range(len(self.samples))], part)
 
 
 @dataclass(frozen=True)
@@ -64,10 +111,6 @@ class Outlook:
         return Passes(self.calls * self.branches, self.calls, backward=True)
 
 
-LayerValues = dict[str, dict[int, float]]
-"""layer -> bit-width -> sensitivity"""
-
-
 @dataclass(frozen=True)
 class Estimator:
     """A way of measuring sensitivity.
@@ -89,7 +132,10 @@ class Estimator:
 ESTIMATORS: Registry[Estimator] = Registry(
     "estimator",
     "s2p_mobile.estimators",
-    {name: f"s2p_mobile.quantize.sensitivity.{name}:{name.upper()}" for name in ("fisher", "hutchinson", "sqnr", "gradient")},
+    {
+        name: f"s2p_mobile.quantize.sensitivity.{name}:{name.upper()}"
+        for name in ("fisher", "hutchinson", "sqnr", "linear", "gradient")
+    },
 )
 
 

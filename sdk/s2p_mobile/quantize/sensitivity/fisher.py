@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from s2p_mobile.quantize.sensitivity.estimators import Estimator, LayerValues, Measurement, one_gradient_a_call
-from s2p_mobile.quantize.sensitivity.probes import Probe, normal_probe, probe_gradients
+from s2p_mobile.quantize.sensitivity.probes import Probe, normal_probe
 
 STAGE = "Fisher information"
 
@@ -22,21 +22,12 @@ def fisher(measurement: Measurement) -> LayerValues:
 
 def weighted_fisher(measurement: Measurement, probe: Probe) -> LayerValues:
     """:func:`fisher` with probes of the caller's choice, of zero mean and unit covariance."""
-    diagonal = {name: torch.zeros_like(weight) for name, weight in measurement.weights.items()}
-    with measurement.progress.stage(STAGE, len(measurement.samples)) as advance:
-        for gradients in probe_gradients(measurement.unet, measurement.weights, measurement.samples, probe):
-            for name, gradient in gradients.items():
-                diagonal[name] += gradient.square()
-            advance()
-    # The mean over the samples goes in front of the sum over the weights: the rounding error is the same in every sample.
     unit = len(measurement.samples) * measurement.signal
-    return {
-        name: {
-            bits: float((diagonal[name] * rounded.error(weight.detach()).square()).double().sum()) / unit
-            for bits, rounded in measurement.rounded[name].items()
-        }
-        for name, weight in measurement.weights.items()
-    }
+
+    def term(name: str, bits: int, gradient: Tensor) -> float:
+        return float((gradient * measurement.rounded[name][bits].error()).square_().sum()) / unit
+
+    return measurement.sum_over_samples(STAGE, probe, term)
 
 
 FISHER = Estimator("fisher", "diagonal Fisher", 64, fisher, one_gradient_a_call(STAGE))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from s2p_mobile.quantize.sensitivity.estimators import Estimator, LayerValues, Measurement, one_gradient_a_call
-from s2p_mobile.quantize.sensitivity.probes import Probe, normal_probe, probe_gradients
+from s2p_mobile.quantize.sensitivity.probes import Probe, normal_probe
 
 STAGE = "first-order changes"
 
@@ -21,16 +23,12 @@ def gradient(measurement: Measurement) -> LayerValues:
 
 def first_order(measurement: Measurement, probe: Probe) -> LayerValues:
     """:func:`gradient` with probes of the caller's choice."""
-    values = {name: dict.fromkeys(rounded, 0.0) for name, rounded in measurement.rounded.items()}
     unit = len(measurement.samples) * math.sqrt(measurement.signal)
-    with measurement.progress.stage(STAGE, len(measurement.samples)) as advance:
-        for gradients in probe_gradients(measurement.unet, measurement.weights, measurement.samples, probe):
-            for name, slope in gradients.items():
-                weight = measurement.weights[name].detach()
-                for bits, rounded in measurement.rounded[name].items():
-                    values[name][bits] += abs(float((slope * rounded.error(weight)).double().sum())) / unit
-            advance()
-    return values
+
+    def term(name: str, bits: int, slope: Tensor) -> float:
+        return abs(float((slope * measurement.rounded[name][bits].error()).sum())) / unit
+
+    return measurement.sum_over_samples(STAGE, probe, term)
 
 
 GRADIENT = Estimator("gradient", "first-order change", 64, gradient, one_gradient_a_call(STAGE))

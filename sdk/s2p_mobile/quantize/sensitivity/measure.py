@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
+from s2p_mobile.quantize.finished import NOTHING_KEPT, FinishedParts
 from s2p_mobile.quantize.grid import search_pieces
 from s2p_mobile.quantize.sensitivity.candidates import round_candidates
 from s2p_mobile.quantize.sensitivity.estimators import ESTIMATORS, LayerValues, Measurement, Outlook
@@ -48,6 +49,7 @@ def rank_layers(
     search: str = "mse",
     seed: int = 0,
     progress: Progress | None = None,
+    kept: FinishedParts = NOTHING_KEPT,
 ) -> LayerValues:
     """Sensitivity of layers on given U-Net calls.
 
@@ -59,6 +61,7 @@ def rank_layers(
         bits: widths to measure at.
         search: how weight scales are chosen, as in a recipe.
         seed: of the random probes.
+        kept: where finished parts are kept.
 
     Returns:
         layer -> width -> sensitivity, in the order of ``names``.
@@ -71,12 +74,12 @@ def rank_layers(
     modules = dict(unet.named_modules())
     weights: dict[str, nn.Parameter] = {layer: modules[layer].weight for layer in names}
     with listener.stage(OUTPUTS_STAGE, len(samples)) as advance:
-        signal = mean_signal(unet, samples, advance)
+        (signal,) = kept.numbers(OUTPUTS_STAGE, f"of-{len(samples)}", lambda: [mean_signal(unet, samples, advance)])
     if not (math.isfinite(signal) and signal > 0):
         raise S2PError(f"the U-Net's output has energy {signal}, so layers cannot be ranked", "check the model's weights")
     with listener.stage(CANDIDATES_STAGE, len(weights)) as advance:
-        rounded = round_candidates(weights, bits, search, advance)
-    values = chosen.run(Measurement(unet, weights, rounded, samples, signal, seed, listener))
+        rounded = round_candidates(weights, bits, search, advance, kept)
+    values = chosen.run(Measurement(unet, weights, rounded, samples, signal, seed, listener, kept))
     for layer, widths in values.items():
         for width, value in widths.items():
             if not math.isfinite(value):
@@ -96,12 +99,13 @@ def rank_on_trajectories(
     search: str = "mse",
     seed: int = 0,
     progress: Progress | None = None,
+    kept: FinishedParts = NOTHING_KEPT,
 ) -> LayerValues:
     """:func:`rank_layers` on as many calls as the estimator asks for, from the FP trajectories of the first
     :data:`TRAJECTORIES` prompts."""
     count = ESTIMATORS.get(name).samples
-    samples = collect_samples(unet, plan, prompts[:TRAJECTORIES], guidance, shape, count, progress)
-    return rank_layers(unet, samples, names, name, bits, search, seed, progress)
+    samples = collect_samples(unet, plan, prompts[:TRAJECTORIES], guidance, shape, count, progress, kept)
+    return rank_layers(unet, samples, names, name, bits, search, seed, progress, kept)
 
 
 def ranking_stages(

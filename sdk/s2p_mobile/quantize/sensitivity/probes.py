@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,30 +29,51 @@ def rademacher_probe(seed: int) -> Probe:
     return lambda index, shape: torch.where(torch.from_numpy(gaussian(seed, shape, _FIRST_STREAM + index)) < 0, -1.0, 1.0)
 
 
+_PROBE_SCALE = 2.0**-6
+"""Of probes on their way back, undone afterwards: gradients of a half-precision network stay far from its largest number."""
+
+
 def probe_gradients(
-    unet: nn.Module, weights: Mapping[str, nn.Parameter], samples: Sequence[CallSample], probe: Probe
-) -> Iterator[dict[str, Tensor]]:
-    """For every sample by itself, the gradient of ``<f(w), r>`` with respect to each weight, that is ``J^T r``.
+    unet: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    sample: CallSample,
+    probe: Callable[[tuple[int, ...]], Tensor],
+    see: Callable[[str, Tensor], None],
+) -> None:
+    """Show the gradient of ``<f(w), r>`` with respect to each weight, that is ``J^T r``, as soon as the backward pass has it.
+
+    A gradient is let go of before the next one comes, so that a large network's gradients take the memory of one layer's.
 
     Args:
         unet: FP graph, in inference mode.
         weights: the weights by layer name, parameters of ``unet``; their ``requires_grad`` is as before afterwards.
-        samples: one gradient each, never averaged.
-        probe: gives r.
-
-    Yields:
-        layer -> gradient, shaped like the weight.
+        sample: one call.
+        probe: gives r for the shape of the call's output.
+        see: called with a layer's name and gradient, float32 at least, shaped like the weight.
     """
-    parameters = list(weights.values())
-    for index, sample in enumerate(samples):
-        with torch.enable_grad(), _differentiable(parameters):
+
+    def hook(name: str) -> Callable[[Tensor], None]:
+        def take(parameter: Tensor) -> None:
+            gradient = parameter.grad
+            assert gradient is not None
+            parameter.grad = None
+            see(name, gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / _PROBE_SCALE)
+
+        return take
+
+    with torch.enable_grad(), _differentiable(weights.values()):
+        handles = [weight.register_post_accumulate_grad_hook(hook(name)) for name, weight in weights.items()]
+        try:
             output = sample.observe(unet)
-            gradients = torch.autograd.grad(output, parameters, probe(index, tuple(output.shape)).to(output))
-        yield dict(zip(weights, gradients, strict=True))
+            output.backward(probe(tuple(output.shape)).to(output) * _PROBE_SCALE)
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @contextlib.contextmanager
-def _differentiable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def _differentiable(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    parameters = list(parameters)
     before = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from s2p_converters.core.graph import StepUNet
+from s2p_mobile.quantize.finished import NOTHING_KEPT, FinishedParts
+from s2p_mobile.quantize.host import square_sum
 from s2p_mobile.sources.predictor import Array32
 from s2p_mobile.sources.trajectory import Prompt, draw_latents
 from s2p_runtime.plan import SamplingPlan
@@ -47,15 +50,15 @@ def observe_all(unet: nn.Module, samples: Sequence[CallSample]) -> list[Tensor]:
     Args:
         samples: all with or all without guidance, of one shape.
     """
-    device = next(unet.parameters()).device
+    like = next(unet.parameters())
     together = calls_together(samples[0].sample.numel())
     observed: list[Tensor] = []
     for begin in range(0, len(samples), together):
         part = samples[begin : begin + together]
         branches = part[0].sample.shape[0]
-        steps = torch.tensor([sample.call for sample in part], device=device).repeat_interleave(branches)
-        states = torch.cat([sample.sample for sample in part]).to(device)
-        conditions = [torch.cat(column).to(device) for column in zip(*(sample.conditions for sample in part), strict=True)]
+        steps = torch.tensor([sample.call for sample in part], device=like.device).repeat_interleave(branches)
+        states = torch.cat([sample.sample for sample in part]).to(like)
+        conditions = [torch.cat(column).to(like) for column in zip(*(sample.conditions for sample in part), strict=True)]
         for sample, output in zip(part, unet(states, steps, *conditions).split(branches), strict=True):
             if branches == 1:
                 observed.append(output)
@@ -95,6 +98,7 @@ def collect_samples(
     shape: tuple[int, ...],
     count: int,
     progress: Progress | None = None,
+    kept: FinishedParts = NOTHING_KEPT,
 ) -> list[CallSample]:
     """Calls of the FP trajectories of several prompts.
 
@@ -111,21 +115,25 @@ def collect_samples(
         for position, prompt in enumerate(used):
             wanted = set(spread_calls(len(plan.calls), each, (position + 0.5) / len(used)))
             conditions = tuple(torch.from_numpy(condition) for condition in prompt.conditions)
-
-            def keep(
-                call: int,
-                sample: Array32,
-                outputs: Array32,
-                wanted: set[int] = wanted,
-                conditions: tuple[Tensor, ...] = conditions,
-            ) -> None:
-                if call in wanted:
-                    batch = torch.from_numpy(np.repeat(sample, len(outputs), axis=0))
-                    samples.append(CallSample(call, batch, conditions, guidance))
-
-            draw_latents(unet, plan, prompt, guidance, shape, keep)
+            part = f"prompt-{position}-of-{len(used)}-{each}"
+            states = kept.once(TRAJECTORIES_STAGE, part, partial(_states, unet, plan, prompt, guidance, shape, wanted))
+            samples += [CallSample(int(call), state, conditions, guidance) for call, state in states.items()]
             advance()
     return samples
+
+
+def _states(
+    unet: StepUNet, plan: SamplingPlan, prompt: Prompt, guidance: float, shape: tuple[int, ...], wanted: set[int]
+) -> dict[str, Tensor]:
+    """Scaled states of one trajectory at some calls: call index, in words -> float32 [B, C, H, W]."""
+    states: dict[str, Tensor] = {}
+
+    def keep(call: int, sample: Array32, outputs: Array32) -> None:
+        if call in wanted:
+            states[f"{call:04d}"] = torch.from_numpy(np.repeat(sample, len(outputs), axis=0))
+
+    draw_latents(unet, plan, prompt, guidance, shape, keep)
+    return states
 
 
 @torch.no_grad()
@@ -133,6 +141,6 @@ def mean_signal(unet: nn.Module, samples: Sequence[CallSample], advance: Callabl
     """Mean over the samples of the FP output's energy, ``|f|^2``; ``advance`` is called after each sample."""
     energies = []
     for sample in samples:
-        energies.append(float(sample.observe(unet).double().square().sum()))
+        energies.append(square_sum(sample.observe(unet)))
         advance()
     return sum(energies) / len(samples)
