@@ -65,19 +65,18 @@ def input_moments(
 
     Args:
         unet: the FP graph.
-        specs: the layers wanted.
-        batches: gives the calls; asked again for each group of layers whose moments fit into ``MEMORY_BYTES``.
+        specs: the layers wanted, no more than a group of :func:`layer_groups`.
+        batches: gives the calls.
     """
-    for group in layer_groups(specs):
-        sums = _Sums(unet, group)
-        try:
-            for batch in batches():
-                sums.weights = batch.weights
-                unet(batch.samples, batch.calls, *batch.conditions)
-        finally:
-            sums.close()
-        for spec in group:
-            yield spec, sums.totals.pop(spec.name)
+    sums = _Sums(unet, specs)
+    try:
+        for batch in batches():
+            sums.weights = batch.weights
+            unet(batch.samples, batch.calls, *batch.conditions)
+    finally:
+        sums.close()
+    for spec in specs:
+        yield spec, sums.totals.pop(spec.name)
 
 
 def _add(spec: LayerSpec, x: Tensor, weight: Tensor, total: Tensor) -> None:

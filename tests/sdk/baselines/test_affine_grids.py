@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from s2p_converters.core.graph import LayerSpec, StepTables
-from s2p_converters.core.graph.operators import FloatLayer
 from s2p_converters.core.grids import AffineWeight, GeneralLayer, LayerPart, StepGrid
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, GeneralReferenceLayer, general_columns
 from s2p_mobile.quantize.rounding.affine import activation_grid, fake_affine, weight_grid
-from s2p_mobile.quantize.rounding.layers import AdaRoundWeight, IndexedTables, RoundedLayer
+from s2p_mobile.quantize.rounding.layers import AdaRoundWeight, IndexedTables, RoundedLayer, rounded_layer
 from s2p_mobile.quantize.rounding.learned import RoundingRule, UnitData, learn_rounding
+from s2p_mobile.quantize.rounding.waiting import RowsInFile, RowsInMemory, WaitingRoom
 
 SPEC = LayerSpec("layer", "conv", 6, 4, 3, 1, 1)
 
@@ -103,23 +106,26 @@ def test_reference_of_a_split_layer_equals_two_layers_of_torch() -> None:
         torch.testing.assert_close(module(x, row), expected, rtol=0, atol=54 * 19.2 * 2.0**-24)
 
 
+def rows(values: torch.Tensor) -> RowsInMemory:
+    return RowsInMemory(values, torch.device("cpu"))
+
+
 def layer_data(samples: int = 24) -> tuple[RoundedLayer, UnitData, torch.Tensor, IndexedTables]:
-    original = FloatLayer(SPEC)
-    original.weight.data, original.bias = 0.05 * random_weight(5), None
-    original.requires_grad_(False)
-    layer = RoundedLayer(SPEC, original, 3, "minmax", (6,))
+    weight = 0.05 * random_weight(5)
+    layer = rounded_layer(SPEC, weight, None, 3, "minmax")
     # Inputs whose channels go together, so that rounding errors can make up for each other.
     generator = torch.Generator().manual_seed(7)
     inputs = torch.randn(samples, 1, 6, 6, generator=generator) + 0.1 * torch.randn(samples, 6, 6, 6, generator=generator)
-    targets = SPEC.apply(inputs, original.weight)
-    data = UnitData([inputs], torch.zeros(samples, dtype=torch.int64), targets)
-    return layer, data, original.weight.data, IndexedTables(StepTables({"unused": torch.zeros(1, 1)}))
+    targets = SPEC.apply(inputs, weight)
+    data = UnitData([rows(inputs)], torch.zeros(samples, dtype=torch.int64), rows(targets))
+    return layer, data, weight, IndexedTables(StepTables({"unused": torch.zeros(1, 1)}))
 
 
 def test_adaptive_rounding_moves_no_weight_further_than_a_step_and_ends_at_zero_or_one(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, data, weight, tables = layer_data()
     part = layer.parts[0]
-    before = (SPEC.apply(data.inputs[0], part()) - data.targets).square().mean()
+    inputs, targets = (values.get(slice(None)) for values in (data.inputs[0], data.targets))
+    before = (SPEC.apply(inputs, part()) - targets).square().mean()
     soft: list[torch.Tensor] = []
     finish = AdaRoundWeight.finish
     monkeypatch.setattr(AdaRoundWeight, "finish", lambda self: (soft.append(self.softness().detach()), finish(self)))
@@ -127,14 +133,14 @@ def test_adaptive_rounding_moves_no_weight_further_than_a_step_and_ends_at_zero_
     learn_rounding(layer, tables, data, rule, torch.Generator().manual_seed(0))
     # The penalty has done its work before anything is cut off.
     assert float(((soft[0] < 1e-3) | (soft[0] > 1 - 1e-3)).float().mean()) > 0.99
-    assert part.variables is None and set(part.softness().unique().tolist()) <= {0.0, 1.0}
+    assert part.variables is None and torch.equal(part.integers(), part.integers().round())
     steps = weight / part.scale + part.zero
     inside = (steps > 0) & (steps < 7)
     moved = part.integers() - steps
     assert (moved[inside].abs() < 1).all()
     lower = steps.floor().clamp(0, 7)
     assert ((part.integers() == lower) | (part.integers() == (lower + 1).clamp(max=7)))[inside].all()
-    after = (SPEC.apply(data.inputs[0], part()) - data.targets).square().mean()
+    after = (SPEC.apply(inputs, part()) - targets).square().mean()
     assert after < 0.7 * before
 
 
@@ -151,3 +157,53 @@ def test_penalty_follows_the_schedule() -> None:
     rule = RoundingRule(iterations=100, batch=1, learning_rate=1.0, quantized_inputs=True, warmup=0.2)
     assert rule.exponent(19) is None and rule.exponent(20) == 20.0
     assert rule.exponent(60) == pytest.approx(11.0) and rule.exponent(99) == pytest.approx(2.0 + 18 / 80)
+
+
+class _Interrupting:
+    """Keeps what is learned after each iteration, and gives up after some."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.seen = after, 0
+        self.kept: dict[str, torch.Tensor] | None = None
+
+    def load(self) -> dict[str, torch.Tensor] | None:
+        return self.kept
+
+    def save(self, tensors: Callable[[], dict[str, torch.Tensor]]) -> None:
+        self.seen += 1
+        self.kept = {name: value.detach().clone() for name, value in tensors().items()}
+        if self.seen == self.after:
+            raise KeyboardInterrupt
+
+
+def test_learning_that_was_interrupted_ends_in_the_same_integers() -> None:
+    rule = RoundingRule(iterations=60, batch=8, learning_rate=0.05, quantized_inputs=False, warmup=0.2)
+    layer, data, _, tables = layer_data()
+    learn_rounding(layer, tables, data, rule, torch.Generator().manual_seed(0))
+    other, data, _, tables = layer_data()
+    kept = _Interrupting(after=25)
+    with pytest.raises(KeyboardInterrupt):
+        learn_rounding(other, tables, data, rule, torch.Generator().manual_seed(0), kept)
+    again, data, _, tables = layer_data()
+    learn_rounding(again, tables, data, rule, torch.Generator().manual_seed(99), kept)
+    assert kept.seen == 60
+    assert torch.equal(again.parts[0].integers(), layer.parts[0].integers())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rows_come_back_from_memory_and_from_files(dtype: torch.dtype, tmp_path: Path) -> None:
+    """The second rows find no memory left, and get it when the first ones are freed."""
+    values = torch.randn(7, 3, 5).to(dtype)
+    room = WaitingRoom(torch.device("cpu"), dtype, values.nbytes, tmp_path)
+    first, second = room.of(values), room.rows(7, values.shape[1:])
+    assert isinstance(first, RowsInMemory) and isinstance(second, RowsInFile) and room.left == 0
+    for part in (slice(4, 7), slice(0, 4)):
+        second.put(part.start, values[part])
+    chosen = torch.tensor([6, 0, 3, 3])
+    for rows_of in (first, second):
+        assert rows_of.count == 7
+        assert torch.equal(rows_of.get(chosen), values[chosen].float())
+        assert torch.equal(rows_of.get(slice(2, 5)), values[2:5].float())
+    first.free()
+    second.free()
+    assert room.left == values.nbytes

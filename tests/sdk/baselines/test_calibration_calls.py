@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from s2p_mobile.quantize.methods.baselines.pcr import relaxed_calls
 from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_units
 from s2p_mobile.quantize.rounding.calls import call_of_time, normal_times, random_pairs, read_calls, strided_pairs
 from s2p_mobile.quantize.rounding.rounded import skip_splits
+from s2p_mobile.quantize.rounding.waiting import WaitingRoom
 from s2p_mobile.sources.trajectory import float_unet
 
 
@@ -66,7 +68,9 @@ def test_relaxed_calls_are_a_share_of_diffusion_time() -> None:
     assert relaxed_calls(10, (0.0, 1.0)) == frozenset(range(10))
 
 
-def test_walk_gives_what_hooks_see_in_a_whole_run(latents: LatentDataset, baseline_job: Callable[..., QuantizationJob]) -> None:
+def test_walk_gives_what_hooks_see_in_a_whole_run(
+    latents: LatentDataset, baseline_job: Callable[..., QuantizationJob], tmp_path: Path
+) -> None:
     job = baseline_job()
     unet = float_unet(job.model, job.plan)
     calls = read_calls(latents, [0, 1, 1], [0, 3, 4], torch.device("cpu"))
@@ -87,12 +91,17 @@ def test_walk_gives_what_hooks_see_in_a_whole_run(latents: LatentDataset, baseli
     # Every layer lies in exactly one unit, and units follow each other as they run.
     assert [spec.name for _, specs in units for spec in specs] == [spec.name for spec in layer_specs(job.model.structure)]
     assert list(seen) == [name for name, _ in units]
-    walk = BlockWalk(unet, calls)
+    # Half of the memory that is needed, so that some samples wait in files, and a few samples at a time.
+    room = WaitingRoom(torch.device("cpu"), torch.float32, 20_000, tmp_path)
+    walk = BlockWalk(unet, calls, room, together=2)
     for name, _ in units:
         inputs, output = walk.capture(name, output=True)
         assert len(inputs) == len(seen[name][0]) and output is not None
         for found, expected in zip([*inputs, output], [*seen[name][0], seen[name][1]], strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found.get(slice(None)), expected, rtol=1e-5, atol=1e-5)
+            found.free()
+    walk.close()
+    assert room.left == 20_000
 
 
 def test_splits_are_where_the_graph_puts_a_skip(

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.preparation.memory import starting_memory
-from s2p_mobile.quantize.stages import Memory, Stage
+from s2p_mobile.quantize.stages import Stage
 
 
 class Method(Protocol):
@@ -36,12 +35,8 @@ class Method(Protocol):
         ...
 
     def stages(self, job: QuantizationJob) -> Sequence[Stage]:
-        """What :meth:`run` announces and does, one stage after another; loads no weights."""
+        """What :meth:`run` announces and does, one stage after another, and what each holds in memory; loads no weights."""
         ...
-
-    def memory(self, job: QuantizationJob) -> Memory:
-        """Bytes that :meth:`run` holds beside what the process holds before; loads no weights. Here: a model that is only rounded."""
-        return starting_memory(job)
 
     def disk(self, job: QuantizationJob) -> Mapping[str, int]:
         """Bytes of files that :meth:`run` writes into its work folder or a temporary one, by what they hold. Here: none."""

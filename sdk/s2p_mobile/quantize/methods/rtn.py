@@ -53,7 +53,9 @@ class RoundToNearest(Method):
 
 def rounding_stage(layers: Sequence[LayerSpec], search: str) -> Stage:
     """:func:`round_layer` for each layer."""
-    return Stage(ROUNDING_STAGE, len(layers), work=search_pieces([layer.weight_shape for layer in layers], search))
+    return Stage(
+        ROUNDING_STAGE, len(layers), work=search_pieces([layer.weight_shape for layer in layers], search, on_host=True)
+    )
 
 
 def round_layer(

@@ -10,13 +10,12 @@ import torch
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.methods.method import Method
 from s2p_mobile.quantize.preparation.latents import job_latents, latent_stages, latents_disk, prompts_at_hand
-from s2p_mobile.quantize.preparation.memory import preparation_memory
 from s2p_mobile.quantize.preparation.prepare import preparation_stages, prepare
 from s2p_mobile.quantize.recipes.training import TrainingRule
-from s2p_mobile.quantize.stages import Memory, Stage
+from s2p_mobile.quantize.stages import Stage
 from s2p_mobile.quantize.student import StudentSpec
 from s2p_mobile.quantize.training import Trainer, TrainingState, load_state
-from s2p_mobile.quantize.training.memory import state_bytes, training_memory
+from s2p_mobile.quantize.training.memory import state_bytes
 from s2p_mobile.quantize.training.stages import training_stage
 from s2p_mobile.quantize.work import STATE_NAME, fingerprint, working_folder
 from s2p_mobile.quantize.workers import join_workers
@@ -33,7 +32,7 @@ class SerialToParallel(Method):
     def run(self, job: QuantizationJob) -> QuantizedUNet:
         """Train a quantized model.
 
-        With ``job.work`` the latent set (``latents/``), finished parts of the start (``rounding/``), the training state, the log and
+        With ``job.work`` the latent set (``latents/``), finished parts of the start (``parts/``), the training state, the log and
         the loss plot lie in that folder and outlive the run, so that ``job.resume`` can go on after an interruption; without it they
         are temporary.
 
@@ -46,7 +45,7 @@ class SerialToParallel(Method):
         with working_folder(job, workers) as folder:
             state = _saved_state(job, folder)
             latents = job_latents(job, folder, workers, features=_stores_features(job.recipe.training))
-            spec = prepare(job, latents, workers.device, folder) if state is None else _spec_of(state)
+            spec = prepare(job, latents, workers.device) if state is None else _spec_of(state)
             trainer = Trainer(job, spec, latents, folder, workers)
             if state is not None:
                 trainer.restore(state)
@@ -57,10 +56,6 @@ class SerialToParallel(Method):
     def stages(self, job: QuantizationJob) -> Sequence[Stage]:
         """See :class:`Method`."""
         return [*latent_stages(job), *preparation_stages(job, prompts_at_hand(job)), training_stage(job)]
-
-    def memory(self, job: QuantizationJob) -> Memory:
-        """See :class:`Method`."""
-        return training_memory(job, preparation_memory(job))
 
     def disk(self, job: QuantizationJob) -> Mapping[str, int]:
         """See :class:`Method`."""

@@ -10,9 +10,8 @@ from typing import Literal
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.methods.method import Method
 from s2p_mobile.quantize.preparation.latents import job_latents, latent_stages, latents_disk, prompts_at_hand
-from s2p_mobile.quantize.preparation.memory import preparation_memory
 from s2p_mobile.quantize.preparation.prepare import preparation_stages, prepare
-from s2p_mobile.quantize.stages import Memory, Stage
+from s2p_mobile.quantize.stages import Stage
 from s2p_mobile.quantize.student import build_student, quantized_unet
 from s2p_mobile.quantize.work import working_folder
 from s2p_mobile.quantize.workers import join_workers
@@ -45,7 +44,7 @@ class StartingPoint(Method):
         job, workers = self._job(job), join_workers(job.device)
         with working_folder(job, workers) as folder:
             latents = job_latents(job, folder, workers, most=TRAJECTORIES)
-            unet = quantized_unet(build_student(job, prepare(job, latents, workers.device, folder)))
+            unet = quantized_unet(build_student(job, prepare(job, latents, workers.device)))
             workers.wait()
             return unet
 
@@ -53,10 +52,6 @@ class StartingPoint(Method):
         """See :class:`Method`."""
         job = self._job(job)
         return [*latent_stages(job, TRAJECTORIES), *preparation_stages(job, prompts_at_hand(job, TRAJECTORIES))]
-
-    def memory(self, job: QuantizationJob) -> Memory:
-        """See :class:`Method`."""
-        return preparation_memory(self._job(job))
 
     def disk(self, job: QuantizationJob) -> Mapping[str, int]:
         """See :class:`Method`."""

@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import time
+from collections.abc import Callable
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
+from s2p_mobile.quantize.finished import FinishedParts
 from s2p_mobile.quantize.rounding.layers import AdaRoundWeight
-from s2p_mobile.quantize.workers import is_main_process
-from s2p_runtime.files import atomic_file
+from s2p_mobile.quantize.rounding.learned import WEIGHTS_STAGE, HalfWay
 
-_HEADER = "s2p_rounded_unit"
+SAVE_SECONDS = 120.0
+"""Between two times that learning on a unit is kept."""
 _GENERATOR = "generator"
 
 
 class FinishedUnits:
-    """One file for each unit: which way every weight goes, a bit each, and where the random numbers go on.
+    """Integers and grids of every finished unit, and where the random numbers go on; of the unit that is learned, how far it is."""
 
-    A file of another job, or a damaged one, counts as missing: its unit is learned again and the file replaced.
-    """
-
-    def __init__(self, folder: Path, identity: str, generator: torch.Generator) -> None:
+    def __init__(self, parts: FinishedParts, generator: torch.Generator) -> None:
         """
         Args:
-            folder: made when the first unit is finished.
-            identity: of the job, see :func:`~s2p_mobile.quantize.work.fingerprint`.
             generator: draws the batches of all units, one unit after the other.
         """
-        self.folder, self.identity, self.generator = folder, identity, generator
+        self.parts, self.generator = parts, generator
 
     def restore(self, name: str, unit: nn.Module) -> bool:
         """Give a unit what was learned, if it was."""
-        try:
-            with safe_open(self._path(name), "pt") as handle:
-                if json.loads((handle.metadata() or {})[_HEADER]) != self._header(unit):
-                    return False
-                found = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-            ways = {key: np.unpackbits(found[key].numpy(), count=weight.up.numel()) for key, weight in _weights(unit).items()}
-            self.generator.set_state(found[_GENERATOR])
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError):
+        found, weights = self.parts.load(WEIGHTS_STAGE, name), _weights(unit)
+        if found is None:
             return False
-        for key, weight in _weights(unit).items():
-            weight.up = torch.from_numpy(ways[key]).bool().reshape(weight.up.shape).to(weight.up.device)
+        kept = {key: _below(found, key) for key in weights}
+        if any(kept[key].get("integers", torch.empty(0)).shape != weight.source.shape for key, weight in weights.items()):
+            return False
+        self.generator.set_state(found[_GENERATOR])
+        for key, weight in weights.items():
+            weight.take(kept[key])
         return True
+
+    def half_way(self, name: str) -> HalfWay:
+        """Where learning on a unit is kept before it is finished."""
+        return _HalfWay(self.parts, name)
 
     def store(self, name: str, unit: nn.Module) -> None:
         """Keep a unit that is finished.
@@ -55,21 +50,36 @@ class FinishedUnits:
         Raises:
             S2PError: no space left, no permission.
         """
-        if not is_main_process():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {
-            key: torch.from_numpy(np.packbits(weight.up.cpu().numpy().reshape(-1))) for key, weight in _weights(unit).items()
+            f"{key}/{part}": value for key, weight in _weights(unit).items() for part, value in weight.finished().items()
         }
-        tensors[_GENERATOR] = self.generator.get_state()
-        with atomic_file(self._path(name)) as scratch:
-            scratch.write_bytes(save(tensors, metadata={_HEADER: json.dumps(self._header(unit))}))
+        self.parts.save(WEIGHTS_STAGE, name, {**tensors, _GENERATOR: self.generator.get_state()})
+        self.parts.drop(WEIGHTS_STAGE, _unfinished(name))
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
 
-    def _header(self, unit: nn.Module) -> dict[str, object]:
-        return {"job": self.identity, "weights": {key: [w.bits, *w.up.shape] for key, w in _weights(unit).items()}}
+class _HalfWay:
+    """One unit, see :class:`~s2p_mobile.quantize.rounding.learned.HalfWay`."""
+
+    def __init__(self, parts: FinishedParts, name: str) -> None:
+        self.parts, self.name, self.saved = parts, _unfinished(name), time.monotonic()
+
+    def load(self) -> dict[str, Tensor] | None:
+        """See :class:`HalfWay`."""
+        return self.parts.load(WEIGHTS_STAGE, self.name)
+
+    def save(self, tensors: Callable[[], dict[str, Tensor]]) -> None:
+        """See :class:`HalfWay`."""
+        if time.monotonic() - self.saved >= SAVE_SECONDS:
+            self.parts.save(WEIGHTS_STAGE, self.name, tensors())
+            self.saved = time.monotonic()
+
+
+def _unfinished(name: str) -> str:
+    return f"{name}.unfinished"
+
+
+def _below(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{key}/"): value for name, value in found.items() if name.startswith(f"{key}/")}
 
 
 def _weights(unit: nn.Module) -> dict[str, AdaRoundWeight]:

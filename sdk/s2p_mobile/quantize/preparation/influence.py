@@ -6,25 +6,45 @@ one of a middle call is mostly forgotten, one of the last stays. The measure is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from s2p_converters.core.graph import StepUNet
+from s2p_mobile.quantize.finished import NOTHING_KEPT, FinishedParts
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.sources.predictor import Predictor
 from s2p_runtime.walker import Walker, guide_runs
 
 
+@dataclass(frozen=True)
+class Networks:
+    """The FP and the quantized graph.
+
+    Attributes:
+        precision: entered when the quantized one runs.
+        samples: that go through them at a time.
+    """
+
+    teacher: StepUNet
+    student: StepUNet
+    precision: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    samples: int = 16
+
+
 @torch.no_grad()
 def call_influence(
-    teacher: StepUNet,
-    student: StepUNet,
+    networks: Networks,
     latents: LatentDataset,
     prompts: Sequence[int],
     advance: Callable[[], None] = lambda: None,
+    kept: FinishedParts = NOTHING_KEPT,
 ) -> NDArray[np.float64]:
     """Mean squared change of the final state over the mean squared change of call i's guided output, float64 [T].
 
@@ -33,30 +53,40 @@ def call_influence(
     later calls better.
 
     Args:
-        teacher, student: FP and quantized graphs.
         prompts: numbers of the set's prompts to measure on.
         advance: called after each call i.
+        kept: where finished parts are kept, one for each call and group of prompts.
     """
+    together = max(1, networks.samples // latents.branches)
+    groups = [prompts[begin : begin + together] for begin in range(0, len(prompts), together)]
+    gains = np.zeros(latents.calls)
+    for call in range(latents.calls):
+        sums = np.zeros(2)
+        for group in groups:
+            part = f"call-{call}-of-prompts-{'-'.join(map(str, group))}"
+            sums += kept.numbers("influence", part, partial(_change, networks, latents, group, call))
+        change, error = sums
+        # A call without any error says nothing; the least weight then, not infinity.
+        gains[call] = change / error if error > 0 else 0.0
+        advance()
+    return gains
+
+
+def _change(networks: Networks, latents: LatentDataset, prompts: Sequence[int], call: int) -> list[float]:
+    """Squared change of the final states of some prompts, and of the call's guided outputs, summed."""
     request = latents.manifest.request
     plan, guidance = request.plan, request.guidance
     conditions = latents.conditions(prompts)
-    fp, quantized = Predictor(teacher, conditions), Predictor(student, conditions)
-    seeds = [request.seed + prompt for prompt in prompts]
-    known = [guide_runs(latents.outputs(prompts, [call] * len(prompts)), guidance) for call in range(latents.calls)]
-    original = latents.final(prompts).astype(np.float64)
-    gains = np.zeros(latents.calls)
-    for call in range(latents.calls):
-        walker = Walker.from_seeds(plan, seeds, request.latents.shape)
-        walker.run(lambda _, index: known[index], until=call)
+    fp, quantized = Predictor(networks.teacher, conditions), Predictor(networks.student, conditions)
+    known = [guide_runs(latents.outputs(prompts, [each] * len(prompts)), guidance) for each in range(latents.calls)]
+    walker = Walker.from_seeds(plan, [request.seed + prompt for prompt in prompts], request.latents.shape)
+    walker.run(lambda _, index: known[index], until=call)
+    with networks.precision():
         output = guide_runs(quantized(walker.scaled, call), guidance)
-        error = float(np.square(output.astype(np.float64) - known[call]).mean())
-        walker.advance(output)
-        final = walker.run(lambda scaled, index: guide_runs(fp(scaled, index), guidance))
-        change = final.astype(np.float64) - original
-        # A call without any error says nothing; the least weight then, not infinity.
-        gains[call] = float(np.square(change).mean()) / error if error > 0 else 0.0
-        advance()
-    return gains
+    walker.advance(output)
+    final = walker.run(lambda scaled, index: guide_runs(fp(scaled, index), guidance))
+    change = final.astype(np.float64) - latents.final(prompts)
+    return [float(np.square(change).sum()), float(np.square(output.astype(np.float64) - known[call]).sum())]
 
 
 def call_weights(gains: NDArray[np.float64]) -> torch.Tensor:
@@ -64,4 +94,4 @@ def call_weights(gains: NDArray[np.float64]) -> torch.Tensor:
     mean = gains.mean()
     if not mean > 0:
         return torch.ones(len(gains))
-    return torch.from_numpy(gains / mean).float()
+    return torch.from_numpy((gains / mean).astype(np.float32))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from s2p_mobile.quantize.holdings import FLOAT32, holding, pass_bytes
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, open_latents, write_latents
 from s2p_mobile.quantize.latents.disk import block_shapes, latent_set_bytes
+from s2p_mobile.quantize.latents.manifest import SHARD_PROMPTS
 from s2p_mobile.quantize.latents.writer import drawing_stage
 from s2p_mobile.quantize.stages import Stage
 from s2p_mobile.quantize.work import LATENTS_FOLDER
@@ -42,14 +46,22 @@ def _drawn(job: QuantizationJob, most: int | None) -> int:
 
 
 def _wanted(job: QuantizationJob, count: int, features: bool) -> LatentJob:
-    return LatentJob(job.model, job.plan, repeated(job.prompts, count), job.guidance, job.seed, features)
+    return LatentJob(job.model, job.plan, repeated(job.prompts, count), job.guidance, job.seed, features, job.compute)
 
 
 def latent_stages(job: QuantizationJob, most: int | None = None) -> list[Stage]:
     """What :func:`job_latents` announces and does."""
     if job.latents is not None:
         return []
-    return [drawing_stage(_drawn(job, most), len(job.plan.calls), job.branches)]
+    samples = job.compute.samples
+    memory = holding(job, {"passes": pass_bytes(job, samples)}, {"trajectories": 2 * _shard_bytes(job)})
+    return [drawing_stage(_drawn(job, most), len(job.plan.calls), job.branches, samples, memory)]
+
+
+def _shard_bytes(job: QuantizationJob) -> int:
+    """States and outputs of the prompts of one file."""
+    prompts = min(SHARD_PROMPTS, job.recipe.training.prompts)
+    return FLOAT32 * prompts * len(job.plan.calls) * (1 + job.branches) * int(np.prod(job.latent_shape))
 
 
 def prompts_at_hand(job: QuantizationJob, most: int | None = None) -> int:

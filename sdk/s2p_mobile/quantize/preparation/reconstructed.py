@@ -3,9 +3,8 @@ one's, in the order in which they run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,12 +16,13 @@ from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.preparation.finished_units import FinishedUnits
 from s2p_mobile.quantize.recipes.baselines import LARGEST_RATE
 from s2p_mobile.quantize.rounding.calls import random_pairs, read_calls, sample_count
+from s2p_mobile.quantize.rounding.layers import RoundedLayer
 from s2p_mobile.quantize.rounding.learned import WEIGHTS_STAGE, RoundingRule, learn_rounding, reconstruct
-from s2p_mobile.quantize.rounding.memory import samples_that_fit
 from s2p_mobile.quantize.rounding.rounded import build_rounded
 from s2p_mobile.quantize.rounding.stages import Reconstruction
+from s2p_mobile.quantize.rounding.waiting import waiting_room
 from s2p_mobile.quantize.stages import Stage
-from s2p_mobile.quantize.work import ROUNDING_FOLDER, fingerprint
+from s2p_mobile.quantize.work import finished_parts
 
 BATCH = 8
 """Samples of an optimizer step."""
@@ -34,30 +34,59 @@ def rounding_rule(iterations: int) -> RoundingRule:
     return RoundingRule(iterations, BATCH, min(LARGEST_RATE, 20 / iterations), quantized_inputs=True, warmup=0.2)
 
 
+class RoundedWeights(Mapping[str, Tensor]):
+    """layer -> float32 [C_out, ...] on the processor, each within one step of the FP one; made from integers when asked for."""
+
+    def __init__(self, layers: Mapping[str, RoundedLayer]) -> None:
+        self._layers = layers
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.cat([part() for part in self._layers[name].parts], dim=1).cpu()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
 def reconstructed_weights(
-    job: QuantizationJob, bits: Mapping[str, int], latents: LatentDataset, device: torch.device, work: Path | None = None
-) -> dict[str, Tensor]:
+    job: QuantizationJob, bits: Mapping[str, int], latents: LatentDataset, device: torch.device
+) -> Mapping[str, Tensor]:
     """Weights on the recipe's symmetric grids, each within one step of the FP one. Activations are in float meanwhile.
+
+    Finished parts of the network are kept in the job's work folder, so that an interrupted run goes on with the others.
 
     Args:
         bits: bit-width of every layer to round.
-        work: folder in which finished parts of the network are kept, so that an interrupted run goes on with the others.
 
     Returns:
         layer -> float32 [C_out, ...], on the CPU.
     """
     start = job.recipe.training.start
     rule = rounding_rule(start.iterations)
-    samples = samples_that_fit(job.structure, start.samples)
-    calls = read_calls(latents, *random_pairs(latents, samples, np.random.default_rng([job.seed, 14])), device)
+    pairs = random_pairs(latents, start.samples, np.random.default_rng([job.seed, 14]))
+    calls = read_calls(latents, *pairs, torch.device("cpu"))
     network = build_rounded(job, bits, device, search=job.recipe.weights.search, split_skips=False, attention=False)
     generator = torch.Generator().manual_seed(job.seed)
-    kept = None if work is None else FinishedUnits(work / ROUNDING_FOLDER, fingerprint(job), generator)
+    kept = FinishedUnits(finished_parts(job), generator)
     learn = partial(learn_rounding, rule=rule, generator=generator)
     detail = f"({rule.iterations} iterations a unit, {calls.count} samples)"
-    reconstruct(network, calls, learn, rule.quantized_inputs, job.progress, WEIGHTS_STAGE, detail, kept)
-    with torch.no_grad():
-        return {name: torch.cat([part() for part in layer.parts], dim=1).cpu() for name, layer in network.layers.items()}
+    with waiting_room(device, job.compute.graph_dtype, job.compute.waiting, job.work) as room:
+        reconstruct(
+            network,
+            calls,
+            learn,
+            rule.quantized_inputs,
+            job.progress,
+            WEIGHTS_STAGE,
+            detail,
+            kept=kept,
+            room=room,
+            together=job.compute.samples,
+        )
+    return RoundedWeights(network.layers)
 
 
 def reconstructed_stage(job: QuantizationJob, prompts: int) -> Stage:
@@ -67,6 +96,6 @@ def reconstructed_stage(job: QuantizationJob, prompts: int) -> Stage:
         prompts: of the latent set.
     """
     start = job.recipe.training.start
-    samples = sample_count(prompts * len(job.plan.calls), job.branches, samples_that_fit(job.structure, start.samples))
+    samples = sample_count(prompts * len(job.plan.calls), job.branches, start.samples)
     search = search_pieces([layer.weight_shape for layer in job.layers], job.recipe.weights.search)
     return Reconstruction(job, job.layers, samples).weights_stage(rounding_rule(start.iterations), search)

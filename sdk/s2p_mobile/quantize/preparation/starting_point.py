@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
 from s2p_mobile.quantize.bits import quantized_specs, ranking_bits, weight_bits
-from s2p_mobile.quantize.calibration import RECORDING_STAGE, SEARCH_STAGE, calibration_stages, record_activations
+from s2p_mobile.quantize.calibration import (
+    RECORDING_STAGE,
+    SEARCH_STAGE,
+    calibration_stages,
+    record_activations,
+    statistics_bytes,
+)
+from s2p_mobile.quantize.holdings import FLOAT32, gradient_bytes, holding, pass_bytes
 from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.recompute import recomputing
 from s2p_mobile.quantize.sensitivity import rank_on_trajectories, ranking_stages
+from s2p_mobile.quantize.sensitivity.samples import calls_together
 from s2p_mobile.quantize.stages import Stage
+from s2p_mobile.quantize.work import finished_parts
 from s2p_mobile.sources.trajectory import Prompt, encode_prompt
 
 
@@ -55,14 +65,17 @@ def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
 
 def _bits(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]) -> dict[str, int]:
     rule = job.recipe.mixed
+    if job.like is not None:
+        return {spec.name: job.like.weight_bits[spec.name] for spec in specs}
     if rule is None:
         return weight_bits(specs, job.recipe, None)
     if job.sensitivity is not None:
         return weight_bits(specs, job.recipe, job.sensitivity.by_layer())
-    values = rank_on_trajectories(
-        unet, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
-        rule.ranking, ranking_bits(job.recipe), job.recipe.weights.search, job.seed, job.progress,
-    )  # fmt: skip
+    with recomputing(unet, job.compute.recompute):
+        values = rank_on_trajectories(
+            unet, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
+            rule.ranking, ranking_bits(job.recipe), job.recipe.weights.search, job.seed, job.progress, finished_parts(job),
+        )  # fmt: skip
     return weight_bits(specs, job.recipe, values)
 
 
@@ -81,10 +94,10 @@ def _activation_grids(
     names = [spec.name for spec in specs]
     with job.progress.stage(RECORDING_STAGE, len(prompts)) as advance:
         statistics = record_activations(
-            unet, job.plan, prompts, job.guidance, job.latent_shape, names, on_prompt=lambda _: advance()
+            unet, job.plan, prompts, job.guidance, job.latent_shape, names, lambda _: advance(), finished_parts(job)
         )
     with job.progress.stage(SEARCH_STAGE, len(names)) as advance:
-        return statistics.grids(rule.bits, rule, advance)
+        return statistics.grids(rule.bits, rule, advance, None if job.like is None else job.like.activation_zeros)
 
 
 def starting_stages(job: QuantizationJob) -> list[Stage]:
@@ -93,20 +106,29 @@ def starting_stages(job: QuantizationJob) -> list[Stage]:
     if rule.bits is not None:
         names = {layer.name for layer in job.layers}
         layers = [work for work in job.counted.layers if work.spec.name in names]
-        stages += calibration_stages(layers, len(job.plan.calls), _prompt_count(job), job.branches, rule.bits, rule)
+        memory = holding(
+            job,
+            {"passes": pass_bytes(job, job.branches), "an input": 4 * FLOAT32 * job.branches * max(w.values for w in layers)},
+            {"activation statistics": 2 * statistics_bytes(len(job.plan.calls), len(layers))},
+        )
+        found = calibration_stages(layers, len(job.plan.calls), _prompt_count(job), job.branches, rule.bits, rule)
+        stages += [replace(stage, memory=memory) for stage in found]
     return stages
 
 
 def bits_stages(job: QuantizationJob) -> list[Stage]:
     """What :func:`planned_bits` announces and does."""
     rule = job.recipe.mixed
-    if rule is None or job.sensitivity is not None:
+    if rule is None or job.sensitivity is not None or job.like is not None:
         return []
     values = job.branches * int(np.prod(job.latent_shape))
-    return ranking_stages(
+    stages = ranking_stages(
         rule.ranking, job.layers, ranking_bits(job.recipe), job.recipe.weights.search,
         len(job.plan.calls), _prompt_count(job), job.branches, values,
     )  # fmt: skip
+    forward = holding(job, {"passes": pass_bytes(job, job.branches * calls_together(values))})
+    backward = holding(job, gradient_bytes(job))
+    return [replace(stage, memory=backward if stage.backward_passes else forward) for stage in stages]
 
 
 def _prompt_count(job: QuantizationJob) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s2p_converters.core.graph import LayerSpec
 from s2p_converters.core.packing import integer_range
+from s2p_mobile.quantize.host import in_double
 from s2p_mobile.quantize.moments import moment_shape
 from s2p_mobile.quantize.stages import Piece
 from s2p_mobile.quantize.stages.stage import Run
@@ -67,12 +68,13 @@ def _compensate(steps: Tensor, moments: Tensor, bits: int, damping: float) -> Te
 
 def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
     """Upper Cholesky factor of the inverse of the damped moments, float32 [d, d]."""
-    matrix = moments.double()
+    # On the processor: graphics processors are slow in float64, or do not have it.
+    matrix = in_double(moments)
     mean = matrix.diagonal().mean()
     # Inputs that were never seen, and a layer whose inputs are all zero: any positive number leaves their weights as they are.
     matrix.diagonal().add_(damping * mean if mean > 0 else 1.0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+    return torch.linalg.cholesky(inverse, upper=True).float().to(moments.device)
 
 
 def compensation_pieces(layers: Sequence[LayerSpec]) -> list[Piece]:

@@ -36,50 +36,92 @@ class IndexedTables(nn.Module):
 class AdaRoundWeight(nn.Module):
     """``s (clamp(floor(w / s) + h + z, 0, 2^b - 1) - z)``: h is 0 or 1 for each weight, or between the two while it is learned.
 
+    A weight waits as the FP one that it is made of, and takes a byte when it is finished; what learning needs is there meanwhile.
+
     Attributes:
-        up: bool, the weight's h when nothing is learned; nearest rounding at first.
+        source: the FP weight [C_out, ...], wherever it lies; not a part of the module.
         variables: V of ``h = clamp(1.2 sigmoid(V) - 0.1, 0, 1)`` while they are learned, else None.
     """
 
-    floor: Tensor
-    rest: Tensor
-    up: Tensor
-    scale: Tensor
-    zero: Tensor
-
-    def __init__(self, weight: Tensor, bits: int, search: str) -> None:
+    def __init__(self, weight: Tensor, bits: int, search: str, device: torch.device | None = None) -> None:
+        """
+        Args:
+            search: of the grid, see :func:`~s2p_mobile.quantize.rounding.affine.weight_grid`.
+            device: where it is used; that of the weight when None.
+        """
         super().__init__()
-        self.bits = bits
-        grid = weight_grid(weight, bits, search)
-        shape = (-1, *([1] * (weight.dim() - 1)))
-        self.register_buffer("scale", grid.scale.reshape(shape))
-        self.register_buffer("zero", grid.zero.reshape(shape))
-        ratio = weight.float() / self.scale
-        self.register_buffer("floor", ratio.floor())
-        self.register_buffer("rest", ratio - self.floor)
-        self.register_buffer("up", ratio.round() > self.floor)
+        self.bits, self.search, self.source = bits, search, weight
+        self._device = weight.device if device is None else device
+        self._grid: tuple[Tensor, Tensor] | None = None
+        self._floor: Tensor | None = None
+        self._fixed: Tensor | None = None
         self.variables: nn.Parameter | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is used."""
+        return self._device
+
+    def values(self) -> Tensor:
+        """The FP weight where it is used, float32."""
+        return self.source.to(self._device).float()
+
+    @property
+    def scale(self) -> Tensor:
+        """s, [C_out, 1, ...]."""
+        return self._searched()[0]
+
+    @property
+    def zero(self) -> Tensor:
+        """z, [C_out, 1, ...]."""
+        return self._searched()[1]
+
+    def _searched(self) -> tuple[Tensor, Tensor]:
+        if self._grid is None:
+            with torch.no_grad():
+                grid = weight_grid(self.values(), self.bits, self.search)
+            shape = (-1, *([1] * (self.source.dim() - 1)))
+            self._grid = grid.scale.reshape(shape), grid.zero.reshape(shape)
+        return self._grid
 
     def begin(self) -> nn.Parameter:
         """Make h learnable, starting where the sum is the float weight itself."""
-        self.variables = nn.Parameter(-torch.log((ZETA - GAMMA) / (self.rest - GAMMA) - 1))
+        ratio = self.values() / self.scale
+        self._floor = ratio.floor()
+        rest = ratio.sub_(self._floor)
+        self._fixed = None
+        self.variables = nn.Parameter(-torch.log((ZETA - GAMMA) / (rest - GAMMA) - 1))
         return self.variables
 
+    @torch.no_grad()
     def finish(self) -> None:
         """Fix every h at the nearer of 0 and 1."""
-        with torch.no_grad():
-            self.up = self.softness() >= 0.5
-        self.variables = None
+        assert self._floor is not None
+        up = (self.softness() >= 0.5).float()
+        self._fixed = (self._floor + up + self.zero).clamp_(0, 2**self.bits - 1).to(torch.uint8)
+        self._floor = self.variables = None
+
+    def finished(self) -> dict[str, Tensor]:
+        """What is learned, to be kept."""
+        return {"integers": self.integers().to(torch.uint8), "scale": self.scale, "zero": self.zero}
+
+    def take(self, found: Mapping[str, Tensor]) -> None:
+        """Be finished, as it was kept."""
+        self._grid = found["scale"].to(self._device), found["zero"].to(self._device)
+        self._fixed = found["integers"].to(self._device)
 
     def softness(self) -> Tensor:
-        """h of every weight, float32."""
-        if self.variables is None:
-            return self.up.float()
+        """h of every weight while it is learned, float32."""
+        assert self.variables is not None
         return (torch.sigmoid(self.variables) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def integers(self) -> Tensor:
-        """Integers on the grid (fractions while h is learned), float32."""
-        return (self.floor + self.softness() + self.zero).clamp(0, 2**self.bits - 1)
+        """Integers on the grid (fractions while h is learned), float32; rounded to nearest before anything is learned."""
+        if self._fixed is not None:
+            return self._fixed.float()
+        if self._floor is None:
+            return ((self.values() / self.scale).round_() + self.zero).clamp_(0, 2**self.bits - 1)
+        return (self._floor + self.softness() + self.zero).clamp(0, 2**self.bits - 1)
 
     def forward(self) -> Tensor:
         """The weights, float32."""
@@ -140,11 +182,22 @@ class RoundedLayer(nn.Module):
         output: grid of the output (operands of attention), or None.
     """
 
-    def __init__(self, spec: LayerSpec, layer: FloatLayer, bits: int, search: str, channels: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        spec: LayerSpec,
+        weights: Sequence[AdaRoundWeight],
+        bias: Tensor | None,
+        channels: tuple[int, ...],
+    ) -> None:
+        """
+        Args:
+            weights: of the parts.
+            channels: of the input, of each part.
+        """
         super().__init__()
         self.spec, self.channels = spec, channels
-        self.weights = nn.ModuleList(AdaRoundWeight(part, bits, search) for part in layer.weight.data.split(channels, dim=1))
-        self.bias = layer.bias
+        self.weights = nn.ModuleList(weights)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.inputs = nn.ModuleList()
         self.output: InputGrid | None = None
 
@@ -160,7 +213,7 @@ class RoundedLayer(nn.Module):
 
     def add_grids(self, calls: int, bits: int, output: bool) -> None:
         """Round inputs (and the output) from now on; scales are 1 until they are set."""
-        device = self.parts[0].scale.device
+        device = self.parts[0].device
         self.inputs = nn.ModuleList(InputGrid(calls, bits) for _ in self.channels).to(device)
         self.output = InputGrid(calls, bits).to(device) if output else None
 
@@ -183,6 +236,27 @@ class RoundedLayer(nn.Module):
         )
         bias = None if self.bias is None else self.bias.detach().cpu().numpy().astype(np.float32)
         return GeneralLayer(self.spec, parts, bias, None if self.output is None else self.output.export())
+
+
+def rounded_layer(
+    spec: LayerSpec,
+    weight: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    search: str,
+    channels: tuple[int, ...] | None = None,
+    device: torch.device | None = None,
+) -> RoundedLayer:
+    """A layer whose weights are rounded to nearest at first.
+
+    Args:
+        weight, bias: of the FP layer.
+        channels: of the input's parts; one part when None.
+        device: where it is used; that of the weight when None.
+    """
+    parts = channels or (spec.in_channels,)
+    weights = [AdaRoundWeight(part, bits, search, device) for part in weight.split(parts, dim=1)]
+    return RoundedLayer(spec, weights, None if bias is None else bias.detach().to(device or bias.device), parts)
 
 
 class RoundedOperators(Operators):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -16,6 +18,7 @@ from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_un
 from s2p_mobile.quantize.rounding.calls import CalibrationCalls
 from s2p_mobile.quantize.rounding.layers import InputGrid, RoundedLayer
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
+from s2p_mobile.quantize.rounding.waiting import Rows, WaitingRoom
 from s2p_runtime.progress import Progress
 
 WEIGHTS_STAGE = "learning the rounding of weights"
@@ -56,15 +59,41 @@ class UnitData:
 
     Attributes:
         inputs: tensor arguments, each [n, ...].
-        calls: int64 [n].
+        calls: int64 [n], on the processor.
         targets: FP outputs, [n, ...].
-        of_prompt: what step tables take beside the calls, [n, ...] each.
+        of_prompt: what step tables take beside the calls, [n, ...] each, on the processor.
+        precision: entered when the unit runs.
     """
 
-    inputs: Sequence[Tensor]
+    inputs: Sequence[Rows]
     calls: Tensor
-    targets: Tensor
+    targets: Rows
     of_prompt: tuple[Tensor, ...] = ()
+    precision: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+
+
+class HalfWay(Protocol):
+    """Where learning on a unit is kept before it is finished."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """What was kept, if anything was."""
+
+    def save(self, tensors: Callable[[], dict[str, Tensor]]) -> None:
+        """Keep, if it is time to."""
+
+
+class _NotKept:
+    """Learning on a unit begins anew when it was interrupted."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """See :class:`HalfWay`."""
+        return None
+
+    def save(self, tensors: Callable[[], dict[str, Tensor]]) -> None:
+        """See :class:`HalfWay`."""
+
+
+NOT_KEPT = _NotKept()
 
 
 def output_error(found: Tensor, target: Tensor, power: float) -> Tensor:
@@ -83,11 +112,19 @@ def rounded_layers(unit: nn.Module) -> list[RoundedLayer]:
     return [module for module in unit.modules() if isinstance(module, RoundedLayer)]
 
 
-def learn_rounding(unit: nn.Module, tables: nn.Module, data: UnitData, rule: RoundingRule, generator: torch.Generator) -> None:
+def learn_rounding(
+    unit: nn.Module,
+    tables: nn.Module,
+    data: UnitData,
+    rule: RoundingRule,
+    generator: torch.Generator,
+    half_way: HalfWay = NOT_KEPT,
+) -> None:
     """Learn h of all weights of a unit, and fix it.
 
     Args:
         tables: step -> row, of the unit's graph.
+        half_way: where it is kept before it is finished.
     """
     layers = rounded_layers(unit)
     variables = [weight.begin() for layer in layers for weight in layer.parts]
@@ -98,7 +135,7 @@ def learn_rounding(unit: nn.Module, tables: nn.Module, data: UnitData, rule: Rou
         return error if exponent is None else error + rule.weight * rounding_penalty(layers, exponent)
 
     optimizer = torch.optim.Adam(variables, lr=rule.learning_rate)
-    _descend(unit, tables, data, optimizer, loss, rule.iterations, rule.batch, generator)
+    _descend(unit, tables, data, optimizer, loss, rule.iterations, rule.batch, generator, half_way=half_way)
     for layer in layers:
         for weight in layer.parts:
             weight.finish()
@@ -119,7 +156,14 @@ class ScaleRule:
     power: float
 
 
-def learn_scales(unit: nn.Module, tables: nn.Module, data: UnitData, rule: ScaleRule, generator: torch.Generator) -> None:
+def learn_scales(
+    unit: nn.Module,
+    tables: nn.Module,
+    data: UnitData,
+    rule: ScaleRule,
+    generator: torch.Generator,
+    half_way: HalfWay = NOT_KEPT,
+) -> None:
     """Learn one factor on each activation grid of a unit; zero points stay (LSQ)."""
     factors = [grid.factor for grid in unit.modules() if isinstance(grid, InputGrid)]
     for factor in factors:
@@ -145,21 +189,58 @@ def learn_scales(unit: nn.Module, tables: nn.Module, data: UnitData, rule: Scale
 def _descend(
     unit: nn.Module, tables: nn.Module, data: UnitData, optimizer: torch.optim.Optimizer,
     loss: Callable[[Tensor, Tensor, int], Tensor], iterations: int, batch: int, generator: torch.Generator,
-    after: Callable[[], None] | None = None,
+    after: Callable[[], None] | None = None, half_way: HalfWay = NOT_KEPT,
 ) -> None:  # fmt: skip
-    count = data.targets.shape[0]
-    for iteration in range(iterations):
-        chosen = torch.randperm(count, generator=generator)[:batch].to(data.targets.device)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for iteration in range(_resume(parameters, optimizer, generator, half_way), iterations):
+        chosen = torch.randperm(data.targets.count, generator=generator)[:batch]
+        target = data.targets.get(chosen)
         optimizer.zero_grad(set_to_none=True)
-        row = tables(data.calls[chosen], *(value[chosen] for value in data.of_prompt))
-        found = unit(*(value[chosen] for value in data.inputs), row)
-        loss(found, data.targets[chosen], iteration).backward()
+        with data.precision():
+            row = tables(*(value[chosen].to(target.device) for value in (data.calls, *data.of_prompt)))
+            found = unit(*(value.get(chosen) for value in data.inputs), row)
+        loss(found.float(), target, iteration).backward()
         optimizer.step()
         if after is not None:
             after()
+        half_way.save(partial(_so_far, parameters, optimizer, generator, iteration + 1))
 
 
-LearnUnit = Callable[[nn.Module, nn.Module, UnitData], None]
+def _so_far(
+    parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, generator: torch.Generator, iterations: int
+) -> dict[str, Tensor]:
+    """Everything that the next iterations depend on; a schedule's place follows from the number of iterations alone."""
+    found = {"generator": generator.get_state(), "iterations": torch.tensor(iterations)}
+    for place, parameter in enumerate(parameters):
+        state = optimizer.state[parameter]
+        found |= {f"value.{place}": parameter, f"first.{place}": state["exp_avg"], f"second.{place}": state["exp_avg_sq"]}
+    return found
+
+
+def _resume(
+    parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, generator: torch.Generator, half_way: HalfWay
+) -> int:
+    """Go on from what was kept; gives the iterations that are done."""
+    found = half_way.load()
+    if found is None or any(found[f"value.{k}"].shape != value.shape for k, value in enumerate(parameters)):
+        return 0
+    iterations = int(found["iterations"])
+    generator.set_state(found["generator"])
+    with torch.no_grad():
+        for place, parameter in enumerate(parameters):
+            parameter.copy_(found[f"value.{place}"])
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(iterations)),
+                "exp_avg": found[f"first.{place}"].to(parameter),
+                "exp_avg_sq": found[f"second.{place}"].to(parameter),
+            }
+    return iterations
+
+
+class LearnUnit(Protocol):
+    """Learns on one unit."""
+
+    def __call__(self, unit: nn.Module, tables: nn.Module, data: UnitData, *, half_way: HalfWay = ...) -> None: ...
 
 
 class Kept(Protocol):
@@ -167,6 +248,9 @@ class Kept(Protocol):
 
     def restore(self, name: str, unit: nn.Module) -> bool:
         """Give a unit what it learned; False if nothing is kept of it."""
+
+    def half_way(self, name: str) -> HalfWay:
+        """Where learning on a unit is kept before it is finished."""
 
     def store(self, name: str, unit: nn.Module) -> None:
         """Keep what a unit learned."""
@@ -181,18 +265,23 @@ def reconstruct(
     title: str,
     detail: str = "",
     kept: Kept | None = None,
+    *,
+    room: WaitingRoom,
+    together: int = 16,
 ) -> None:
     """Let every unit learn in the order in which they run.
 
     Args:
-        learn: called as ``learn(unit, tables, data)``.
+        learn: called for every unit.
         quantized_inputs: units see the student's own inputs, else the FP model's.
         title, detail: of the progress stage.
         kept: where finished units are kept, if anywhere.
+        room: where samples wait.
+        together: samples that walk at a time.
     """
     units = [unit for unit, _ in reconstruction_units(network.specs)]
-    fp = BlockWalk(network.teacher, calls)
-    own = BlockWalk(network.student, calls) if quantized_inputs else None
+    fp = BlockWalk(network.teacher, calls, room, together=together)
+    own = BlockWalk(network.student, calls, room, network.precision, together) if quantized_inputs else None
     with progress.stage(title, len(units)) as advance:
         for name in units:
             unit = network.student.get_submodule(name)
@@ -200,12 +289,23 @@ def reconstruct(
                 inputs, targets = fp.capture(name, output=True)
                 assert targets is not None
                 if own is not None:
-                    inputs.clear()  # memory: many samples wait here
+                    _free(inputs)
                     inputs, _ = own.capture(name, output=False)
-                learn(unit, network.student.tables, UnitData(inputs, calls.calls, targets, calls.conditions[1:]))
+                data = UnitData(inputs, calls.calls, targets, calls.conditions[1:], network.precision)
+                half_way = NOT_KEPT if kept is None else kept.half_way(name)
+                learn(unit, network.student.tables, data, half_way=half_way)
+                _free([*inputs, targets])
                 if kept is not None:
                     kept.store(name, unit)
             advance(detail)
+    fp.close()
+    if own is not None:
+        own.close()
+
+
+def _free(rows: Sequence[Rows]) -> None:
+    for each in rows:
+        each.free()
 
 
 def scaled_rounding(job: QuantizationJob, published: RoundingRule) -> RoundingRule:
@@ -229,18 +329,30 @@ def scaled_scales(job: QuantizationJob, published: ScaleRule) -> ScaleRule:
 
 
 def reconstruct_weights(
-    job: QuantizationJob, network: RoundedNetwork, calls: CalibrationCalls, published: RoundingRule
+    job: QuantizationJob, network: RoundedNetwork, calls: CalibrationCalls, published: RoundingRule, room: WaitingRoom
 ) -> None:
     """AdaRound on every unit by :func:`scaled_rounding`."""
     rule = scaled_rounding(job, published)
     learn = partial(learn_rounding, rule=rule, generator=torch.Generator().manual_seed(job.seed))
     detail = f"({rule.iterations} iterations a unit, {published.iterations} published; {calls.count} samples)"
-    reconstruct(network, calls, learn, rule.quantized_inputs, job.progress, WEIGHTS_STAGE, detail)
+    reconstruct(
+        network,
+        calls,
+        learn,
+        rule.quantized_inputs,
+        job.progress,
+        WEIGHTS_STAGE,
+        detail,
+        room=room,
+        together=job.compute.samples,
+    )
 
 
-def reconstruct_scales(job: QuantizationJob, network: RoundedNetwork, calls: CalibrationCalls, published: ScaleRule) -> None:
+def reconstruct_scales(
+    job: QuantizationJob, network: RoundedNetwork, calls: CalibrationCalls, published: ScaleRule, room: WaitingRoom
+) -> None:
     """LSQ on the activation scales of every unit, FP inputs, by :func:`scaled_scales`."""
     rule = scaled_scales(job, published)
     learn = partial(learn_scales, rule=rule, generator=torch.Generator().manual_seed(job.seed + 1))
     detail = f"({rule.iterations} iterations a unit, {published.iterations} published)"
-    reconstruct(network, calls, learn, False, job.progress, SCALES_STAGE, detail)
+    reconstruct(network, calls, learn, False, job.progress, SCALES_STAGE, detail, room=room, together=job.compute.samples)

@@ -1,51 +1,48 @@
-"""How many samples can wait at the entrance of a network's parts."""
+"""What a reconstruction holds in memory and on the disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from s2p_converters.core.graph import LayerSpec
-from s2p_converters.core.graph.structure import UNetStructure
+from s2p_mobile.quantize.compute import BYTES
+from s2p_mobile.quantize.holdings import FLOAT32, holding, pass_bytes
+from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.rounding.block_walk import reconstruction_units
+from s2p_mobile.quantize.stages import Memory
+from s2p_mobile.quantize.stages.peaks import saved_by_fp, waiting_bytes
 
-MEMORY_BYTES = 4 * 2**30
-"""What the samples of a reconstruction take at most, all walks together."""
-
-
-def sample_bytes(structure: UNetStructure) -> int:
-    """Bytes of one sample while two graphs walk, see :func:`waiting_bytes`."""
-    return 2 * waiting_bytes(structure)
-
-
-def waiting_bytes(structure: UNetStructure) -> int:
-    """Bytes of one sample in a graph: its state and skips before the middle, where most wait, and inputs and outputs of the largest
-    resnet, float32."""
-    height, width = structure.sample_size
-    waiting, largest = structure.down[0].resnets[0][0] * height * width, 0
-    for block in (*structure.down, *([structure.mid] if structure.mid else []), *structure.up):
-        down, up = (block.resample and block.name.startswith(way) for way in ("down", "up"))
-        for inputs, outputs in block.resnets:
-            largest = max(largest, (inputs + outputs) * height * width)
-            waiting += outputs * height * width if block in structure.down else 0
-        if down:
-            height, width = (height + 1) // 2, (width + 1) // 2
-            waiting += block.resnets[-1][1] * height * width
-        if up:
-            height, width = height * 2, width * 2
-    return 4 * (waiting + largest)
+_LEARNING = 8
+"""Numbers for each weight of a unit that is learned: the integer below, V, its gradient and two moments; h, the rounded weight and
+its gradient."""
 
 
-def samples_that_fit(structure: UNetStructure, wanted: int) -> int:
-    """``wanted``, or as many as ``MEMORY_BYTES`` hold; at least 8."""
-    return min(wanted, max(8, MEMORY_BYTES // sample_bytes(structure)))
+def sample_bytes(job: QuantizationJob) -> int:
+    """What one sample takes while two graphs walk: state and skips of both, inputs of a unit and its output."""
+    waiting, unit = waiting_bytes(job.structure, job.model.conditioner.tokens)
+    return (2 * waiting + unit) * BYTES[job.compute.graph] // FLOAT32
 
 
-def reconstruction_bytes(structure: UNetStructure, layers: Sequence[LayerSpec], samples: int) -> int:
-    """Memory of learned rounding.
+def reconstruction_memory(job: QuantizationJob, layers: Sequence[LayerSpec], samples: int, batch: int) -> Memory:
+    """While rounding is learned.
 
     Args:
         layers: that are rounded.
-        samples: wanted.
+        samples: that walk.
+        batch: samples of an optimizer step.
     """
-    # Of every weight the integer below, what is missing to it, and the way it goes.
-    weights = sum((2 * 4 + 1) * layer.weights for layer in layers)
-    return weights + samples_that_fit(structure, samples) * sample_bytes(structure)
+    unit = max(sum(layer.weights for layer in found) for _, found in reconstruction_units(layers))
+    saved = saved_by_fp(job.structure, job.model.conditioner.tokens).largest
+    device = {
+        # A byte for each weight that is finished.
+        "integers": sum(layer.weights for layer in layers),
+        "learned unit": _LEARNING * FLOAT32 * unit,
+        "passes": max(pass_bytes(job, job.compute.samples), batch * saved),
+    }
+    waiting = min(samples * sample_bytes(job), job.compute.waiting)
+    return holding(job, device, {"waiting samples": waiting})
+
+
+def waiting_on_disk(job: QuantizationJob, samples: int) -> int:
+    """Bytes of files in which samples wait that memory has no room for."""
+    return max(0, samples * sample_bytes(job) - job.compute.waiting)

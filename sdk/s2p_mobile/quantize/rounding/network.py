@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from s2p_converters.core.graph import StepUNet, UNetStructure, layer_specs
-from s2p_converters.core.graph.operators import FloatLayer
-from s2p_mobile.quantize.rounding.layers import IndexedTables, RoundedLayer, RoundedOperators
+from s2p_converters.core.graph import LayerSpec, StepUNet, UNetStructure, layer_specs
+from s2p_mobile.quantize.rounding.layers import AdaRoundWeight, IndexedTables, RoundedLayer, RoundedOperators
 from s2p_mobile.quantize.rounding.learned import LearnUnit, UnitData
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
+from s2p_mobile.quantize.rounding.waiting import RowsInMemory
 from s2p_mobile.quantize.stages import Passes, Piece
 from s2p_mobile.quantize.stages.counting import ShapeRows, is_inside
 from s2p_mobile.quantize.stages.parts import EmptyPart, PartwiseNetwork
@@ -41,7 +41,7 @@ def rounded_network(
 
     def build() -> StepUNet:
         rounded = {
-            spec.name: RoundedLayer(spec, FloatLayer(spec), _BITS, "minmax", (spec.in_channels,))
+            spec.name: RoundedLayer(spec, [_AnyWeight(spec)], _bias(spec), (spec.in_channels,))
             for spec in layer_specs(structure)
             if spec.name in layers
         }
@@ -51,6 +51,41 @@ def rounded_network(
         return unet
 
     return PartwiseNetwork(f"rounded network{' with grids' if grids else ''}", structure, tokens, build)
+
+
+class _AnyWeight(AdaRoundWeight):
+    """A weight of random numbers, which go where the module goes."""
+
+    numbers: Tensor
+
+    def __init__(self, spec: LayerSpec) -> None:
+        weight = torch.empty(spec.weight_shape)
+        super().__init__(weight, _BITS, "minmax")
+        self.register_buffer("numbers", weight)
+
+    @property
+    def device(self) -> torch.device:
+        """See :class:`AdaRoundWeight`."""
+        return self.numbers.device
+
+    def values(self) -> Tensor:
+        """See :class:`AdaRoundWeight`."""
+        return (
+            self.numbers
+            if self.numbers.is_meta
+            else torch.linspace(-1, 1, 1009, device=self.device)[
+                torch.arange(self.numbers.numel(), device=self.device).view_as(self.numbers) % 1009
+            ]
+        )
+
+    def _searched(self) -> tuple[Tensor, Tensor]:
+        column = (-1, *([1] * (self.numbers.dim() - 1)))
+        ones = self.numbers.new_ones(self.numbers.shape[0]).reshape(column)
+        return ones * 0.01, ones * 128
+
+
+def _bias(spec: LayerSpec) -> Tensor | None:
+    return torch.empty(spec.out_channels) if spec.bias else None
 
 
 class LearnedUnits:
@@ -88,10 +123,10 @@ class LearnedUnits:
         def prepare(device: torch.device) -> Run:
             unit, inputs = part.fill(device, differentiable=False)
             tables = _FixedRow(inputs[-1])
-            calls = torch.zeros(len(inputs[0]), dtype=torch.int64, device=device)
+            calls = torch.zeros(len(inputs[0]), dtype=torch.int64)
             with torch.no_grad():
-                targets = torch.randn_like(unit(*inputs))
-            tensors = [value for value in inputs if isinstance(value, Tensor)]
+                targets = RowsInMemory(torch.randn_like(unit(*inputs)), device)
+            tensors = [RowsInMemory(value, device) for value in inputs if isinstance(value, Tensor)]
             return lambda: self.learn(unit, tables, UnitData(tensors, calls, targets))
 
         return prepare

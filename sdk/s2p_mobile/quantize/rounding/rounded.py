@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
-from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
-from s2p_converters.core.graph.operators import FloatLayer
+from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs, split_shortcuts
 from s2p_converters.core.graph.structure import UNetStructure, shortcut_specs
+from s2p_mobile.quantize.compute import autocast
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.rounding.layers import IndexedTables, RoundedLayer, RoundedOperators
+from s2p_mobile.quantize.rounding.layers import IndexedTables, RoundedLayer, RoundedOperators, rounded_layer
 from s2p_mobile.quantize.time_path import job_time_path
 from s2p_mobile.sources.trajectory import float_unet
 
@@ -29,6 +31,7 @@ class RoundedNetwork:
         calls: T.
         activation_bits: of the recipe; None: float.
         attention: whether the operands of attention are rounded too.
+        precision: entered when the student runs.
     """
 
     teacher: StepUNet
@@ -37,6 +40,7 @@ class RoundedNetwork:
     calls: int
     activation_bits: int | None
     attention: bool
+    precision: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     @property
     def specs(self) -> list[LayerSpec]:
@@ -83,21 +87,26 @@ def build_rounded(
         split_skips: the halves of shortcut inputs get grids of their own.
         attention: the operands of attention are rounded with the activations.
     """
-    structure = job.structure
-    teacher = float_unet(job.model, job.plan, structure)
-    modules = dict(teacher.named_modules())
+    structure, compute = job.structure, job.compute
+    teacher = float_unet(job.model, job.plan, structure).to(device, compute.graph_dtype)
+    source = split_shortcuts(job.model.unet.state_dict(), structure)
     splits = skip_splits(structure) if split_skips else {}
     layers = {}
     for spec in layer_specs(structure):
         if spec.name in bits:
             first = splits.get(spec.name)
             channels = (spec.in_channels,) if first is None else (first, spec.in_channels - first)
-            module = modules[spec.name]
-            assert isinstance(module, FloatLayer)
-            layers[spec.name] = RoundedLayer(spec, module, bits[spec.name], search, channels)
+            weight, bias = source.pop(f"{spec.name}.weight"), source.pop(f"{spec.name}.bias", None)
+            layers[spec.name] = rounded_layer(spec, weight, bias, bits[spec.name], search, channels, device)
     student = job.model.denoiser.graph(structure, IndexedTables(job_time_path(job)), RoundedOperators(layers))
-    student.load_state_dict(teacher.state_dict(), strict=False)
+    student.load_state_dict(source, strict=False)
     student.eval().requires_grad_(False)
     return RoundedNetwork(
-        teacher.to(device), student.to(device), layers, len(job.plan.calls), job.recipe.activations.bits, attention
+        teacher,
+        student.to(device),
+        layers,
+        len(job.plan.calls),
+        job.recipe.activations.bits,
+        attention,
+        lambda: autocast(device, compute.training),
     )

@@ -10,7 +10,7 @@ import torch
 
 from s2p_converters.core.graph import LayerSpec, layer_specs
 from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.rounding.block_walk import WALK_BATCH, reconstruction_units
+from s2p_mobile.quantize.rounding.block_walk import reconstruction_units
 from s2p_mobile.quantize.rounding.learned import (
     SCALES_STAGE,
     WEIGHTS_STAGE,
@@ -19,6 +19,7 @@ from s2p_mobile.quantize.rounding.learned import (
     learn_rounding,
     learn_scales,
 )
+from s2p_mobile.quantize.rounding.memory import reconstruction_memory
 from s2p_mobile.quantize.rounding.network import TIMED_ITERATIONS, LearnedUnits, rounded_network
 from s2p_mobile.quantize.stages import Network, Passes, Piece, Stage
 from s2p_mobile.quantize.stages.parts import PartwiseNetwork, float_network
@@ -77,14 +78,14 @@ class Reconstruction:
 
     def _walk(self, network: Network, output: bool) -> list[Passes]:
         """How often each unit runs while a :class:`~s2p_mobile.quantize.rounding.block_walk.BlockWalk` visits those that are
-        reconstructed: a visit runs the units before it in its block, and itself where its output is wanted; a block that is left
-        for the next runs once as a whole."""
+        reconstructed: a visit runs the units before it in its part of the graph, and itself where its output is wanted; a part that
+        is left for the next runs once as a whole."""
         blocks: dict[str, list[str]] = {}
         for unit, layers in reconstruction_units(layer_specs(self.job.structure)):
-            blocks.setdefault(_block_of(layers[0].name), []).append(unit)
+            blocks.setdefault(_part_of(layers[0].name), []).append(unit)
         wanted = [unit for unit, _ in reconstruction_units(self.layers)]
-        last = _block_of(wanted[-1])
-        batches = -(-self.samples // WALK_BATCH)
+        last = _part_of(wanted[-1])
+        batches = -(-self.samples // self.job.compute.samples)
         passes, left = [], True
         for block, units in blocks.items():
             left = left and block != last
@@ -100,10 +101,15 @@ class Reconstruction:
         units = [unit for unit, _ in reconstruction_units(self.layers)]
         batch = min(rule.batch, self.samples)
         steps = [Passes(rule.iterations * batch, rule.iterations, True, learned, unit) for unit in units]
-        return Stage(name, len(units), (*walks, *steps), work)
+        memory = reconstruction_memory(self.job, self.layers, self.samples, batch)
+        return Stage(name, len(units), (*walks, *steps), work, memory=memory)
 
 
-def _block_of(layer: str) -> str:
-    """The top-level part of the graph that a layer belongs to."""
-    parts = layer.split(".")
-    return parts[0] if len(parts) == 1 or parts[0] == "mid_block" else ".".join(parts[:2])
+def _part_of(layer: str) -> str:
+    """The :class:`~s2p_converters.core.graph.Unit` of the graph that a layer belongs to; a resnet and its transformer are one."""
+    block, *rest = layer.split(".")
+    if not rest:
+        return block
+    kind, place = rest[:2] if block == "mid_block" else rest[1:3]
+    prefix = block if block == "mid_block" else f"{block}.{rest[0]}"
+    return f"{prefix}.{place}" if kind in ("resnets", "attentions") else f"{prefix}.{kind}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -14,11 +15,10 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.methods.method import Method
 from s2p_mobile.quantize.preparation.latents import job_latents, latent_stages, latents_disk
-from s2p_mobile.quantize.preparation.memory import starting_memory
 from s2p_mobile.quantize.preparation.starting_point import bits_stages, planned_bits
-from s2p_mobile.quantize.rounding.memory import reconstruction_bytes
 from s2p_mobile.quantize.rounding.rounded import EDGE_BITS
-from s2p_mobile.quantize.stages import Memory, Stage
+from s2p_mobile.quantize.rounding.waiting import WaitingRoom, waiting_room
+from s2p_mobile.quantize.stages import Stage
 from s2p_mobile.quantize.workers import Workers
 
 
@@ -28,6 +28,11 @@ def baseline_latents(job: QuantizationJob) -> Iterator[tuple[LatentDataset, torc
     workers = Workers(job.device)
     with tempfile.TemporaryDirectory(prefix="s2p-mobile-") as folder:
         yield job_latents(job, Path(folder), workers), workers.device
+
+
+def baseline_room(job: QuantizationJob, device: torch.device) -> AbstractContextManager[WaitingRoom]:
+    """Where the samples of a reconstruction wait."""
+    return waiting_room(device, job.compute.graph_dtype, job.compute.waiting, job.work)
 
 
 def baseline_bits(job: QuantizationJob, teacher: StepUNet, edges: bool) -> dict[str, int]:
@@ -64,12 +69,3 @@ class Baseline(Method):
     def disk(self, job: QuantizationJob) -> Mapping[str, int]:
         """See :class:`Method`."""
         return latents_disk(job)
-
-
-class Reconstructing(Baseline):
-    """What the baselines have in common that reconstruct the network unit by unit."""
-
-    def memory(self, job: QuantizationJob) -> Memory:
-        """See :class:`Method`."""
-        rounding = reconstruction_bytes(job.structure, job.layers, job.recipe.baselines.samples)
-        return starting_memory(job).with_parts({"rounding": rounding}, (("rounding",),))

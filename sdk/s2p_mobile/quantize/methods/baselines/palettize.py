@@ -14,14 +14,15 @@ from s2p_converters.core.graph import StepUNet, layer_specs
 from s2p_converters.core.graph.operators import FloatLayer
 from s2p_converters.core.grids import GeneralLayer, LayerPart, Palette
 from s2p_mobile.quantize.bits import average_bits
+from s2p_mobile.quantize.holdings import holding, pass_bytes, weights_of
+from s2p_mobile.quantize.host import square_sum
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.methods.baselines.inputs import Baseline, baseline_latents, baseline_layers, input_stages
 from s2p_mobile.quantize.preparation.latents import prompts_at_hand
-from s2p_mobile.quantize.preparation.memory import starting_memory
 from s2p_mobile.quantize.preparation.starting_point import planned_bits
 from s2p_mobile.quantize.rounding.calls import CalibrationCalls, random_pairs, read_calls, sample_count
 from s2p_mobile.quantize.rounding.palettes import palette_pieces, palettize_weight, widths_by_psnr
-from s2p_mobile.quantize.stages import Memory, Passes, Stage
+from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.errors import S2PError
 
@@ -87,14 +88,11 @@ class Palettize(Baseline):
         samples = sample_count(prompts_at_hand(job) * len(job.plan.calls), job.branches, rule.samples * job.branches)
         looks = 1 + len(layers) * len(candidates)
         work = [piece for bits in candidates for piece in palette_pieces(layers, bits)]
-        choosing = Stage(CHOOSING_STAGE, len(layers), (Passes(looks * samples, looks),), work)
-        return [*input_stages(job), choosing]
-
-    def memory(self, job: QuantizationJob) -> Memory:
-        """See :class:`~s2p_mobile.quantize.methods.method.Method`."""
-        weights, candidates = sum(layer.weights for layer in job.layers), set(job.recipe.baselines.palettes.candidates)
         # An index and a float for each weight and candidate.
-        return starting_memory(job).with_parts({"palettes": 5 * len(candidates) * weights}, (("palettes",),))
+        palettes = {"palettes": 5 * len(candidates) * weights_of(job)}
+        memory = holding(job, {"passes": pass_bytes(job, samples)}, palettes)
+        choosing = Stage(CHOOSING_STAGE, len(layers), (Passes(looks * samples, looks),), work, memory=memory)
+        return [*input_stages(job), choosing]
 
 
 @torch.no_grad()
@@ -105,7 +103,7 @@ def _outputs(unet: StepUNet, calls: CalibrationCalls) -> Tensor:
 
 def output_psnr(found: Tensor, expected: Tensor) -> float:
     """PSNR in dB over all samples, peak: the range of the expected output; infinite where equal."""
-    error = float((found - expected).double().square().mean())
+    error = square_sum(found - expected) / found.numel()
     peak = float(expected.max() - expected.min())
     return 10 * math.log10(peak**2 / error) if error else math.inf
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.latents.writer import SAMPLES_PER_CALL
 from s2p_mobile.quantize.methods.baselines.inputs import (
-    Reconstructing,
+    Baseline,
     baseline_bits,
     baseline_latents,
     baseline_layers,
+    baseline_room,
     input_stages,
 )
 from s2p_mobile.quantize.preparation.latents import prompts_at_hand
@@ -37,7 +37,7 @@ PROMPTS_AT_A_TIME = 8
 CALIBRATION_STAGE = "calibrating on quantized trajectories"
 
 
-class ProgressiveCalibration(Reconstructing):
+class ProgressiveCalibration(Baseline):
     """PCR."""
 
     name = "pcr"
@@ -50,12 +50,12 @@ class ProgressiveCalibration(Reconstructing):
             S2PError: ``job.latents`` is of another model, plan, guidance, seed or prompts; no space left.
         """
         rule = job.recipe.baselines
-        with baseline_latents(job) as (latents, device):
+        with baseline_latents(job) as (latents, device), baseline_room(job, device) as room:
             pairs = random_pairs(latents, rule.samples, np.random.default_rng([job.seed, 12]))
             calls = read_calls(latents, *pairs, device)
             bits = baseline_bits(job, float_unet(job.model, job.plan).to(device), edges=False)
             network = build_rounded(job, bits, device, search="minmax", split_skips=False, attention=False)
-            reconstruct_weights(job, network, calls, ROUNDING)
+            reconstruct_weights(job, network, calls, ROUNDING, room)
             if network.activation_bits is not None:
                 network.add_input_grids()
                 relaxed = relaxed_calls(len(job.plan.calls), rule.relaxed) if rule.relaxing else frozenset[int]()
@@ -90,7 +90,7 @@ def calibrate_progressively(job: QuantizationJob, network: RoundedNetwork, relax
     prompts = [encode_prompt(job.model, text, job.seed + k, job.guidance) for k, text in enumerate(texts)]
     groups = [prompts[k : k + PROMPTS_AT_A_TIME] for k in range(0, len(prompts), PROMPTS_AT_A_TIME)]
     walkers = [Walker.from_seeds(job.plan, [prompt.seed for prompt in group], job.latent_shape) for group in groups]
-    predictors = [Predictor(student, stacked_conditions(group), SAMPLES_PER_CALL) for group in groups]
+    predictors = [Predictor(student, stacked_conditions(group), job.compute.samples) for group in groups]
 
     with torch.no_grad(), job.progress.stage(CALIBRATION_STAGE, network.calls) as advance:
         for call in range(network.calls):

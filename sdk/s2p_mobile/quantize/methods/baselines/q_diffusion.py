@@ -9,10 +9,11 @@ import numpy as np
 
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.methods.baselines.inputs import (
-    Reconstructing,
+    Baseline,
     baseline_bits,
     baseline_latents,
     baseline_layers,
+    baseline_room,
     input_stages,
 )
 from s2p_mobile.quantize.preparation.latents import prompts_at_hand
@@ -41,7 +42,7 @@ SEARCH_SAMPLES, MOMENTUM = 16, 0.95
 RANGES_STAGE = "searching activation ranges"
 
 
-class QDiffusion(Reconstructing):
+class QDiffusion(Baseline):
     """Q-Diffusion."""
 
     name = "q-diffusion"
@@ -55,17 +56,17 @@ class QDiffusion(Reconstructing):
         """
         rule = job.recipe.baselines
         own = rule.operators == "own"
-        with baseline_latents(job) as (latents, device):
+        with baseline_latents(job) as (latents, device), baseline_room(job, device) as room:
             rng = np.random.default_rng([job.seed, 11])
             pairs = strided_pairs(latents, PROMPTS, STRIDE, rule.samples, rng)
             calls = read_calls(latents, *pairs, device)
             bits = baseline_bits(job, float_unet(job.model, job.plan).to(device), edges=own)
             network = build_rounded(job, bits, device, search="clip", split_skips=True, attention=own)
-            reconstruct_weights(job, network, calls, ROUNDING)
+            reconstruct_weights(job, network, calls, ROUNDING, room)
             if network.activation_bits is not None:
                 network.add_input_grids()
                 search_ranges(network, calls, job.progress)
-                reconstruct_scales(job, network, calls, SCALES)
+                reconstruct_scales(job, network, calls, SCALES, room)
             return network.export()
 
     def stages(self, job: QuantizationJob) -> Sequence[Stage]:
