@@ -161,6 +161,11 @@ class Model(Components):
         assert self.vae and self.unet
         self._loaded = True
 
+    def release(self) -> None:
+        """Let go of the denoiser's weights, which are loaded again when they are asked for."""
+        for name in ("unet", "diffusers_unet"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def unet_sha256(self) -> str:
         """SHA-256 over the U-Net's weight files, in the order of their names."""

@@ -26,7 +26,9 @@ def batches(make_job: Callable[..., QuantizationJob], latents: LatentDataset) ->
         job = make_job({"pipeline": pipeline, "batch": batch, "store_features": store_features})
         teacher = float_unet(job.model, job.plan)
         folder = job.model.folder / "scheduler"
-        return make_batches(latents, job.recipe.training, teacher, job.guidance, job.seed, folder, processes, torch.ones(5))
+        return make_batches(
+            latents, job.recipe.training, lambda: teacher, job.guidance, job.seed, folder, processes, torch.ones(5)
+        )
 
     return make
 

@@ -18,8 +18,9 @@ from s2p_mobile.quantize.grid import snap_activation_scale
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.student import StudentSpec
-from s2p_mobile.quantize.student.fake_quant import TrainedLayer, TrainedTables
-from s2p_mobile.quantize.student.student import quantized_unet, trained_layers
+from s2p_mobile.quantize.student.layers import TrainedLayer
+from s2p_mobile.quantize.student.student import quantized_unet, student_layers
+from s2p_mobile.quantize.student.tables import TrainedTables
 from s2p_mobile.quantize.training import Trainer
 from s2p_mobile.quantize.workers import Workers
 
@@ -121,13 +122,13 @@ def test_checkpoint_computes_what_was_trained(
     (folder / "checkpoint").mkdir()
     write_checkpoint(job, "s2p", trained, folder / "checkpoint")
     checkpoint = open_checkpoint(folder / "checkpoint")
-    for name, layer in trained_layers(student).items():
+    for name, layer in student_layers(student).items():
         np.testing.assert_array_equal(checkpoint.layers[name].integers, layer.integers().numpy())
         assert checkpoint.layers[name].weight_bits == layer.weight_bits
     # In float64 no activation lies close enough to the middle of two integers to be rounded otherwise. The learned values
     # are put in as they round in float32, because that is what was trained and what is written.
     with torch.no_grad():
-        for layer in trained_layers(student).values():
+        for layer in student_layers(student).values():
             integers, scale = layer.integers(), layer.scale
             layer.weight.copy_(integers.float())
             layer.base.copy_(scale)

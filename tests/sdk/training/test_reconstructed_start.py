@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_un
 from s2p_mobile.quantize.rounding.calls import read_calls
 from s2p_mobile.quantize.rounding.layers import RoundedLayer
 from s2p_mobile.quantize.rounding.learned import WEIGHTS_STAGE, learn_rounding
-from s2p_mobile.quantize.student.student import build_student, trained_layers
-from s2p_mobile.quantize.work import ROUNDING_FOLDER
+from s2p_mobile.quantize.rounding.waiting import WaitingRoom
+from s2p_mobile.quantize.student.student import build_student, student_layers
+from s2p_mobile.quantize.work import PARTS_FOLDER
 from s2p_mobile.sources.trajectory import float_unet
 
 MakeJob = Callable[..., QuantizationJob]
@@ -86,7 +87,7 @@ def test_output_is_nearer_to_fp_than_with_nearest_rounding(
 
 def test_training_starts_from_these_integers(job: QuantizationJob, rounded: QuantizedUNet, latents: LatentDataset) -> None:
     student = build_student(job, prepare(job, latents, torch.device("cpu")))
-    for name, layer in trained_layers(student).items():
+    for name, layer in student_layers(student).items():
         np.testing.assert_array_equal(layer.integers().numpy(), rounded.layers[name].integers)
         # In the middle of their cells, so that no weight goes elsewhere for a last bit.
         assert (layer.weight - layer.integers()).abs().max() < 1e-3
@@ -107,13 +108,13 @@ def test_an_interrupted_rounding_goes_on(
     monkeypatch.setattr(reconstructed, "learn_rounding", learn)
     bits = {name: layer.weight_bits for name, layer in rounded.layers.items()}
 
-    def run(some: QuantizationJob) -> dict[str, torch.Tensor]:
+    def run(some: QuantizationJob) -> Mapping[str, torch.Tensor]:
         learned.clear()
-        return reconstructed_weights(some, bits, latents, torch.device("cpu"), tmp_path)
+        return reconstructed_weights(replace(some, work=tmp_path), bits, latents, torch.device("cpu"))
 
     with pytest.raises(KeyboardInterrupt):
         run(job)
-    files = sorted((tmp_path / ROUNDING_FOLDER).iterdir())
+    files = sorted((tmp_path / PARTS_FOLDER / WEIGHTS_STAGE).iterdir())
     units = len(reconstruction_units([layer.spec for layer in rounded.layers.values()]))
     assert len(files) == 5 and all(file.suffix == ".safetensors" for file in files)
     # A damaged unit is learned again, with the batches that it had: the file before says where the random numbers were.
@@ -134,15 +135,17 @@ def test_bytes_of_waiting_samples(job: QuantizationJob, latents: LatentDataset) 
     """The count against the tensors that a walk really holds, at every unit of the network."""
     calls = read_calls(latents, [0, 1, 2], [0, 1, 4], torch.device("cpu"))
     unet = float_unet(job.model, job.plan, job.structure)
-    walk = BlockWalk(unet, calls)
-    most = 0
+    room = WaitingRoom(torch.device("cpu"), torch.float32, 1 << 30)
+    first = BlockWalk(unet, calls, room)
+    walks, most = (first, BlockWalk(unet, calls, room)), 0
     for name, _ in reconstruction_units(layer_specs(job.structure)):
-        inputs, output = walk.capture(name, output=True)
+        unused, output = walks[0].capture(name, output=True)
+        inputs, _ = walks[1].capture(name, output=False)
         assert output is not None
-        waiting = sum(t.nbytes for state, skips in walk._states for t in (state, *skips))
-        # Two walks; inputs of one of them and targets of the other.
-        most = max(most, 2 * waiting + sum(t.nbytes for t in inputs) + output.nbytes)
-    counted = memory.sample_bytes(job.structure) * calls.count
+        most = max(most, (1 << 30) - room.left)
+        for rows in (*unused, *inputs, output):
+            rows.free()
+    counted = memory.sample_bytes(job) * calls.count
     # The count takes the largest of both at once, and one more copy of a unit's tensors while they are put together.
     assert most <= counted <= 2 * most
 
@@ -160,16 +163,9 @@ def test_work_is_foreseen(job: QuantizationJob, rounded: QuantizedUNet, latents:
     # A step counts as three forward passes: the forward one, the gradients of weights, and those of inputs, which the first layers of
     # a unit do not need. Attention is in the forecast alone: torch has no count of it on the CPU.
     assert counter.get_total_flops() <= foreseen <= 1.5 * counter.get_total_flops()
+    (stage,) = (stage for stage in forecast.stages if stage.name == WEIGHTS_STAGE)
     weights = sum(layer.integers.size for layer in rounded.layers.values())
-    assert forecast.memory_parts["rounding"] == 9 * weights + 12 * memory.sample_bytes(job.structure)
-
-
-def test_fewer_samples_where_memory_is_short(job: QuantizationJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = memory.sample_bytes(job.structure)
-    monkeypatch.setattr(memory, "MEMORY_BYTES", 20 * one)
-    assert [memory.samples_that_fit(job.structure, wanted) for wanted in (12, 1000)] == [12, 20]
-    monkeypatch.setattr(memory, "MEMORY_BYTES", one)
-    assert memory.samples_that_fit(job.structure, 1000) == 8
+    assert stage.memory_parts["integers"] == weights and stage.memory_parts["waiting samples"] == 12 * memory.sample_bytes(job)
 
 
 def test_whole_shortcuts_where_the_recipe_or_the_method_has_them(job: QuantizationJob, rounded: QuantizedUNet) -> None:

@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from s2p_converters.core.graph import StepUNet, layer_specs
 from s2p_converters.core.packing import integer_range
-from s2p_mobile.quantize import moments as moments_module
 from s2p_mobile.quantize.grid import quantize_weight, weight_scale
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.quantize.moments import WeightedCalls, block_columns, input_moments
-from s2p_mobile.quantize.preparation.influence import call_influence, call_weights
+from s2p_mobile.quantize.preparation.influence import Networks, call_influence, call_weights
 from s2p_mobile.quantize.preparation.latents import job_latents
 from s2p_mobile.quantize.preparation.prepare import prepare
 from s2p_mobile.quantize.rounding.gptq import compensated
@@ -102,15 +101,10 @@ def test_layer_without_inputs_is_rounded_to_nearest() -> None:
     np.testing.assert_array_equal(quantize_weight(moved, scale, 4), quantize_weight(weight, scale, 4))
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-def test_moments_give_the_energy_of_the_output(
-    tiny_model: Model, tiny_plan: SamplingPlan, latents: LatentDataset, monkeypatch: pytest.MonkeyPatch, passes: int
-) -> None:
+def test_moments_give_the_energy_of_the_output(tiny_model: Model, tiny_plan: SamplingPlan, latents: LatentDataset) -> None:
     """``w^T M w`` is the weighted energy of what torch's own convolution or product makes of the inputs, for any w."""
     unet = float_unet(tiny_model, tiny_plan)
     specs = layer_specs(tiny_model.structure)
-    if passes > 1:
-        monkeypatch.setattr(moments_module, "MEMORY_BYTES", sum(4 * block_columns(spec) ** 2 for spec in specs) // passes)
     calls, weights = torch.tensor([0, 3]), torch.tensor([0.5, 2.0])
     batch = WeightedCalls(
         torch.from_numpy(latents.states([0, 1], [0, 3])), calls, (latents.conditions([0, 1])[0][:, 1],), weights
@@ -132,7 +126,7 @@ def test_moments_give_the_energy_of_the_output(
         rows = weight.flatten(1)
         # The moments are float32 sums of at most 64 positions of two samples.
         assert float((rows @ moments[0].double() * rows).sum()) == pytest.approx(float(energy), rel=1e-4)
-    assert asked >= passes
+    assert asked == 1
 
 
 def _inputs(unet: StepUNet, batch: WeightedCalls) -> dict[str, torch.Tensor]:
@@ -166,7 +160,7 @@ def test_influence_of_a_call_where_it_is_known(tiny_model: Model, make_job: Make
     teacher, student = float_unet(model, job.plan), float_unet(model, job.plan)
     # A parameter of its own: FP graphs share the model's.
     student.conv_out.bias = torch.nn.Parameter(student.conv_out.bias.detach() + 0.1, requires_grad=False)
-    gains = call_influence(teacher, student, latents, [0, 1])
+    gains = call_influence(Networks(teacher, student), latents, [0, 1])
     shape = (1, 4, 8, 8)
     for call, gain in enumerate(gains):
         impulse = denoise(

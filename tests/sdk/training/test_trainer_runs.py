@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from s2p_mobile.quantize.compute import ComputePlan, Precision
 from s2p_mobile.quantize.interruption import Interrupted
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.quantize.student import StudentSpec
-from s2p_mobile.quantize.student.fake_quant import TrainedTables
-from s2p_mobile.quantize.student.student import trained_layers
+from s2p_mobile.quantize.student.student import student_layers
+from s2p_mobile.quantize.student.tables import TrainedTables
 from s2p_mobile.quantize.training import Diverged, Trainer, load_state
 from s2p_mobile.quantize.training.guard import Guard
 from s2p_mobile.quantize.training.log import LOG_NAME, PLOT_NAME, read_log
@@ -165,7 +166,8 @@ def test_a_state_of_other_settings_or_damaged_is_refused(
     load_state(path, fingerprint(make_job({"iterations": 1, "learning_rates": {"weights": 0.5}})))
     with pytest.raises(S2PError, match="another model, plan, recipe"):
         load_state(path, fingerprint(make_job({"iterations": 2})))
-    path.write_bytes(path.read_bytes()[:1000])
+    (file,) = path.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(S2PError, match="not a training state"):
         load_state(path, fingerprint(job))
 
@@ -246,7 +248,8 @@ def test_accumulated_micro_batches_are_one_batch(
         run = trainer(make_job({"batch": batch, "accumulate": accumulate}), start, latents, folder)
         losses.append([run._step(Guard(run.rule.guard), False, False)[0].loss for _ in range(2)])
     # float32 sums in another order; the second loss follows a step of Adam, which divides by the gradient's size.
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+    assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-2)
 
 
 def test_stored_features_stand_for_computed_ones(
@@ -262,8 +265,9 @@ def test_stored_features_stand_for_computed_ones(
 
 def test_bf16_is_close_to_fp32(make_job: MakeJob, latents: LatentDataset, start: StudentSpec, folder: Path) -> None:
     losses = []
-    for precision in ("fp32", "bf16"):
-        run = trainer(make_job({"precision": precision}), start, latents, folder)
+    precisions: tuple[Precision, Precision] = ("fp32", "bf16")
+    for precision in precisions:
+        run = trainer(make_job(compute=ComputePlan(training=precision)), start, latents, folder)
         losses.append(float(run._losses(run._micro_batch(0)).total))
     assert losses[0] != losses[1]
     # The error of three-bit weights is far above that of eight-bit mantissas.
@@ -276,7 +280,7 @@ def test_without_averaging_the_last_parameters_are_written(
     run = trainer(make_job({"ema": None, "iterations": 2}), start, latents, folder)
     layers = run.run().layers
     state = load_state(folder / STATE_NAME, fingerprint(run.job))
-    name = next(iter(trained_layers(run.student)))
+    name = next(iter(student_layers(run.student)))
     saved = state.tensors[f"student/{name}.bias"] if layers[name].bias is not None else None
     if saved is not None:
         np.testing.assert_array_equal(layers[name].bias, saved.numpy())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
-from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from s2p_mobile.quantize.byte_count import byte_count
 from s2p_mobile.quantize.recipes.baselines import BaselineRule
 from s2p_mobile.quantize.recipes.training import TrainingRule
 from s2p_runtime.contract import Contract
@@ -21,17 +20,8 @@ def _share(value: object) -> object:
     return value
 
 
-_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
 def _byte_count(value: object) -> object:
-    """``300MB`` -> 300,000,000."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
-        if match is None or match[2].upper() not in _BYTES:
-            raise ValueError(f"{value!r} is no size, write it like 300MB or 1.5GiB")
-        return int(Fraction(match[1]) * _BYTES[match[2].upper()])
-    return value
+    return byte_count(value) if isinstance(value, str) else value
 
 
 Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]

@@ -72,6 +72,10 @@ class TrainingRule(Contract):
     """How a trained method learns."""
 
     pipeline: Literal["s2p", "serial", "parallel"] = "s2p"
+    learn: Literal["weights", "scales"] = Field(
+        default="weights",
+        description="weights: integers, scales and everything else; scales: the integers stay those of ``start``",
+    )
     prompts: int = Field(
         default=512,
         ge=1,
@@ -87,7 +91,9 @@ class TrainingRule(Contract):
     ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of the averaged parameters; null: the last ones")
     distillation: DistillationRule = DistillationRule()
     freezing: FreezingRule | None = FreezingRule()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="of products; auto: half precision where the device is faster with it"
+    )
     store_features: bool = Field(default=False, description="keep the FP features with the latents instead of computing them")
     checkpoint_activations: bool = Field(default=False, description="recompute blocks in the backward pass; saves memory")
     offload_activations: bool = Field(

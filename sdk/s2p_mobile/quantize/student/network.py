@@ -11,7 +11,8 @@ from s2p_converters.core.graph import StepTables, StepUNet, UNetStructure, resne
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.stages.parts import PartwiseNetwork
 from s2p_mobile.quantize.stages.stage import Precision
-from s2p_mobile.quantize.student.fake_quant import TrainedOperators, TrainedTables
+from s2p_mobile.quantize.student.layers import StudentOperators
+from s2p_mobile.quantize.student.tables import TrainedTables
 
 _BITS = 8
 """Of every weight grid; of no consequence for time and memory."""
@@ -27,6 +28,7 @@ class StudentShape:
         calls: T.
         activation_bits: None: activations stay in float.
         per_step: an activation scale for every call.
+        learns_weights: else scales alone are learned.
         freezes: weights may be frozen.
     """
 
@@ -36,6 +38,7 @@ class StudentShape:
     calls: int
     activation_bits: int | None
     per_step: bool
+    learns_weights: bool
     freezes: bool
 
     def build(self) -> StepUNet:
@@ -43,9 +46,13 @@ class StudentShape:
         rows = {f"{name}.time": torch.empty(self.calls, width) for name, width in resnet_names(self.structure).items()}
         scales = None if self.activation_bits is None else torch.empty(self.calls, len(self.layers))
         tables = TrainedTables(StepTables(rows), list(self.layers), scales, self.per_step)
-        return StepUNet(
-            self.structure, tables, TrainedOperators(dict.fromkeys(self.layers, _BITS), self.activation_bits, self.freezes)
+        operators = StudentOperators(
+            dict.fromkeys(self.layers, _BITS),
+            self.activation_bits,
+            learns_weights=self.learns_weights,
+            freezes=self.freezes,
         )
+        return StepUNet(self.structure, tables, operators)
 
 
 def student_shape(job: QuantizationJob) -> StudentShape:
@@ -58,6 +65,7 @@ def student_shape(job: QuantizationJob) -> StudentShape:
         len(job.plan.calls),
         activations.bits,
         activations.per_step,
+        job.recipe.training.learn == "weights",
         job.recipe.training.freezing is not None,
     )
 

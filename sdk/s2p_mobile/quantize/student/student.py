@@ -15,7 +15,8 @@ from s2p_converters.core.graph import StepUNet, layer_specs, split_shortcuts
 from s2p_converters.core.graph.operators import FloatLayer
 from s2p_mobile.quantize.grid import weight_scale
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
-from s2p_mobile.quantize.student.fake_quant import TrainedLayer, TrainedOperators, TrainedTables
+from s2p_mobile.quantize.student.layers import StudentLayer, StudentOperators, reset
+from s2p_mobile.quantize.student.tables import TrainedTables
 from s2p_mobile.quantize.time_path import job_time_path
 
 
@@ -38,24 +39,33 @@ class StudentSpec:
     call_weights: Tensor | None = None
 
 
-def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
-    """The quantized graph at its starting point."""
+def build_student(job: QuantizationJob, spec: StudentSpec, device: torch.device | None = None) -> StepUNet:
+    """The quantized graph at its starting point, layer by layer on its device.
+
+    Args:
+        device: the processor when None.
+    """
     recipe = job.recipe
-    operators = TrainedOperators(
-        spec.weight_bits, recipe.activations.bits, recipe.training.freezing is not None, spec.activation_zeros
-    )
-    names, scales = list(spec.weight_bits), spec.activation_scales
-    tables = TrainedTables(job_time_path(job), names, scales, recipe.activations.per_step)
-    student = job.model.denoiser.graph(job.structure, tables, operators)
+    operators = student_operators(job, spec.weight_bits, spec.activation_zeros)
+    tables = TrainedTables(job_time_path(job), list(spec.weight_bits), spec.activation_scales, recipe.activations.per_step)
+    with torch.device("meta"):
+        # Empty at first: the large tensors are made where they stay.
+        student = job.model.denoiser.graph(job.structure, nn.Module(), operators)
+    student.to_empty(device=device or "cpu")
+    student.tables = tables.to(student.device)
     source = split_shortcuts(job.model.unet.state_dict(), job.structure)
     for name, module in student.named_modules():
-        if isinstance(module, TrainedLayer):
+        if isinstance(module, StudentLayer):
+            reset(module)
             original = FloatLayer(module.spec)
             bias = source.pop(f"{name}.bias", None)
-            original.load_state_dict({"weight": source.pop(f"{name}.weight"), **({} if bias is None else {"bias": bias})})
+            original.weight.data = source.pop(f"{name}.weight")
+            if original.bias is not None and bias is not None:
+                original.bias.data = bias
+            original.to(student.device)
             scale = weight_scale(original.weight.data, module.weight_bits, recipe.weights.search)
             if name in spec.weights:
-                original.weight.data = spec.weights[name]
+                original.weight.data = spec.weights[name].to(student.device)
             module.start_from(original, scale)
     student.load_state_dict(source, strict=False)
     learned = {id(parameter) for _, parameter in learned_parameters(student)}
@@ -66,15 +76,29 @@ def build_student(job: QuantizationJob, spec: StudentSpec) -> StepUNet:
     return student
 
 
-def trained_layers(student: StepUNet) -> dict[str, TrainedLayer]:
+def student_operators(
+    job: QuantizationJob, weight_bits: Mapping[str, int], activation_zeros: Mapping[str, int]
+) -> StudentOperators:
+    """What makes the layers of a job's student."""
+    training = job.recipe.training
+    return StudentOperators(
+        weight_bits,
+        job.recipe.activations.bits,
+        learns_weights=training.learn == "weights",
+        freezes=training.freezing is not None,
+        activation_zeros=activation_zeros,
+    )
+
+
+def student_layers(student: StepUNet) -> dict[str, StudentLayer]:
     """Quantized layers by name, in the order in which they run."""
-    modules = {name: module for name, module in student.named_modules() if isinstance(module, TrainedLayer)}
+    modules = {name: module for name, module in student.named_modules() if isinstance(module, StudentLayer)}
     return {spec.name: modules[spec.name] for spec in layer_specs(student.structure) if spec.name in modules}
 
 
 def learned_parameters(student: StepUNet) -> Iterator[tuple[str, nn.Parameter]]:
     """Everything that the optimizer moves, by name. Unquantized layers stay as they are."""
-    for name, layer in trained_layers(student).items():
+    for name, layer in student_layers(student).items():
         for part, parameter in layer.named_parameters():
             yield f"{name}.{part}", parameter
     if isinstance(student.tables, TrainedTables) and student.tables.log_scales is not None:
@@ -118,7 +142,7 @@ def _quantized_layers(student: StepUNet) -> Mapping[str, QuantizedLayer]:
     assert isinstance(student.tables, TrainedTables)
     table = student.tables.scales
     layers = {}
-    for column, (name, layer) in enumerate(trained_layers(student).items()):
+    for column, (name, layer) in enumerate(student_layers(student).items()):
         layers[name] = QuantizedLayer(
             spec=layer.spec,
             weight_bits=layer.weight_bits,

@@ -6,7 +6,8 @@ so a resumed run and a run on several processes see the same samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,13 +48,21 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
+        return self._each(lambda value: value.to(device))
+
+    def split(self, pairs: int) -> list[Batch]:
+        """The same pairs, so many at a time."""
+        parts = [slice(first, first + pairs) for first in range(0, len(self.calls), pairs)]
+        return [self._each(operator.itemgetter(part)) for part in parts]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            self.samples.to(device),
-            self.calls.to(device),
-            tuple(condition.to(device) for condition in self.conditions),
-            self.importance.to(device),
-            None if self.outputs is None else self.outputs.to(device),
-            None if self.features is None else {name: value.to(device) for name, value in self.features.items()},
+            change(self.samples),
+            change(self.calls),
+            tuple(change(condition) for condition in self.conditions),
+            change(self.importance),
+            None if self.outputs is None else change(self.outputs),
+            None if self.features is None else {name: change(value) for name, value in self.features.items()},
         )
 
 
@@ -109,7 +118,7 @@ class CallSampler:
             weights: of the calls, [T] with mean 1.
             accumulate: micro-batches of one optimizer step.
         """
-        shares = weights.double().cpu().numpy() / len(weights)
+        shares = weights.cpu().double().numpy() / len(weights)
         self.probabilities = (1 - self.UNIFORM) * shares + self.UNIFORM / len(shares)
         self.importance = shares / self.probabilities
         self.seed, self.accumulate = seed, accumulate
@@ -246,7 +255,7 @@ class ParallelBatches:
 def make_batches(
     latents: LatentDataset,
     rule: TrainingRule,
-    teacher: StepUNet,
+    teacher: Callable[[], StepUNet],
     guidance: float,
     seed: int,
     scheduler: Path,
@@ -256,7 +265,7 @@ def make_batches(
     """The source of a recipe's pipeline.
 
     Args:
-        teacher: the FP graph, used by ``serial``.
+        teacher: gives the FP graph, which ``serial`` uses.
         scheduler: the model's scheduler folder, used by ``parallel``.
         processes: how many share a micro-batch.
         call_weights: of the calls in the loss, [T] with mean 1.
@@ -267,7 +276,7 @@ def make_batches(
     if rule.batch % processes:
         raise S2PError(f"a batch of {rule.batch} cannot be shared by {processes} processes", "set training.batch to a multiple")
     if rule.pipeline == "serial":
-        return SerialBatches(latents, rule, teacher, guidance, call_weights, seed)
+        return SerialBatches(latents, rule, teacher(), guidance, call_weights, seed)
     sampler = CallSampler(call_weights, seed, rule.accumulate)
     if rule.pipeline == "parallel":
         return ParallelBatches(latents, rule, own_scheduler(scheduler).settings, sampler, seed)

@@ -10,44 +10,36 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from s2p_mobile.quantize.recipes.training import FreezingRule
-from s2p_mobile.quantize.student.fake_quant import TrainedLayer
+from s2p_mobile.quantize.student.layers import TrainedLayer
 
 
 class OscillationTracker:
-    """Moving averages of flips and integers of every weight.
-
-    Attributes:
-        tensors: the whole state by name, for saving: per layer ``last`` int8, ``flips`` and ``average`` float32.
-    """
+    """Follows the moving averages of flips and integers of every weight, which lie in the layers: five bytes a weight."""
 
     def __init__(self, layers: Mapping[str, TrainedLayer], rule: FreezingRule) -> None:
         self.layers, self.rule = layers, rule
-        self.tensors: dict[str, Tensor] = {}
-        for name, layer in layers.items():
-            integers = layer.integers()
-            self.tensors[f"{name}.last"] = integers
-            self.tensors[f"{name}.flips"] = torch.zeros(integers.shape, device=integers.device)
-            self.tensors[f"{name}.average"] = integers.float()
 
     @torch.no_grad()
     def update(self, iteration: int, iterations: int) -> None:
         """Look at the integers after optimizer step ``iteration`` (0-based) of ``iterations``; freeze when a check is due."""
-        momentum = self.rule.momentum
         check = (iteration + 1) % self.rule.every == 0
         threshold = self.threshold(iteration / iterations)
-        for name, layer in self.layers.items():
-            last, flips, average = (self.tensors[f"{name}.{part}"] for part in ("last", "flips", "average"))
-            integers = layer.integers()
-            flips.lerp_((integers != last).to(flips.dtype), momentum)
-            average.lerp_(integers.to(average.dtype), momentum)
-            last.copy_(integers)
-            if check and layer.frozen is not None and layer.held is not None:
-                new = (flips > threshold) & ~layer.frozen
-                layer.held[new] = average[new].round().to(torch.int8)
-                layer.frozen |= new
+        for layer in self.layers.values():
+            held, flips, drift = layer.held, layer.flips, layer.drift
+            if held is None or flips is None or drift is None:
+                continue
+            integers, frozen = layer.integers(), flips < 0
+            rates = flips.float().lerp_((integers != held).float(), self.rule.momentum)
+            # The average moves towards the new integer, and is kept relative to it: float16 holds such small numbers well.
+            drift.copy_((drift.float() + (held.float() - integers.float())).mul_(1 - self.rule.momentum))
+            held.copy_(integers)
+            if check:
+                new = (rates > threshold) & ~frozen
+                held.copy_(torch.where(new, (held.float() + drift.float()).round_(), held.float()))
+                frozen |= new
+            flips.copy_(rates.masked_fill_(frozen, -1.0))
 
     def threshold(self, position: float) -> float:
         """Flip rate above which a weight is frozen at ``position`` in [0, 1] of the run."""
@@ -57,6 +49,6 @@ class OscillationTracker:
     @property
     def frozen_share(self) -> float:
         """Share of all quantized weights that are frozen."""
-        masks = [layer.frozen for layer in self.layers.values() if layer.frozen is not None]
-        total = sum(mask.numel() for mask in masks)
-        return sum(int(mask.sum()) for mask in masks) / total if total else 0.0
+        frozen = [layer.frozen for layer in self.layers.values()]
+        total = sum(mask.numel() for mask in frozen if mask is not None)
+        return sum(int(mask.sum()) for mask in frozen if mask is not None) / total if total else 0.0

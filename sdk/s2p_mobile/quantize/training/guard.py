@@ -75,23 +75,26 @@ class Culprit:
 
 
 @torch.no_grad()
-def first_culprit(student: StepUNet, teacher: StepUNet, inputs: tuple[Tensor, ...], names: Iterable[str]) -> Culprit:
+def first_culprit(
+    student: StepUNet, inputs: tuple[Tensor, ...], teacher: StepUNet, fp_inputs: tuple[Tensor, ...], names: Iterable[str]
+) -> Culprit:
     """The first layer in forward order, and its first call, whose output is not finite; without one, the first whose error is
     beyond ten times its FP output; without one, the layer of the largest relative error.
 
     Args:
         inputs: a batch, as :class:`StepUNet` takes it; the calls are [n].
+        fp_inputs: the same in the teacher's precision.
         names: layers to look at.
     """
     names = list(names)
     calls = inputs[1]
-    reference = _layer_outputs(teacher, inputs, names)
+    reference = _layer_outputs(teacher, fp_inputs, names)
     found = _layer_outputs(student, inputs, names)
     order = [name for name in found if name in reference]
     errors = []
     for name in order:
-        fp = reference[name].flatten(1).double()
-        error = (found[name].flatten(1).double() - fp).square().mean(dim=1).sqrt()
+        fp = reference[name].flatten(1)
+        error = (found[name].flatten(1) - fp).square().mean(dim=1).sqrt()
         errors.append(error / fp.square().mean(dim=1).sqrt().clamp(min=1e-12))
     for what, bad in (
         ("is not finite", [~e.isfinite() for e in errors]),

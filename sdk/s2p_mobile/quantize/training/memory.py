@@ -3,111 +3,79 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
-from s2p_converters.core.graph import StepUNet
+from s2p_mobile.quantize.compute import BYTES
+from s2p_mobile.quantize.holdings import FLOAT32, holding, largest_layer, weights_of
 from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.recipes.training import TrainingRule
 from s2p_mobile.quantize.stages import Memory
 from s2p_mobile.quantize.stages.counting import inputs_without_numbers
+from s2p_mobile.quantize.stages.peaks import Saved, saved_by
 from s2p_mobile.quantize.student.network import StudentShape, student_shape
 
-_FLOAT32 = 4
+_FREEZING = 5
+"""Bytes a weight, see :class:`~s2p_mobile.quantize.student.layers.TrainedLayer`."""
+_PORTION = 2 * (256 << 20)
+"""Of a state that is written: a file's tensors, and its bytes."""
 
 
-def training_memory(job: QuantizationJob, start: Memory) -> Memory:
-    """Bytes of what training holds, beside and after what was held at its start.
+def training_memory(job: QuantizationJob, teacher: bool) -> Memory:
+    """Bytes of what training holds; the allocator's own needs are not counted.
 
-    The allocator's and autograd's own needs are not counted.
+    Args:
+        teacher: the FP network runs too.
     """
-    rule, layers = job.recipe.training, job.layers
-    weights = sum(layer.weights for layer in layers)
-    learned = weights + sum(2 * layer.out_channels for layer in layers)
-    frozen = 9 * weights if rule.freezing is not None else 0
-    activations, largest, of_weights = saved_bytes(student_shape(job), job.branches)
-    samples = rule.batch * job.branches
-    kept = samples * activations
-    if rule.checkpoint_activations:
-        # Only the inputs of resnets and transformers stay, about one image each; one of them at a time is whole.
-        kept = samples * (largest + activations // 10)
-    if rule.precision == "bf16":
-        kept = kept * 2 // 3  # convolutions and products keep halves, norms and rounding do not
-    parts = {
-        "student": _FLOAT32 * learned + (2 * weights if rule.freezing is not None else 0),
-        "optimizer and averages": _FLOAT32 * learned * (2 + (rule.ema is not None)),
-        "freezing": frozen,
-        "gradients": _FLOAT32 * learned,
-        "quantized weights": of_weights,
-        "activations": kept,
-        "state file": state_bytes(job),
+    rule, compute = job.recipe.training, job.compute
+    learned, whole = _learned(job), rule.learn == "weights"
+    saved = saved_bytes(student_shape(job), job.model.conditioner.tokens)
+    samples = (compute.pairs or rule.batch) * job.branches
+    recomputes = compute.recompute or rule.checkpoint_activations
+    # Convolutions and products keep halves, norms do not.
+    share = 1.0 if compute.training == "fp32" else 2 / 3
+    of_layer = FLOAT32 * largest_layer(job).weights
+    device = {
+        "student": FLOAT32 * learned + weights_of(job) * (_freezing(rule) if whole else 1),
+        "optimizer and averages": learned * _state_bytes(job),
+        "gradients": FLOAT32 * learned,
+        # Rounded weights, their ratios and gradients, of one layer at a time.
+        "layer at work": 4 * of_layer,
+        "activations": round(samples * saved.kept(recomputes) * share),
     }
-    held = ("student", "optimizer and averages", "freezing")
-    return start.with_parts(parts, ((*held, "gradients", "quantized weights", "activations"), (*held, "state file")))
+    return holding(job, device, {"state file": _PORTION}, fp_network=teacher, releases=compute.graph != "fp32")
+
+
+def _learned(job: QuantizationJob) -> int:
+    """Numbers that are learned, nearly."""
+    scales = sum(2 * layer.out_channels for layer in job.layers)
+    return scales + (weights_of(job) if job.recipe.training.learn == "weights" else 0)
+
+
+def _freezing(rule: TrainingRule) -> int:
+    return 0 if rule.freezing is None else _FREEZING
+
+
+def _state_bytes(job: QuantizationJob) -> int:
+    """Of the optimizer and of averages, for each number."""
+    number = BYTES["fp32" if job.compute.moments == "fp32" else "bf16"]
+    return number * (2 + (job.recipe.training.ema is not None))
 
 
 def state_bytes(job: QuantizationJob) -> int:
-    """Of a saved training state, nearly: weights, two moments, averages, and what freezing follows."""
-    rule, weights = job.recipe.training, sum(layer.weights for layer in job.layers)
-    learned = weights + sum(2 * layer.out_channels for layer in job.layers)
-    return _FLOAT32 * learned * (3 + (rule.ema is not None)) + (9 * weights if rule.freezing is not None else 0)
+    """Of a saved training state, nearly: what is learned, two moments, averages, and what freezing follows."""
+    rule = job.recipe.training
+    fixed = weights_of(job) * (_freezing(rule) if rule.learn == "weights" else 1)
+    return _learned(job) * (FLOAT32 + _state_bytes(job)) + fixed
 
 
 @functools.lru_cache(maxsize=4)
-def saved_bytes(shape: StudentShape, branches: int) -> tuple[int, int, int]:
-    """What a forward pass keeps for the backward pass: of one sample, of one sample in the largest resnet or transformer alone, and
-    of the weights' size, whatever the batch.
+def saved_bytes(shape: StudentShape, tokens: int) -> Saved:
+    """What a forward pass of a student keeps for the backward pass.
 
     Args:
-        branches: samples of a call.
+        tokens: N of the text.
     """
     with torch.device("meta"):
         student = shape.build()
-    activations, largest, weights = _saved(student, inputs_without_numbers(shape.structure, branches, shape.tokens))
-    return activations // branches, largest // branches, weights
-
-
-def _saved(student: StepUNet, inputs: Sequence[Tensor]) -> tuple[int, int, int]:
-    """Bytes kept for the backward pass: of activations, of the largest resnet or transformer, of weights."""
-    known = {tensor.untyped_storage()._cdata for tensor in (*student.parameters(), *student.buffers())}
-    kept: list[Tensor] = []  # alive, so that a storage's address stands for it alone
-    batch = inputs[0].shape[0]
-    totals = {"activations": 0, "weights": 0}
-
-    def keep(tensor: Tensor) -> Tensor:
-        address = tensor.untyped_storage()._cdata
-        if address not in known:
-            known.add(address)
-            kept.append(tensor)
-            # Quantized weights and their ratios have the weight's shape; what a batch makes begins with it.
-            part = "activations" if tensor.dim() and tensor.shape[0] == batch else "weights"
-            totals[part] += tensor.untyped_storage().nbytes()
-        return tensor
-
-    blocks = [module for _, block in student.named_blocks() for module in _recomputed(block)]
-    before: dict[int, int] = {}
-    largest = [0]
-
-    def begin(module: nn.Module, given: Any) -> None:
-        before[id(module)] = totals["activations"]
-
-    def end(module: nn.Module, given: Any, output: Any) -> None:
-        largest[0] = max(largest[0], totals["activations"] - before[id(module)])
-
-    for module in blocks:
-        module.register_forward_pre_hook(begin)
-        module.register_forward_hook(end)
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        student(*inputs)
-    return totals["activations"], largest[0], totals["weights"]
-
-
-def _recomputed(block: nn.Module) -> Iterable[nn.Module]:
-    """The modules that ``checkpoint_activations`` runs again."""
-    for group in ("resnets", "attentions"):
-        modules = getattr(block, group)
-        assert isinstance(modules, nn.ModuleList)
-        yield from modules
+    return saved_by(student, inputs_without_numbers(shape.structure, 2, tokens))

@@ -6,7 +6,8 @@ import contextlib
 from contextlib import AbstractContextManager
 
 import torch
-from torch.autograd.graph import save_on_cpu
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 
 def saved_elsewhere(device: torch.device) -> bool:
@@ -17,9 +18,25 @@ def saved_elsewhere(device: torch.device) -> bool:
 def saved_on_host(enabled: bool) -> AbstractContextManager[None]:
     """A forward pass whose saved tensors wait in page-locked memory of the machine, where copies overlap with computing.
 
-    Values do not change, so gradients are the same with and without.
+    Values do not change, so gradients are the same with and without. Parameters are on the device in any case and stay there.
     """
-    context: AbstractContextManager[None] = (
-        save_on_cpu(pin_memory=torch.cuda.is_available()) if enabled else contextlib.nullcontext()
-    )
-    return context
+    if not enabled:
+        return contextlib.nullcontext()
+    pinned = torch.cuda.is_available()
+
+    def pack(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
+        if isinstance(tensor, nn.Parameter):
+            return tensor
+        # In the same order in memory: a product of a tensor laid out otherwise may round its sums otherwise.
+        waiting = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+        waiting.copy_(tensor, non_blocking=pinned)
+        return tensor.device, waiting
+
+    def unpack(packed: Tensor | tuple[torch.device, Tensor]) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        device, waiting = packed
+        return waiting.to(device, non_blocking=pinned)
+
+    hooks: AbstractContextManager[None] = saved_tensors_hooks(pack, unpack)
+    return hooks

@@ -19,13 +19,16 @@ class Shares:
         own: those of this process.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], workers: Workers, shared: bool) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], workers: Workers, shared: bool, kept: torch.dtype = torch.float32
+    ) -> None:
         """
         Args:
             shared: divide them among the processes; otherwise each process looks after all.
+            kept: dtype of the optimizer's state.
         """
         self.parameters, self.workers = dict(parameters), workers
-        self.shared = shared and workers.count > 1
+        self.shared, self.kept = shared and workers.count > 1, kept
         self._owner = _fair(self.parameters, workers.count) if self.shared else {}
         self.own = {name: value for name, value in self.parameters.items() if self._is_own(name)}
 
@@ -51,19 +54,19 @@ class Shares:
                 for parameter, part in zip(mine, flat.split([parameter.numel() for parameter in mine]), strict=True):
                     parameter.copy_(part.view_as(parameter))
 
-    def collect(self, tensors: Mapping[str, Tensor], suffixes: Sequence[str] = ("",)) -> dict[str, Tensor]:
+    def collect(self, tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> dict[str, Tensor]:
         """The state of all parameters in the main process, from the parts that each process has; called by all of them together.
 
         Args:
-            tensors: ``<parameter><suffix>`` -> a tensor of the parameter's shape, of the own parameters.
+            tensors: ``<parameter>.<kind>`` -> a tensor of the parameter's shape, of the own parameters; all of one dtype.
         """
         if not self.shared:
             return dict(tensors)
         collected: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            for suffix in suffixes:
-                key = f"{name}{suffix}"
-                value = tensors[key] if self._is_own(name) else torch.empty_like(parameter)
+            for kind in kinds:
+                key = f"{name}.{kind}"
+                value = tensors[key] if self._is_own(name) else torch.empty_like(parameter, dtype=self.kept)
                 self.workers.from_rank([value], self._owner[name])
                 if self.workers.main:
                     collected[key] = value.detach().cpu()

@@ -12,10 +12,11 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recipes.training import TrainingRule
 from s2p_mobile.quantize.stages import Passes, Piece, Stage
 from s2p_mobile.quantize.stages.stage import Run
-from s2p_mobile.quantize.student.fake_quant import TrainedLayer
+from s2p_mobile.quantize.student.layers import ScaledLayer, TrainedLayer
 from s2p_mobile.quantize.student.network import student_network, student_shape
 from s2p_mobile.quantize.training.freezing import OscillationTracker
-from s2p_mobile.quantize.training.optimizer import Average, Optimizer
+from s2p_mobile.quantize.training.memory import training_memory
+from s2p_mobile.quantize.training.optimizer import make_learner
 
 TRAINING_STAGE = "training"
 
@@ -23,23 +24,31 @@ TRAINING_STAGE = "training"
 def training_stage(job: QuantizationJob) -> Stage:
     """What :class:`~s2p_mobile.quantize.training.trainer.Trainer` announces and does, in one process from the first iteration."""
     rule, layers = job.recipe.training, job.layers
-    steps = rule.iterations * rule.accumulate
-    samples = steps * rule.batch * job.branches
-    student = student_network(student_shape(job), rule.precision)
+    batches = rule.iterations * rule.accumulate
+    samples = batches * rule.batch * job.branches
+    steps = batches * -(-rule.batch // (job.compute.pairs or rule.batch))
+    student = student_network(student_shape(job), job.compute.training)
     passes = [Passes(samples, steps, backward=True, network=student)]
-    if rule.checkpoint_activations:
+    if rule.checkpoint_activations or job.compute.recompute:
         passes.append(Passes(samples, steps, network=student))
-    if teacher := _teacher_passes(rule):
+    if teacher := teacher_passes(rule):
         passes.append(Passes(teacher * samples, teacher * steps))
     update = [
-        Piece("update of weights", (layer.kind, layer.weight_shape), rule.iterations, layer.weights, _update(layer, rule))
+        Piece(
+            "update of weights",
+            (layer.kind, layer.weight_shape),
+            rule.iterations,
+            layer.weights,
+            _update(layer, rule, job.compute.moments),
+        )
         for layer in layers
     ]
     search = search_pieces([layer.weight_shape for layer in layers], job.recipe.weights.search)
-    return Stage(TRAINING_STAGE, rule.iterations, passes, [*update, *search])
+    memory = training_memory(job, teacher_passes(rule) > 0)
+    return Stage(TRAINING_STAGE, rule.iterations, passes, [*update, *search], memory=memory)
 
 
-def _teacher_passes(rule: TrainingRule) -> int:
+def teacher_passes(rule: TrainingRule) -> int:
     """FP passes for each micro-batch: block outputs to learn from, outputs that the latent set does not hold."""
     distils = rule.distillation.weight > 0
     if rule.pipeline == "s2p":
@@ -48,24 +57,23 @@ def _teacher_passes(rule: TrainingRule) -> int:
     return 1 + (distils and rule.pipeline == "serial")
 
 
-def _update(spec: LayerSpec, rule: TrainingRule) -> Callable[[torch.device], Run]:
+def _update(spec: LayerSpec, rule: TrainingRule, moments: str) -> Callable[[torch.device], Run]:
     """An optimizer step on one layer, and what follows it."""
 
     def prepare(device: torch.device) -> Run:
-        layer = TrainedLayer(spec, 8, 8, rule.freezing is not None).to(device)
+        learned = TrainedLayer(spec, 8, 8, rule.freezing is not None).to(device)
+        layer = learned if rule.learn == "weights" else ScaledLayer(spec, 8, 8).to(device)
         parameters = {f"layer.{name}": parameter for name, parameter in layer.named_parameters()}
         gradients = {name: torch.randn_like(parameter) for name, parameter in parameters.items()}
-        optimizer = Optimizer(parameters, rule)
-        average = None if rule.ema is None else Average(parameters, rule.ema)
-        tracker = None if rule.freezing is None else OscillationTracker({"layer": layer}, rule.freezing)
+        learner = make_learner(parameters, rule, moments)
+        tracks = rule.freezing is not None and rule.learn == "weights"
+        tracker = OscillationTracker({"layer": learned}, rule.freezing) if tracks and rule.freezing else None
 
         def run() -> None:
             for name, parameter in parameters.items():
                 parameter.grad = gradients[name]
             torch._foreach_norm(list(gradients.values()))
-            optimizer.step(0)
-            if average is not None:
-                average.update(0)
+            learner.step(0)
             if tracker is not None:
                 tracker.update(0, rule.iterations)
 

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
-from types import MethodType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from s2p_converters.core.graph import StepUNet
+from s2p_mobile.quantize.compute import autocast
 from s2p_mobile.quantize.interruption import Interrupted, stop_on_interrupt
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.student.fake_quant import TrainedTables
+from s2p_mobile.quantize.recompute import recompute_in_backward
+from s2p_mobile.quantize.student.layers import TrainedLayer
 from s2p_mobile.quantize.student.student import (
     StudentSpec,
     build_student,
     learned_floats,
     learned_parameters,
     quantized_unet,
-    trained_layers,
+    student_layers,
 )
+from s2p_mobile.quantize.student.tables import TrainedTables
 from s2p_mobile.quantize.training.batches import Batch, make_batches
 from s2p_mobile.quantize.training.freezing import OscillationTracker
 from s2p_mobile.quantize.training.guard import Diverged, Guard, first_culprit
 from s2p_mobile.quantize.training.log import LOG_NAME, PLOT_NAME, LogLine, TrainingLog, plot_losses
 from s2p_mobile.quantize.training.loss import Losses, combined, feature_error, output_error
+from s2p_mobile.quantize.training.loss_scale import LossScale
 from s2p_mobile.quantize.training.offload import saved_elsewhere, saved_on_host
-from s2p_mobile.quantize.training.optimizer import Average, Optimizer, schedule
+from s2p_mobile.quantize.training.optimizer import make_learner, schedule
 from s2p_mobile.quantize.training.shares import Shares
-from s2p_mobile.quantize.training.stages import TRAINING_STAGE
+from s2p_mobile.quantize.training.stages import TRAINING_STAGE, teacher_passes
 from s2p_mobile.quantize.training.state import TrainingState, restore, save_state
 from s2p_mobile.quantize.work import STATE_NAME, fingerprint
 from s2p_mobile.quantize.workers import Workers
@@ -55,19 +59,19 @@ class Trainer:
             S2PError: the batch cannot be shared by the processes.
         """
         self.job, self.rule, self.folder, self.workers = job, job.recipe.training, folder, workers
-        self.spec = spec
-        self.teacher = float_unet(job.model, job.plan, job.structure).to(workers.device)
-        self.student = build_student(job, spec).to(workers.device)
+        self.spec, self.compute = spec, job.compute
+        self.student = build_student(job, spec, workers.device)
+        self.scale = LossScale(enabled=self.compute.training == "fp16")
         weights = torch.ones(len(job.plan.calls)) if spec.call_weights is None else spec.call_weights
         self.call_weights = weights.to(workers.device)
         workers.from_main(self._own_tensors().values())
-        if self.rule.checkpoint_activations:
-            _recompute_in_backward(self.student)
+        if self.rule.checkpoint_activations or self.compute.recompute:
+            recompute_in_backward(self.student)
         self._offloads = self.rule.offload_activations and saved_elsewhere(workers.device)
         self.batches = make_batches(
             latents,
             self.rule,
-            self.teacher,
+            lambda: self.teacher,
             job.guidance,
             job.seed,
             job.model.folder / "scheduler",
@@ -75,14 +79,26 @@ class Trainer:
             self.call_weights,
         )
         self.parameters = dict(learned_parameters(self.student))
-        self.layers = trained_layers(self.student)
-        self.shares = Shares(self.parameters, workers, self.rule.shard_optimizer)
-        self.optimizer = Optimizer(self.shares.own, self.rule)
-        self.average = None if self.rule.ema is None else Average(self.shares.own, self.rule.ema)
-        self.tracker = None if self.rule.freezing is None else OscillationTracker(self.layers, self.rule.freezing)
+        self.layers = student_layers(self.student)
+        kept = torch.float32 if self.compute.moments == "fp32" else torch.bfloat16
+        self.shares = Shares(self.parameters, workers, self.rule.shard_optimizer, kept)
+        self.learner = make_learner(self.shares.own, self.rule, self.compute.moments)
+        learned = {name: layer for name, layer in self.layers.items() if isinstance(layer, TrainedLayer)}
+        self.tracker = None if self.rule.freezing is None else OscillationTracker(learned, self.rule.freezing)
         self.iteration = 0
         self._identity = fingerprint(job)
         self._saved_iteration = 0
+        if self.compute.graph != "fp32":
+            # Teacher and student are copies then: the model's own weights are loaded again when they are written.
+            if teacher_passes(self.rule):
+                assert self.teacher
+            job.model.release()
+
+    @cached_property
+    def teacher(self) -> StepUNet:
+        """The FP graph; in a run that learns from stored outputs alone it is never made."""
+        graph = float_unet(self.job.model, self.job.plan, self.job.structure)
+        return graph.to(self.workers.device, self.compute.graph_dtype)
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a saved state.
@@ -92,11 +108,7 @@ class Trainer:
         """
         path = self.folder / STATE_NAME
         restore(self._own_tensors(), state.part("student"), path)
-        self.optimizer.restore(state.part("adam"), state.iteration)
-        if self.average is not None:
-            restore(self.average.tensors, state.part("average"), path)
-        if self.tracker is not None:
-            restore(self.tracker.tensors, state.part("oscillation"), path)
+        self.learner.restore(state.part("learner"), state.iteration)
         self.iteration = self._saved_iteration = state.iteration
 
     def run(self) -> QuantizedUNet:
@@ -130,8 +142,8 @@ class Trainer:
             log.close()
         if self.workers.main:
             plot_losses(self.folder / LOG_NAME, self.folder / PLOT_NAME)
-        if self.average is not None:
-            self.average.put()
+        if self.rule.ema is not None:
+            self.learner.put_average()
             self.shares.publish()
         return quantized_unet(self.student)
 
@@ -140,21 +152,27 @@ class Trainer:
         began = time.monotonic()
         sums = torch.zeros(5, device=self.workers.device)
         for part in range(self.rule.accumulate):
-            losses = self._losses(self._micro_batch(part))
-            (losses.total / self.rule.accumulate).backward()
-            sums[:3] += torch.stack([losses.total.detach(), losses.output, losses.features]) / self.rule.accumulate
+            whole = self._micro_batch(part)
+            for piece in whole.split(self.compute.pairs or len(whole.calls)):
+                share = len(piece.calls) / len(whole.calls) / self.rule.accumulate
+                losses = self._losses(piece.to(self.workers.device))
+                (losses.total * (share * self.scale.factor)).backward()
+                sums[:3] += torch.stack([losses.total.detach(), losses.output, losses.features]) * share
         # Agreed on by all: saving the state is a common effort.
         sums[3], sums[4] = float(stop), float(due)
         total, output, features, stops, dues = self.workers.mean(sums).tolist()
-        problem = guard.problem(total) or self._share_gradients()
-        if problem is not None:
-            self._give_up(problem)
-        self.optimizer.step(self.iteration)
-        self.shares.publish()
-        if self.average is not None:
-            self.average.update(self.iteration)
-        if self.tracker is not None:
-            self.tracker.update(self.iteration, self.rule.iterations)
+        problem = guard.problem(total)
+        infinite = self._share_gradients()
+        if problem is None and infinite is not None and self.scale.overflowed():
+            self.shares.publish()
+        elif problem is not None or infinite is not None:
+            self._give_up(problem or infinite or "")
+        else:
+            self.scale.succeeded()
+            self.learner.step(self.iteration)
+            self.shares.publish()
+            if self.tracker is not None:
+                self.tracker.update(self.iteration, self.rule.iterations)
         rate = schedule(self.iteration, self.rule)
         self.iteration += 1
         frozen = 0.0 if self.tracker is None else self.tracker.frozen_share
@@ -162,7 +180,7 @@ class Trainer:
 
     def _micro_batch(self, part: int) -> Batch:
         index = self.iteration * self.rule.accumulate + part
-        return self.batches.batch(index, self.workers.rank, self.workers.count).to(self.workers.device)
+        return self.batches.batch(index, self.workers.rank, self.workers.count)
 
     def _losses(self, batch: Batch) -> Losses:
         rule = self.rule
@@ -171,9 +189,8 @@ class Trainer:
         fp_features = {name: value.flatten(0, 1) for name, value in (batch.features or {}).items()}
         distils = rule.distillation.weight > 0
         if targets is None or (distils and not fp_features):
-            # The teacher's own output is a target and stays in full precision; its block outputs alone need not.
-            with torch.no_grad(), self._autocast(enabled=targets is not None):
-                output, blocks = self.teacher.with_features(*inputs)
+            with torch.no_grad():
+                output, blocks = self.teacher.with_features(*self._for_teacher(inputs))
             targets = output if targets is None else targets
             fp_features = fp_features or blocks
         with self._autocast(), saved_on_host(self._offloads):
@@ -185,19 +202,24 @@ class Trainer:
         features = feature_error(blocks, fp_features, pairs) if distils else None
         return combined(error, features, batch.importance, rule.distillation.weight)
 
-    def _autocast(self, enabled: bool = True) -> Any:
-        return torch.autocast(
-            self.workers.device.type, torch.bfloat16, enabled=enabled and self.rule.precision == "bf16", cache_enabled=False
-        )
+    def _for_teacher(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The same in the teacher's precision."""
+        dtype = self.compute.graph_dtype
+        return tuple(value.to(dtype) if value.is_floating_point() else value for value in inputs)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        """Products of the student in the precision of training."""
+        return autocast(self.workers.device, self.compute.training)
 
     def _share_gradients(self) -> str | None:
-        """Average the gradients over the processes; says which is not finite."""
+        """Average the gradients over the processes and undo the loss's factor; says which is not finite."""
         if self.workers.count > 1:
             gradients = [self._gradient(parameter) for parameter in self.parameters.values()]
             flat = self.workers.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
             parts = flat.split([gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
+        self.scale.remove(self.parameters.values())
         norms = torch.stack(torch._foreach_norm([self._gradient(parameter) for parameter in self.parameters.values()]))
         if bool(norms.isfinite().all()):
             return None
@@ -218,7 +240,8 @@ class Trainer:
     def _give_up(self, problem: str) -> NoReturn:
         """Find where it began and stop; the state file holds the last good state."""
         names = list(self.layers)
-        mine = first_culprit(self.student, self.teacher, flatten_pairs(self._micro_batch(0)), names)
+        inputs = flatten_pairs(self._micro_batch(0).to(self.workers.device))
+        mine = first_culprit(self.student, inputs, self.teacher, self._for_teacher(inputs), names)
         steps = len(self.job.plan.calls)
         # The first layer of all processes, and its first call, as one number.
         position, call = divmod(self.workers.smallest(mine.position * steps + mine.call), steps)
@@ -233,29 +256,22 @@ class Trainer:
 
     def _own_tensors(self) -> dict[str, Tensor]:
         """The tensors that training changes or that were searched for."""
-        tensors = {"call_weights": self.call_weights}
-        for name, layer in trained_layers(self.student).items():
+        tensors = {"call_weights": self.call_weights, "loss_scale": self.scale.state}
+        for name, layer in student_layers(self.student).items():
             tensors.update({f"{name}.{part}": value.detach() for part, value in layer.state_dict().items()})
         tensors.update({name: value.detach() for name, value in learned_floats(self.student)})
         assert isinstance(self.student.tables, TrainedTables)
         if self.student.tables.log_scales is not None and self.student.tables.base is not None:
             tensors["tables.log_scales"] = self.student.tables.log_scales.detach()
             tensors["tables.base"] = self.student.tables.base
-            zeros = [layer.activation_zero for layer in trained_layers(self.student).values()]
+            zeros = [layer.activation_zero for layer in student_layers(self.student).values()]
             tensors["tables.zeros"] = torch.tensor(zeros, dtype=torch.int32)
         return tensors
 
     def _save(self) -> None:
-        moments = (".first", ".second") if self.iteration else ()
-        adam = self.shares.collect(self.optimizer.tensors(), moments)
-        average = {} if self.average is None else self.shares.collect(self.average.tensors)
+        learner = self.shares.collect(self.learner.tensors(), self.learner.kinds(self.iteration))
         if self.workers.main:
-            parts = {
-                "student": self._own_tensors(),
-                "adam": adam,
-                "average": average,
-                "oscillation": {} if self.tracker is None else self.tracker.tensors,
-            }
+            parts = {"student": self._own_tensors(), "learner": learner}
             tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
             save_state(self.folder / STATE_NAME, TrainingState(self.iteration, self.spec.weight_bits, tensors), self._identity)
         self._saved_iteration = self.iteration
@@ -266,16 +282,3 @@ def flatten_pairs(batch: Batch) -> tuple[Tensor, ...]:
     branches = batch.conditions[0].shape[1]
     samples, calls = batch.samples.repeat_interleave(branches, dim=0), batch.calls.repeat_interleave(branches)
     return samples, calls, *(condition.flatten(0, 1) for condition in batch.conditions)
-
-
-def _recompute_in_backward(student: StepUNet) -> None:
-    """Let every resnet and transformer keep its inputs only, and run again in the backward pass."""
-
-    def recomputed(module: nn.Module, *inputs: Any) -> Any:
-        return checkpoint(type(module).forward, module, *inputs, use_reentrant=False, preserve_rng_state=False)
-
-    for _, block in student.named_blocks():
-        for group in (block.resnets, block.attentions):
-            assert isinstance(group, nn.ModuleList)
-            for module in group:
-                module.forward = MethodType(recomputed, module)
