@@ -85,9 +85,12 @@ def quantize(
     steps: int | None = None,
     guidance: float | None = None,
     device: str | torch.device = "auto",
+    memory: str | int = "auto",
     seed: int = 0,
     latents: LatentDataset | str | Path | None = None,
     sensitivity: Sensitivity | str | Path | None = None,
+    like: Checkpoint | str | Path | None = None,
+    budget: str | None = None,
     resume: bool = False,
     force: bool = False,
     progress: ProgressLike = None,
@@ -110,9 +113,14 @@ def quantize(
         steps: denoising steps, 1 to 1000; the model's own number when None.
         guidance: 0 to 100; the model's own when None. Classifier-free; of a latent consistency model, built into its time path.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        memory: of the device that the run may take, in bytes or as ``12GiB``; ``auto``: what is free. How the networks lie in memory
+            follows from it, see docs/method.md.
         seed: of the first prompt's noise, and of all random numbers of a method.
         latents: a finished data set of :func:`latents`, of the same settings.
         sensitivity: a result of :func:`sensitivity`, of the same settings, to rank layers by.
+        like: a finished checkpoint of the same architecture, such as that of the model that this one was fine-tuned from: bit-widths,
+            zero points and which way weights are rounded are taken over instead of being searched for.
+        budget: time that the run may take on its device, such as ``45min``: counts of the recipe are lowered until it fits.
         resume: go on with an interrupted run of a method that keeps its work.
         force: replace what lies at ``out``.
         progress: see :class:`ProgressEvent`.
@@ -129,6 +137,7 @@ def quantize(
     """
     from s2p_converters.core.resources import checkpoint_bytes, require_disk
     from s2p_mobile.quantize.jobs import make_job
+    from s2p_mobile.quantize.memory_limits import chosen_plan, keep_plan, memory_bytes, within_memory
     from s2p_mobile.quantize.methods import METHODS, run_method
     from s2p_mobile.quantize.work import work_folder
     from s2p_mobile.sources.prompts import long_prompts
@@ -136,6 +145,7 @@ def quantize(
     from s2p_runtime.files import refuse_existing
 
     keeps_work = METHODS.get(method).keeps_work
+    most = memory_bytes(memory)
     folder = Path(out)
     refuse_existing(folder, force)
     work = work_folder(folder) if keeps_work else None
@@ -143,10 +153,13 @@ def quantize(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
         lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
         device=device, seed=seed, work=work,
-        resume=resume, latents=_folder(latents), sensitivity=sensitivity, progress=listener(progress),
+        resume=resume, latents=_folder(latents), sensitivity=sensitivity, like=like, progress=listener(progress),
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)
+    job, words = chosen_plan(job, method, most, budget)
+    for line in words:
+        note(line)
     space = checkpoint_bytes(job.model.folder, job.model.family.folders)
     require_disk(folder, space, "the checkpoint", "free some, or give another `out`")
     if prompts is not None:
@@ -156,7 +169,9 @@ def quantize(
     require_same(job.model, listener(progress))
     if work is not None and force and not resume:
         shutil.rmtree(work, ignore_errors=True)
-    return _write(job, method, run_method(method, job), folder, force)
+    keep_plan(job)
+    with within_memory(job) as watched:
+        return _write(watched, method, run_method(method, watched), folder, force)
 
 
 def forecast(
@@ -176,9 +191,12 @@ def forecast(
     steps: int | None = None,
     guidance: float | None = None,
     device: str | torch.device = "auto",
+    memory: str | int = "auto",
     seed: int = 0,
     latents: LatentDataset | str | Path | None = None,
     sensitivity: Sensitivity | str | Path | None = None,
+    like: Checkpoint | str | Path | None = None,
+    budget: str | None = None,
 ) -> Forecast:
     """What :func:`quantize` with the same arguments will take: layers by width, disk, memory, time by device. Loads no weights.
 
@@ -197,17 +215,21 @@ def forecast(
     begun = time.process_time()
     from s2p_mobile.quantize.forecast import make_forecast
     from s2p_mobile.quantize.jobs import make_job
+    from s2p_mobile.quantize.memory_limits import chosen_plan, memory_bytes
 
     job = make_job(
         model, recipe=recipe, method=method, pipeline=pipeline, prompts=prompts, count=count, subset_seed=subset_seed, size=size,
         lora=lora, embedding=embedding, allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance,
         device=device, seed=seed,
-        latents=_folder(latents), sensitivity=sensitivity,
+        latents=_folder(latents), sensitivity=sensitivity, like=like,
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)
     # Libraries are loaded and the model is found by now, as in the run that is foreseen.
-    return make_forecast(job, method, start_seconds=time.process_time() - begun)
+    job, words = chosen_plan(job, method, memory_bytes(memory), budget) if budget is not None else (job, [])
+    for line in words:
+        note(line)
+    return make_forecast(job, method, start_seconds=time.process_time() - begun, memory=memory_bytes(memory))
 
 
 def _folder(latents: LatentDataset | str | Path | None) -> Path | None:

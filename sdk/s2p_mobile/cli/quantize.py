@@ -62,7 +62,20 @@ def quantize(
     sensitivity: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Rank layers by a result of s2p-mobile sensitivity.")
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Take bit-widths, zero points and rounding over from a checkpoint of this architecture."
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Lower the recipe's counts until the run takes so long here, such as 45min."),
+    ] = None,
     device: DeviceOption = "auto",
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Of the device, that the run may take, such as 12GiB; auto: what is free.")
+    ] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of a method that keeps its work.")
     ] = False,
@@ -76,8 +89,8 @@ def quantize(
     settings: dict[str, Any] = {
         "recipe": recipe, "method": method, "pipeline": pipeline, "prompts": prompts, "count": count, "subset_seed": subset_seed,
         "size": size, "lora": lora or (), "embedding": embedding or (), "allow_pickle": allow_pickle,
-        "scheduler": scheduler, "steps": steps, "guidance": guidance, "device": device, "seed": seed,
-        "latents": latents, "sensitivity": sensitivity,
+        "scheduler": scheduler, "steps": steps, "guidance": guidance, "device": device, "memory": memory, "seed": seed,
+        "latents": latents, "sensitivity": sensitivity, "like": like, "budget": budget,
     }  # fmt: skip
     if dry_run:
         from s2p_mobile.quantize.forecast import forecast_lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,12 +15,16 @@ from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.core.graph import LayerSpec, UNetStructure, layer_specs
 from s2p_converters.core.grids import GeneralLayer
 from s2p_mobile.quantize.bits import quantized_specs
+from s2p_mobile.quantize.compute import ComputePlan
 from s2p_mobile.quantize.recipes import Recipe
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
 from s2p_mobile.quantize.stages import Counted, count_network
 from s2p_mobile.sources.model import Model
 from s2p_runtime.plan import SamplingPlan
 from s2p_runtime.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from s2p_mobile.quantize.preparation.likeness import Likeness
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class QuantizationJob:
         work: folder in which a method keeps what an interrupted run need not do again; None keeps nothing.
         resume: go on with the state in ``work``.
         latents: a finished latent data set to use instead of drawing one.
+        like: what is taken over from a checkpoint of the same architecture instead of being searched for.
+        compute: how networks lie in memory and compute.
         sensitivity: of every layer, to use instead of measuring it (see :mod:`s2p_mobile.quantize.preparation.given_sensitivity`).
     """
 
@@ -48,6 +55,8 @@ class QuantizationJob:
     resume: bool = False
     latents: Path | None = None
     sensitivity: Sensitivity | None = None
+    like: Likeness | None = None
+    compute: ComputePlan = field(default_factory=ComputePlan)
 
     @property
     def structure(self) -> UNetStructure:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from s2p_converters.core.checkpoint import Checkpoint
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.methods import recipe_for, require_resumable
 from s2p_mobile.quantize.preparation.given_sensitivity import sensitivity_for
+from s2p_mobile.quantize.preparation.likeness import likeness_of
 from s2p_mobile.quantize.recipes import Recipe, load_recipe
 from s2p_mobile.quantize.sensitivity import ESTIMATORS
 from s2p_mobile.quantize.sensitivity.result import Sensitivity
@@ -46,6 +48,7 @@ def make_job(
     resume: bool = False,
     latents: Path | None = None,
     sensitivity: Sensitivity | str | Path | None = None,
+    like: Checkpoint | str | Path | None = None,
     progress: Progress | None = None,
 ) -> QuantizationJob:
     """Check everything that is cheap to check and make the job.
@@ -59,6 +62,7 @@ def make_job(
         count, subset_seed: how many prompts, and the seed that picks them.
         work, resume, latents, progress: see :class:`QuantizationJob`.
         sensitivity: a result to rank layers by, or its file.
+        like: a checkpoint of the same architecture, or its folder.
 
     Raises:
         S2PError: unknown recipe, method, estimator, scheduler, pipeline or device, bad model, LoRA or prompt file, guidance out of
@@ -99,4 +103,6 @@ def make_job(
         resume=resume,
         latents=latents,
     )
-    return job if sensitivity is None else replace(job, sensitivity=sensitivity_for(job, sensitivity))
+    if sensitivity is not None:
+        job = replace(job, sensitivity=sensitivity_for(job, sensitivity))
+    return job if like is None else replace(job, like=likeness_of(job, like))

@@ -126,27 +126,30 @@ def test_saved_tensors_are_those_of_the_student() -> None:
         output = student(torch.randn(4, 4, 16, 16), torch.zeros(4, dtype=torch.int64), torch.randn(4, 24, 128))
     measured = sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
     assert output.requires_grad
-    activations, largest, weights = saved_bytes(student_shape(job), 2)
-    # The kernels of attention keep other intermediate results on the CPU than the meta device counts.
-    assert weights + 4 * activations == pytest.approx(measured, rel=0.25)
-    assert 0 < largest < activations
+    saved = saved_bytes(student_shape(job), 24)
+    # What is of the weights' size is not kept; small tensors of the tables are, and sums of attention's kernel.
+    assert 4 * saved.activations == pytest.approx(measured, rel=0.05)
+    assert 0 < saved.largest < saved.activations and 0 < saved.inputs < saved.activations
 
 
 @pytest.mark.usefixtures("no_probe")
 def test_switches_change_the_memory(plain: Forecast) -> None:
     job = make_job(None, **SETTINGS)
-    cheaper = [
-        make_forecast(small(job, **change), "s2p") for change in ({"checkpoint_activations": True}, {"precision": "bf16"})
-    ]
-    assert all(forecast.memory_parts["activations"] < plain.memory_parts["activations"] for forecast in cheaper)
-    both = make_forecast(small(job, checkpoint_activations=True, precision="bf16"), "s2p")
-    # The process that counts has grown meanwhile; everything else is the same.
-    grown = both.memory_parts["process"] - plain.memory_parts["process"]
-    assert both.memory_bytes == both.least_memory_bytes == plain.least_memory_bytes + grown
-    without = make_forecast(small(job, ema=None, freezing=None), "s2p")
-    assert without.memory_parts["optimizer and averages"] < plain.memory_parts["optimizer and averages"]
+
+    def training(forecast: Forecast) -> dict[str, int]:
+        (stage,) = (stage for stage in forecast.stages if stage.name == "training")
+        return stage.memory_parts
+
+    for change in ({"checkpoint_activations": True}, {"precision": "bf16"}):
+        cheaper = training(make_forecast(small(job, **change), "s2p"))
+        assert cheaper["activations"] < training(plain)["activations"]
+    without = training(make_forecast(small(job, ema=None, freezing=None), "s2p"))
+    assert without["optimizer and averages"] < training(plain)["optimizer and averages"]
+    assert without["student"] < training(plain)["student"]
+    scales = training(make_forecast(small(job, learn="scales"), "s2p"))
+    assert sum(scales.values()) < sum(training(plain).values()) and scales["gradients"] < 2**20
     nearest = make_forecast(job, "rtn")
-    assert nearest.memory_bytes < plain.memory_bytes and "optimizer and averages" not in nearest.memory_parts
+    assert not any(stage.name == "training" for stage in nearest.stages)
 
 
 @pytest.mark.usefixtures("no_probe")
@@ -164,7 +167,7 @@ def test_time_grows_with_the_work(plain: Forecast) -> None:
 def test_layers_by_width_add_up(plain: Forecast) -> None:
     job = make_job(None, **SETTINGS)
     assert sum(plain.layers.values()) == len(layer_specs(job.structure))
-    assert plain.bits_note is not None and "sqnr" in plain.bits_note
+    assert plain.bits_note is not None and "linear" in plain.bits_note
     uniform = Recipe.model_validate({**load_recipe("w4a8-mixed").model_dump(mode="json"), "mixed": None})
     flat = make_forecast(QuantizationJob(job.model, job.plan, uniform, job.prompts, job.guidance, device="cpu"), "rtn")
     assert flat.weights is not None and flat.bits_note is None
@@ -203,7 +206,7 @@ def test_dry_run_writes_nothing(
     assert document["start_seconds"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
     text = capfd.readouterr().out
-    assert "peak memory" in text and "checkpoint_activations: true" in text and "NVIDIA" in text and "this machine" in text
+    assert "peak memory" in text and "plan: FP network in fp32" in text and "NVIDIA" in text and "this machine" in text
 
 
 def test_lines_name_every_stage_and_device(plain: Forecast) -> None:

@@ -74,11 +74,12 @@ def check(counter: Any, stages: Sequence[Stage], job: QuantizationJob) -> None:
         for layer in layer_specs(job.structure):
             runs = [passes for passes in stage.passes if passes.part is None or is_inside(layer.name, passes.part)]
             seen = counter.layers[stage.name]
-            # FP runs of the model itself have whole shortcuts.
+            # FP runs of the model itself have whole shortcuts; golden runs are of both networks.
             whole = layer.name.rsplit(".", 1)[0] if ".conv_shortcut." in layer.name else layer.name
+            names = {layer.name, whole} & seen.keys()
+            assert sum(seen[name].samples for name in names) == sum(passes.samples for passes in runs), (stage.name, layer.name)
+            assert sum(seen[name].passes for name in names) == sum(passes.count for passes in runs), (stage.name, layer.name)
             found = seen[layer.name if layer.name in seen else whole]
-            assert found.samples == sum(passes.samples for passes in runs), (stage.name, layer.name)
-            assert found.passes == sum(passes.count for passes in runs), (stage.name, layer.name)
             if layer.name in quantized:  # the others get no gradient where none of their parameters is learned
                 assert found.backward_samples == sum(passes.samples for passes in runs if passes.backward), (
                     stage.name,
@@ -196,7 +197,7 @@ def test_a_plug_in_is_foreseen_like_any_other(tiny_model: Model, tiny_plan: Samp
     playing, _, golden = forecast.stages
     assert playing.samples == 2 * playing.passes == 4 * len(tiny_plan.calls)
     assert playing.flops == playing.samples * forecast.unet_flops
-    assert playing.seconds > golden.seconds > 0, "as many passes, and more"
+    assert playing.seconds > golden.seconds / 2 > 0, "half as many passes, and more"
     assert forecast.memory_bytes > sum(forecast.memory_parts.values()) // 2 and forecast.disk == {}
     assert forecast.devices[0].hours == pytest.approx(sum(stage.seconds for stage in forecast.stages) / 3600)
 

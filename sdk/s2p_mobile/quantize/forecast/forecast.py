@@ -10,11 +10,12 @@ from pydantic import Field
 
 from s2p_converters.core.graph import layer_specs
 from s2p_converters.core.resources import checkpoint_bytes, parameter_count
-from s2p_mobile.quantize.checkpointing import checkpoint_stages
+from s2p_mobile.quantize.compute import ComputePlan
 from s2p_mobile.quantize.forecast.gpus import GPUS, LAUNCH_SECONDS, UTILISATION, Gpu
 from s2p_mobile.quantize.forecast.timing import StageTime, Timing
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.methods import METHODS, recipe_for
+from s2p_mobile.quantize.planning import Room, best_plan, plan_words, room_of, stages_of
 from s2p_mobile.quantize.stages.parts import float_network
 from s2p_mobile.sources.device import choose_device
 from s2p_runtime.bench.probes import Probes
@@ -33,6 +34,8 @@ class StageForecast(Contract):
     backward_passes: float
     flops: float = Field(description="of its passes; a backward pass is two forward ones")
     seconds: float = Field(description="on this machine")
+    memory_bytes: int = Field(description="that it holds on this machine, libraries included")
+    memory_parts: dict[str, int]
 
 
 class DeviceForecast(Contract):
@@ -42,7 +45,10 @@ class DeviceForecast(Contract):
     flops_per_second: float | None = Field(description="that the estimate counts with; null where the work itself was timed")
     assumption: str
     hours: float
-    fits: bool | None = Field(description="whether the memory fits; null where the device's is not known")
+    fits: bool = Field(description="whether any plan fits its memory")
+    plan: ComputePlan = Field(description="that would be chosen there; the smallest where none fits")
+    plan_words: str
+    memory_bytes: int = Field(description="that the plan takes of its memory")
 
 
 class Forecast(Contract):
@@ -58,19 +64,20 @@ class Forecast(Contract):
     disk: dict[str, int] = Field(description="bytes written on the way, by what they hold")
     checkpoint_bytes: int = Field(description="at most")
     memory_bytes: int = Field(description="peak of the whole process")
-    memory_parts: dict[str, int]
-    least_memory_bytes: int = Field(description="peak with checkpoint_activations and bf16 in the recipe's training")
+    memory_parts: dict[str, int] = Field(description="of the stage that needs most")
+    memory_stage: str
     unet_flops: int = Field(description="of one forward pass of one sample")
     start_seconds: float = Field(description="before the first stage: loading of libraries and of the model")
     stages: tuple[StageForecast, ...]
     devices: tuple[DeviceForecast, ...] = Field(description="this machine's first")
 
 
-def make_forecast(job: QuantizationJob, method: str, start_seconds: float = 0.0) -> Forecast:
+def make_forecast(job: QuantizationJob, method: str, start_seconds: float = 0.0, memory: int | None = None) -> Forecast:
     """Count and time; loads no weights and draws nothing.
 
     Args:
         method: by name.
+        memory: bytes to take at most on this machine, instead of what is free.
         start_seconds: what comes before the first stage, as far as the caller knows.
 
     Raises:
@@ -78,13 +85,16 @@ def make_forecast(job: QuantizationJob, method: str, start_seconds: float = 0.0)
     """
     chosen = METHODS.get(method)
     job = replace(job, recipe=recipe_for(method, job.recipe))
+    room = room_of(choose_device(job.device), memory)
+    job = best_plan(job, method, room)
     model, counted = job.model, job.counted
     layers, weights, note = _bit_widths(job)
     process = Probes().resident_bytes() or 0  # read once: it changes from one reading to the next
-    memory, least = chosen.memory(job), chosen.memory(_frugal(job))
     fp = float_network(job.structure, model.conditioner.tokens)
-    timing = Timing([*chosen.stages(job), *checkpoint_stages(job)], counted, fp, choose_device(job.device))
-    peak = process + memory.peak
+    device = choose_device(job.device)
+    timing = Timing(stages_of(job, method), counted, fp, device, job.compute.recompute)
+    stages = tuple(_stage(time, process) for time in timing.stages)
+    worst = max(stages, key=lambda stage: stage.memory_bytes)
     return Forecast(
         model=model.name,
         method=method,
@@ -95,17 +105,21 @@ def make_forecast(job: QuantizationJob, method: str, start_seconds: float = 0.0)
         bits_note=note,
         disk=dict(chosen.disk(job)),
         checkpoint_bytes=checkpoint_bytes(model.folder, model.family.folders),
-        memory_bytes=peak,
-        memory_parts={"process": process, **memory.parts},
-        least_memory_bytes=process + least.peak,
+        memory_bytes=worst.memory_bytes,
+        memory_parts=worst.memory_parts,
+        memory_stage=worst.name,
         unet_flops=counted.flops,
         start_seconds=start_seconds,
-        stages=tuple(map(_stage, timing.stages)),
-        devices=(_here(timing, start_seconds), *(_elsewhere(timing, gpu, start_seconds, peak) for gpu in GPUS)),
+        stages=stages,
+        devices=(
+            _here(timing, start_seconds, job, room, worst.memory_bytes, method),
+            *(_elsewhere(timing, gpu, start_seconds, job, method) for gpu in GPUS),
+        ),
     )
 
 
-def _stage(time: StageTime) -> StageForecast:
+def _stage(time: StageTime, process: int) -> StageForecast:
+    parts = {"process": process, **time.stage.memory.together}
     return StageForecast(
         name=time.stage.name,
         parts=time.stage.parts,
@@ -114,6 +128,8 @@ def _stage(time: StageTime) -> StageForecast:
         backward_passes=time.backward,
         flops=time.flops,
         seconds=time.seconds,
+        memory_bytes=sum(parts.values()),
+        memory_parts=parts,
     )
 
 
@@ -134,13 +150,7 @@ def _bit_widths(job: QuantizationJob) -> tuple[dict[str, int], dict[str, int] | 
     return {widths: len(chosen), "float": kept}, None, f"{mixed.ranking} shares {goal} among the layers"
 
 
-def _frugal(job: QuantizationJob) -> QuantizationJob:
-    """The job with the settings that save most memory."""
-    rule = job.recipe.training.model_copy(update={"checkpoint_activations": True, "precision": "bf16"})
-    return replace(job, recipe=job.recipe.model_copy(update={"training": rule}))
-
-
-def _here(timing: Timing, start: float) -> DeviceForecast:
+def _here(timing: Timing, start: float, job: QuantizationJob, room: Room, memory: int, method: str) -> DeviceForecast:
     device = timing.stopwatch.device
     threads = "" if device.type != "cpu" else ", 1 thread" if timing.stopwatch.counts_process_time else ", several threads"
     alone = ", if nothing else runs on it" if timing.stopwatch.counts_process_time else ""
@@ -149,17 +159,27 @@ def _here(timing: Timing, start: float) -> DeviceForecast:
         flops_per_second=None,
         assumption=f"the speed of pieces of this very work just now{alone}",
         hours=(start + timing.seconds) / 3600,
-        fits=None,
+        fits=room.holds(stages_of(job, method)),
+        plan=job.compute,
+        plan_words=plan_words(job),
+        memory_bytes=memory,
     )
 
 
-def _elsewhere(timing: Timing, gpu: Gpu, start: float, memory: int) -> DeviceForecast:
-    there, host = timing.gpu_seconds(gpu)
+def _elsewhere(timing: Timing, gpu: Gpu, start: float, job: QuantizationJob, method: str) -> DeviceForecast:
+    there_job = best_plan(job, method, gpu.room)
+    stages = stages_of(there_job, method)
+    there, host = timing.gpu_seconds(gpu, there_job.compute)
+    taken = [stage.memory.on_device + (0 if gpu.kind == "cuda" else stage.memory.on_host) for stage in stages]
+    precision = there_job.compute.training
     return DeviceForecast(
         name=gpu.name,
-        flops_per_second=UTILISATION * gpu.fp32,
-        assumption=f"{UTILISATION:g} of its {gpu.fp32 / 1e12:g} TFLOPS in fp32, {1e6 * LAUNCH_SECONDS:g} us an operation, "
-        f"and {(start + host) / 60:.1f} min on a processor like this",
+        flops_per_second=UTILISATION * gpu.peak(precision),
+        assumption=f"{UTILISATION:g} of its {gpu.peak(precision) / 1e12:g} TFLOPS in {precision}, {1e6 * LAUNCH_SECONDS:g} us an "
+        f"operation, and {(start + host) / 60:.1f} min on a processor like this",
         hours=(start + there + host) / 3600,
-        fits=memory <= gpu.memory,
+        fits=gpu.room.holds(stages),
+        plan=there_job.compute,
+        plan_words=plan_words(there_job),
+        memory_bytes=max(taken),
     )

@@ -17,19 +17,17 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
     disk = "".join(f"{_size(count)} of {name}, " for name, count in forecast.disk.items() if count)
     yield f"disk: {disk}at most {_size(forecast.checkpoint_bytes)} of checkpoint"
     parts = ", ".join(f"{name} {_size(part)}" for name, part in forecast.memory_parts.items() if part)
-    yield f"peak memory: about {_size(forecast.memory_bytes)} ({parts})"
-    if forecast.least_memory_bytes < forecast.memory_bytes:
-        least = _size(forecast.least_memory_bytes)
-        yield f"with checkpoint_activations: true and precision: bf16 in the recipe's training: about {least}"
+    yield f"plan: {forecast.devices[0].plan_words}"
+    yield f"peak memory: about {_size(forecast.memory_bytes)}, {forecast.memory_stage} ({parts})"
     yield f"work: one U-Net pass is {forecast.unet_flops / 1e9:,.2f} GFLOP a sample"
     for stage in forecast.stages:
         passes = f"  {stage.samples:,.0f} U-Net samples, {stage.flops / 1e12:,.2f} TFLOP" if stage.samples else ""
-        yield f"{_time(stage.seconds / 3600):>15}  {stage.name}{passes}"
+        yield f"{_time(stage.seconds / 3600):>15}  {_size(stage.memory_bytes):>10}  {stage.name}{passes}"
     if forecast.start_seconds:
-        yield f"{_time(forecast.start_seconds / 3600):>15}  loading"
+        yield f"{_time(forecast.start_seconds / 3600):>15}  {'':>10}  loading"
     for device in forecast.devices:
-        fits = {None: "", True: ", fits", False: ", memory too small"}[device.fits]
-        yield f"time: {_time(device.hours):>9}  {device.name}{fits} (at {device.assumption})"
+        taken = f"{_size(device.memory_bytes)}{'' if device.fits else ', more than it has'}"
+        yield f"{_time(device.hours):>9}  {device.name}, {taken}: {device.plan_words} (at {device.assumption})"
 
 
 def _bit_width(bits: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from s2p_mobile.quantize.compute import ComputePlan
 from s2p_mobile.quantize.forecast.gpus import LAUNCH_SECONDS, UTILISATION, Gpu
 from s2p_mobile.quantize.forecast.stopwatch import Stopwatch
 from s2p_mobile.quantize.stages import Counted, Network, Passes, Piece, Stage
@@ -41,12 +42,15 @@ class StageTime:
 class Timing:
     """Times all stages of a job together, so that the effort goes where the time goes."""
 
-    def __init__(self, stages: Sequence[Stage], counted: Counted, fp: Network, device: torch.device) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], counted: Counted, fp: Network, device: torch.device, recomputes: bool = False
+    ) -> None:
         """
         Args:
             fp: the network of passes that name none.
+            recomputes: blocks run again in backward passes.
         """
-        self.counted, self.fp = counted, fp
+        self.counted, self.fp, self.recomputes = counted, fp, recomputes
         self.stopwatch = Stopwatch(device)
         pieces = [([p for passes in stage.passes for p in self._network(passes).pieces(passes)], stage) for stage in stages]
         self.stopwatch.look_at([(piece, stage.on_host) for found, stage in pieces for piece in (*found, *stage.work)])
@@ -57,10 +61,20 @@ class Timing:
         """On this machine."""
         return sum(stage.seconds for stage in self.stages)
 
-    def gpu_seconds(self, gpu: Gpu) -> tuple[float, float]:
+    def seconds_of(self, stages: Sequence[Stage]) -> float:
+        """On this machine, of other stages of the same kinds of work; nothing more is timed."""
+        self.stopwatch.left = 0.0
+        pieces = [([p for passes in stage.passes for p in self._network(passes).pieces(passes)], stage) for stage in stages]
+        self.stopwatch.look_at([(piece, stage.on_host) for found, stage in pieces for piece in (*found, *stage.work)])
+        return sum(self._measured(stage, found).seconds for found, stage in pieces)
+
+    def gpu_seconds(self, gpu: Gpu, plan: ComputePlan) -> tuple[float, float]:
         """On a machine with a GPU: of what runs there, and of what stays on a processor like this one's.
 
         Other work than passes is taken to be as much faster there as the passes are.
+
+        Args:
+            plan: how the networks compute there.
         """
         there = here = host = work = 0.0
         for time in self.stages:
@@ -72,10 +86,10 @@ class Timing:
             host += time.by_work[1]
             for passes in time.stage.passes:
                 network = self._network(passes)
-                there += (
-                    self._flops(passes) / (UTILISATION * gpu.peak(network.precision))
-                    + network.launches(passes) * LAUNCH_SECONDS
-                )
+                peak = gpu.peak(plan.graph if passes.network is None else plan.training)
+                # What runs again in the backward pass is declared where it is so here; a third of the work where it is so there.
+                again = 4 / 3 if passes.backward and plan.recompute and not self.recomputes else 1.0
+                there += again * self._flops(passes) / (UTILISATION * peak) + network.launches(passes) * LAUNCH_SECONDS
         return there + (work * there / here if here else work), host
 
     def _network(self, passes: Passes) -> Network:

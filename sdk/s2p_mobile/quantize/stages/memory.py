@@ -1,8 +1,8 @@
-"""Memory of a method, by what holds it and by what is held at the same time."""
+"""Memory of a stage at its worst moment, by what holds it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -10,20 +10,27 @@ from dataclasses import dataclass, field
 class Memory:
     """
     Attributes:
-        parts: bytes by what they hold.
-        moments: names of parts that are there together at some time; those that no moment names are there all the time.
+        device: bytes where the networks run, by what they hold.
+        host: bytes of the machine's memory beside it. On a device without a memory of its own both are the same memory.
     """
 
-    parts: Mapping[str, int] = field(default_factory=dict)
-    moments: Sequence[Sequence[str]] = ()
+    device: Mapping[str, int] = field(default_factory=dict)
+    host: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def peak(self) -> int:
-        """Bytes at the worst moment."""
-        passing = {name for moment in self.moments for name in moment}
-        lasting = sum(count for name, count in self.parts.items() if name not in passing)
-        return lasting + max((sum(self.parts[name] for name in moment) for moment in self.moments), default=0)
+    def on_device(self) -> int:
+        """Bytes of :attr:`device`."""
+        return sum(self.device.values())
 
-    def with_parts(self, parts: Mapping[str, int], moments: Sequence[Sequence[str]] = ()) -> Memory:
-        """The same with more."""
-        return Memory({**self.parts, **parts}, (*self.moments, *moments))
+    @property
+    def on_host(self) -> int:
+        """Bytes of :attr:`host`."""
+        return sum(self.host.values())
+
+    @property
+    def together(self) -> dict[str, int]:
+        """Both by name."""
+        found = dict(self.host)
+        for name, count in self.device.items():
+            found[name] = found.get(name, 0) + count
+        return {name: count for name, count in found.items() if count}

@@ -190,7 +190,8 @@ def _pass(part: EmptyPart, backward: bool, precision: str) -> Callable[[torch.de
         learned = [value for value in (*module.parameters(), *inputs) if isinstance(value, Tensor) and value.requires_grad]
 
         def run() -> None:
-            bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+            half = torch.float16 if precision == "fp16" else torch.bfloat16
+            bf16 = torch.autocast(device.type, half, enabled=precision != "fp32", cache_enabled=False)
             with torch.set_grad_enabled(backward), bf16:
                 output = module(*inputs)
             if backward:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
+from s2p_mobile.quantize.stages.memory import Memory
+
+Precision = Literal["fp32", "bf16", "fp16"]
 Run = Callable[[], object]
 """Does a piece of work once."""
 
@@ -87,6 +89,7 @@ class Stage:
         passes: through U-Nets.
         work: everything else that takes time.
         on_host: the networks run on the processor, whatever the job's device.
+        memory: what it holds at its worst moment, but for libraries.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Stage:
     passes: Sequence[Passes] = ()
     work: Sequence[Piece] = ()
     on_host: bool = False
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def samples(self) -> int:
