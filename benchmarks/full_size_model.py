@@ -40,6 +40,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """U-Nets of CompVis/stable-diffusion-v1-4, stabilityai/stable-diffusion-2-1 and stable-diffusion-xl-base-1.0."""
 
 TEXT_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
+TEXT_LAYERS = {768: 12, 1024: 23, 1280: 32}
+"""Of a text encoder of a width."""
 Figures = dict[str, Any]
 
 
@@ -83,8 +85,12 @@ def write_random(path: Path, shapes: dict[str, tuple[int, ...]], seed: int) -> i
     return offset // 2
 
 
-def make(folder: Path, model: str, scale: float) -> Figures:
-    """Write the diffusers folder."""
+def make(folder: Path, model: str, scale: float, whole: bool = False) -> Figures:
+    """Write the diffusers folder.
+
+    Args:
+        whole: with VAE and text encoders of the true size too; their tokenizer is the demo model's all the same.
+    """
     with quiet_import():
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -96,7 +102,8 @@ def make(folder: Path, model: str, scale: float) -> Figures:
     (folder / "unet" / "config.json").write_text(json.dumps(config))
     parameters = write_random(folder / "unet" / "diffusion_pytorch_model.safetensors", shapes, 0)
     vae = AutoencoderKL(
-        block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512) if whole else (32,) * 4, layers_per_block=2 if whole else 1,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4, sample_size=config["sample_size"] * 8,
     )  # fmt: skip
     vae.save_pretrained(folder / "vae")
@@ -104,7 +111,8 @@ def make(folder: Path, model: str, scale: float) -> Figures:
     for index, width in enumerate(TEXT_WIDTHS[model]):
         suffix, kind = ("", CLIPTextModel) if index == 0 else (f"_{index + 1}", CLIPTextModelWithProjection)
         text = CLIPTextConfig(
-            vocab_size=len(vocabulary), hidden_size=width, intermediate_size=width, num_hidden_layers=2,
+            vocab_size=49408 if whole else len(vocabulary), hidden_size=width, intermediate_size=4 * width if whole else width,
+            num_hidden_layers=TEXT_LAYERS[width] if whole else 2,
             num_attention_heads=width // 64, max_position_embeddings=77, projection_dim=width,
             hidden_act="gelu" if model == "sd2" else "quick_gelu", bos_token_id=len(vocabulary) - 2,
             eos_token_id=len(vocabulary) - 1, pad_token_id=len(vocabulary) - 1,

@@ -5,9 +5,10 @@
     python benchmarks/training_speed.py --batches 1 2 --device cpu
 
 One step is that of ``s2p-mobile quantize``: student and teacher on a mini-batch of (prompt, call) pairs with both branches of the
-guidance, distillation, backward pass, Adam, averages and freezing, with bf16 and gradient checkpointing unless --fp32 or
---keep-activations is given. Bits are 4 everywhere and scales are fixed numbers: neither changes the work. Each batch size has a
-process of its own; the first steps warm up and are not counted. Peak memory is CUDA's, or on the CPU the process's (VmHWM).
+guidance, distillation, backward pass, Adam, averages and freezing; half precision, moments of bf16 and gradient checkpointing
+unless --fp32 or --keep-activations is given. Bits are 4 everywhere and scales are fixed numbers: neither changes the work. Each
+batch size has a process of its own; the first steps warm up and are not counted. Peak memory is CUDA's, or on the CPU the process's
+(VmHWM).
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ import torch
 
 from s2p_converters.core.graph import layer_specs
 from s2p_mobile.quantize.bits import quantized_specs
+from s2p_mobile.quantize.compute import ComputePlan
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.jobs import make_job
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.latents.dataset import open_latents
+from s2p_mobile.quantize.planning import room_of
+from s2p_mobile.quantize.stages.stage import Precision
 from s2p_mobile.quantize.student import StudentSpec
 from s2p_mobile.quantize.training import Trainer
 from s2p_mobile.quantize.training.guard import Guard
@@ -46,11 +50,21 @@ def speed_job(options: argparse.Namespace, batch: int) -> QuantizationJob:
     """The job with its training's batch and memory switches."""
     job = make_job(options.model, steps=STEPS, device=options.device)
     changes: dict[str, Any] = {
-        "batch": batch, "iterations": 1000, "warmup": 0, "precision": "fp32" if options.fp32 else "bf16",
-        "checkpoint_activations": not options.keep_activations, "offload_activations": options.offload,
-        "prompts": max(options.batches),
+        "batch": batch, "iterations": 1000, "warmup": 0, "offload_activations": options.offload, "prompts": max(options.batches),
+        "learn": options.learn,
     }  # fmt: skip
-    return replace(job, recipe=job.recipe.model_copy(update={"training": job.recipe.training.model_copy(update=changes)}))
+    recipe = job.recipe.model_copy(update={"training": job.recipe.training.model_copy(update=changes)})
+    device = choose_device(options.device)
+    room = room_of(device)
+    half: Precision = "bf16" if room.bf16 else "fp16"
+    compute = ComputePlan(
+        device=room.kind,
+        graph="fp32" if options.fp32 or room.kind == "cpu" else "fp16",
+        training="fp32" if options.fp32 else half,
+        moments="fp32" if options.fp32 else "bf16",
+        recompute=not options.keep_activations,
+    )
+    return replace(job, recipe=recipe, compute=compute)
 
 
 def speed_latents(options: argparse.Namespace, job: QuantizationJob) -> LatentDataset:
@@ -60,7 +74,9 @@ def speed_latents(options: argparse.Namespace, job: QuantizationJob) -> LatentDa
         return open_latents(folder)
     prompts = job.prompts[: max(options.batches)]
     return write_latents(
-        LatentJob(job.model, job.plan, prompts, job.guidance, job.seed), folder, workers=Workers(options.device)
+        LatentJob(job.model, job.plan, prompts, job.guidance, job.seed, compute=job.compute),
+        folder,
+        workers=Workers(options.device),
     )
 
 
@@ -107,6 +123,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--fp32", action="store_true")
+    parser.add_argument("--learn", choices=("weights", "scales"), default="weights")
     parser.add_argument("--keep-activations", action="store_true", help="no gradient checkpointing")
     parser.add_argument("--offload", action="store_true", help="activations wait in the machine's memory (CUDA)")
     parser.add_argument("--work", type=Path, help="keeps the trajectories; a temporary folder when left out")
