@@ -158,8 +158,6 @@ def quantize(
     if unused := _unused_offload(job):
         note(unused)
     job, words = chosen_plan(job, method, most, budget)
-    for line in words:
-        note(line)
     space = checkpoint_bytes(job.model.folder, job.model.family.folders)
     require_disk(folder, space, "the checkpoint", "free some, or give another `out`")
     if prompts is not None:
@@ -167,6 +165,8 @@ def quantize(
             note(warning)
     job.model.load()
     require_same(job.model, listener(progress))
+    for line in words:
+        note(line)
     if work is not None and force and not resume:
         shutil.rmtree(work, ignore_errors=True)
     keep_plan(job)

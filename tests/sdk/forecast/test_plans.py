@@ -52,7 +52,8 @@ def test_plans_shrink_until_they_fit(job: QuantizationJob) -> None:
         taken.append(most(found))
         learns.append(found.recipe.training.learn)
     assert taken == sorted(taken, reverse=True) and taken[-1] < taken[0]
-    assert learns[0] == "weights" and learns[-1] == "scales"
+    assert learns[0] == "weights"
+    assert best_plan(job, "s2p", Room("cpu", 1)).recipe.training.learn == "scales", "the last resort"
     with pytest.raises(S2PError, match=r"needs .* GiB of memory at least and 0\.0 GiB are there"):
         planned(job, "s2p", Room("cpu", 20 << 20))
 

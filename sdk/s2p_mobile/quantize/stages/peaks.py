@@ -104,30 +104,35 @@ def forward_bytes(structure: UNetStructure, tokens: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def waiting_bytes(structure: UNetStructure, tokens: int) -> tuple[int, int]:
-    """What waits of one sample at the entrance of a block, state and skips, where it is most; and the most that the tensor inputs
-    of a unit and its output are. float32.
+    """What waits of one sample while the graph is walked from one :class:`~s2p_converters.core.graph.Unit` to the next, where it is
+    most: state and skips, and the state that comes; and the most that the tensor inputs of a module and its output are. float32.
 
     Args:
         tokens: N of the text.
     """
     unet = _empty_graph(structure)
-    entrances: list[int] = []
-    units = [0]
+    modules = [0]
 
-    def enter(module: nn.Module, given: tuple[Any, ...]) -> None:
-        x, skips = given[0], given[1]
-        entrances.append(sum(tensor.nbytes for tensor in (x, *skips)))
+    def inside(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            tensors = [tensor for tensor in given if isinstance(tensor, Tensor)]
+            modules[0] = max(modules[0], sum(tensor.nbytes for tensor in (*tensors, output)))
 
-    def inside(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        units[0] = max(units[0], sum(tensor.nbytes for tensor in given if isinstance(tensor, Tensor)) + output.nbytes)
-
-    for _, block in unet.named_blocks():
-        block.register_forward_pre_hook(enter)
-        for module in recomputed_modules(block):
-            module.register_forward_hook(inside)
+    for unit in unet.units():
+        for part in unit.modules.values():
+            for module in part.modules():
+                module.register_forward_hook(inside)
+    x, step, context = inputs_without_numbers(structure, 1, tokens)
+    skips: list[Tensor] = []
+    most = 0
     with torch.no_grad():
-        unet(*inputs_without_numbers(structure, 1, tokens))
-    return max(entrances), units[0]
+        row = unet.row(step)
+        for unit in unet.units():
+            before = [x, *skips]
+            x = unit(x, skips, context, row)
+            added = skips[len(before) - 1 :]
+            most = max(most, sum(tensor.nbytes for tensor in (*before, x, *added)))
+    return most, modules[0]
 
 
 @dataclass(frozen=True)
