@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from s2p_runtime.hosts.coreml.mil import Program, Weight
-from s2p_runtime.hosts.coreml.mil.types import ElementType, unpack_bits
+from s2p_runtime.hosts.coreml.mil.decompress import DECOMPRESSORS
+from s2p_runtime.hosts.coreml.mil.interpreter import DenseWeights
+from s2p_runtime.hosts.coreml.mil.types import ElementType, look_up, unpack_bits
 
 Array = np.ndarray[Any, Any]
 
@@ -214,7 +216,34 @@ def test_weights_do_not_depend_on_the_cache(save_package: Any, rng: np.random.Ge
         np.testing.assert_array_equal(result, results[0])
 
 
-@pytest.mark.parametrize(("name", "bits"), [("uint1", 1), ("uint2", 2), ("uint3", 3), ("int4", 4), ("uint4", 4), ("uint6", 6)])
+@pytest.mark.parametrize(("compute", "size"), [("declared", 4), ("float64", 8)])
+def test_weights_of_a_function_are_kept_all_or_none(
+    compute: str, size: int, open_program: Any, rng: np.random.Generator
+) -> None:
+    matrices = [rng.standard_normal((16, 16)).astype(np.float16) for _ in range(2)]
+
+    def build(mb: Any, x: Any) -> Any:
+        for matrix in matrices:
+            x = mb.linear(x=x, weight=matrix)
+        return x
+
+    function = open_program({"x": ((2, 16), "float16")}, build).function()
+    read = {name for operation in function.operations for name in operation.reads if name in function.constants}
+    needed = size * sum(function.constants[name].type.count for name in read)
+    assert needed >= size * 512
+    first = function.constants[next(name for name in read if function.constants[name].type.count == 256)]
+    for budget in (needed, needed - 1):
+        weights, exact = DenseWeights(budget), compute == "float64"
+        found = [weights.get(function, first, exact) for _ in range(2)]
+        assert (found[0] is found[1]) == (budget == needed)
+        np.testing.assert_array_equal(*(each.numpy() for each in found))
+        assert found[0].element_size() == size
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("uint1", 1), ("uint2", 2), ("uint3", 3), ("int4", 4), ("uint4", 4), ("uint5", 5), ("uint6", 6), ("int7", 7)],
+)
 def test_unpack_bits(name: str, bits: int) -> None:
     signed = name.startswith("int")
     element = ElementType(name, "int", bits, np.dtype(np.int8 if signed else np.uint8))
@@ -223,3 +252,18 @@ def test_unpack_bits(name: str, bits: int) -> None:
     packed = np.frombuffer(number.to_bytes(-(-11 * bits // 8), "little"), np.uint8)
     expected = [value - 2**bits if signed and value >= 2 ** (bits - 1) else value for value in values]
     np.testing.assert_array_equal(unpack_bits(packed, element, 11), expected)
+
+
+def test_look_up(rng: np.random.Generator) -> None:
+    table, indices = rng.standard_normal((200, 3)), rng.integers(0, 200, (3, 50_000)).astype(np.uint8)
+    np.testing.assert_array_equal(look_up(table, indices), table[indices])
+    assert look_up(table, indices[:, :0]).shape == (3, 0, 3)
+    for outside in (200, -1):
+        with pytest.raises(IndexError, match="table of 200 entries"):
+            look_up(table, np.array([0, outside]))
+
+
+def test_an_index_beyond_its_group_finds_no_other_groups_entry() -> None:
+    parts = {"indices": np.array([[0, 3]], np.uint8), "lut": np.zeros((1, 2, 3, 1), np.float16)}
+    with pytest.raises(IndexError, match="index 3 in a table of 3 entries"):
+        DECOMPRESSORS["constexpr_lut_to_dense"](parts, np.dtype(np.float32))

@@ -6,7 +6,8 @@ Example:
 """
 
 from s2p_runtime.hosts.coreml.mil.constants import Constant, Weight
-from s2p_runtime.hosts.coreml.mil.graph import Function, NamedType, Operation
+from s2p_runtime.hosts.coreml.mil.graph import Function
+from s2p_runtime.hosts.coreml.mil.operations import NamedType, Operation
 from s2p_runtime.hosts.coreml.mil.program import Program, load_program
 from s2p_runtime.hosts.coreml.mil.types import ElementType, TensorType
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2p_runtime.errors import S2PError
-from s2p_runtime.hosts.coreml.mil.constants import Constant
-from s2p_runtime.hosts.coreml.mil.graph import Argument, Operation
+from s2p_runtime.hosts.coreml.mil.constants import Constant, Weight
+from s2p_runtime.hosts.coreml.mil.operations import Argument, Operation
 from s2p_runtime.hosts.coreml.mil.types import ElementType
 
 # torch lacks arithmetic on uint16, uint32 and uint64, so those travel in the next wider signed type.
@@ -32,6 +32,14 @@ def to_tensor(array: NDArray[Any], element: ElementType) -> Tensor:
     if array.dtype.name in _WIDER:
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, order="C")).to(dtype)
+
+
+def weight_tensor(weight: Weight, exact: bool) -> Tensor:
+    """The dense value of a weight, copied only where it is a view of the package's file; ``exact`` as in :meth:`Weight.dense`."""
+    dense = weight.dense(exact=exact)
+    if weight.type.element.kind != "float":
+        return to_tensor(dense, weight.type.element)
+    return torch.from_numpy(np.require(dense, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
 
 
 class OpCall:

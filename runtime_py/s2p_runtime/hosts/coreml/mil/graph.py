@@ -8,31 +8,9 @@ from typing import Any
 
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil.constants import Constant, Weight, read_constant
-from s2p_runtime.hosts.coreml.mil.types import TensorType, tensor_type
-
-Argument = str | Constant
-"""A value's name, or a literal that stands in the operation itself."""
-
-
-@dataclass(frozen=True)
-class NamedType:
-    name: str
-    type: TensorType
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One run-time operation.
-
-    Attributes:
-        kind: operation type, e.g. ``conv``.
-        outputs: names and declared types.
-        arguments: by parameter name; parameters that take several values (``values`` of concat) have several.
-    """
-
-    kind: str
-    outputs: tuple[NamedType, ...]
-    arguments: Mapping[str, tuple[Argument, ...]]
+from s2p_runtime.hosts.coreml.mil.fusion import fused
+from s2p_runtime.hosts.coreml.mil.operations import Argument, NamedType, Operation
+from s2p_runtime.hosts.coreml.mil.types import tensor_type
 
 
 @dataclass(frozen=True)
@@ -44,7 +22,8 @@ class Function:
         inputs, outputs: in program order.
         constants: ``const`` and ``constexpr_*`` values by name, not yet read.
         operations: everything else, in program order.
-        last_use: for each operation, the names whose values nothing after it reads.
+        evaluated: what is evaluated in their place, see :mod:`fusion`.
+        last_use: for each of ``evaluated``, the names whose values nothing after it reads.
     """
 
     name: str
@@ -52,6 +31,7 @@ class Function:
     outputs: tuple[NamedType, ...]
     constants: Mapping[str, Weight]
     operations: tuple[Operation, ...]
+    evaluated: tuple[Operation, ...] = field(repr=False)
     last_use: tuple[tuple[str, ...], ...] = field(repr=False)
 
 
@@ -86,7 +66,9 @@ def read_function(name: str, message: Any, blob: Callable[..., Any]) -> Function
     if missing:
         raise S2PError(f"function {name} returns {missing[0]}, which nothing defines", "convert the model again")
     outputs = tuple(NamedType(output, types[output]) for output in block.outputs)
-    return Function(name, inputs, outputs, constants, tuple(operations), _last_use(operations, {o.name for o in outputs}))
+    kept = {output.name for output in outputs}
+    evaluated = fused(operations, constants, kept)
+    return Function(name, inputs, outputs, constants, tuple(operations), tuple(evaluated), _last_use(evaluated, kept))
 
 
 def _arguments(message: Any, blob: Callable[..., Any]) -> dict[str, tuple[Argument, ...]]:
@@ -124,8 +106,7 @@ def _last_use(operations: list[Operation], kept: set[str]) -> tuple[tuple[str, .
     seen = set(kept)
     drops: list[tuple[str, ...]] = []
     for operation in reversed(operations):
-        names = [argument for values in operation.arguments.values() for argument in values if isinstance(argument, str)]
-        names += [output.name for output in operation.outputs]
+        names = [*operation.reads, *(output.name for output in operation.outputs)]
         final = tuple(dict.fromkeys(name for name in names if name not in seen))
         seen.update(final)
         drops.append(final)

@@ -10,39 +10,51 @@ from torch import Tensor
 
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil import ops  # noqa: F401  (fills IMPLEMENTATIONS)
-from s2p_runtime.hosts.coreml.mil.calls import IMPLEMENTATIONS, OpCall, carrier, to_tensor
+from s2p_runtime.hosts.coreml.mil.calls import IMPLEMENTATIONS, OpCall, carrier, weight_tensor
 from s2p_runtime.hosts.coreml.mil.constants import Constant, Weight
-from s2p_runtime.hosts.coreml.mil.graph import Argument, Function, NamedType, Operation
+from s2p_runtime.hosts.coreml.mil.graph import Function
+from s2p_runtime.hosts.coreml.mil.operations import Argument, NamedType, Operation
 
 Compute = Literal["declared", "float64"]
 
 
 class DenseWeights:
-    """Decompressed weights as tensors, kept for the next run while they fit a budget.
+    """Decompressed weights as tensors. Those of a function are kept for its next run if all of them fit a budget, else none: a part
+    of them would save little time, and lie scattered in memory between the blocks that are freed.
 
     Args:
-        budget: bytes to keep; what does not fit is decompressed again at every use.
+        budget: bytes to keep.
     """
 
     def __init__(self, budget: int) -> None:
         self._free = budget
-        self._kept: dict[tuple[str, str, bool], Tensor] = {}
+        self._kept: dict[tuple[str, bool], dict[str, Tensor] | None] = {}
 
-    def get(self, function: str, weight: Weight, exact: bool) -> Tensor:
+    def get(self, function: Function, weight: Weight, exact: bool) -> Tensor:
         """The dense value of a floating-point or integer weight; ``exact`` as in :meth:`Weight.dense`."""
-        key = (function, weight.name, exact)
-        if key in self._kept:
-            return self._kept[key]
-        value = to_tensor(weight.dense(exact=exact), weight.type.element)
+        kept = self._place(function, exact)
+        if kept is not None and weight.name in kept:
+            return kept[weight.name]
+        value = weight_tensor(weight, exact)
         # Half-precision weights are kept as computed with, so that repeated runs do not widen them again.
         value = value.float() if value.dtype == torch.float16 else value
-        size = value.numel() * value.element_size()
-        if size <= self._free:
-            self._free -= size
-            self._kept[key] = value
+        if kept is not None:
+            kept[weight.name] = value
         return value
 
+    def _place(self, function: Function, exact: bool) -> dict[str, Tensor] | None:
+        """Where weights of the function are kept, ``None`` when they are not; at first sight it takes its share of the budget."""
+        key = (function.name, exact)
+        if key not in self._kept:
+            names = {name for operation in function.evaluated for name in operation.reads if name in function.constants}
+            size = sum(function.constants[name].type.count for name in names) * (8 if exact else 4)
+            fits = size <= self._free
+            self._free -= size if fits else 0
+            self._kept[key] = {} if fits else None
+        return self._kept[key]
 
+
+@torch.no_grad()
 def evaluate(function: Function, feeds: Mapping[str, Tensor], compute: Compute, weights: DenseWeights) -> dict[str, Tensor]:
     """Run ``function`` on ``feeds`` (one tensor for each input, in its carrier dtype).
 
@@ -72,9 +84,9 @@ def evaluate(function: Function, feeds: Mapping[str, Tensor], compute: Compute, 
             source = weight.sources["val"]
             assert isinstance(source, Constant)
             return source
-        return weights.get(function.name, weight, exact)
+        return weights.get(function, weight, exact)
 
-    for operation, finished in zip(function.operations, function.last_use, strict=True):
+    for operation, finished in zip(function.evaluated, function.last_use, strict=True):
         for output, value in zip(operation.outputs, _apply(operation, OpCall(operation, resolve, arithmetic)), strict=True):
             values[output.name] = _settle(operation, output, value, exact)
         for name in finished:
@@ -95,8 +107,7 @@ def _stored(value: Tensor, declared: tuple[NamedType, ...], name: str, exact: bo
 
 def _apply(operation: Operation, call: OpCall) -> list[Tensor]:
     try:
-        with torch.no_grad():
-            result = IMPLEMENTATIONS[operation.kind](call)
+        result = IMPLEMENTATIONS[operation.kind](call)
     except (RuntimeError, ValueError, LookupError, TypeError, OverflowError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise S2PError(f"operation {call.label} failed: {reason}", "the package is damaged, convert it again") from error

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil.constants import Weight
-from s2p_runtime.hosts.coreml.mil.graph import Function, NamedType
+from s2p_runtime.hosts.coreml.mil.graph import Function
+from s2p_runtime.hosts.coreml.mil.operations import NamedType
 from s2p_runtime.hosts.coreml.mil.package import read_package
 from s2p_runtime.hosts.coreml.mil.types import ElementType
 
@@ -122,7 +123,8 @@ def load_program(path: Path | str, *, weight_cache_bytes: int = _WEIGHT_CACHE_BY
 
     Args:
         path: the folder.
-        weight_cache_bytes: how many bytes of decompressed weights to keep between runs.
+        weight_cache_bytes: how many bytes of decompressed weights to keep between runs. A function whose weights do not fit
+            decompresses each when it needs it and lets it go.
 
     Raises:
         S2PError: no such package, a damaged one, or one without an ML program.

@@ -6,6 +6,7 @@ in the dtype of its arguments; rounding to the declared dtype is the interpreter
 
 from s2p_runtime.hosts.coreml.mil.ops import (
     activation,
+    attention,
     convolution,
     elementwise,
     indexing,
@@ -20,6 +21,7 @@ from s2p_runtime.hosts.coreml.mil.ops import (
 
 __all__ = [
     "activation",
+    "attention",
     "convolution",
     "elementwise",
     "indexing",

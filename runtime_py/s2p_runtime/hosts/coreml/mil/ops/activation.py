@@ -75,7 +75,7 @@ def gelu(call: OpCall) -> Tensor:
     """EXACT: x Phi(x). TANH_APPROXIMATION: Hendrycks & Gimpel (2016). SIGMOID_APPROXIMATION: x sigmoid(1.702 x)."""
     x, mode = call.tensor("x"), call.text("mode", "EXACT")
     if mode == "EXACT":
-        return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+        return functional.gelu(x)
     if mode == "TANH_APPROXIMATION":
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     if mode == "SIGMOID_APPROXIMATION":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from s2p_runtime.hosts.coreml.mil.calls import OpCall, implements
 
@@ -30,6 +31,9 @@ def layer_norm(call: OpCall) -> Tensor:
     """Normalize over ``axes`` (all when absent); gamma and beta have the shape of those axes."""
     x = call.tensor("x")
     axes = sorted(axis % x.dim() for axis in call.ints("axes", range(x.dim())))
+    if axes == list(range(x.dim() - len(axes), x.dim())):
+        sizes = list(x.shape[axes[0] :])
+        return functional.layer_norm(x, sizes, call.optional("gamma"), call.optional("beta"), call.number("epsilon", 1e-5))
     shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
     return _affine(call, _standardize(x, axes, call.number("epsilon", 1e-5)), shape)
 

@@ -22,21 +22,22 @@ def _along_axis(call: OpCall, parameter: Tensor, rank: int) -> Tensor:
 def quantize(call: OpCall) -> Tensor:
     """clip(round(input / scale) + zero_point) to int8 or uint8; ties round to even, the clip saturates."""
     x = call.tensor("input")
-    steps = torch.round(x / _along_axis(call, call.tensor("scale"), x.dim()))
+    steps = torch.div(x, _along_axis(call, call.tensor("scale"), x.dim())).round_()
     zero_point = call.optional("zero_point")
     if zero_point is not None:
-        steps = steps + _along_axis(call, zero_point, x.dim()).to(steps.dtype)
+        steps += _along_axis(call, zero_point, x.dim()).to(steps.dtype)
     name = call.text("output_dtype")
     if name not in _RANGES:
         raise call.unsupported(f"quantizes to {name}")
-    return torch.clamp(steps, *_RANGES[name])
+    return steps.clamp_(*_RANGES[name])
 
 
 @implements("dequantize")
 def dequantize(call: OpCall) -> Tensor:
     """scale * (input - zero_point)."""
-    q = call.tensor("input").to(call.dtype)
+    q = call.tensor("input").to(call.dtype, copy=True)
     zero_point = call.optional("zero_point")
     if zero_point is not None:
-        q = q - _along_axis(call, zero_point, q.dim()).to(call.dtype)
-    return _along_axis(call, call.tensor("scale"), q.dim()) * q
+        q -= _along_axis(call, zero_point, q.dim()).to(call.dtype)
+    q *= _along_axis(call, call.tensor("scale"), q.dim())
+    return q
