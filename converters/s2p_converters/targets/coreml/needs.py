@@ -5,8 +5,8 @@ from __future__ import annotations
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.needs import LIBRARIES, float_bytes
 
-# Measured with benchmarks/full_size.py, networks of 142M to 2.57B parameters: peaks lie 6 to 31% below what these give, SDXL's at small
-# latents, where activations are small too, further.
+# Measured with benchmarks/full_size.py, networks of 142M to 2.57B parameters: peaks lie 6 to 31% below what these give, SDXL's at
+# small latents, where activations are small too, further.
 _BYTES_PER_WEIGHT = 1.5
 """Memory for each weight: the file that is written and read back, and the checkpoint's own pages."""
 _CHECK_PER_WEIGHT = 3
