@@ -150,7 +150,8 @@ def _run(model: Model, pipeline: Any, plan: SamplingPlan, text: str, guidance: f
                 generator=generator, output_type="pt", callback_on_step_end=keep, **sizes,
             )  # fmt: skip
     except Exception as error:
-        raise refused(model, "draw with", error) from error
+        under = f" under {type(pipeline.scheduler).__name__} at {model.steps} steps"
+        raise refused(model, "draw with", error, under) from error
     return recording
 
 

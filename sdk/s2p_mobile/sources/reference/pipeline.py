@@ -87,10 +87,14 @@ def open_pipeline(model: Model) -> Any:
     return pipeline
 
 
-def refused(model: Model, verb: str, error: Exception) -> S2PError:
-    """diffusers cannot open, or draw with, a model."""
+def refused(model: Model, verb: str, error: Exception, under: str = "") -> S2PError:
+    """diffusers cannot open, or draw with, a model.
+
+    Args:
+        under: what it draws with, in words.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
-    return S2PError(f"diffusers itself cannot {verb} {model.name} ({text})", "export the model again with diffusers")
+    return S2PError(f"diffusers itself cannot {verb} {model.name}{under} ({text})", "export the model again with diffusers")
 
 
 def with_denoiser(pipeline: Any, name: str, recording: Recording, generator: torch.Generator, chosen: set[int]) -> None:
