@@ -49,7 +49,7 @@ from s2p_runtime.progress import Silent
 SETTINGS: Mapping[str, tuple[int, int]] = {"W8A8": (8, 8), "W4A8": (4, 8), "W3A8": (3, 8), "W4A6": (4, 6)}
 """Weight and activation bits; below 8 weight bits the 5% most sensitive layers have 8, or :data:`BUDGET` applies."""
 
-BUDGET = {"candidates": [2, 4, 6, 8], "ranking": "sqnr"}
+BUDGET = {"candidates": [2, 4, 6, 8], "ranking": "linear"}
 """How widths are shared out in the rows that choose every layer's: of the same average as with 5% of the layers at 8 bits."""
 
 TOP = {"top": "5%", "bits": 8, "ranking": "fisher"}

@@ -12,6 +12,7 @@ from s2p_converters.core.resources import available_memory
 from s2p_mobile.quantize.compute import ComputePlan, Precision
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.stages import Stage
+from s2p_mobile.quantize.words import size_words
 from s2p_mobile.sources.device import choose_device
 from s2p_runtime.errors import S2PError
 
@@ -43,13 +44,23 @@ class Room:
         """Whether every stage has room."""
         return all(self._fits(stage) for stage in stages)
 
-    def _fits(self, stage: Stage) -> bool:
+    def taken(self, stage: Stage) -> int:
+        """What a stage takes of :attr:`device`: all that it holds, where there is one memory."""
         memory = stage.memory
-        if self.kind != "cuda" or stage.on_host:
-            limit = self.host if stage.on_host and self.kind == "cuda" else self.device
-            return limit is None or memory.on_device + memory.on_host <= _SPARE * limit
-        on_device = self.device is None or memory.on_device + _CONTEXT <= _SPARE * self.device
-        return on_device and (self.host is None or memory.on_host <= _SPARE * self.host)
+        if self.kind != "cuda":
+            return memory.on_device + memory.on_host
+        return 0 if stage.on_host else memory.on_device + _CONTEXT
+
+    def _beside(self, stage: Stage) -> int:
+        """What it takes of :attr:`host`."""
+        memory = stage.memory
+        if self.kind != "cuda":
+            return 0
+        return memory.on_host + (memory.on_device if stage.on_host else 0)
+
+    def _fits(self, stage: Stage) -> bool:
+        pairs = ((self.taken(stage), self.device), (self._beside(stage), self.host))
+        return all(limit is None or needed <= _SPARE * limit for needed, limit in pairs)
 
 
 def room_of(device: torch.device, memory: int | None = None) -> Room:
@@ -88,16 +99,12 @@ def planned(job: QuantizationJob, method: str, room: Room) -> QuantizationJob:
     stages = stages_of(found, method)
     if room.holds(stages):
         return found
-    stage = max(stages, key=lambda each: _needed(each, room))
+    stage = max(stages, key=room.taken)
     raise S2PError(
-        f"{stage.name} needs {_gib(_needed(stage, room))} of memory at least and {_gib(room.device or 0)} are there",
+        f"{stage.name} needs {size_words(room.taken(stage))} of memory at least and {size_words(room.device or 0)} are there",
         "close other programs, choose another `device`, or a smaller picture by `size`",
         "memory",
     )
-
-
-def _needed(stage: Stage, room: Room) -> int:
-    return stage.memory.on_device + (0 if room.kind == "cuda" else stage.memory.on_host)
 
 
 def stages_of(job: QuantizationJob, method: str) -> list[Stage]:
@@ -170,7 +177,3 @@ def plan_words(job: QuantizationJob) -> str:
 def plan_here(job: QuantizationJob, method: str, memory: int | None) -> QuantizationJob:
     """:func:`planned` for the job's own device."""
     return planned(job, method, room_of(choose_device(job.device), memory))
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

@@ -149,11 +149,13 @@ def test_verify_finds_what_checksums_cannot(
 
 def test_bundle_draws_the_floating_point_picture(place: Path, bundle: Path) -> None:
     prompt = ("a red apple on a blue background", "--seed", "1")
+    # A model that is opened for the first time is compared with diffusers, which has a line of its own.
+    command(place, "generate", "demo", *prompt, "--steps", "1", "--out", "first.png")
     for source, name in (("demo", "fp.png"), (str(bundle), "quantized.png")):
         result = command(place, "generate", source, *prompt, "--out", name)
         assert result.returncode == 0, result.stderr
-        # One line at the end, and one now and then where it takes long; a model that is opened for the first time is compared first.
-        assert all(line.startswith(("drawing: ", "comparing ")) for line in result.stderr.splitlines()) and result.stderr
+        # One line at the end, and one now and then where it takes long.
+        assert all(line.startswith("drawing: ") for line in result.stderr.splitlines()) and result.stderr
     fp, quantized = (np.asarray(Image.open(place / name), np.float64) for name in ("fp.png", "quantized.png"))
     assert fp.shape == (64, 64, 3)
     assert fp[..., 2][:8, :8].mean() > fp[..., 0][:8, :8].mean() + 50, "the corner is blue"

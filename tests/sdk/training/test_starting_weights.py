@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -198,6 +199,23 @@ def test_method_gptq_is_nearer_to_fp_than_nearest_rounding(make_job: MakeJob, la
         better += error(layers[name]) < error(nearest[name])
     # Other calls than those GPTQ saw (and the layer at 8 bits may go either way): nearly all layers gain.
     assert better >= 0.9 * len(layers)
+
+
+MOMENTS = importlib.import_module("s2p_mobile.quantize.moments")
+
+
+def test_groups_of_layers_are_rounded_as_all_together(
+    make_job: MakeJob, latents: LatentDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments that do not fit into the memory at once: the calls run once for each group, and the weights are the same."""
+    job = make_job({"start": {"calls": 6}, "loss": {"calls": "uniform"}}, latents=latents.folder)
+    together = prepare(job, latents, torch.device("cpu")).weights
+    layers = job.layers
+    limit = sum(MOMENTS.moment_bytes(layer) for layer in layers) // 3
+    monkeypatch.setattr(MOMENTS, "MEMORY_BYTES", limit)
+    assert len(list(MOMENTS.layer_groups(layers))) >= 3
+    apart = prepare(job, latents, torch.device("cpu")).weights
+    assert list(apart) == list(together) and all(torch.equal(apart[name], together[name]) for name in together)
 
 
 def test_prompts_are_used_again_with_other_seeds(make_job: MakeJob, latents: LatentDataset, tmp_path: Path) -> None:

@@ -248,8 +248,7 @@ def test_accumulated_micro_batches_are_one_batch(
         run = trainer(make_job({"batch": batch, "accumulate": accumulate}), start, latents, folder)
         losses.append([run._step(Guard(run.rule.guard), False, False)[0].loss for _ in range(2)])
     # float32 sums in another order; the second loss follows a step of Adam, which divides by the gradient's size.
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
-    assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-2)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_stored_features_stand_for_computed_ones(

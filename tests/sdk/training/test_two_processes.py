@@ -114,7 +114,7 @@ def alone() -> dict[str, Training]:
     return {}
 
 
-@pytest.mark.parametrize(("pipeline", "shards"), [("s2p", False), ("s2p", True)])
+@pytest.mark.parametrize(("pipeline", "shards"), [("s2p", False), ("s2p", True), ("serial", False)])
 def test_same_latents_and_same_loss(
     make_job: Callable[..., QuantizationJob], alone: dict[str, Training], tmp_path: Path, pipeline: str, shards: bool
 ) -> None:
@@ -127,6 +127,8 @@ def test_same_latents_and_same_loss(
     # gradient by its own size and so enlarges last-place differences of the tiny ones.
     assert two.losses[0] == pytest.approx(one.losses[0], rel=1e-5)
     assert two.losses == pytest.approx(one.losses, rel=1e-3)
+    if pipeline == "serial":  # keeps the state of the beginning: its losses are out of the ordinary
+        return
     states = [all_tensors(training.state) for training in (one, two)]
     # Gathered from the processes: the same tensors of the same shapes, so that any number of processes can go on.
     assert {name: value.shape for name, value in states[0].items()} == {name: value.shape for name, value in states[1].items()}

@@ -10,6 +10,7 @@ from s2p_mobile.quantize.forecast.timing import Timing
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.planning import stages_of
 from s2p_mobile.quantize.stages.parts import float_network
+from s2p_mobile.quantize.words import time_words
 from s2p_mobile.sources.device import choose_device
 from s2p_runtime.errors import S2PError
 
@@ -46,10 +47,10 @@ def within_budget(job: QuantizationJob, method: str, seconds: float) -> tuple[Qu
 
     whole = timing.seconds
     if whole <= seconds:
-        return job, f"budget: the whole recipe, about {_time(whole)}"
+        return job, f"budget: the whole recipe, about {time_words(whole)}"
     if takes(_LEAST) > seconds:
         raise S2PError(
-            f"the smallest counts of {job.recipe.name} take about {_time(takes(_LEAST))} on this device",
+            f"the smallest counts of {job.recipe.name} take about {time_words(takes(_LEAST))} on this device",
             "give more `budget`, or a quicker recipe or method",
             "budget",
         )
@@ -60,8 +61,5 @@ def within_budget(job: QuantizationJob, method: str, seconds: float) -> tuple[Qu
     chosen = scaled(job.recipe, low)
     before, after = counts_of(job.recipe), counts_of(chosen)
     listing = ", ".join(f"{after[name]} of {count} {name}" for name, count in before.items() if after[name] != count)
-    return replace(job, recipe=chosen), f"budget: {listing}; about {_time(takes(low))}, the whole recipe takes {_time(whole)}"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    words = f"budget: {listing}; about {time_words(takes(low))}, the whole recipe takes {time_words(whole)}"
+    return replace(job, recipe=chosen), words

@@ -170,7 +170,6 @@ def _elsewhere(timing: Timing, gpu: Gpu, start: float, job: QuantizationJob, met
     there_job = best_plan(job, method, gpu.room)
     stages = stages_of(there_job, method)
     there, host = timing.gpu_seconds(gpu, there_job.compute)
-    taken = [stage.memory.on_device + (0 if gpu.kind == "cuda" else stage.memory.on_host) for stage in stages]
     precision = there_job.compute.training
     return DeviceForecast(
         name=gpu.name,
@@ -181,5 +180,5 @@ def _elsewhere(timing: Timing, gpu: Gpu, start: float, job: QuantizationJob, met
         fits=gpu.room.holds(stages),
         plan=there_job.compute,
         plan_words=plan_words(there_job),
-        memory_bytes=max(taken),
+        memory_bytes=max(map(gpu.room.taken, stages)),
     )

@@ -74,18 +74,7 @@ def reconstructed_weights(
     learn = partial(learn_rounding, rule=rule, generator=generator)
     detail = f"({rule.iterations} iterations a unit, {calls.count} samples)"
     with waiting_room(device, job.compute.graph_dtype, job.compute.waiting, job.work) as room:
-        reconstruct(
-            network,
-            calls,
-            learn,
-            rule.quantized_inputs,
-            job.progress,
-            WEIGHTS_STAGE,
-            detail,
-            kept=kept,
-            room=room,
-            together=job.compute.samples,
-        )
+        reconstruct(job, network, calls, learn, rule.quantized_inputs, WEIGHTS_STAGE, detail, room, kept)
     return RoundedWeights(network.layers)
 
 

@@ -19,7 +19,6 @@ from s2p_mobile.quantize.rounding.calls import CalibrationCalls
 from s2p_mobile.quantize.rounding.layers import InputGrid, RoundedLayer
 from s2p_mobile.quantize.rounding.rounded import RoundedNetwork
 from s2p_mobile.quantize.rounding.waiting import Rows, WaitingRoom
-from s2p_runtime.progress import Progress
 
 WEIGHTS_STAGE = "learning the rounding of weights"
 SCALES_STAGE = "learning activation scales"
@@ -257,17 +256,15 @@ class Kept(Protocol):
 
 
 def reconstruct(
+    job: QuantizationJob,
     network: RoundedNetwork,
     calls: CalibrationCalls,
     learn: LearnUnit,
     quantized_inputs: bool,
-    progress: Progress,
     title: str,
-    detail: str = "",
-    kept: Kept | None = None,
-    *,
+    detail: str,
     room: WaitingRoom,
-    together: int = 16,
+    kept: Kept | None = None,
 ) -> None:
     """Let every unit learn in the order in which they run.
 
@@ -275,14 +272,14 @@ def reconstruct(
         learn: called for every unit.
         quantized_inputs: units see the student's own inputs, else the FP model's.
         title, detail: of the progress stage.
-        kept: where finished units are kept, if anywhere.
         room: where samples wait.
-        together: samples that walk at a time.
+        kept: where finished units are kept, if anywhere.
     """
     units = [unit for unit, _ in reconstruction_units(network.specs)]
+    together = job.compute.samples
     fp = BlockWalk(network.teacher, calls, room, together=together)
     own = BlockWalk(network.student, calls, room, network.precision, together) if quantized_inputs else None
-    with progress.stage(title, len(units)) as advance:
+    with job.progress.stage(title, len(units)) as advance:
         for name in units:
             unit = network.student.get_submodule(name)
             if kept is None or not kept.restore(name, unit):
@@ -335,17 +332,7 @@ def reconstruct_weights(
     rule = scaled_rounding(job, published)
     learn = partial(learn_rounding, rule=rule, generator=torch.Generator().manual_seed(job.seed))
     detail = f"({rule.iterations} iterations a unit, {published.iterations} published; {calls.count} samples)"
-    reconstruct(
-        network,
-        calls,
-        learn,
-        rule.quantized_inputs,
-        job.progress,
-        WEIGHTS_STAGE,
-        detail,
-        room=room,
-        together=job.compute.samples,
-    )
+    reconstruct(job, network, calls, learn, rule.quantized_inputs, WEIGHTS_STAGE, detail, room)
 
 
 def reconstruct_scales(
@@ -355,4 +342,4 @@ def reconstruct_scales(
     rule = scaled_scales(job, published)
     learn = partial(learn_scales, rule=rule, generator=torch.Generator().manual_seed(job.seed + 1))
     detail = f"({rule.iterations} iterations a unit, {published.iterations} published)"
-    reconstruct(network, calls, learn, False, job.progress, SCALES_STAGE, detail, room=room, together=job.compute.samples)
+    reconstruct(job, network, calls, learn, False, SCALES_STAGE, detail, room)

@@ -12,6 +12,7 @@ size of SD v1-4 rounded weights and their ratios alone would be 6.4 GiB.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ class _Parts:
         if self.step is None:
             return by_rounded.to(self.x.dtype), None
         ratio, integers = self._rounded()
-        low, high = self.grids.activation or (0, 0)
+        assert self.grids.activation is not None
+        low, high = self.grids.activation
         by_rounded = by_rounded.to(ratio.dtype)
         through = by_rounded * ((ratio >= low) & (ratio <= high))
         by_step = None
@@ -219,7 +221,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, shape: torch.Size, spec: LayerSpec
     return conv2d_weight(x, list(shape), grad, spec.stride, spec.padding)
 
 
-class StudentLayer(nn.Module):
+class StudentLayer(nn.Module, ABC):
     """A quantized layer whose scales and bias are learned.
 
     Attributes:
@@ -238,18 +240,18 @@ class StudentLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(spec.out_channels)) if spec.bias else None
         self.register_buffer("base", torch.ones(spec.out_channels))
 
+    @abstractmethod
     def start_from(self, layer: FloatLayer, scale: Tensor) -> None:
         """Take a float layer's weights and the initial scales [C_out]."""
-        raise NotImplementedError
 
     @property
     def scale(self) -> Tensor:
         """Present weight scales, fp16-representable, [C_out]."""
         return Snap.apply(self.base * self.log_scale.exp(), _to_half)
 
+    @abstractmethod
     def integers(self) -> Tensor:
         """Present integers, int8 [C_out, ...]: those of the forward pass."""
-        raise NotImplementedError
 
     def _product(
         self, x: Tensor, row: StepRow, weight: Tensor, held: Tensor | None = None, flips: Tensor | None = None

@@ -27,8 +27,8 @@ def saved_on_host(enabled: bool) -> AbstractContextManager[None]:
     def pack(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
         if isinstance(tensor, nn.Parameter):
             return tensor
-        # In the same order in memory: a product of a tensor laid out otherwise may round its sums otherwise.
-        waiting = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+        # Laid out as it is, gaps included: a product of a tensor laid out otherwise may round its sums otherwise.
+        waiting = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, pin_memory=pinned)
         waiting.copy_(tensor, non_blocking=pinned)
         return tensor.device, waiting
 
