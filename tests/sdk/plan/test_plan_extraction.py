@@ -250,3 +250,17 @@ def test_a_scheduler_that_clips_in_secret_is_found_out(monkeypatch: Any) -> None
     monkeypatch.setattr(kind, "step", clipping)
     with pytest.raises(S2PError, match="not linear"):
         extract_plan(make_scheduler("ddim", STABLE_DIFFUSION), 10)
+
+
+def test_a_step_that_multiplies_a_state_beyond_float32_is_refused() -> None:
+    # By hand: in the form of noise prediction a step multiplies the state by alpha_t / alpha_s, and of a cosine schedule
+    # alpha_s at t = 999 is sqrt(2.4e-9).
+    settings = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "algorithm_type": "dpmsolver"}
+    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(settings)
+    start = float(scheduler.alphas_cumprod[-1]) ** 0.5
+    with pytest.raises(
+        S2PError, match=rf"DPMSolverMultistepScheduler at 1 steps multiplies a state by {1 / start:.0f}"[:-3]
+    ) as caught:
+        extract_plan(scheduler, 1)
+    assert caught.value.field == "scheduler"
+    assert extract_plan(scheduler, 50).calls
