@@ -89,7 +89,8 @@ def extract_plan(scheduler: Any, steps: int) -> SamplingPlan:
 
     Raises:
         S2PError: class or prediction type not supported, an option that makes the scheduler non-linear, a number of steps it
-            cannot do, rows that are not finite or multiply the rounding of states beyond use, or a scheduler that does not obey its own rows.
+            cannot do, rows that are not finite or multiply a state beyond its float32 digits, or a scheduler that does not obey its
+            own rows.
     """
     name = type(scheduler).__name__
     _refuse_unsupported(scheduler, steps)
@@ -124,7 +125,7 @@ def extract_plan(scheduler: Any, steps: int) -> SamplingPlan:
 
 
 def _refuse_growth(plan: SamplingPlan) -> None:
-    growth = max(abs(factor) for call in plan.calls for _, factor in call.states)
+    growth = max((abs(factor) for call in plan.calls for _, factor in call.states), default=0.0)
     if growth > _LARGEST_GROWTH:
         raise S2PError(
             f"{plan.scheduler} at {plan.steps} steps multiplies a state by {growth:.0f}, more than its float32 digits bear",
