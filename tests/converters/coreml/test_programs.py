@@ -23,6 +23,10 @@ FLOAT32_CASES = {
     "float activations": {"activations": "float16"},
     "per-channel palettes": {"minimum_os": "iOS18", "palette": "per-channel"},
     "8 bits as palette": {"minimum_os": "iOS18", "eight_bit": "palette"},
+    "for the GPU": {"compute_unit": "gpu"},
+    "for the GPU, float activations": {"compute_unit": "gpu", "activations": "float16"},
+    "split attention, not in chunks": {"attention": "split"},
+    "for every unit": {"compute_unit": "all"},
 }
 
 
@@ -74,6 +78,51 @@ def test_float16_build_equals_its_reference_and_stays_near_the_checkpoint(
     # fp16 rounds each of some hundred operations by up to 2^-11 (4.9e-4), and flips some activation roundings; errors of that
     # size add up like sqrt(100). An emission bug (a wrong table row, scale or layer) is of order 1.
     assert relative_error(declared, exact) < 100**0.5 * 2.0**-11 * 10
+
+
+def test_neither_form_is_farther_from_the_reference_in_float16(checkpoint: Checkpoint, converted: Callable[..., Path]) -> None:
+    exact = reference_unet(checkpoint, CHECKPOINT_CONSTANTS)
+    programs = {unit: load_program(converted(compute_unit=unit)) for unit in ("neural-engine", "gpu")}
+    squares = dict.fromkeys(programs, 0.0)
+    for seed in range(8):
+        feeds = inputs(checkpoint, seed % len(checkpoint.manifest.plan.calls)) | {
+            "sample": np.random.default_rng(100 + seed).standard_normal((2, 4, 8, 8)).astype(np.float32)
+        }
+        expected = reference(exact, feeds)
+        for unit, program in programs.items():
+            squares[unit] += float(np.square(program.run(feeds, compute="declared")["noise_pred"] - expected).sum())
+    # 1 dB: what the vendors' figures of pictures are quoted to. Both round some hundred operations.
+    assert abs(10 * np.log10(squares["neural-engine"] / squares["gpu"])) < 1
+
+
+def test_chunks_of_queries_change_nothing(checkpoint: Checkpoint, converted: Callable[..., Path], monkeypatch: Any) -> None:
+    from s2p_converters.targets.coreml import channels_first
+
+    # The small model has 64 positions at most; SD v1-4 has 4,096, whose scores are made 512 queries at a time.
+    assert channels_first.query_rows(4096, 4096) == channels_first.QUERIES_AT_ONCE == 512
+    assert channels_first.query_rows(4096, 77) == 4096
+    assert channels_first.query_rows(9216, 9216) == 9216 // 41 + 1  # 768x768: 41 chunks of 225 or fewer
+    whole = converted(precision="fp32")
+    monkeypatch.setattr(channels_first, "SCORES_AT_ONCE", 20 * 64)
+    from s2p_converters.targets.coreml.components import convert_unet
+
+    chunked = whole.parent.parent / "chunked"
+    chunked.mkdir()
+    package = chunked / convert_unet(checkpoint, CoreMLOptions(precision="fp32"), chunked).components["unet"].path
+    feeds = inputs(checkpoint, 1)
+    results = [load_program(path).run(feeds, compute="float64")["noise_pred"] for path in (whole, package)]
+    assert relative_error(results[1], results[0]) < 1e-12
+    kinds = [load_program(path).operation_counts() for path in (whole, package)]
+    assert kinds[1]["softmax"] > kinds[0]["softmax"]
+
+
+def test_no_transposes_between_the_blocks_of_a_transformer(checkpoint: Checkpoint, converted: Callable[..., Path]) -> None:
+    """One for the text, one for the keys of each attention, none for states; layer norms are over channels."""
+    kinds = load_program(converted()).operation_counts()
+    attentions = sum(spec.name.endswith(".to_k") for spec in checkpoint.specs)
+    assert kinds["transpose"] == attentions + 1
+    assert kinds["linear"] == kinds["matmul"] == 0 and kinds["einsum"] == 2 * kinds["softmax"]
+    assert kinds["conv"] == len(checkpoint.specs)
 
 
 def test_another_step_reads_another_row(checkpoint: Checkpoint, converted: Callable[..., Path]) -> None:

@@ -14,6 +14,7 @@ from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import Constants, exact, load_floats, step_tables, table_columns, to_float16, to_float32
 from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder, TimestepUNet, timestep_inputs
+from s2p_converters.targets.coreml.channels_first import ChannelsFirstOperators
 from s2p_converters.targets.coreml.emission import EmittedWeight, WeightTable, constant_name, emitted_weight
 from s2p_converters.targets.coreml.functions import merge_functions
 from s2p_converters.targets.coreml.layers import CoreMLOperators, check_float16_range
@@ -34,13 +35,14 @@ Form = TypeVar("Form")
 def program_constants(options: CoreMLOptions) -> Constants:
     """How the emitted program stores real numbers, for :func:`s2p_converters.core.reference.reference_unet`.
 
-    The entries of a per-channel palette are ``scale * integer`` rounded to the program's precision. All other forms multiply
-    exact integers by an exact float16 scale at run time.
+    The entries of a per-channel palette of floats are ``scale * integer`` rounded to the program's precision. All other forms
+    multiply exact integers by an exact float16 scale.
     """
     stored = to_float16 if options.half else to_float32
 
     def weight(layer: QuantizedLayer, value: Tensor) -> Tensor:
-        return stored(value) if options.per_channel and emitted_weight(layer, options).is_palette else value
+        emitted = emitted_weight(layer, options)
+        return stored(value) if options.per_channel and emitted.is_palette and not emitted.integer_table else value
 
     return Constants(stored, weight, options.quantizes_activations)
 
@@ -53,6 +55,13 @@ def unet_ports(
     return timestep_inputs(inputs) if options.layout == "apple" else inputs, unet_output(checkpoint, latents)
 
 
+def program_layers(checkpoint: Checkpoint, options: CoreMLOptions) -> dict[str, QuantizedLayer]:
+    """The quantized layers as the program has them."""
+    if options.form == "tokens":
+        return dict(checkpoint.layers)
+    return {name: layer.as_convolution() for name, layer in checkpoint.layers.items()}
+
+
 def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
     """The U-Net as it is exported.
 
@@ -63,7 +72,8 @@ def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
         for layer in checkpoint.layers.values():
             check_float16_range(layer, options)
     columns = {name: table.float() for name, table in table_columns(checkpoint, exact, options.quantizes_activations).items()}
-    tables, operators = step_tables(columns, checkpoint), CoreMLOperators(checkpoint.layers, options)
+    kind = ChannelsFirstOperators if options.form == "channels-first" else CoreMLOperators
+    tables, operators = step_tables(columns, checkpoint), kind(program_layers(checkpoint, options), options)
     if options.layout == "apple":
         unet: StepUNet = TimestepUNet(checkpoint.structure, tables, operators, checkpoint.manifest.plan.timesteps)
     else:
@@ -81,7 +91,7 @@ def convert_unet(
         S2PError: a layer can overflow float16, or the conversion fails.
     """
     unet = unet_module(checkpoint, options)
-    emitted = {name: emitted_weight(layer, options) for name, layer in checkpoint.layers.items()}
+    emitted = {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options).items()}
     shapes = shapes or {HOST.default_method: own_latents(checkpoint)}
 
     def write(latents: tuple[int, int], path: Path) -> None:
