@@ -36,7 +36,8 @@ class CoreMLTarget(Target[CoreMLOptions]):
 
     def describe(self, options: CoreMLOptions) -> str:
         """See :class:`Target`."""
-        words = f"Core ML, {options.minimum_os}, {_UNITS[options.compute_unit]}, {options.palette} palettes, {options.activation_form} activations"
+        words = f"Core ML, {options.minimum_os}, {_UNITS[options.compute_unit]}, {options.palette} palettes"
+        words += f", {options.activation_form} activations"
         return f"{words}, Apple's layout" if options.layout == "apple" else words
 
     def check(self, checkpoint: Checkpoint, options: CoreMLOptions) -> None:
