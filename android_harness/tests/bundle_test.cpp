@@ -69,6 +69,14 @@ TEST(Bundle, ReadsEveryFieldThatARunNeeds) {
   EXPECT_EQ(kind_thrown([&] { bundle.component("time_table"); }), "bad_input");
 }
 
+TEST(Bundle, ReadsTheComputeUnitsOfPrograms) {
+  const Bundle bundle = Bundle::open(kFixtures / "chunked.s2pmobile");
+  EXPECT_EQ(bundle.component("unet_1").compute_unit, "neural-engine");
+  EXPECT_EQ(bundle.component("unet_2").compute_unit, "gpu");
+  EXPECT_EQ(bundle.component("unet_3").compute_unit, std::nullopt);
+  EXPECT_EQ(bundle.component("vae_decoder").compute_unit, "all");
+}
+
 TEST(Bundle, ReadsSeedsAboveTheRangeOfADouble) {
   const Bundle bundle = Bundle::open(kFixtures / "replay.s2pmobile");
   const auto document = testing::read_json(kFixtures / "replay.s2pmobile/manifest.json");

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_serializer
 
 from s2p_runtime.contract import Contract
 
 TARGET_PATTERN = r"^[a-z][a-z0-9-]*$"
 """Names of targets: what programs are written for. Readers know the form of these names only, hosts their own one."""
+
+
+ComputeUnit = Literal["neural-engine", "gpu", "all"]
+"""Processors that a program was written for: the Neural Engine, the GPU (each with the CPU for what is left), or all of them."""
 
 
 class TensorSpec(Contract):
@@ -28,3 +33,21 @@ class Component(Contract):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     backend: str = Field(description="what runs it, e.g. 'mlprogram iOS17' or 'xnnpack'")
+    compute_unit: ComputeUnit | None = Field(
+        default=None, description="processors that it was written for; absent: the engine's own choice"
+    )
+
+    @field_validator("compute_unit", mode="before")
+    @classmethod
+    def _absent_or_named(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.mode == "json":
+            raise ValueError("must be left out where there is none")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, fields: Callable[[Component], dict[str, Any]]) -> dict[str, Any]:
+        """A program that chooses nothing has no such field, so that readers from before it take the manifest."""
+        written = fields(self)
+        if self.compute_unit is None:
+            del written["compute_unit"]
+        return written

@@ -15,7 +15,8 @@ class Contract(BaseModel):
     """Base of every file format: unknown fields are errors, numbers are finite, assignment is validated.
 
     Every field of a format is always written, and a file that lacks one is refused: what there is not is null or an empty list.
-    So no field has a default but ``format`` and ``version``, which :func:`parse_contract` looks at before all others.
+    So no field has a default but ``format`` and ``version``, which :func:`parse_contract` looks at before all others, and
+    ``compute_unit`` of a program, which is absent where it chooses nothing.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, frozen=True)

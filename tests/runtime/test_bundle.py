@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from s2p_runtime.bundle import MANIFEST_NAME, LatentSpec, file_entries, open_bundle
+from s2p_runtime.component import Component
 from s2p_runtime.errors import S2PError
 
 FILES = {
@@ -243,3 +244,20 @@ def test_decoder_input_takes_the_statistics_of_every_channel() -> None:
 def test_statistics_are_of_every_channel() -> None:
     with pytest.raises(ValueError, match="std: 3 numbers for 4 channels"):
         LatentSpec(channels=4, height=2, width=3, scaling_factor=1.0, shift_factor=0.0, mean=None, std=(1.0, 1.0, 1.0))
+
+
+def test_a_program_without_a_compute_unit_is_written_as_before_the_field() -> None:
+    component = Component.model_validate(
+        {"path": "unet.pte", "precision": "float32", "inputs": [], "outputs": [], "backend": "x"}
+    )
+    chosen = component.model_copy(update={"compute_unit": "gpu"})
+    assert list(json.loads(component.model_dump_json())) == ["path", "precision", "inputs", "outputs", "backend"]
+    assert json.loads(chosen.model_dump_json())["compute_unit"] == "gpu"
+    for written in (component, chosen):
+        assert Component.model_validate_json(written.model_dump_json(), strict=True) == written
+
+
+def test_manifests_tell_the_compute_unit_of_each_program() -> None:
+    parts = open_bundle(Path(__file__).parents[1] / "fixtures/chunked.s2pmobile").manifest.components
+    units = {name: part.compute_unit for name, part in parts.items() if part.compute_unit is not None}
+    assert units == {"unet_1": "neural-engine", "unet_2": "gpu", "vae_decoder": "all"}

@@ -46,6 +46,7 @@ Component read_component(Fields fields) {
   component.inputs = read_tensors(fields.array("inputs"), fields.path_of("inputs"));
   component.outputs = read_tensors(fields.array("outputs"), fields.path_of("outputs"));
   component.backend = fields.text("backend");
+  if (fields.has("compute_unit")) component.compute_unit = fields.choice("compute_unit", {"neural-engine", "gpu", "all"});
   fields.finish();
   return component;
 }

@@ -22,6 +22,21 @@ import Testing
         #expect(ancestral.manifest.batch == 1)
     }
 
+    @Test func readsTheComputeUnitsOfPrograms() throws {
+        let components = try ModelBundle(opening: Fixtures.chunked).manifest.components
+        #expect(components["unet_1"]?.computeUnit == .neuralEngine)
+        #expect(components["unet_2"]?.computeUnit == .gpu)
+        #expect(components["vae_decoder"]?.computeUnit == .all)
+        #expect(components["unet_3"]?.computeUnit == nil)
+    }
+
+    @Test func namesTheUnknownComputeUnit() throws {
+        let data = try Fixtures.data("malformed/manifests/compute-unit-unknown.json")
+        let error = benchError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        let line = "m is invalid (components.unet.compute_unit: is not one of neural-engine, gpu, all); get it from its author again"
+        #expect(error?.description == line)
+    }
+
     @Test(arguments: Fixtures.index.bundles)
     func refusesMalformedBundle(_ item: Fixtures.MalformedBundle) throws {
         try Fixtures.withCopy(of: Fixtures.replay) { folder in

@@ -23,6 +23,8 @@ class Fields {
   Fields(const Json& object, std::string path);
 
   const Json& required(const std::string& name);
+  /// Whether the object has the field. Few may be absent.
+  bool has(const std::string& name) const { return object_.contains(name); }
   /// Whether the field, which must be there, is null.
   bool is_null(const std::string& name);
 

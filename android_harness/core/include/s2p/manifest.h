@@ -28,6 +28,8 @@ struct Component {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
   std::string backend;
+  /// Processors that the program was written for: neural-engine, gpu or all. Absent: the engine's own choice.
+  std::optional<std::string> compute_unit;
 };
 
 struct FileEntry {

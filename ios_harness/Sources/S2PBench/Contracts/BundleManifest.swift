@@ -9,6 +9,25 @@ public struct TensorSpec: Codable, Equatable, Sendable {
     public let shape: [Int]
 }
 
+/// Processors that may run a program: the Neural Engine or the GPU, each with the CPU for what is left; all of them; the CPU alone.
+public enum ComputeUnit: String, Codable, Sendable, CaseIterable {
+    case neuralEngine = "neural-engine"
+    case gpu, all, cpu
+
+    /// What programs may be written for. The CPU alone is for comparisons.
+    public static let inManifests: [ComputeUnit] = [.neuralEngine, .gpu, .all]
+
+    /// As manifests name it.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        guard let unit = Self(rawValue: try container.decode(String.self)), Self.inManifests.contains(unit) else {
+            let known = Self.inManifests.map(\.rawValue).joined(separator: ", ")
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "is not one of \(known)")
+        }
+        self = unit
+    }
+}
+
 /// One program of the bundle. `path` is a file (.pte) or a folder (.mlpackage) inside the bundle.
 public struct ComponentSpec: Codable, Equatable, Sendable {
     public enum Precision: String, Codable, Sendable {
@@ -20,6 +39,13 @@ public struct ComponentSpec: Codable, Equatable, Sendable {
     public let inputs: [TensorSpec]
     public let outputs: [TensorSpec]
     public let backend: String
+    /// What it was written for; absent: the engine's own choice.
+    public let computeUnit: ComputeUnit?
+
+    enum CodingKeys: String, CodingKey {
+        case path, precision, inputs, outputs, backend
+        case computeUnit = "compute_unit"
+    }
 }
 
 /// Checksum of one file.
