@@ -9,6 +9,7 @@ import pytest
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.coreml.advice import advice, attention_lengths
+from s2p_converters.targets.coreml.components import component_entry
 from s2p_converters.targets.coreml.layers import FLOAT16_MAX, check_float16_range, weight_shift
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_runtime.errors import S2PError
@@ -95,3 +96,11 @@ def test_a_size_that_the_engine_pads_beyond_twice_is_told(checkpoint: Checkpoint
     assert min(names.values()) < 12
     (line,) = advice(checkpoint, CoreMLOptions(minimum_os="iOS18", size=((24, 16),)))  # type: ignore[arg-type]
     assert line.startswith("at 24x16 the Neural Engine pads the ") and "to 32" in line
+
+
+@pytest.mark.parametrize(("unit", "in_float32"), [("neural-engine", "all"), ("gpu", "gpu"), ("all", "all")])
+def test_the_manifest_names_the_unit_that_a_program_can_use(unit: str, in_float32: str) -> None:
+    options = CoreMLOptions(compute_unit=unit)  # type: ignore[arg-type]
+    assert component_entry("unet.mlpackage", [], [], options, half=True).compute_unit == unit
+    # The Neural Engine has no float32: meant for it alone, such a program would run on the processor.
+    assert component_entry("vae_decoder.mlpackage", [], [], options, half=False).compute_unit == in_float32

@@ -47,7 +47,7 @@ def convert_chunks(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path)
             module, inputs, outputs, folder / path,
             minimum_os=options.minimum_os, half=options.half, weights=WeightTable(weights),
         )  # fmt: skip
-        components[f"unet_{number}"] = component_entry(path, inputs, outputs, options.minimum_os, options.half)
+        components[f"unet_{number}"] = component_entry(path, inputs, outputs, options, options.half)
     return ConvertedUNet(components, layers)
 
 

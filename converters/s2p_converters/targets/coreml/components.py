@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -102,7 +102,7 @@ def convert_unet(
     path = options.packages["unet"]
     _write_functions(shapes, folder / path, write)
     inputs, output = unet_ports(checkpoint, options, next(iter(shapes.values())))
-    component = component_entry(path, inputs, [output], options.minimum_os, options.half)
+    component = component_entry(path, inputs, [output], options, options.half)
     return ConvertedUNet({"unet": component}, layer_summaries(checkpoint, emitted, options))
 
 
@@ -122,7 +122,7 @@ def convert_float(options: CoreMLOptions, folder: Path, methods: Mapping[str, Fl
         convert_module(module, part.inputs, part.outputs, place, minimum_os=options.minimum_os, half=half)
 
     _write_functions(forms, folder / path, write)
-    return component_entry(path, own.inputs, own.outputs, options.minimum_os, half)
+    return component_entry(path, own.inputs, own.outputs, options, half)
 
 
 _APPLE_INPUTS = {"text_encoder": {"dtype": "float32"}, "vae_decoder": {"name": "z"}}
@@ -175,14 +175,19 @@ def layer_summaries(
     return tuple(rows)
 
 
+_FLOAT32_UNITS: Mapping[str, Literal["gpu", "all"]] = {"neural-engine": "all", "gpu": "gpu", "all": "all"}
+
+
 def component_entry(
-    path: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], minimum_os: str, half: bool
+    path: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], options: CoreMLOptions, half: bool
 ) -> Component:
-    """A program for the manifest."""
+    """A program for the manifest. One in float32, which the Neural Engine does not compute in, may run anywhere."""
+    unit = options.compute_unit if half else _FLOAT32_UNITS[options.compute_unit]
     return Component(
         path=path,
         precision="float16" if half else "float32",
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        backend=f"mlprogram {minimum_os}",
+        backend=f"mlprogram {options.minimum_os}",
+        compute_unit=unit,
     )
