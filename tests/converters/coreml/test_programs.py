@@ -14,6 +14,7 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, reference_unet
 from s2p_converters.targets.coreml.components import program_constants
 from s2p_converters.targets.coreml.options import CoreMLOptions
+from s2p_converters.targets.coreml.pointwise import with_pointwise_layers
 from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.pictures import relative_error
 
@@ -131,3 +132,18 @@ def test_another_step_reads_another_row(checkpoint: Checkpoint, converted: Calla
     first = program.run(feeds)["noise_pred"]
     feeds["step"] = np.array([2], np.int32)
     assert relative_error(program.run(feeds)["noise_pred"], first) > 1e-3
+
+
+def test_linear_layers_of_other_networks_become_convolutions_of_the_same_values() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.Sequential(torch.nn.GELU(), torch.nn.Linear(8, 4, bias=False))
+    )
+    network = network.double()
+    inputs = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
+    with torch.no_grad():
+        expected = [network(x) for x in inputs]
+        found = [with_pointwise_layers(network)(x) for x in inputs]
+    assert not [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+    for here, there in zip(found, expected, strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-13, atol=1e-13)

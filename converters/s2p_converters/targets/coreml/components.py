@@ -20,6 +20,7 @@ from s2p_converters.targets.coreml.functions import merge_functions
 from s2p_converters.targets.coreml.layers import CoreMLOperators, check_float16_range
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
+from s2p_converters.targets.coreml.pointwise import with_pointwise_layers
 from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.interface import unet_inputs, unet_output
 from s2p_converters.targets.ports import own_latents
@@ -116,7 +117,7 @@ def convert_float(options: CoreMLOptions, folder: Path, methods: Mapping[str, Fl
     own = next(iter(forms.values()))
     precision = options.vae_precision if own.name == "vae_decoder" else options.precision
     half = precision == "fp16" and not own.needs_float32
-    module, path = _module_in_layout(own, options), options.packages[own.name]
+    module, path = _module_in_layout(own, options, half), options.packages[own.name]
 
     def write(part: FloatComponent, place: Path) -> None:
         convert_module(module, part.inputs, part.outputs, place, minimum_os=options.minimum_os, half=half)
@@ -136,9 +137,12 @@ def _in_layout(part: FloatComponent, options: CoreMLOptions) -> FloatComponent:
     return replace(part, inputs=(source.model_copy(update=_APPLE_INPUTS[part.name]),))
 
 
-def _module_in_layout(part: FloatComponent, options: CoreMLOptions) -> nn.Module:
+def _module_in_layout(part: FloatComponent, options: CoreMLOptions, half: bool) -> nn.Module:
+    module = part.load()
+    if half and options.form == "channels-first":
+        module = with_pointwise_layers(module)
     takes_floats = options.layout == "apple" and part.name == "text_encoder"
-    return FloatIdsTextEncoder(part.load()) if takes_floats else part.load()
+    return FloatIdsTextEncoder(module) if takes_floats else module
 
 
 def _write_functions(forms: Mapping[str, Form], path: Path, write: Callable[[Form, Path], None]) -> None:
