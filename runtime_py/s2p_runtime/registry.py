@@ -23,11 +23,13 @@ class BuiltIn:
         place: ``module:attribute``; imported when it is asked for.
         extra: what pip installs for it (``name[extra]``), where it needs more than the package itself.
         needs: top-level packages of that extra which the module at ``place`` does not import by itself: it is left out without them.
+        machines: where these packages exist, if not everywhere.
     """
 
     place: str
     extra: str | None = None
     needs: tuple[str, ...] = ()
+    machines: str | None = None
 
 
 class Registry(Generic[Entry]):
@@ -74,8 +76,9 @@ class Registry(Generic[Entry]):
                 if own.extra is None:
                     raise
                 lacking = error.name or str(error)
+                where = "" if own.machines is None else f" ({own.machines})"
                 raise S2PError(
-                    f"{self.kind} {name!r} needs {lacking}, which is not installed", f"run pip install '{own.extra}'"
+                    f"{self.kind} {name!r} needs {lacking}, which is not installed", f"run pip install '{own.extra}'{where}"
                 ) from error
         if name not in self._plugins:
             raise S2PError(f"unknown {self.kind} {name!r}", f"there are {self.listing}", self.kind)

@@ -8,6 +8,7 @@ from typing import Any
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import Target
 from s2p_runtime.errors import S2PError
+from s2p_runtime.hosts.registry import COREAI_MACHINES
 from s2p_runtime.registry import BuiltIn, Registry
 
 TARGETS: Registry[Target[Any]] = Registry(
@@ -15,6 +16,9 @@ TARGETS: Registry[Target[Any]] = Registry(
     "s2p_mobile.targets",
     {
         "coreml": BuiltIn("s2p_converters.targets.coreml.target:TARGET", "s2p-mobile[coreml]", ("coremltools",)),
+        "coreai": BuiltIn(
+            "s2p_converters.targets.coreai.target:TARGET", "s2p-mobile[coreai]", ("coreai", "coreai_torch"), COREAI_MACHINES
+        ),
         "executorch": BuiltIn("s2p_converters.targets.executorch.target:TARGET", "s2p-mobile[executorch]", ("executorch",)),
     },
 )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.backends import Array32
-from s2p_runtime.bundle import Bundle
+from s2p_runtime.bundle import Bundle, PictureSize
 from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.unet_programs import run_programs
@@ -121,3 +121,28 @@ class ProgramBackend(ABC):
     def _release(self, component: str) -> None:
         if self.release_chunks and component in self.bundle.manifest.chunks:
             self._let_go(component)
+
+
+def port_at_size(bundle: Bundle, port: TensorSpec, method: str) -> TensorSpec:
+    """An input as a method of another picture size than the own takes it."""
+    if port.name not in ("sample", "latents"):
+        return port
+    return next((resized(port, size) for size in bundle.manifest.sizes if size.method == method), port)
+
+
+def resized(spec: TensorSpec, size: PictureSize) -> TensorSpec:
+    """The manifest's entry of latents [..., H, W], at another picture size."""
+    return spec.model_copy(update={"shape": (*spec.shape[:-2], size.latent_height, size.latent_width)})
+
+
+def check_input(given: Array, wanted: TensorSpec, component: str) -> None:
+    """Compare an array with a manifest entry.
+
+    Raises:
+        S2PError: other shape or dtype.
+    """
+    if given.dtype != np.dtype(wanted.dtype) or given.shape != wanted.shape:
+        raise S2PError(
+            f"{component} takes {wanted.name} as {wanted.dtype} {list(wanted.shape)}, not {given.dtype} {list(given.shape)}",
+            "use the shapes of the manifest",
+        )

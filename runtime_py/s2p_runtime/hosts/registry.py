@@ -7,11 +7,14 @@ from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.protocol import Host
 from s2p_runtime.registry import BuiltIn, Registry
 
+COREAI_MACHINES = "Apple's packages exist for Linux on x86_64 and for Macs with Apple's chip"
+
 HOSTS: Registry[Host] = Registry(
     "host",
     "s2p_runtime.hosts",
     {
         "coreml": BuiltIn("s2p_runtime.hosts.coreml:HOST", "s2p-runtime[coreml]", ("torch", "coremltools")),
+        "coreai": BuiltIn("s2p_runtime.hosts.coreai:HOST", "s2p-runtime[coreai]", ("coreai",), COREAI_MACHINES),
         "executorch": BuiltIn("s2p_runtime.hosts.executorch:HOST", "s2p-runtime[executorch]", ("torch", "executorch")),
     },
 )

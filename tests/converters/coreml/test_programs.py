@@ -14,7 +14,7 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import CHECKPOINT_CONSTANTS, reference_unet
 from s2p_converters.targets.coreml.components import program_constants
 from s2p_converters.targets.coreml.options import CoreMLOptions
-from s2p_converters.targets.coreml.pointwise import with_pointwise_layers
+from s2p_converters.targets.pointwise import with_pointwise_layers
 from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.pictures import relative_error
 
@@ -97,7 +97,7 @@ def test_neither_form_is_farther_from_the_reference_in_float16(checkpoint: Check
 
 
 def test_chunks_of_queries_change_nothing(checkpoint: Checkpoint, converted: Callable[..., Path], monkeypatch: Any) -> None:
-    from s2p_converters.targets.coreml import channels_first
+    from s2p_converters.core.graph import channels_first
 
     # The small model has 64 positions at most; SD v1-4 has 4,096, whose scores are made 512 queries at a time.
     assert channels_first.query_rows(4096, 4096) == channels_first.QUERIES_AT_ONCE == 512

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from s2p_runtime.bundle import Bundle, PictureSize
-from s2p_runtime.component import TensorSpec
+from s2p_runtime.bundle import Bundle
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.hosts.executorch.delegates import check_version, installed_version
-from s2p_runtime.hosts.programs import Array, ProgramBackend
+from s2p_runtime.hosts.programs import Array, ProgramBackend, check_input, port_at_size
 from s2p_runtime.quiet import quiet_import
 
 
@@ -89,7 +88,7 @@ class ExecuTorchBackend(ProgramBackend):
 
     def _call(self, component: str, method: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         spec, _ = self.bundle.component(component)
-        ports = [self._at_size(port, method) for port in spec.inputs]
+        ports = [port_at_size(self.bundle, port, method) for port in spec.inputs]
         values = [inputs[port.name] for port in ports]
         for given, wanted in zip(values, ports, strict=True):
             check_input(given, wanted, component)
@@ -105,27 +104,3 @@ class ExecuTorchBackend(ProgramBackend):
         # The runtime reuses its output buffer in the next call.
         results = [output.numpy().astype(np.float32, copy=True) for output in outputs]
         return {port.name: result for port, result in zip(spec.outputs, results, strict=True)}
-
-    def _at_size(self, port: TensorSpec, method: str) -> TensorSpec:
-        """An input as a method of another picture size than the own takes it."""
-        if port.name not in ("sample", "latents"):
-            return port
-        return next((resized(port, size) for size in self.bundle.manifest.sizes if size.method == method), port)
-
-
-def resized(spec: TensorSpec, size: PictureSize) -> TensorSpec:
-    """The manifest's entry of latents [..., H, W], at another picture size."""
-    return spec.model_copy(update={"shape": (*spec.shape[:-2], size.latent_height, size.latent_width)})
-
-
-def check_input(given: Array, wanted: TensorSpec, component: str) -> None:
-    """Compare an array with a manifest entry.
-
-    Raises:
-        S2PError: other shape or dtype.
-    """
-    if given.dtype != np.dtype(wanted.dtype) or given.shape != wanted.shape:
-        raise S2PError(
-            f"{component} takes {wanted.name} as {wanted.dtype} {list(wanted.shape)}, not {given.dtype} {list(given.shape)}",
-            "use the shapes of the manifest",
-        )

@@ -1,0 +1,57 @@
+"""What the Core AI target can be asked for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from s2p_converters.targets.options import TargetOptions
+from s2p_runtime.errors import S2PError
+
+
+class CoreAIOptions(TargetOptions):
+    """Options of the Core AI target. ``layout``: ``coreai-models`` names files and ports as the Swift package of apple/coreai-models
+    looks for them."""
+
+    precision: Literal["fp16", "fp32"] = Field("fp16", description="of U-Net and text encoder")
+    vae_precision: Literal["fp16", "fp32"] = Field(
+        "fp32", title="VAE precision", description="of the VAE decoder; fp16 makes some overflow to black pictures"
+    )
+    compute_unit: Literal["neural-engine", "gpu", "all"] = Field(
+        "neural-engine", title="compute unit", description="where the programs are meant to run, beside the CPU"
+    )
+    weights: Literal["auto", "palette", "integers"] = Field(
+        "auto", title="form of weights", description="look-up tables or packed integers; auto takes the smaller for each layer"
+    )
+    activations: Literal["int8", "float"] = Field("int8", description="inputs of quantized layers")
+    layout: Literal["s2p", "coreai-models"] = Field(
+        "s2p", description="names and shapes; coreai-models is for apps on the Swift package of apple/coreai-models"
+    )
+
+    @model_validator(mode="after")
+    def _go_together(self) -> CoreAIOptions:
+        if self.chunks != 1 and self.size:
+            raise S2PError("`chunks` splits the U-Net for one size", "leave `size` or `chunks` out", "chunks")
+        if self.layout == "coreai-models" and (self.size or self.chunks != 1):
+            raise S2PError(
+                "the Swift package of apple/coreai-models runs one U-Net at one size",
+                "convert with `layout=s2p`, or leave `size` and `chunks` out",
+                "layout",
+            )
+        return self
+
+    @property
+    def half(self) -> bool:
+        """Whether the U-Net computes in float16."""
+        return self.precision == "fp16"
+
+    @property
+    def form(self) -> Literal["channels-first", "tokens"]:
+        """How the states of the transformers lie: [B, C, 1, N] with split attention for the Neural Engine, [B, N, C] for the GPU."""
+        return "tokens" if self.compute_unit == "gpu" else "channels-first"
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether activations are rounded."""
+        return self.activations == "int8"

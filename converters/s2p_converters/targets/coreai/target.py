@@ -1,0 +1,133 @@
+"""The target Core AI: iPhones, iPads and Macs from iOS 27 and macOS 27 on."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2p_converters.targets.coreai.options import CoreAIOptions
+from s2p_converters.targets.coreai.requests import Converter, Request
+from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
+from s2p_runtime.bundle import LayerSummary
+from s2p_runtime.component import Component
+
+if TYPE_CHECKING:
+    from s2p_converters.core.checkpoint import Checkpoint
+    from s2p_converters.core.graph import StepUNet
+    from s2p_converters.core.reference import Constants
+    from s2p_converters.targets.float_components import FloatComponent
+
+_UNITS = {"neural-engine": "Neural Engine", "gpu": "GPU", "all": "all units"}
+_LINUX = "Apple's runtime computes here on the CPU alone: its speed says nothing about a phone"
+
+
+class CoreAITarget(Target[CoreAIOptions]):
+    """Programs in .aimodel folders, written by Apple's authoring library in a process of its own, and run by Apple's runtime."""
+
+    name = "coreai"
+    title = "Core AI"
+    options = CoreAIOptions
+
+    def __init__(self) -> None:
+        self._converter = Converter()
+        atexit.register(self._converter.close)
+
+    def describe(self, options: CoreAIOptions) -> str:
+        """See :class:`Target`."""
+        words = f"Core AI, {_UNITS[options.compute_unit]}, {options.precision}, {options.activations} activations"
+        return words if options.layout == "s2p" else f"{words}, layout of {options.layout}"
+
+    def check(self, checkpoint: Checkpoint, options: CoreAIOptions) -> None:
+        """See :class:`Target`."""
+        from s2p_runtime.hosts.coreai import require_engine
+
+        require_engine()
+        self._converter.start()
+
+    def notes(self, checkpoint: Checkpoint, options: CoreAIOptions) -> Notes:
+        """See :class:`Target`."""
+        return Notes(after=(_LINUX,))
+
+    def memory(self, checkpoint: Checkpoint, options: CoreAIOptions) -> int:
+        """See :class:`Target`."""
+        from s2p_converters.targets.coreai.needs import peak_memory
+
+        return peak_memory(checkpoint)
+
+    def disk(self, checkpoint: Checkpoint, options: CoreAIOptions) -> int:
+        """See :class:`Target`."""
+        from s2p_converters.targets.coreai.needs import bundle_bytes
+
+        return bundle_bytes(checkpoint)
+
+    def lower(
+        self, checkpoint: Checkpoint, options: CoreAIOptions, folder: Path, methods: Mapping[str, FloatComponent]
+    ) -> Component:
+        """See :class:`Target`."""
+        own = next(iter(methods.values()))
+        shapes = {method: _latents(part) for method, part in methods.items()}
+        answer = self._ask(checkpoint, options, folder, own.name, own.title, shapes)
+        return Component.model_validate_json(answer[0])
+
+    def lower_unet(self, checkpoint: Checkpoint, options: CoreAIOptions, folder: Path, shapes: LatentShapes) -> ConvertedUNet:
+        """See :class:`Target`."""
+        component, layers = self._ask(checkpoint, options, folder, "unet", "U-Net", shapes)
+        self._converter.close()
+        return ConvertedUNet({"unet": Component.model_validate_json(component)}, layers)
+
+    def lower_chunks(self, checkpoint: Checkpoint, options: CoreAIOptions, folder: Path) -> ConvertedUNet:
+        """See :class:`Target`."""
+        components, layers = {}, ()
+        for number in range(1, options.chunks + 1):
+            name = f"unet_{number}"
+            title = f"U-Net's program {number}"
+            component, layers = self._ask(checkpoint, options, folder, name, title, {"main": (1, 1)}, number)
+            components[name] = Component.model_validate_json(component)
+        self._converter.close()
+        return ConvertedUNet(components, layers)
+
+    def _ask(
+        self, checkpoint: Checkpoint, options: CoreAIOptions, folder: Path, name: str, title: str, shapes: LatentShapes,
+        number: int | None = None,
+    ) -> tuple[str, tuple[LayerSummary, ...]]:  # fmt: skip
+        """The component as JSON, and the U-Net's layers."""
+        import json
+
+        request = Request(
+            checkpoint=checkpoint.folder.resolve(), options=options.model_dump(), folder=folder.resolve(), name=name, title=title,
+            path=f"{name}.aimodel", shapes=dict(shapes), number=number,
+        )  # fmt: skip
+        answer = self._converter.ask(request)
+        return json.dumps(answer["component"]), tuple(
+            LayerSummary.model_validate_json(json.dumps(row)) for row in answer.get("layers", ())
+        )
+
+    def constants(self, options: CoreAIOptions) -> Constants:
+        """See :class:`Target`: everything is stored in the program's precision, weights and their scales exactly."""
+        from s2p_converters.core.reference import Constants, exact_weight, to_float16, to_float32
+
+        return Constants(to_float16 if options.half else to_float32, exact_weight, options.quantizes_activations)
+
+    def reference(self, checkpoint: Checkpoint, options: CoreAIOptions) -> StepUNet:
+        """See :class:`Target`. The program divides by the scale that it stores and does not multiply by a stored reciprocal."""
+        from s2p_converters.targets.coreai.reference import dividing_reference
+
+        return dividing_reference(checkpoint, self.constants(options))
+
+    def self_check_tolerance(self, options: CoreAIOptions, component: str) -> float | None:
+        """See :class:`Target`."""
+        from s2p_runtime.hosts.coreai import component_tolerance
+
+        precisions = {"text_encoder": options.precision, "vae_decoder": options.vae_precision, "unet": options.precision}
+        return component_tolerance("float16" if precisions.get(component) == "fp16" else "float32", component)
+
+
+def _latents(part: FloatComponent) -> tuple[int, int]:
+    """Height and width of what a decoder takes; of other components nothing depends on it."""
+    shape = part.inputs[0].shape
+    return (shape[-2], shape[-1]) if len(shape) == 4 else (1, 1)
+
+
+TARGET = CoreAITarget()

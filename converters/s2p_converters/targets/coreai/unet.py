@@ -1,0 +1,213 @@
+"""The U-Net of a checkpoint as Core AI programs: whole, at several sizes, or in chunks."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
+from s2p_converters.core.graph import StepUNet, prompt_columns
+from s2p_converters.core.graph.splitting import TIME_TABLE, Chunk, UNetChunk, chunk_inputs, plan_chunks
+from s2p_converters.core.reference import exact, load_floats
+from s2p_converters.targets.coreai.builder import Builder, Value, ca
+from s2p_converters.targets.coreai.options import CoreAIOptions
+from s2p_converters.targets.coreai.operators import ChannelsFirstOperators, CoreAIOperators
+from s2p_converters.targets.coreai.symbols import StepRowSymbols, Symbol
+from s2p_converters.targets.coreai.weights import EmittedWeight, emitted_weight
+from s2p_converters.targets.interface import unet_inputs, unet_output
+from s2p_converters.targets.ports import Dtype, context_shape, tensor
+from s2p_converters.targets.protocol import LatentShapes
+from s2p_runtime.bundle import LayerSummary
+from s2p_runtime.component import TensorSpec
+
+Columns = dict[str, NDArray[np.float32]]
+
+
+class SymbolTables(nn.Module):
+    """One gather from the step table, its row cut into columns, and the row of the prompt's time table where calls bring one."""
+
+    def __init__(self, columns: Columns, of_prompt: Mapping[str, int]) -> None:
+        """
+        Args:
+            columns: name -> [T, C]; may be empty where there is a prompt's part.
+            of_prompt: widths of the prompt's columns.
+        """
+        super().__init__()
+        self.widths = {name: column.shape[1] for name, column in columns.items()}
+        self.matrix = np.concatenate(list(columns.values()), axis=1) if columns else None
+        self.of_prompt = dict(of_prompt) or None
+
+    def forward(self, step: Symbol, time_table: Symbol | None = None) -> Mapping[str, Symbol]:
+        """Call index int32 [1], table float32 [B, T, K] -> columns [1, C] and [B, C]."""
+        builder, rows = step.builder, []
+        index = step.reshape(1, 1).value
+        if self.matrix is not None:
+            table = builder.floats("step_table", self.matrix)
+            rows.append(StepRowSymbols(step.with_value(ca.gather_nd(table, index)), self.widths))
+        if time_table is not None and self.of_prompt is not None:
+            branches, _, width = time_table.shape
+            row = step.with_value(ca.gather_nd(time_table.transpose(0, 1).value, index)).reshape(branches, width)
+            rows.append(StepRowSymbols(row.with_value(_as(row.value, builder)), self.of_prompt))
+        return ChainMap({}, *rows)  # type: ignore[arg-type]
+
+
+def _as(value: Value, builder: Builder) -> Value:
+    """A float input in the program's precision."""
+    return ca.cast(value, builder.dtype) if builder.dtype is np.float16 and str(value.type.dtype) == "f32" else value
+
+
+def program_layers(checkpoint: Checkpoint, options: CoreAIOptions) -> dict[str, QuantizedLayer]:
+    """The quantized layers in the shape that the form wants."""
+    if options.form == "tokens":
+        return dict(checkpoint.layers)
+    return {name: layer.as_convolution() for name, layer in checkpoint.layers.items()}
+
+
+def table_columns(checkpoint: Checkpoint, options: CoreAIOptions) -> Columns:
+    """Everything that depends on the call, [T, C] each: time rows unless the prompt brings them, then ``<layer>.scale``."""
+    columns: Columns = {} if prompt_columns(checkpoint.structure) else dict(checkpoint.time_tables)
+    if options.quantizes_activations:
+        for name, layer in checkpoint.layers.items():
+            if layer.activation_scale is not None:
+                columns[f"{name}.scale"] = layer.activation_scale[:, None]
+    return columns
+
+
+class _Writer:
+    """A U-Net of symbols and what it writes into."""
+
+    def __init__(self, checkpoint: Checkpoint, options: CoreAIOptions, weights: Mapping[str, EmittedWeight]) -> None:
+        self.checkpoint, self.options = checkpoint, options
+        self.builder = Builder(options.half)
+        kind = ChannelsFirstOperators if options.form == "channels-first" else CoreAIOperators
+        self.operators = kind(self.builder, weights, checkpoint.floats, options)
+        self.columns = table_columns(checkpoint, options)
+        self.of_prompt = prompt_columns(checkpoint.structure)
+        self.unet = StepUNet(checkpoint.structure, SymbolTables(self.columns, self.of_prompt), self.operators)
+        load_floats(self.unet, checkpoint, exact)
+        for name, module in self.unet.named_modules():
+            if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+                module.s2p_name = name  # type: ignore[assignment]
+
+    def write(self, name: str, module: Callable[..., Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        """A graph that computes a module of symbols."""
+
+        def body(*values: Value) -> list[Value]:
+            self.operators.begin()
+            given = [
+                Symbol(self.builder, value if port.name == TIME_TABLE or port.dtype == "int32" else _as(value, self.builder))
+                for port, value in zip(inputs, values, strict=True)
+            ]
+            found = module(*given)
+            results = found if isinstance(found, tuple) else (found,)
+            return [
+                ca.cast(result.value, np.float32) if port.dtype == "float32" and self.options.half else result.value
+                for port, result in zip(outputs, results, strict=True)
+            ]
+
+        with torch.no_grad():
+            self.builder.graph(name, inputs, outputs, body)
+
+
+def write_unet(checkpoint: Checkpoint, options: CoreAIOptions, path: Path, shapes: LatentShapes) -> None:
+    """Write the U-Net as one program with a function for each shape; they share their weights.
+
+    Raises:
+        S2PError: a layer does not fit float16.
+    """
+    writer = _Writer(checkpoint, options, unet_weights(checkpoint, options))
+    for name, latents in shapes.items():
+        inputs, output = unet_ports(checkpoint, options, latents)
+        writer.write(name, writer.unet, inputs, [output])
+    writer.builder.save(path)
+
+
+def unet_ports(
+    checkpoint: Checkpoint, options: CoreAIOptions, latents: tuple[int, int] | None = None
+) -> tuple[tuple[TensorSpec, ...], TensorSpec]:
+    """Inputs and output of the U-Net in the chosen layout, for latents of a height and width (None: the checkpoint's own)."""
+    inputs = unet_inputs(checkpoint, "int32", latents)
+    if options.layout == "coreai-models":
+        sample, _, context = inputs
+        inputs = (sample, tensor("timestep", sample.shape[:1]), context)
+    return inputs, unet_output(checkpoint, latents)
+
+
+def unet_weights(checkpoint: Checkpoint, options: CoreAIOptions) -> dict[str, EmittedWeight]:
+    """The form of every quantized layer's weight.
+
+    Raises:
+        S2PError: a layer does not fit float16.
+    """
+    return {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options).items()}
+
+
+def layer_summaries(checkpoint: Checkpoint, options: CoreAIOptions) -> tuple[LayerSummary, ...]:
+    """How each layer of the U-Net rests, in the order in which they run.
+
+    Raises:
+        S2PError: a layer does not fit float16.
+    """
+    width, weights = 16 if options.half else 32, unet_weights(checkpoint, options)
+    rows = []
+    for spec in checkpoint.specs:
+        layer: QuantizedLayer | None = checkpoint.layers.get(spec.name)
+        rows.append(
+            LayerSummary(
+                name=spec.name,
+                kind=spec.kind,
+                weight_bits=layer.weight_bits if layer else width,
+                activation_bits=layer.activation_bits if layer and options.quantizes_activations else None,
+                scheme=weights[spec.name].scheme if layer else f"float{width}",
+                weights=spec.weights,
+                bytes=weights[spec.name].stored_bytes if layer else spec.weights * width // 8,
+            )
+        )
+    return tuple(rows)
+
+
+def chunk_ports(checkpoint: Checkpoint, options: CoreAIOptions) -> list[tuple[Chunk, list[TensorSpec], list[TensorSpec]]]:
+    """The chunks with the ports of their programs. Tensors between programs have the programs' own precision.
+
+    Raises:
+        S2PError: the U-Net has fewer units than that.
+    """
+    ports, output = unet_ports(checkpoint, options)
+    costs = {layer.name: layer.bytes for layer in layer_summaries(checkpoint, options)}
+    plan = plan_chunks(checkpoint.structure, options.chunks, costs, ports[0].shape, context_shape(checkpoint))
+    between: Dtype = "float16" if options.half else "float32"
+    by_name = {name: tensor(name, shape, between) for name, shape in plan[0].shapes.items()}
+    by_name |= {port.name: port for port in (*ports, output)}
+    found = []
+    for chunk in plan:
+        names = chunk_inputs(chunk, _tables(table_columns(checkpoint, options), prompt_columns(checkpoint.structure), chunk))  # type: ignore[arg-type]
+        found.append((chunk, [by_name[name] for name in names], [by_name[name] for name in chunk.outputs]))
+    return found
+
+
+def _tables(columns: Columns, of_prompt: Mapping[str, int], chunk: Chunk) -> SymbolTables | None:
+    """Tables of a chunk's own columns; a time table that calls bring is taken whole or not at all."""
+    held = {name: column for name, column in columns.items() if chunk.holds(name)}
+    brought = of_prompt if any(chunk.holds(name) for name in of_prompt) else {}
+    return SymbolTables(held, brought) if held or brought else None
+
+
+def write_chunk(checkpoint: Checkpoint, options: CoreAIOptions, path: Path, number: int) -> None:
+    """Write program ``number``, counted from 1, of a U-Net in several.
+
+    Raises:
+        S2PError: a layer does not fit float16.
+    """
+    chunk, inputs, outputs = chunk_ports(checkpoint, options)[number - 1]
+    writer = _Writer(checkpoint, options, unet_weights(checkpoint, options))
+    tables = _tables(writer.columns, writer.of_prompt, chunk)
+    module = UNetChunk(writer.unet, chunk, [port.name for port in inputs], tables)
+    writer.write("main", module, inputs, outputs)
+    writer.builder.save(path)

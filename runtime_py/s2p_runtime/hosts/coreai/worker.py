@@ -1,0 +1,131 @@
+"""The process that holds Apple's runtime.
+
+    python -m s2p_runtime.hosts.coreai.worker
+
+Standard input has requests, each a line of JSON and the bytes of its ``arrays`` ([dtype, shape] each, C order); what was standard
+output gets answers of the same form, with ``error`` where something failed. What the runtime prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Answer = tuple[dict[str, Any], list[Array]]
+
+
+class Programs:
+    """Loaded programs by key, each with its functions."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[AsyncExitStack, Any]] = {}
+        self._functions: dict[tuple[str, str], Any] = {}
+
+    async def load(self, request: Mapping[str, Any]) -> Answer:
+        """Compile ``path``, load its ``function``."""
+        from coreai.authoring import AIModelAsset
+
+        key, function = request["key"], request["function"]
+        if key not in self._open:
+            stack = AsyncExitStack()
+            model = await stack.enter_async_context(AIModelAsset.load(Path(request["path"])).executable())
+            self._open[key] = (stack, model)
+        model = self._open[key][1]
+        if function not in model.function_names:
+            raise ValueError(f"it has no function {function}")
+        self._functions[key, function] = model.load_function(function)
+        return {}, []
+
+    async def run(self, request: Mapping[str, Any], arrays: list[Array]) -> Answer:
+        """Call a function; inputs and outputs by name."""
+        from coreai.runtime import NDArray as Tensor
+
+        function = self._functions[request["key"], request["function"]]
+        outputs = await function({name: Tensor(array) for name, array in zip(request["names"], arrays, strict=True)})
+        return {"names": list(outputs)}, [np.array(value.numpy(), copy=True, order="C") for value in outputs.values()]
+
+    async def drop(self, key: str) -> Answer:
+        """Let go of a program."""
+        self._functions = {name: function for name, function in self._functions.items() if name[0] != key}
+        if key in self._open:
+            stack, _ = self._open.pop(key)
+            await stack.aclose()
+        return {}, []
+
+
+def digests(path: Path) -> Answer:
+    """Names of a program's constants, and a SHA-256 of each."""
+    from s2p_runtime.hosts.coreai.constants import read_constants
+
+    found = {constant.key: constant.digest for constant in read_constants(path)}
+    return {"names": list(found)}, [np.frombuffer(digest, np.uint8) for digest in found.values()]
+
+
+def start(threads: int | None) -> Answer:
+    """Import the runtime; keep to so many cores."""
+    if threads is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    import coreai.authoring
+    import coreai.runtime  # noqa: F401
+
+    return {"version": coreai.authoring.__name__}, []
+
+
+async def answer(programs: Programs, request: Mapping[str, Any], arrays: list[Array]) -> Answer:
+    """Do what is asked."""
+    match request["do"]:
+        case "load":
+            return await programs.load(request)
+        case "run":
+            return await programs.run(request, arrays)
+        case "drop":
+            return await programs.drop(request["key"])
+        case "digests":
+            return digests(Path(request["path"]))
+        case "start":
+            return start(request["threads"])
+    raise ValueError(f"unknown request {request['do']}")
+
+
+def _read(source: IO[bytes], dtype: str, shape: list[int]) -> Array:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer(source.read(size), dtype).reshape(shape)
+
+
+async def serve(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Answer until there are no more requests."""
+    programs = Programs()
+    while line := source.readline():
+        request = json.loads(line)
+        arrays = [_read(source, *spec) for spec in request["arrays"]]
+        try:
+            reply, results = await answer(programs, request, arrays)
+        except Exception as error:
+            lines = str(error).strip().splitlines()
+            reply, results = {"error": lines[0] if lines else type(error).__name__}, []
+        sink.write(json.dumps({**reply, "arrays": [[str(each.dtype), list(each.shape)] for each in results]}).encode() + b"\n")
+        for each in results:
+            sink.write(np.ascontiguousarray(each).tobytes())
+        sink.flush()
+
+
+def main() -> int:
+    """Entry of the process."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    asyncio.run(serve(sys.stdin.buffer, sink))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
