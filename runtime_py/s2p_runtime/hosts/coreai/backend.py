@@ -28,6 +28,8 @@ class CoreAIBackend(ProgramBackend):
         """
         super().__init__(bundle, default_method, release_chunks)
         self._engine = Engine()
+        # Only Apple's own processors have float16; see the module on widening.
+        self._wide = sys.platform != "darwin"
         self._loaded: set[tuple[str, str]] = set()
 
     def start(self, threads: int | None = None) -> None:
@@ -39,7 +41,8 @@ class CoreAIBackend(ProgramBackend):
     def describe(self, component: str) -> str:
         """See :class:`s2p_runtime.backends.Backend`."""
         program = self.bundle.manifest.unet if component == "unet" else self.bundle.component(component)[0]
-        return f"Apple's Core AI runtime on the CPU, {program.precision}, {program.backend}"
+        how = "float16 computed in float32" if self._wide and program.precision == "float16" else program.precision
+        return f"Apple's Core AI runtime on the CPU, {how}, {program.backend}"
 
     def _load(self, component: str, method: str) -> None:
         """
@@ -57,7 +60,7 @@ class CoreAIBackend(ProgramBackend):
             found = hashlib.file_digest(stream, "sha256").digest()
         if found != noted.read_bytes():
             raise S2PError(f"{spec.path} of {self.bundle.folder.name} is damaged (main.hash differs)", "get the folder again")
-        self._engine.load(component, path, method)
+        self._engine.load(component, path, method, self._wide and spec.precision == "float16")
         self._loaded.add((component, method))
 
     def _let_go(self, component: str) -> None:
@@ -66,8 +69,12 @@ class CoreAIBackend(ProgramBackend):
 
     def _call(self, component: str, method: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         spec, _ = self.bundle.component(component)
-        ports: list[TensorSpec] = [port_at_size(self.bundle, port, method) for port in spec.inputs]
+        ports = [self._computed(port_at_size(self.bundle, port, method)) for port in spec.inputs]
         feeds = {port.name: inputs[port.name] for port in ports}
         for port in ports:
             check_input(feeds[port.name], port, component)
         return {name: np.asarray(value) for name, value in self._engine.run(component, method, feeds).items()}
+
+    def _computed(self, port: TensorSpec) -> TensorSpec:
+        """A port as the program has it that runs."""
+        return port.model_copy(update={"dtype": "float32"}) if self._wide and port.dtype == "float16" else port

@@ -71,34 +71,44 @@ def read_constants(path: Path) -> Iterator[StoredConstant]:
     for graph in module.body.operations:
         function = str(graph.attributes["sym_name"]).strip('"')
         numbers = 0
-        for operation in _operations(graph):
+        for operation in operations_of(graph):
             if operation.name == "coreai.constant":
                 constant = _constant(operation, function, numbers)
                 numbers += constant.name is None
                 yield constant
 
 
-def _operations(operation: Any) -> Iterator[Any]:
+def operations_of(operation: Any) -> Iterator[Any]:
+    """Every operation inside of one, of inner regions too."""
     for region in operation.regions:
         for block in region.blocks:
             for inner in block.operations:
                 yield inner
-                yield from _operations(inner)
+                yield from operations_of(inner)
 
 
 def _constant(operation: Any, function: str, number: int) -> StoredConstant:
-    from coreai._compiler._mlir_libs._coreaiIR._bindings.compiler import copy_constant_value_to_array
     from coreai._compiler.ir import RankedTensorType
 
     attribute = operation.attributes["value"]
     kind = RankedTensorType(attribute.type)
     element, shape = str(kind.element_type), tuple(kind.shape)
     bits = 8 if element == "i1" else int(re.sub(r"\D", "", element))
-    data = np.zeros((math.prod(shape) * bits + 7) // 8, np.uint8)
-    if data.size:
-        copy_constant_value_to_array(constant_op=operation.operation, destination=data)
+    data = stored_bytes(operation, bits)
     named = None
     if type(attribute).__name__ == "Attribute" or "Resource" in type(attribute).__name__:
         found = _RESOURCE.match(str(attribute))
         named = found[1] if found and not found[1].startswith("resource_") else None
     return StoredConstant(f"{function}/{named or number}", named, element, shape, data)
+
+
+def stored_bytes(operation: Any, bits: int) -> NDArray[np.uint8]:
+    """What a ``coreai.constant`` with elements of this width holds."""
+    from coreai._compiler._mlir_libs._coreaiIR._bindings.compiler import copy_constant_value_to_array
+    from coreai._compiler.ir import RankedTensorType
+
+    shape = tuple(RankedTensorType(operation.attributes["value"].type).shape)
+    data = np.zeros((math.prod(shape) * bits + 7) // 8, np.uint8)
+    if data.size:
+        copy_constant_value_to_array(constant_op=operation.operation, destination=data)
+    return data

@@ -160,9 +160,9 @@ class Engine:
         self._said.seek(0)
         return "\n".join(self._said.read().decode("utf-8", "replace").strip().splitlines()[-_NOTE_LINES:])
 
-    def load(self, what: str, path: Path, function: str) -> None:
-        """Compile a program and load one of its functions under ``what``."""
-        self.ask(what, {"do": "load", "key": what, "path": str(path), "function": function})
+    def load(self, what: str, path: Path, function: str, wide: bool = False) -> None:
+        """Compile a program and load one of its functions under ``what``; ``wide``: see :mod:`s2p_runtime.hosts.coreai.widening`."""
+        self.ask(what, {"do": "load", "key": what, "path": str(path), "function": function, "wide": wide})
 
     def run(self, what: str, function: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Call a loaded function."""

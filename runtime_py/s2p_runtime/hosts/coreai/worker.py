@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import numpy as np
@@ -35,10 +36,15 @@ class Programs:
         """Compile ``path``, load its ``function``."""
         from coreai.authoring import AIModelAsset
 
+        from s2p_runtime.hosts.coreai.widening import write_wide
+
         key, function = request["key"], request["function"]
         if key not in self._open:
-            stack = AsyncExitStack()
-            model = await stack.enter_async_context(AIModelAsset.load(Path(request["path"])).executable())
+            stack, path = AsyncExitStack(), Path(request["path"])
+            if request["wide"]:
+                path = Path(stack.enter_context(TemporaryDirectory())) / path.name
+                write_wide(Path(request["path"]), path)
+            model = await stack.enter_async_context(AIModelAsset.load(path).executable())
             self._open[key] = (stack, model)
         model = self._open[key][1]
         if function not in model.function_names:
@@ -78,7 +84,7 @@ def start(threads: int | None) -> Answer:
     import coreai.authoring
     import coreai.runtime  # noqa: F401
 
-    return {"version": coreai.authoring.__name__}, []
+    return {}, []
 
 
 async def answer(programs: Programs, request: Mapping[str, Any], arrays: list[Array]) -> Answer:
