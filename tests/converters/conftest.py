@@ -80,3 +80,17 @@ def coreml_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFacto
     folder.mkdir()
     convert_checkpoint(checkpoint, TARGET, CoreMLOptions(precision="fp32"), folder, Silent())
     return folder
+
+
+@pytest.fixture(scope="session")
+def coreai_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The W4A8 checkpoint as a Core AI bundle in float32; without Apple's packages the test is left out."""
+    pytest.importorskip("coreai_torch", reason="Apple's coreai-torch is not installed")
+    from s2p_converters.targets.conversion import convert_checkpoint
+    from s2p_converters.targets.coreai.options import CoreAIOptions
+    from s2p_converters.targets.coreai.target import TARGET
+
+    folder = tmp_path_factory.mktemp("bundles") / "small-coreai.s2pmobile"
+    folder.mkdir()
+    convert_checkpoint(checkpoint, TARGET, CoreAIOptions(precision="fp32"), folder, Silent())
+    return folder

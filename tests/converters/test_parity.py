@@ -1,4 +1,4 @@
-"""One checkpoint on three engines: torch, Core ML (reference interpreter) and ExecuTorch (its own runtime)."""
+"""One checkpoint on four engines: torch, Core ML (reference interpreter), Core AI (Apple's runtime) and ExecuTorch (its own)."""
 
 from __future__ import annotations
 
@@ -98,6 +98,40 @@ def test_each_call_at_equal_inputs(
         assert error <= CHAOS * yardstick, backend.describe("unet")
 
 
+NEARNESS = 1.5
+"""How much further Core AI may be from the exact result than torch in float32 at worst."""
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_core_ai_at_equal_inputs(
+    call: int, coreai_bundle: Path, exact: StepUNet, single: StepUNet, inputs: tuple[Array32, Array32]
+) -> None:
+    sample, embeddings = inputs
+    conditions = {"encoder_hidden_states": embeddings}
+    want = reference_call(exact, sample, call, conditions)
+    # See above: one evaluation in float32 may happen to flip nothing, so the yardstick is the worst of several.
+    noise = 60 * 4 * EPSILON
+    rng = np.random.default_rng(call)
+    changed = [(sample * (1 + noise * rng.uniform(-1, 1, sample.shape))).astype(np.float32) for _ in range(8)]
+    yardstick = max(noise, *(relative_error(single_call(single, x, call, embeddings), want) for x in (sample, *changed)))
+    found = open_backend(open_bundle(coreai_bundle)).predict(sample, call, conditions)
+    assert relative_error(found, want) <= NEARNESS * yardstick
+
+
+def test_final_latents_of_core_ai(coreai_bundle: Path, coreml_bundle: Path, checkpoint: Checkpoint) -> None:
+    """Its picture is the one of the Core ML bundle, which the test below holds to float64."""
+    bundles = open_bundle(coreai_bundle), open_bundle(coreml_bundle)
+    recorded = checkpoint.manifest.golden[0]
+    golden = [read_golden(bundle, recorded) for bundle in bundles]
+    assert relative_error(golden[0]["text_embeddings"], golden[1]["text_embeddings"]) < 1e-5
+    start, embeddings = golden[1]["initial_latents"], golden[1]["text_embeddings"]
+    finals = [
+        final_states(BundleArtist(bundle, open_backend(bundle)), [embeddings], [recorded.seed], None, start)
+        for bundle in bundles
+    ]
+    assert (psnr_db(finals[0], finals[1]) or np.inf) >= 30.0
+
+
 def test_float32_build_stores_the_checkpoints_constants(checkpoint: Checkpoint, exact: StepUNet) -> None:
     """Why the test above may compare with the checkpoint itself and not with a target's version of it."""
     stored = reference_unet(checkpoint, coreml_constants(CoreMLOptions(precision="fp32")))
@@ -150,7 +184,7 @@ def test_final_latents(
         assert got is None or got >= floor, name
 
 
-@pytest.mark.parametrize("target", ["coreml", "executorch"])
+@pytest.mark.parametrize("target", ["coreml", "coreai", "executorch"])
 def test_bench_measures_what_generate_draws(target: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     folder: Path = request.getfixturevalue(f"{target}_bundle")
     out = tmp_path / "report.json"
@@ -158,10 +192,12 @@ def test_bench_measures_what_generate_draws(target: str, request: pytest.Fixture
     report = read_contract(out, BenchReport, REPORT_FORMAT, REPORT_VERSION)
     assert status == (0 if report.validity.fidelity_ok else 1)
     assert report.harness == "host" and report.target == target and report.protocol.threads == 1
-    expected = (
-        "MIL reference interpreter on torch, float32" if target == "coreml" else f"xnnpack executorch {version('executorch')}"
-    )
-    assert set(report.backend.values()) == {expected}
+    expected = {
+        "coreml": lambda: "MIL reference interpreter on torch, float32",
+        "coreai": lambda: f"Apple's Core AI runtime on the CPU, float32, coreai {version('coreai-core')}",
+        "executorch": lambda: f"xnnpack executorch {version('executorch')}",
+    }
+    assert set(report.backend.values()) == {expected[target]()}
     assert [len(calls) for calls in report.timings_ms.unet_call] == [len(CALLS)] * 2
     for text, calls, decoder, image in zip(
         report.timings_ms.text_encoder,

@@ -182,6 +182,11 @@ class Target(ABC, Generic[Options]):
         Float components are compared with the source's float32 networks, the U-Net and what ``needs_float32`` with float64.
         """
 
+    def runs_here(self, checkpoint: Checkpoint, options: Options, component: str) -> bool:
+        """Whether a component's program runs on this host in a time that a conversion may take. Where it does not, the target checks
+        the program in another way when it is made."""
+        return True
+
     def tokenizer_folder(self, options: Options) -> str:
         """Place of vocabulary and merges in the bundle."""
         return "tokenizer"

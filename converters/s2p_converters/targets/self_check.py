@@ -58,6 +58,8 @@ class SelfCheck:
             advance()
 
     def _tolerance(self, component: str) -> float | None:
+        if not self.target.runs_here(self.checkpoint, self.options, component):
+            return None
         return self.target.self_check_tolerance(self.options, component)
 
     def _demand(self, component: str, error: float) -> None:

@@ -16,19 +16,21 @@ import torch
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.plan import make_scheduler, plan_for
 from s2p_converters.targets.conversion import convert_checkpoint
-from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder, call_thresholds, nearest_call
-from s2p_converters.targets.coreml.apple_pipeline import (
-    karras_timesteps,
-    leading_timesteps,
-    linspace_timesteps,
-    pipeline_settings,
-    pndm_timesteps,
-)
+from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder
+from s2p_converters.targets.coreml.apple_pipeline import pipeline_settings
 from s2p_converters.targets.coreml.components import convert_unet
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
 from s2p_converters.targets.coreml.target import TARGET
 from s2p_converters.targets.ports import tensor
+from s2p_converters.targets.timesteps import (
+    call_thresholds,
+    karras_timesteps,
+    leading_timesteps,
+    linspace_timesteps,
+    nearest_call,
+    pndm_timesteps,
+)
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.model import Model
 from s2p_runtime.artist import draw

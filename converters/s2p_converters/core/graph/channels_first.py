@@ -63,10 +63,13 @@ class ChannelsFirst(GraphOperators[Any]):
     def attention(self, q: Any, k: Any, v: Any, heads: int) -> Any:
         """q [B, C, 1, N], k and v [B, C, 1, M] -> [B, C, 1, N], head by head."""
         width = q.shape[1] // heads
-        q = q * self.constant(width**-0.5)
-        keys = k.transpose(1, 3)
+        q, keys = self.scaled(q, k.transpose(1, 3), self.constant(width**-0.5))
         parts = zip(q.split(width, dim=1), keys.split(width, dim=3), v.split(width, dim=1), strict=True)
         return torch.cat([self._head(*part) for part in parts], dim=1)
+
+    def scaled(self, q: Any, keys: Any, factor: float) -> tuple[Any, Any]:
+        """Queries [B, C, 1, N] and keys [B, M, 1, C], one of them times the scale of the scores."""
+        return q * factor, keys
 
     def _head(self, query: Any, keys: Any, values: Any) -> Any:
         """query [B, c, 1, N], keys [B, M, 1, c], values [B, c, 1, M] -> [B, c, 1, N]."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,11 @@ from numpy.typing import NDArray
 
 from s2p_converters.targets.coreai.weights import EmittedWeight, packed
 from s2p_runtime.component import TensorSpec
+from s2p_runtime.hosts.coreai.constants import drawn_name, operations_of, stored_bytes
 
 AXIS = np.array(0, np.int32)
+_NO_DATE = "19700101T000000Z"
+"""In the form of Apple's own ``metadata.json``."""
 
 
 @contextmanager
@@ -57,7 +61,7 @@ class Builder:
     ) -> None:
         """Add a function ``name`` of the program; ``body`` takes and returns values in the order of the ports."""
         takes = {port.name: Annotated[Value, _type(port)] for port in inputs}
-        gives = tuple[tuple(Annotated[Value, _type(port)] for port in outputs)]  # type: ignore[misc]
+        gives = tuple[tuple(Annotated[Value, _type(port)] for port in outputs)]  # type: ignore[misc, valid-type]
         function = _function(name, takes, gives, lambda *values: tuple(body(*values)))
         # Every clean exit rewrites the module: constants that are equal become one.
         with self._module:
@@ -117,13 +121,26 @@ class Builder:
 def save_program(program: ca.AIProgram, path: Path) -> None:
     """Write a program as an ``.aimodel`` whose bytes depend on nothing but itself: no places in our source, no date."""
     strip_debug_info(program)
-    asset = program.save_asset(path)
+    _name_resources(program)
+    program.save_asset(path)
+    metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
+    metadata |= {"author": "s2p-mobile", "creationDate": _NO_DATE}
+    (path / "metadata.json").write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    def update(metadata: Any) -> None:
-        metadata.author = "s2p-mobile"
-        metadata.creation_date = 0.0
 
-    asset.update_metadata(update)
+def _name_resources(program: ca.AIProgram) -> None:
+    """Number the large constants: Apple's library names them after places in memory."""
+    module = program._module._mlir_module
+    known: dict[str, Any] = {}
+    with module.context:
+        for graph in module.body.operations:
+            for operation in operations_of(graph):
+                if operation.name != "coreai.constant" or (place := drawn_name(operation)) is None:
+                    continue
+                if place not in known:
+                    data, kind = stored_bytes(operation), operation.attributes["value"].type
+                    known[place] = DenseResourceElementsAttr.get_from_buffer(data, f"constant_{len(known)}", kind)
+                operation.attributes["value"] = known[place]
 
 
 def _function(name: str, takes: dict[str, Any], gives: Any, body: Callable[..., Any]) -> Callable[..., Any]:

@@ -33,7 +33,7 @@ def convert(checkpoint: Checkpoint, request: Request) -> dict[str, Any]:
         inputs, outputs = list(ports), [output]
         write_unet(checkpoint, options, path, request.shapes)
     else:
-        part = float_component(checkpoint, request.name, own)
+        part = float_component(checkpoint, options, request.name, own)
         write_float(checkpoint, options, request.name, path, request.shapes)
         entry = component_entry(request.path, part.inputs, part.outputs, options, is_half(part, options))
         return {"component": entry.model_dump(mode="json")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,10 +26,12 @@ def is_half(part: FloatComponent, options: CoreAIOptions) -> bool:
     return precision == "fp16" and not part.needs_float32
 
 
-def float_component(checkpoint: Checkpoint, name: str, latents: tuple[int, int]) -> FloatComponent:
-    """A component by its name; ``latents`` is the size of what the decoder takes."""
+def float_component(checkpoint: Checkpoint, options: CoreAIOptions, name: str, latents: tuple[int, int]) -> FloatComponent:
+    """A component by its name; ``latents`` is the size of what the decoder takes, which the package of Apple calls ``z``."""
     if name == "vae_decoder":
-        return decoder_component(checkpoint, latents)
+        part = decoder_component(checkpoint, latents)
+        (source,) = part.inputs
+        return replace(part, inputs=(source.model_copy(update={"name": "z"}),)) if options.layout == "coreai-models" else part
     return next(part for part in prompt_components(checkpoint) if part.name == name)
 
 
@@ -47,7 +50,7 @@ class _Cast(nn.Module):
 @torch.no_grad()
 def write_float(checkpoint: Checkpoint, options: CoreAIOptions, name: str, path: Path, shapes: LatentShapes) -> None:
     """Write a component as one program with a function for each size of latents."""
-    parts = {method: float_component(checkpoint, name, latents) for method, latents in shapes.items()}
+    parts = {method: float_component(checkpoint, options, name, latents) for method, latents in shapes.items()}
     own = next(iter(parts.values()))
     half = is_half(own, options)
     module = with_repeated_pixels(own.load())
@@ -98,5 +101,3 @@ def with_repeated_pixels(module: nn.Module) -> nn.Module:
         else:
             with_repeated_pixels(child)
     return module
-
-

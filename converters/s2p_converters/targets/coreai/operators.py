@@ -26,7 +26,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.spec, self.bias_values = spec, bias
 
-    def _apply(self, x: Symbol, weight: Value) -> Symbol:
+    def _sum(self, x: Symbol, weight: Value) -> Symbol:
         if self.spec.kind == "linear":
             return x.with_value(ca.broadcasting_batch_matmul(x.value, ca.transpose(weight, np.array([1, 0], np.uint32))))
         p = self.spec.padding
@@ -53,7 +53,7 @@ class FloatSymbolLayer(_Layer):
     def forward(self, x: Symbol, row: Mapping[str, Symbol]) -> Symbol:
         """Append the layer to the graph of ``x``."""
         weight = x.builder.floats(f"{self.spec.name}.weight", self.weight_values)
-        return self._shifted(self._apply(x, weight))
+        return self._shifted(self._sum(x, weight))
 
 
 class IntegerSymbolLayer(_Layer):
@@ -66,7 +66,7 @@ class IntegerSymbolLayer(_Layer):
     def forward(self, x: Symbol, row: Mapping[str, Symbol]) -> Symbol:
         """Append the layer to the graph of ``x``; ``row`` holds ``<layer>.scale`` [1, 1] where its input is rounded."""
         rounded = self.operators.rounded(x, self.weight_form, row)
-        y = self._apply(rounded, x.builder.weight(self.weight_form))
+        y = self._sum(rounded, x.builder.weight(self.weight_form))
         return self._shifted(y * self._behind(y, "weight_scale", self.weight_form.factor))
 
 
@@ -103,8 +103,8 @@ class CoreAIOperators(GraphOperators[Symbol]):
         self._rounded.clear()
 
     def rounded(self, x: Symbol, weight: EmittedWeight, row: Mapping[str, Symbol]) -> Symbol:
-        """A layer's input on its grid at this step, ``s (clamp(round(x / s) + z) - z)``; layers that read the same tensor with the same
-        scales share it."""
+        """A layer's input on its grid at this step, ``s (clamp(round(x / s) + z) - z)``; layers that read the same tensor
+        with the same scales share it."""
         layer = weight.layer
         if not self.options.quantizes_activations or layer.activation_scale is None or layer.activation_bits is None:
             return x
@@ -181,8 +181,8 @@ class CoreAIOperators(GraphOperators[Symbol]):
         return x.with_value(ca.gelu(x.value))
 
     def upsample(self, x: Symbol) -> Symbol:
-        """Nearest-neighbour upsampling by two. Pixels are repeated: Apple's own exporter avoids ``interpolate``, which its GPU compiler
-        leaves to the CPU (apple/coreai-models, ``diffusion/components.py``)."""
+        """Nearest-neighbour upsampling by two. Pixels are repeated: Apple's own exporter avoids ``interpolate``, which its GPU
+        compiler leaves to the CPU (apple/coreai-models, ``diffusion/components.py``)."""
         batch, channels, height, width = x.shape
         columns = repeated(x.reshape(batch, channels, height * width, 1), 3).reshape(batch, channels, height, 2 * width)
         rows = repeated(columns.reshape(batch, channels * height, 1, 2 * width), 2)
@@ -216,6 +216,11 @@ class ChannelsFirstOperators(ChannelsFirst, CoreAIOperators):
         normed = ca.broadcasting_mul(centred, ca.rsqrt(ca.broadcasting_add(variance, eps)))
         gain, shift = self._parameters(x, norm, (1, x.shape[1], 1, 1))
         return x.with_value(ca.broadcasting_add(ca.broadcasting_mul(normed, gain), shift))
+
+    def scaled(self, q: Symbol, keys: Symbol, factor: float) -> tuple[Symbol, Symbol]:
+        """The keys: behind a layer without a bias Apple's library would multiply the factor into the channels' scales, which then are
+        rounded."""
+        return q, keys * factor
 
     def attend(self, query: Symbol, keys: Symbol, values: Symbol) -> Symbol:
         """See :class:`ChannelsFirst`. The axes that are exchanged have length 1 beside them: nothing moves in memory."""

@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 from s2p_converters.targets.options import TargetOptions
 from s2p_runtime.errors import S2PError
 
+FOLDER = "Resources"
+"""Folder of a bundle that an app hands to the Swift package of apple/coreai-models."""
+FILES = {"text_encoder": "TextEncoder.aimodel", "unet": "Unet.aimodel", "vae_decoder": "VAEDecoder.aimodel"}
+"""What that package calls the programs."""
+
 
 class CoreAIOptions(TargetOptions):
     """Options of the Core AI target. ``layout``: ``coreai-models`` names files and ports as the Swift package of apple/coreai-models

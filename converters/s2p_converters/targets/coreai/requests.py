@@ -14,7 +14,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ConfigDict
 
 from s2p_converters.targets.coreai.options import CoreAIOptions
-from s2p_runtime.errors import S2PError
+from s2p_runtime.errors import CheckFailed, S2PError
 
 _LINES_OF_NOTE = 20
 
@@ -60,7 +60,7 @@ class Converter:
         """Start it, if it does not run yet; nothing waits until it is ready."""
         if self._process is None or self._process.poll() is not None:
             self.close()
-            self._said = tempfile.TemporaryFile()
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "s2p_converters.targets.coreai.worker"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, encoding="utf-8",
@@ -89,14 +89,15 @@ class Converter:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             problem, remedy, field = answer["error"]
-            raise S2PError(problem, remedy, field)
+            raise (CheckFailed if answer.get("failed") else S2PError)(problem, remedy, field)
         return answer
 
     @staticmethod
     def _ended(title: str, status: int, said: str) -> S2PError:
         how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         error = S2PError(
-            f"Apple's library ended while it converted the {title} ({how})", "report it with the model, or convert for another target"
+            f"Apple's library ended while it converted the {title} ({how})",
+            "report it with the model, or convert for another target",
         )
         if said:
             error.add_note(f"Output before the end:\n{said}")

@@ -15,7 +15,9 @@ from s2p_runtime.errors import S2PError
 
 
 def _unknown(what: str) -> S2PError:
-    return S2PError(f"this U-Net needs {what}, which the Core AI programs do not have", "convert it for another `target`", "target")
+    return S2PError(
+        f"this U-Net needs {what}, which the Core AI programs do not have", "convert it for another `target`", "target"
+    )
 
 
 @dataclass(frozen=True, eq=False)

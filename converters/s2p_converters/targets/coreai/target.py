@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import json
+import sys
+import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2p_converters.targets.coreai.options import CoreAIOptions
+from s2p_converters.targets.coreai.options import FILES, FOLDER, CoreAIOptions
 from s2p_converters.targets.coreai.requests import Converter, Request
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
 from s2p_runtime.bundle import LayerSummary
@@ -44,11 +48,22 @@ class CoreAITarget(Target[CoreAIOptions]):
         from s2p_runtime.hosts.coreai import require_engine
 
         require_engine()
+        if options.layout == "coreai-models":
+            from s2p_converters.targets.coreai.swift_package import package_settings
+
+            package_settings(checkpoint)
         self._converter.start()
 
     def notes(self, checkpoint: Checkpoint, options: CoreAIOptions) -> Notes:
         """See :class:`Target`."""
-        return Notes(after=(_LINUX,))
+        here = (_LINUX,) if sys.platform != "darwin" else ()
+        if options.layout == "s2p":
+            return Notes(after=here, figures={"package": None})
+        from s2p_converters.targets.coreai.swift_package import package_settings
+
+        settings = package_settings(checkpoint)
+        after = (f"settings of the package: {settings.describe()}", *settings.notes, *here)
+        return Notes(after=after, figures={"package": asdict(settings)})
 
     def memory(self, checkpoint: Checkpoint, options: CoreAIOptions) -> int:
         """See :class:`Target`."""
@@ -74,17 +89,45 @@ class CoreAITarget(Target[CoreAIOptions]):
     def lower_unet(self, checkpoint: Checkpoint, options: CoreAIOptions, folder: Path, shapes: LatentShapes) -> ConvertedUNet:
         """See :class:`Target`."""
         component, layers = self._ask(checkpoint, options, folder, "unet", "U-Net", shapes)
+        if options.layout == "coreai-models":
+            from s2p_converters.targets.coreai.swift_package import write_metadata
+
+            write_metadata(checkpoint, folder)
+        if not self.runs_here(checkpoint, options, "unet"):
+            self._check_small(checkpoint, options)
         self._converter.close()
         return ConvertedUNet({"unet": Component.model_validate_json(component)}, layers)
 
+    def runs_here(self, checkpoint: Checkpoint, options: CoreAIOptions, component: str) -> bool:
+        """See :class:`Target`."""
+        from s2p_converters.targets.coreai.small_twin import is_large
+
+        return component != "unet" or not is_large(checkpoint)
+
+    def _check_small(self, checkpoint: Checkpoint, options: CoreAIOptions) -> None:
+        """The same layers at small latents against the reference."""
+        from s2p_converters.targets.coreai.small_twin import check_twin, small_latents
+
+        plain = options.model_copy(update={"layout": "s2p", "size": (), "chunks": 1})
+        with tempfile.TemporaryDirectory() as scratch:
+            self._ask(checkpoint, plain, Path(scratch), "unet", "U-Net", {"main": small_latents(checkpoint)})
+            self._converter.close()
+            tolerance = self.self_check_tolerance(options, "unet")
+            assert tolerance is not None
+            reference = self.reference(checkpoint, plain)
+            check_twin(checkpoint, reference, Path(scratch) / "unet.aimodel", options.precision, tolerance)
+
     def lower_chunks(self, checkpoint: Checkpoint, options: CoreAIOptions, folder: Path) -> ConvertedUNet:
         """See :class:`Target`."""
-        components, layers = {}, ()
+        components: dict[str, Component] = {}
+        layers: tuple[LayerSummary, ...] = ()
         for number in range(1, options.chunks + 1):
             name = f"unet_{number}"
             title = f"U-Net's program {number}"
             component, layers = self._ask(checkpoint, options, folder, name, title, {"main": (1, 1)}, number)
             components[name] = Component.model_validate_json(component)
+        if not self.runs_here(checkpoint, options, "unet"):
+            self._check_small(checkpoint, options)
         self._converter.close()
         return ConvertedUNet(components, layers)
 
@@ -93,11 +136,9 @@ class CoreAITarget(Target[CoreAIOptions]):
         number: int | None = None,
     ) -> tuple[str, tuple[LayerSummary, ...]]:  # fmt: skip
         """The component as JSON, and the U-Net's layers."""
-        import json
-
         request = Request(
             checkpoint=checkpoint.folder.resolve(), options=options.model_dump(), folder=folder.resolve(), name=name, title=title,
-            path=f"{name}.aimodel", shapes=dict(shapes), number=number,
+            path=_place(options, name), shapes=dict(shapes), number=number,
         )  # fmt: skip
         answer = self._converter.ask(request)
         return json.dumps(answer["component"]), tuple(
@@ -114,7 +155,12 @@ class CoreAITarget(Target[CoreAIOptions]):
         """See :class:`Target`. The program divides by the scale that it stores and does not multiply by a stored reciprocal."""
         from s2p_converters.targets.coreai.reference import dividing_reference
 
-        return dividing_reference(checkpoint, self.constants(options))
+        unet = dividing_reference(checkpoint, self.constants(options))
+        if options.layout == "coreai-models":
+            from s2p_converters.targets.timesteps import as_the_pipeline_calls
+
+            as_the_pipeline_calls(unet, checkpoint.manifest.plan.timesteps)
+        return unet
 
     def self_check_tolerance(self, options: CoreAIOptions, component: str) -> float | None:
         """See :class:`Target`."""
@@ -122,6 +168,15 @@ class CoreAITarget(Target[CoreAIOptions]):
 
         precisions = {"text_encoder": options.precision, "vae_decoder": options.vae_precision, "unet": options.precision}
         return component_tolerance("float16" if precisions.get(component) == "fp16" else "float32", component)
+
+    def tokenizer_folder(self, options: CoreAIOptions) -> str:
+        """See :class:`Target`."""
+        return "tokenizer" if options.layout == "s2p" else f"{FOLDER}/tokenizer"
+
+
+def _place(options: CoreAIOptions, name: str) -> str:
+    """Where a component's program lies in the bundle."""
+    return f"{name}.aimodel" if options.layout == "s2p" else f"{FOLDER}/{FILES[name]}"
 
 
 def _latents(part: FloatComponent) -> tuple[int, int]:

@@ -17,13 +17,15 @@ from s2p_converters.core.graph import StepUNet, prompt_columns
 from s2p_converters.core.graph.splitting import TIME_TABLE, Chunk, UNetChunk, chunk_inputs, plan_chunks
 from s2p_converters.core.reference import exact, load_floats
 from s2p_converters.targets.coreai.builder import Builder, Value, ca
-from s2p_converters.targets.coreai.options import CoreAIOptions
 from s2p_converters.targets.coreai.operators import ChannelsFirstOperators, CoreAIOperators
+from s2p_converters.targets.coreai.options import CoreAIOptions
+from s2p_converters.targets.coreai.readback import check_stored
 from s2p_converters.targets.coreai.symbols import StepRowSymbols, Symbol
 from s2p_converters.targets.coreai.weights import EmittedWeight, emitted_weight
 from s2p_converters.targets.interface import unet_inputs, unet_output
 from s2p_converters.targets.ports import Dtype, context_shape, tensor
 from s2p_converters.targets.protocol import LatentShapes
+from s2p_converters.targets.timesteps import call_thresholds
 from s2p_runtime.bundle import LayerSummary
 from s2p_runtime.component import TensorSpec
 
@@ -90,7 +92,8 @@ class _Writer:
         self.operators = kind(self.builder, weights, checkpoint.floats, options)
         self.columns = table_columns(checkpoint, options)
         self.of_prompt = prompt_columns(checkpoint.structure)
-        self.unet = StepUNet(checkpoint.structure, SymbolTables(self.columns, self.of_prompt), self.operators)
+        self.tables = SymbolTables(self.columns, self.of_prompt)
+        self.unet = StepUNet(checkpoint.structure, self.tables, self.operators)
         load_floats(self.unet, checkpoint, exact)
         for name, module in self.unet.named_modules():
             if isinstance(module, nn.GroupNorm | nn.LayerNorm):
@@ -121,12 +124,31 @@ def write_unet(checkpoint: Checkpoint, options: CoreAIOptions, path: Path, shape
 
     Raises:
         S2PError: a layer does not fit float16.
+        CheckFailed: the file does not hold what it should.
     """
-    writer = _Writer(checkpoint, options, unet_weights(checkpoint, options))
+    weights = unet_weights(checkpoint, options)
+    writer = _Writer(checkpoint, options, weights)
     for name, latents in shapes.items():
         inputs, output = unet_ports(checkpoint, options, latents)
-        writer.write(name, writer.unet, inputs, [output])
+        module: Callable[..., Any] = writer.unet
+        if options.layout == "coreai-models":
+            module = _told_timesteps(writer.unet, checkpoint.manifest.plan.timesteps)
+        writer.write(name, module, inputs, [output])
     writer.builder.save(path)
+    check_stored(path, weights, writer.tables.matrix, options.half)
+
+
+def _told_timesteps(unet: StepUNet, timesteps: Sequence[float]) -> Callable[..., Symbol]:
+    """The U-Net as it is told a timestep [B] and finds the call: the number of thresholds above it, see :func:`call_thresholds`."""
+    thresholds = np.array(call_thresholds(timesteps) or [0], np.float32)
+
+    def call(sample: Symbol, timestep: Symbol, context: Symbol) -> Symbol:
+        told = timestep.narrow(0, 0, 1).value
+        below = ca.cast(ca.broadcasting_greater(thresholds.astype(timestep.builder.dtype), told), np.int32)
+        found: Symbol = unet(sample, sample.with_value(ca.reduce_sum(below, np.array([0], np.int32))).reshape(1), context)
+        return found
+
+    return call
 
 
 def unet_ports(
@@ -206,8 +228,11 @@ def write_chunk(checkpoint: Checkpoint, options: CoreAIOptions, path: Path, numb
         S2PError: a layer does not fit float16.
     """
     chunk, inputs, outputs = chunk_ports(checkpoint, options)[number - 1]
-    writer = _Writer(checkpoint, options, unet_weights(checkpoint, options))
+    weights = unet_weights(checkpoint, options)
+    writer = _Writer(checkpoint, options, weights)
     tables = _tables(writer.columns, writer.of_prompt, chunk)
     module = UNetChunk(writer.unet, chunk, [port.name for port in inputs], tables)
     writer.write("main", module, inputs, outputs)
     writer.builder.save(path)
+    held = {name: weight for name, weight in weights.items() if chunk.holds(name)}
+    check_stored(path, held, None if tables is None else tables.matrix, options.half)

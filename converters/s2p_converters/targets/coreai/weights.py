@@ -58,7 +58,8 @@ class EmittedWeight:
     def table(self) -> NDArray[np.float64]:
         """Entries of a palette, ascending: [2^bits]."""
         half = 1 << (self.bits - 1)
-        return np.arange(-half, half) * 2.0**-self.shift
+        found: NDArray[np.float64] = np.arange(-half, half) * np.float64(2.0**-self.shift)
+        return found
 
     @property
     def stored(self) -> NDArray[np.uint8]:
@@ -70,7 +71,8 @@ class EmittedWeight:
     @property
     def factor(self) -> NDArray[np.float64]:
         """What the layer's output is multiplied by: [C_out]."""
-        return self.layer.scale.astype(np.float64) * 2.0**self.shift
+        found: NDArray[np.float64] = self.layer.scale.astype(np.float64) * 2.0**self.shift
+        return found
 
 
 def emitted_weight(layer: QuantizedLayer, options: CoreAIOptions) -> EmittedWeight:
@@ -81,9 +83,12 @@ def emitted_weight(layer: QuantizedLayer, options: CoreAIOptions) -> EmittedWeig
     """
     item = 2 if options.half else 4
     shift = _shift(layer, options)
+    palette, integers = (
+        next(width for width in widths if width >= layer.weight_bits) for widths in (_INDEX_BITS, _INTEGER_BITS)
+    )
     forms = [
-        EmittedWeight(layer, form, next(width for width in widths if width >= layer.weight_bits), shift, item)
-        for form, widths in (("palette", _INDEX_BITS), ("integers", _INTEGER_BITS))
+        EmittedWeight(layer, "palette", palette, shift, item),
+        EmittedWeight(layer, "integers", integers, shift, item),
     ]
     chosen = [one for one in forms if options.weights in ("auto", one.form)]
     emitted = min(chosen, key=lambda one: one.stored_bytes)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from s2p_converters.targets.coreai.requests import Request
-from s2p_runtime.errors import S2PError
+from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.quiet import quiet_import
 
 
@@ -48,9 +48,15 @@ def reply(line: str) -> Mapping[str, Any]:
     try:
         return answer(request)
     except S2PError as error:
-        return {"error": [error.problem, error.remedy, error.field]}
+        return {"error": [error.problem, error.remedy, error.field], "failed": isinstance(error, CheckFailed)}
     except OSError as error:
-        return {"error": [f"{request.path} cannot be written ({error.strerror or error})", "is there room, and may you write there?", None]}
+        return {
+            "error": [
+                f"{request.path} cannot be written ({error.strerror or error})",
+                "is there room, and may you write there?",
+                None,
+            ]
+        }
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return {"error": [f"Core AI conversion of {request.title} failed ({reason})", "report it with the model", None]}

@@ -7,51 +7,15 @@ Names and shapes follow its ``swift/StableDiffusion/pipeline``: ``Unet.swift`` (
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from s2p_converters.core.graph import Operators, StepTables, StepUNet, UNetStructure
+from s2p_converters.core.graph import Operators, StepUNet, UNetStructure
 from s2p_converters.targets.ports import tensor
+from s2p_converters.targets.timesteps import call_thresholds
 from s2p_runtime.component import TensorSpec
-from s2p_runtime.errors import S2PError
-from s2p_runtime.hosts.coreml.feeds import told_timestep
-
-
-def call_thresholds(timesteps: Sequence[float]) -> list[int]:
-    """Integers b_k such that the call nearest to an integer timestep t is the number of k with ``t < b_k``.
-
-    ``b_k`` is the midpoint of calls k and k + 1, rounded up, which changes no comparison with an integer; of two equally near
-    calls the noisier one is taken. Calls at the same timestep cannot be told apart: the first of them stands for all.
-
-    Args:
-        timesteps: of the plan's calls, not negative.
-
-    Returns:
-        One integer less than there are calls.
-
-    Raises:
-        S2PError: a timestep is above the one before it.
-    """
-    if any(later > earlier for earlier, later in itertools.pairwise(timesteps)):
-        raise S2PError(
-            "the plan's timesteps rise, so a timestep does not name a call", "quantize with another `scheduler`", "scheduler"
-        )
-    thresholds = []
-    following = 0  # No timestep is below it: calls that repeat the last timestep are never chosen.
-    for earlier, later in zip(reversed(timesteps[:-1]), reversed(timesteps[1:]), strict=True):
-        if later < earlier:
-            following = math.ceil((earlier + later) / 2)
-        thresholds.append(following)
-    return thresholds[::-1]
-
-
-def nearest_call(thresholds: Sequence[int], timestep: int) -> int:
-    """What the program computes from its thresholds."""
-    return sum(timestep < threshold for threshold in thresholds)
 
 
 class TimestepUNet(StepUNet):
@@ -113,11 +77,3 @@ def timestep_inputs(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     sample, _, hidden = inputs
     batch, tokens, width = hidden.shape
     return sample, tensor("timestep", (batch,)), tensor(hidden.name, (batch, width, 1, tokens))
-
-
-def as_the_pipeline_calls(unet: StepUNet, timesteps: Sequence[float]) -> None:
-    """Reorder a reference's tables: row i becomes that of the call which timestep i finds, for calls at one timestep."""
-    thresholds = call_thresholds(timesteps)
-    calls = [nearest_call(thresholds, told_timestep(timestep)) for timestep in timesteps]
-    assert isinstance(unet.tables, StepTables)
-    unet.tables.matrix = unet.tables.matrix[calls]

@@ -7,24 +7,26 @@ visit those timesteps, each once. Formulas: ``Scheduler.swift`` (PNDM) and ``DPM
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_converters.targets.coreml.apple import call_thresholds, nearest_call
+from s2p_converters.targets.timesteps import (
+    TRAIN_STEPS,
+    Schedule,
+    karras_timesteps,
+    leading_timesteps,
+    linspace_timesteps,
+    matching_schedule,
+    pndm_timesteps,
+)
 from s2p_runtime.conditioning import conditioner_of
 from s2p_runtime.errors import S2PError
-from s2p_runtime.hosts.coreml.feeds import told_timestep
 
-_TRAIN_STEPS = 1000
 _NOISE_SCHEDULE = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
-    "num_train_timesteps": _TRAIN_STEPS,
+    "num_train_timesteps": TRAIN_STEPS,
 }
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 DEFAULT_SCALE_FACTOR = 0.18215
@@ -32,43 +34,11 @@ _PNDM, _DPM = ".pndmScheduler", ".dpmSolverMultistepScheduler"
 _SAME_RULE = {_PNDM: "PNDMScheduler", _DPM: "DPMSolverMultistepScheduler"}
 
 
-def _rounded(value: float) -> int:
-    """Halves upwards, as Swift's ``round`` does for positive numbers."""
-    return math.floor(value + 0.5)
-
-
-def pndm_timesteps(steps: int) -> list[int]:
-    """Timesteps of ``PNDMScheduler(stepCount:)``: steps + 1 calls, the second timestep twice."""
-    forward = [k * (_TRAIN_STEPS // steps) + 1 for k in range(steps)]
-    return [*forward[:-1], forward[-2], forward[-1]][::-1]
-
-
-def linspace_timesteps(steps: int) -> list[int]:
-    """Timesteps of ``DPMSolverMultistepScheduler(stepCount:, timeStepSpacing: .linspace)``."""
-    return [_rounded(t) for t in np.linspace(0, _TRAIN_STEPS - 1, steps + 1)[1:][::-1].tolist()]
-
-
-def leading_timesteps(steps: int) -> list[int]:
-    """The same with ``.leading``."""
-    ratio = (_TRAIN_STEPS - 1) // (steps + 1)
-    return [1 + k * ratio for k in range(1, steps + 1)][::-1]
-
-
-def karras_timesteps(steps: int) -> list[int]:
-    """The same with ``.karras``: Karras et al. 2022, equation 5 with rho 7, between the ends of the noise schedule."""
-    betas = np.linspace(_NOISE_SCHEDULE["beta_start"] ** 0.5, _NOISE_SCHEDULE["beta_end"] ** 0.5, _TRAIN_STEPS) ** 2  # type: ignore[operator]
-    kept = np.cumprod(1 - betas)
-    log_sigmas = np.log((1 - kept) / kept) / 2
-    ends = np.exp(log_sigmas[[-1, 0]] / 7)
-    sigmas = (ends[0] + np.linspace(0, 1, steps) * (ends[1] - ends[0])) ** 7
-    return [_rounded(t) for t in np.interp(np.log(sigmas), log_sigmas, np.arange(_TRAIN_STEPS)).tolist()]
-
-
-_SCHEDULES: tuple[tuple[str, str | None, Callable[[int], list[int]]], ...] = (
-    (_PNDM, None, pndm_timesteps),
-    (_DPM, ".linspace", linspace_timesteps),
-    (_DPM, ".leading", leading_timesteps),
-    (_DPM, ".karras", karras_timesteps),
+_SCHEDULES: tuple[Schedule[tuple[str, str | None]], ...] = (
+    Schedule((_PNDM, None), pndm_timesteps, repeats=1),
+    Schedule((_DPM, ".linspace"), linspace_timesteps),
+    Schedule((_DPM, ".leading"), leading_timesteps),
+    Schedule((_DPM, ".karras"), karras_timesteps),
 )
 
 
@@ -127,7 +97,8 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
     frame = {manifest.tokenizer.bos_id, manifest.tokenizer.eos_id, manifest.tokenizer.pad_id}
     if learned := [token.content for token in manifest.tokenizer.added_tokens if token.id not in frame]:
         notes.append(f"the pipeline knows no added tokens and reads {learned[0]} letter by letter")
-    scheduler, spacing, steps, apart = _matching_schedule(plan.timesteps)
+    found, steps, apart = matching_schedule(plan.timesteps, _SCHEDULES)
+    scheduler, spacing = found or (None, None)
     if scheduler is None:
         notes.append("no scheduler of the pipeline visits every call of the plan once; each timestep uses the nearest call")
     elif apart >= 1:
@@ -141,26 +112,6 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
         )
     guidance = manifest.guidance if manifest.guidance > 1 else 0.0
     return PipelineSettings(scheduler, spacing, steps, guidance, manifest.latents.scaling_factor, tuple(notes))
-
-
-def _matching_schedule(timesteps: list[float]) -> tuple[str | None, str | None, int, float]:
-    """The scheduler whose timesteps come nearest among those that find the same calls as the plan's own timesteps, and how far apart
-    the two are at most. A plan of few calls has wide gaps, in which many timesteps find the same call."""
-    thresholds = call_thresholds(timesteps)
-    found = [nearest_call(thresholds, told_timestep(t)) for t in timesteps]
-    fitting = []
-    for scheduler, spacing, schedule in _SCHEDULES:
-        steps = len(timesteps) - (scheduler == _PNDM)
-        if not (2 if scheduler == _PNDM else 1) <= steps < _TRAIN_STEPS:
-            continue
-        visited = schedule(steps)
-        if [nearest_call(thresholds, t) for t in visited] == found:
-            distances = [abs(a - b) for a, b in zip(visited, timesteps, strict=True)]
-            fitting.append((sum(distances), scheduler, spacing, steps, max(distances)))
-    if not fitting:
-        return None, None, len(timesteps), 0.0
-    _, chosen, chosen_spacing, chosen_steps, apart = min(fitting, key=lambda entry: entry[0])
-    return chosen, chosen_spacing, chosen_steps, apart
 
 
 def _check_noise_schedule(checkpoint: Checkpoint) -> None:

@@ -46,7 +46,7 @@ if "s2p.channel_norm" not in _TORCH_OPS_REGISTRY:
 
 
 class ChannelsFirstOperators(ChannelsFirst, CoreMLOperators):
-    """Quantized layers of a checkpoint, all of them as convolutions, and split attention; ``layers`` hold weights of convolutions only."""
+    """Quantized layers of a checkpoint, all of them as convolutions, and split attention; ``layers`` hold convolutions only."""
 
     def __init__(self, layers: Mapping[str, QuantizedLayer], options: CoreMLOptions) -> None:
         super().__init__(layers, options)

@@ -20,9 +20,9 @@ from s2p_converters.targets.coreml.functions import merge_functions
 from s2p_converters.targets.coreml.layers import CoreMLOperators, check_float16_range
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
-from s2p_converters.targets.pointwise import with_pointwise_layers
 from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.interface import unet_inputs, unet_output
+from s2p_converters.targets.pointwise import with_pointwise_layers
 from s2p_converters.targets.ports import own_latents
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
 from s2p_runtime.bundle import LayerSummary

@@ -106,7 +106,7 @@ class CoreMLTarget(Target[CoreMLOptions]):
         """See :class:`Target`. In Apple's layout a timestep finds its call."""
         unet = super().reference(checkpoint, options)
         if options.layout == "apple":
-            from s2p_converters.targets.coreml.apple import as_the_pipeline_calls
+            from s2p_converters.targets.timesteps import as_the_pipeline_calls
 
             as_the_pipeline_calls(unet, checkpoint.manifest.plan.timesteps)
         return unet

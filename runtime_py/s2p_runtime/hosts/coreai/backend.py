@@ -8,11 +8,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from s2p_runtime.backends import Array32
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreai.engine import Array, Engine
 from s2p_runtime.hosts.programs import ProgramBackend, check_input, port_at_size
+from s2p_runtime.hosts.timesteps import told_timestep
 
 
 class CoreAIBackend(ProgramBackend):
@@ -66,6 +68,13 @@ class CoreAIBackend(ProgramBackend):
     def _let_go(self, component: str) -> None:
         self._loaded = {key for key in self._loaded if key[0] != component}
         self._engine.ask(component, {"do": "drop", "key": component})
+
+    def _unet_inputs(self, sample: Array32, step: int, conditions: Mapping[str, Array32]) -> dict[str, Array]:
+        manifest = self.bundle.manifest
+        if all(port.name != "timestep" for port in manifest.unet.inputs):
+            return super()._unet_inputs(sample, step, conditions)
+        told = told_timestep(manifest.plan.calls[step].timestep)
+        return {"sample": sample, "timestep": np.full(sample.shape[0], told, np.float32), **conditions}
 
     def _call(self, component: str, method: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         spec, _ = self.bundle.component(component)

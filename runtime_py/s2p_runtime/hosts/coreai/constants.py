@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RESOURCE = re.compile(r"dense_resource<([^>]+)>")
+_DRAWN, _NUMBERED = "resource_", "constant_"
 _FLOATS = {"f16": np.float16, "f32": np.float32}
 
 
@@ -88,26 +89,43 @@ def operations_of(operation: Any) -> Iterator[Any]:
 
 
 def _constant(operation: Any, function: str, number: int) -> StoredConstant:
+    element, shape = _kind(operation)
+    named = _resource(operation)
+    named = None if named is None or named.startswith((_DRAWN, _NUMBERED)) else named
+    return StoredConstant(f"{function}/{named or number}", named, element, shape, stored_bytes(operation))
+
+
+def _kind(operation: Any) -> tuple[str, tuple[int, ...]]:
+    """Element type and shape of a ``coreai.constant``."""
     from coreai._compiler.ir import RankedTensorType
+
+    kind = RankedTensorType(operation.attributes["value"].type)
+    return str(kind.element_type), tuple(kind.shape)
+
+
+def _resource(operation: Any) -> str | None:
+    """Name under which a large constant lies beside the graphs; None: it lies in its graph."""
+    from coreai._compiler.ir import DenseResourceElementsAttr
 
     attribute = operation.attributes["value"]
-    kind = RankedTensorType(attribute.type)
-    element, shape = str(kind.element_type), tuple(kind.shape)
-    bits = 8 if element == "i1" else int(re.sub(r"\D", "", element))
-    data = stored_bytes(operation, bits)
-    named = None
-    if type(attribute).__name__ == "Attribute" or "Resource" in type(attribute).__name__:
-        found = _RESOURCE.match(str(attribute))
-        named = found[1] if found and not found[1].startswith("resource_") else None
-    return StoredConstant(f"{function}/{named or number}", named, element, shape, data)
+    if not DenseResourceElementsAttr.isinstance(attribute):
+        return None
+    found = _RESOURCE.match(str(attribute))
+    return None if found is None else found[1]
 
 
-def stored_bytes(operation: Any, bits: int) -> NDArray[np.uint8]:
-    """What a ``coreai.constant`` with elements of this width holds."""
+def drawn_name(operation: Any) -> str | None:
+    """The name of a large constant that Apple's library named by itself; None: it has another, or none."""
+    name = _resource(operation)
+    return name if name is not None and name.startswith(_DRAWN) else None
+
+
+def stored_bytes(operation: Any) -> NDArray[np.uint8]:
+    """What a ``coreai.constant`` holds; below 8 bits packed from the least significant bit upwards."""
     from coreai._compiler._mlir_libs._coreaiIR._bindings.compiler import copy_constant_value_to_array
-    from coreai._compiler.ir import RankedTensorType
 
-    shape = tuple(RankedTensorType(operation.attributes["value"].type).shape)
+    element, shape = _kind(operation)
+    bits = 8 if element == "i1" else int(re.sub(r"\D", "", element))
     data = np.zeros((math.prod(shape) * bits + 7) // 8, np.uint8)
     if data.size:
         copy_constant_value_to_array(constant_op=operation.operation, destination=data)

@@ -1,7 +1,7 @@
 """Digests of a Core AI bundle's constants.
 
-Golden runs exercise a program with a few inputs; a changed row of a table that no golden prompt uses would pass. So the SHA-256 of each
-constant, taken when the bundle was made, is compared as well.
+Golden runs exercise a program with a few inputs; a changed row of a table that no golden prompt uses would pass. So the SHA-256 of
+each constant, taken when the bundle was made, is compared as well.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def constant_digests(folder: Path, components: Mapping[str, Component]) -> dict[
     Raises:
         S2PError: a program is unreadable.
     """
-    engine, found = Engine(), {}
+    engine = Engine()
+    found: dict[str, NDArray[np.uint8]] = {}
     try:
         for name, component in components.items():
             answer, arrays = engine.ask(component.path, {"do": "digests", "path": str(folder / component.path)})

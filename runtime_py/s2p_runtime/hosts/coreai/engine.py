@@ -1,4 +1,4 @@
-"""Apple's runtime in a process of its own: it may end that process without a word, or never answer, and the command goes on to say so."""
+"""Apple's runtime in a process of its own: it may end that process without a word, or never answer, and the command says so."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def require_engine() -> str:
         system, machine = platform.system(), platform.machine()
         if (system, machine) not in _SUPPORTED:
             raise S2PError(
-                f"Apple's Core AI packages do not exist for {system} on {machine}", "use Linux on x86_64, or a Mac with Apple's chip"
+                f"Apple's Core AI packages do not exist for {system} on {machine}",
+                "use Linux on x86_64, or a Mac with Apple's chip",
             ) from None
         raise S2PError("this needs coreai-core, which is not installed", "run pip install 's2p-mobile[coreai]'") from None
 
@@ -104,7 +105,7 @@ class Engine:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            self._said = tempfile.TemporaryFile()
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
             # The runtime compiles into its temporary folder, which has to go when the process is ended.
             self._scratch = tempfile.TemporaryDirectory(prefix="s2p-coreai-")
             self._process = subprocess.Popen(
@@ -121,7 +122,8 @@ class Engine:
         if not ready:
             self.close()
             raise S2PError(
-                f"Apple's runtime did not answer for {what} within {self.time_limit:.0f} seconds", "is the machine busy? try again"
+                f"Apple's runtime did not answer for {what} within {self.time_limit:.0f} seconds",
+                "is the machine busy? try again",
             )
         found = os.read(process.stdout.fileno(), 1 << 20)
         if not found:
@@ -149,7 +151,9 @@ class Engine:
         status, said = self._process.wait(), self._note()
         self.close()
         how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        error = S2PError(f"Apple's runtime ended while it ran {what} ({how})", "is there enough memory? else convert the checkpoint again")
+        error = S2PError(
+            f"Apple's runtime ended while it ran {what} ({how})", "is there enough memory? else convert the checkpoint again"
+        )
         if said:
             error.add_note(f"Output before the end:\n{said}")
         return error

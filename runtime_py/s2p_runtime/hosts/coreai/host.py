@@ -16,8 +16,8 @@ _TOLERANCES = {
 }
 """Largest relative error at equal inputs. Float components in float32 differ by the order of sums (3e-6 measured), in float16 by the
 weights' rounding of 2^-11 each, which a dozen layers amplify. In the U-Net a difference in the last place flips some roundings of
-activations and moves the output by whole grid steps: torch in float32 is up to 3.9e-2 away from torch in float64 over the calls of the
-demo model's golden run. In float16 more of them flip."""
+activations and moves the output by whole grid steps: torch in float32 is up to 3.9e-2 away from torch in float64 over the calls of
+the demo model's golden run. In float16 more of them flip."""
 
 
 def component_tolerance(precision: str, component: str) -> float:

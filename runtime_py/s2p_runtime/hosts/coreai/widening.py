@@ -62,6 +62,6 @@ def _widen_constant(operation: Any) -> None:
     kind = operation.attributes["value"].type
     if _wide(kind) == kind:
         return
-    shape, stored = tuple(RankedTensorType(kind).shape), stored_bytes(operation, 16)
+    shape, stored = tuple(RankedTensorType(kind).shape), stored_bytes(operation)
     values = stored.view(np.float16).astype(np.float32).reshape(shape)
     operation.attributes["value"] = create_elements_attr(Location.unknown(), _wide(kind), values)

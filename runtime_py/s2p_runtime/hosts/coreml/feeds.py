@@ -8,14 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s2p_runtime.hosts.timesteps import told_timestep
 from s2p_runtime.plan import SamplingPlan
 
 Array32 = NDArray[np.float32]
-
-
-def told_timestep(timestep: float) -> int:
-    """The integer that Apple's pipeline passes for a call's timestep; it knows no others."""
-    return round(timestep)
 
 
 def timestep_feeds(

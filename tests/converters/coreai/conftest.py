@@ -1,0 +1,33 @@
+"""Core AI's tests need Apple's packages, which not every machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.targets.coreai.options import CoreAIOptions
+
+WriteUNet = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def apples_packages() -> None:
+    pytest.importorskip("coreai_torch", reason="Apple's coreai-torch is not installed")
+
+
+@pytest.fixture(scope="session")
+def write_unet(tmp_path_factory: pytest.TempPathFactory) -> WriteUNet:
+    """Write the U-Net of a checkpoint: ``write_unet(checkpoint, precision="fp32", weights="palette")``."""
+
+    def write(checkpoint: Checkpoint, **options: str) -> Path:
+        from s2p_converters.targets.coreai.unet import write_unet
+        from s2p_converters.targets.ports import own_latents
+
+        path = tmp_path_factory.mktemp("programs") / "unet.aimodel"
+        write_unet(checkpoint, CoreAIOptions(**options), path, {"main": own_latents(checkpoint)})
+        return path
+
+    return write
