@@ -16,7 +16,11 @@ ROOMS = {
     "s2p_mobile": REPOSITORY / "sdk" / "s2p_mobile",
 }
 """Package -> its folder; the packages in the last two are the rooms."""
-SLOW = re.compile(r"\b(coreml_bundle|executorch_bundle|convert_checkpoint|Conversion|import executorch|import coremltools)\b")
+SLOW = re.compile(
+    r"\b(coreml_bundle|coreai_bundle|executorch_bundle|convert_checkpoint|Conversion|import executorch|import coremltools)\b"
+)
+    r"\b(coreml_bundle|coreai_bundle|executorch_bundle|convert_checkpoint|Conversion|import executorch|import coremltools)\b"
+)
 """What converts, or loads a converter: tens of seconds."""
 
 

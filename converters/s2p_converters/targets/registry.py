@@ -16,10 +16,10 @@ TARGETS: Registry[Target[Any]] = Registry(
     "s2p_mobile.targets",
     {
         "coreml": BuiltIn("s2p_converters.targets.coreml.target:TARGET", "s2p-mobile[coreml]", ("coremltools",)),
+        "executorch": BuiltIn("s2p_converters.targets.executorch.target:TARGET", "s2p-mobile[executorch]", ("executorch",)),
         "coreai": BuiltIn(
             "s2p_converters.targets.coreai.target:TARGET", "s2p-mobile[coreai]", ("coreai", "coreai_torch"), COREAI_MACHINES
         ),
-        "executorch": BuiltIn("s2p_converters.targets.executorch.target:TARGET", "s2p-mobile[executorch]", ("executorch",)),
     },
 )
 

@@ -19,7 +19,8 @@ from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.timesteps import told_timestep
 
 TRAIN_STEPS = 1000
-Key = TypeVar("Key")
+Key = TypeVar("Key", covariant=True)
+Choice = TypeVar("Choice")
 
 
 def call_thresholds(timesteps: Sequence[float]) -> list[int]:
@@ -102,7 +103,7 @@ class Schedule(Generic[Key]):
     repeats: int = 0
 
 
-def matching_schedule(timesteps: list[float], schedules: Sequence[Schedule[Key]]) -> tuple[Key | None, int, float]:
+def matching_schedule(timesteps: list[float], schedules: Sequence[Schedule[Choice]]) -> tuple[Choice | None, int, float]:
     """The scheduler whose timesteps come nearest among those that find the same calls as the plan's own timesteps, its steps, and how
     far apart the two are at most. A plan of few calls has wide gaps, in which many timesteps find the same call."""
     thresholds = call_thresholds(timesteps)

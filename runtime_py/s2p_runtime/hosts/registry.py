@@ -14,8 +14,8 @@ HOSTS: Registry[Host] = Registry(
     "s2p_runtime.hosts",
     {
         "coreml": BuiltIn("s2p_runtime.hosts.coreml:HOST", "s2p-runtime[coreml]", ("torch", "coremltools")),
-        "coreai": BuiltIn("s2p_runtime.hosts.coreai:HOST", "s2p-runtime[coreai]", ("coreai",), COREAI_MACHINES),
         "executorch": BuiltIn("s2p_runtime.hosts.executorch:HOST", "s2p-runtime[executorch]", ("torch", "executorch")),
+        "coreai": BuiltIn("s2p_runtime.hosts.coreai:HOST", "s2p-runtime[coreai]", ("coreai",), COREAI_MACHINES),
     },
 )
 

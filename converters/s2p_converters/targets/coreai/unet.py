@@ -97,7 +97,7 @@ class _Writer:
         load_floats(self.unet, checkpoint, exact)
         for name, module in self.unet.named_modules():
             if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-                module.s2p_name = name  # type: ignore[assignment]
+                module.s2p_name = name
 
     def write(self, name: str, module: Callable[..., Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         """A graph that computes a module of symbols."""
