@@ -338,8 +338,6 @@ def test_bundles_of_a_target_that_is_gone(
         status, said = lines(*command)
         # What is not installed is named behind the semicolon.
         assert status == 2 and f"old.s2pmobile is a bundle for toy, and this s2p-mobile runs {OURS};" in said
-            "; not usable: coreai (pip install 's2p-runtime[coreai]')", ""
-        )
     description = inspect(folder)
     assert "unknown target 'toy'" in description.facts["programs"] and len(description.layers) == len(checkpoint.specs)
 

@@ -19,8 +19,6 @@ ROOMS = {
 SLOW = re.compile(
     r"\b(coreml_bundle|coreai_bundle|executorch_bundle|convert_checkpoint|Conversion|import executorch|import coremltools)\b"
 )
-    r"\b(coreml_bundle|coreai_bundle|executorch_bundle|convert_checkpoint|Conversion|import executorch|import coremltools)\b"
-)
 """What converts, or loads a converter: tens of seconds."""
 
 
