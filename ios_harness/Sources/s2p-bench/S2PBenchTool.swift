@@ -5,6 +5,9 @@ import S2PBenchProbes
 #if canImport(CoreML)
 import S2PBenchCoreML
 #endif
+#if canImport(CoreAI)
+import S2PBenchCoreAI
+#endif
 
 /// `s2p-bench`: exit status 0 done, 1 another picture than the golden one, 2 bad input or usage.
 @main
@@ -47,6 +50,11 @@ struct S2PBenchTool {
     }
 
     private static let makeComponents: BenchSession.MakeComponents = { bundle, options in
+        #if canImport(CoreAI)
+        if #available(iOS 27.0, macOS 27.0, *), bundle.manifest.target == CoreAIBackend.target {
+            return try await CoreAIBackend.components(of: bundle, options: options)
+        }
+        #endif
         #if canImport(CoreML)
         return try await CoreMLBackend.components(of: bundle, options: options)
         #else

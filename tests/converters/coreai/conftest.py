@@ -23,11 +23,13 @@ def write_unet(tmp_path_factory: pytest.TempPathFactory) -> WriteUNet:
     """Write the U-Net of a checkpoint: ``write_unet(checkpoint, precision="fp32", weights="palette")``."""
 
     def write(checkpoint: Checkpoint, **options: str) -> Path:
+        from s2p_converters.targets.coreai.builder import repeatable_names
         from s2p_converters.targets.coreai.unet import write_unet
         from s2p_converters.targets.ports import own_latents
 
         path = tmp_path_factory.mktemp("programs") / "unet.aimodel"
-        write_unet(checkpoint, CoreAIOptions(**options), path, {"main": own_latents(checkpoint)})
+        with repeatable_names():
+            write_unet(checkpoint, CoreAIOptions(**options), path, {"main": own_latents(checkpoint)})
         return path
 
     return write
