@@ -47,8 +47,11 @@ def measure_memory(bundle: Bundle, backend: Backend, threads: int | None, probes
     """
     backend.start(threads)
     method = "VmRSS (baseline, engine imported) and VmHWM (peak) of /proc/self/status; samples: Pss of /proc/self/smaps_rollup"
+    engine = getattr(backend, "process_id", None)
+    if engine is not None:
+        probes, method = Probes(probes.files, str(engine)), f"{method}; of the process in which the engine runs"
     try:
-        (probes.files.root / "proc/self/clear_refs").write_text(_RESET_HIGH_WATER)
+        (probes.files.root / f"proc/{probes.process}/clear_refs").write_text(_RESET_HIGH_WATER)
     except OSError:
         method += "; the peak includes importing the engine"
     baseline = probes.resident_bytes()
@@ -65,7 +68,7 @@ def measure_memory(bundle: Bundle, backend: Backend, threads: int | None, probes
             backend.load(component)
         draw(BundleArtist(bundle, backend), golden.prompt, golden.seed)
     peak = probes.peak_bytes()
-    if peak is None:
+    if peak is None and engine is None:
         peak, method = peak_resident_bytes(), "ru_maxrss of getrusage, importing the engine included"
     return Memory(baseline_bytes=baseline, peak_bytes=peak, method=method, samples=tuple(samples))
 

@@ -25,8 +25,12 @@ def _is_temperature(celsius: float) -> bool:
 class Probes:
     """Reads the machine; what it does not tell is None or empty, never 0."""
 
-    def __init__(self, files: SystemFiles | None = None) -> None:
-        self.files = files or SystemFiles()
+    def __init__(self, files: SystemFiles | None = None, process: str = "self") -> None:
+        """
+        Args:
+            process: whose memory is read: a number, or this process.
+        """
+        self.files, self.process = files or SystemFiles(), process
 
     def device(self) -> Device:
         """The machine's name, system, chip, memory and cores."""
@@ -58,16 +62,16 @@ class Probes:
         return None
 
     def resident_bytes(self) -> int | None:
-        """VmRSS of this process."""
-        return self.files.kilobytes("proc/self/status", "VmRSS")
+        """VmRSS of the process."""
+        return self.files.kilobytes(f"proc/{self.process}/status", "VmRSS")
 
     def peak_bytes(self) -> int | None:
-        """VmHWM of this process."""
-        return self.files.kilobytes("proc/self/status", "VmHWM")
+        """VmHWM of the process."""
+        return self.files.kilobytes(f"proc/{self.process}/status", "VmHWM")
 
     def proportional_bytes(self) -> int | None:
-        """Pss of this process: shared pages counted in proportion."""
-        return self.files.kilobytes("proc/self/smaps_rollup", "Pss")
+        """Pss of the process: shared pages counted in proportion."""
+        return self.files.kilobytes(f"proc/{self.process}/smaps_rollup", "Pss")
 
     def thermal(self, seconds: float) -> ThermalSample:
         """Temperatures, and the state that the kernel's trip points give."""

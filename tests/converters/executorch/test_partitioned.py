@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,16 @@ def test_attention_with_every_kind_of_mask_equals_torch(kind: str) -> None:
 def test_other_backends_are_built_and_described(backend: str, name: str) -> None:
     summary = read_program(lower(_Attention("causal"), (torch.zeros(1, 2, 6, 8),), DELEGATES[backend]))
     assert set(summary.delegates) == {name}
+
+
+def test_core_ais_delegate_is_built_where_it_is_there() -> None:
+    pytest.importorskip("coreai_torch", reason="Apple's coreai-torch is not installed")
+    if find_spec("executorch.backends.apple.coreai") is None:
+        with pytest.raises(S2PError, match="executorch here lacks its coreai backend"):
+            lower(_Attention("none"), (torch.zeros(1, 2, 6, 8),), DELEGATES["coreai"])
+        return
+    summary = read_program(lower(_Attention("none"), (torch.zeros(1, 2, 6, 8),), DELEGATES["coreai"]))
+    assert set(summary.delegates) == {"CoreAIBackend"}
 
 
 @pytest.mark.parametrize("options", [{"backend": "metal"}, {"scheme": "sixteen"}])

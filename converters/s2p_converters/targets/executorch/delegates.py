@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from s2p_converters.targets.executorch.protocol import Delegate
-from s2p_converters.targets.executorch.stock import StockCoreML, StockVulkan
+from s2p_converters.targets.executorch.stock import StockCoreAI, StockCoreML, StockVulkan
 from s2p_converters.targets.executorch.xnnpack.delegate import Xnnpack
 
-DELEGATES: dict[str, Delegate] = {delegate.name: delegate for delegate in (Xnnpack(), StockCoreML(), StockVulkan())}
+DELEGATES: dict[str, Delegate] = {
+    delegate.name: delegate for delegate in (Xnnpack(), StockCoreML(), StockCoreAI(), StockVulkan())
+}

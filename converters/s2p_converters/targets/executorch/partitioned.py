@@ -82,7 +82,8 @@ def lower_methods(module: nn.Module, methods: Mapping[str, tuple[Any, ...]], del
                 name: torch.export.export(module.eval(), inputs).run_decompositions({attention: _plain_attention})
                 for name, inputs in methods.items()
             }
-            return bytes(to_edge_transform_and_lower(exported, partitioner=[chosen]).to_executorch().buffer)
+            lowered = to_edge_transform_and_lower(exported, partitioner=[chosen], **delegate.lowering())
+            return bytes(lowered.to_executorch().buffer)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise S2PError(f"lowering to {delegate.name} failed ({reason})", "use `backend=xnnpack`", "backend") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from s2p_converters.targets.protocol import ConvertedUNet, Inspection, LatentShapes
 from s2p_runtime.bundle import Bundle
@@ -30,6 +30,10 @@ class Delegate(ABC):
     partitioner: ClassVar[str]
     shares_weights: ClassVar[bool] = False
     packs: ClassVar[bool] = False
+
+    def lowering(self) -> dict[str, Any]:
+        """What ``to_edge_transform_and_lower`` takes besides the partitioner."""
+        return {}
 
     @abstractmethod
     def constants(self) -> Constants:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s2p_converters.targets.executorch.protocol import Delegate
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
@@ -54,6 +54,24 @@ class StockCoreML(StockDelegate):
 
     name = "coreml"
     partitioner = "executorch.backends.apple.coreml.partition:CoreMLPartitioner"
+
+
+class StockCoreAI(StockDelegate):
+    """Apple's Core AI inside of ExecuTorch, from 1.5.1 on. Experimental there: its formats may change between versions.
+    Needs coreai-torch."""
+
+    name = "coreai"
+    partitioner = "executorch.backends.apple.coreai:CoreAIPartitioner"
+
+    def lowering(self) -> dict[str, Any]:
+        """See :class:`Delegate`."""
+        from coreai.authoring import AIProgram
+        from executorch.backends.apple.coreai import get_default_compile_config, get_default_passes
+
+        # ExecuTorch 1.5.1 was written for a coreai-core before 1.0.0b3, which gave the method another name.
+        if not hasattr(AIProgram, "get_graph"):
+            AIProgram.get_graph = AIProgram._get_graph
+        return {"transform_passes": get_default_passes(), "compile_config": get_default_compile_config()}
 
 
 class StockVulkan(StockDelegate):

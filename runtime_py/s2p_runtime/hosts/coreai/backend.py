@@ -40,6 +40,11 @@ class CoreAIBackend(ProgramBackend):
             raise S2PError("Apple's runtime cannot be told how many threads to use", "leave `threads` out", "threads")
         self._engine.ask("its start", {"do": "start", "threads": threads})
 
+    @property
+    def process_id(self) -> int | None:
+        """The process that holds the programs, once it is started: what a measurement of memory looks at."""
+        return self._engine.process_id
+
     def describe(self, component: str) -> str:
         """See :class:`s2p_runtime.backends.Backend`."""
         program = self.bundle.manifest.unet if component == "unet" else self.bundle.component(component)[0]

@@ -62,6 +62,11 @@ class Engine:
     def __del__(self) -> None:
         self.close()
 
+    @property
+    def process_id(self) -> int | None:
+        """Of the process, if it runs."""
+        return None if self._process is None else self._process.pid
+
     def ask(self, what: str, request: Mapping[str, Any], arrays: Sequence[Array] = ()) -> tuple[dict[str, Any], list[Array]]:
         """Send a request, wait for the answer.
 
