@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from s2p_converters.targets.coreai.options import FILES, FOLDER, CoreAIOptions
 from s2p_converters.targets.coreai.requests import Converter, Request
-from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
-from s2p_runtime.bundle import LayerSummary
+from s2p_converters.targets.protocol import ConvertedUNet, Inspection, LatentShapes, Notes, Target
+from s2p_runtime.bundle import Bundle, LayerSummary
 from s2p_runtime.component import Component
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from s2p_converters.targets.float_components import FloatComponent
 
 _UNITS = {"neural-engine": "Neural Engine", "gpu": "GPU", "all": "all units"}
-_LINUX = "Apple's runtime computes here on the CPU alone: its speed says nothing about a phone"
 
 
 class CoreAITarget(Target[CoreAIOptions]):
@@ -56,7 +55,9 @@ class CoreAITarget(Target[CoreAIOptions]):
 
     def notes(self, checkpoint: Checkpoint, options: CoreAIOptions) -> Notes:
         """See :class:`Target`."""
-        here = (_LINUX,) if sys.platform != "darwin" else ()
+        from s2p_runtime.hosts.coreai.backend import SLOW_HERE
+
+        here = (SLOW_HERE,) if sys.platform != "darwin" else ()
         if options.layout == "s2p":
             return Notes(after=here, figures={"package": None})
         from s2p_converters.targets.coreai.swift_package import package_settings
@@ -172,6 +173,17 @@ class CoreAITarget(Target[CoreAIOptions]):
     def tokenizer_folder(self, options: CoreAIOptions) -> str:
         """See :class:`Target`."""
         return "tokenizer" if options.layout == "s2p" else f"{FOLDER}/tokenizer"
+
+    def inspect(self, bundle: Bundle) -> Inspection:
+        """See :class:`Target`: how many constants of each type the programs hold, and their bytes."""
+        from s2p_runtime.hosts.coreai.digests import constant_bytes
+
+        stored = constant_bytes(bundle)
+        facts = {
+            f"constants of {name}": ", ".join(f"{count} {kind} ({size / 1e6:.1f} MB)" for kind, (count, size) in kinds.items())
+            for name, kinds in stored.items()
+        }
+        return Inspection(facts, {"constants": stored})
 
 
 def _place(options: CoreAIOptions, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from s2p_runtime.backends import Array32
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.component import TensorSpec
-from s2p_runtime.errors import S2PError
+from s2p_runtime.errors import S2PError, S2PWarning
 from s2p_runtime.hosts.coreai.engine import Array, Engine
 from s2p_runtime.hosts.programs import ProgramBackend, check_input, port_at_size
 from s2p_runtime.hosts.timesteps import told_timestep
+
+SLOW_HERE = "Apple's runtime computes here on the CPU alone: its speed says nothing about a phone"
 
 
 class CoreAIBackend(ProgramBackend):
@@ -39,6 +42,8 @@ class CoreAIBackend(ProgramBackend):
         if threads is not None and not sys.platform.startswith("linux"):
             raise S2PError("Apple's runtime cannot be told how many threads to use", "leave `threads` out", "threads")
         self._engine.ask("its start", {"do": "start", "threads": threads})
+        if sys.platform != "darwin":
+            warnings.warn(SLOW_HERE, S2PWarning, stacklevel=2)
 
     @property
     def process_id(self) -> int | None:

@@ -55,3 +55,21 @@ def changed_constants(bundle: Bundle) -> tuple[str, ...]:
     both = set(recorded) & set(found)
     different = {name for name in both if not np.array_equal(recorded[name], found[name])}
     return tuple(sorted((set(recorded) ^ set(found)) | different))
+
+
+def constant_bytes(bundle: Bundle) -> dict[str, dict[str, tuple[int, int]]]:
+    """Component -> element type -> number of constants and their bytes, the largest first.
+
+    Raises:
+        S2PError: a program is unreadable.
+    """
+    engine = Engine()
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    try:
+        for name, component in bundle.manifest.components.items():
+            answer, _ = engine.ask(component.path, {"do": "kinds", "path": str(bundle.folder / component.path)})
+            kinds = {kind: (count, size) for kind, count, size in answer["kinds"]}
+            found[name] = dict(sorted(kinds.items(), key=lambda item: -item[1][1]))
+    finally:
+        engine.close()
+    return found

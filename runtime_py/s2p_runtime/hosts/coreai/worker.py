@@ -77,6 +77,16 @@ def digests(path: Path) -> Answer:
     return {"names": list(found)}, [np.frombuffer(digest, np.uint8) for digest in found.values()]
 
 
+def kinds(path: Path) -> Answer:
+    """Number and bytes of a program's constants by element type."""
+    from s2p_runtime.hosts.coreai.constants import read_constants
+
+    found: dict[str, list[int]] = {}
+    for constant in read_constants(path):
+        found.setdefault(constant.kind, []).append(constant.data.size)
+    return {"kinds": [[kind, len(sizes), sum(sizes)] for kind, sizes in found.items()]}, []
+
+
 def start(threads: int | None) -> Answer:
     """Import the runtime; keep to so many cores."""
     if threads is not None:
@@ -98,6 +108,8 @@ async def answer(programs: Programs, request: Mapping[str, Any], arrays: list[Ar
             return await programs.drop(request["key"])
         case "digests":
             return digests(Path(request["path"]))
+        case "kinds":
+            return kinds(Path(request["path"]))
         case "start":
             return start(request["threads"])
     raise ValueError(f"unknown request {request['do']}")
