@@ -66,7 +66,7 @@ def test_the_runtime_never_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     stand_in.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stand_in))
     with pytest.raises(S2PError, match="did not answer for unet within 1 seconds"):
-        engine.Engine(time_limit=0.5).load("unet", tmp_path, "main")
+        engine.Engine(time_limit=1.0).load("unet", tmp_path, "main")
 
 
 def test_the_extra_is_missing() -> None:
