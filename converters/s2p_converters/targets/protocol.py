@@ -17,6 +17,7 @@ from s2p_runtime.bundle import Bundle, LayerSummary
 from s2p_runtime.component import Component
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts import HOSTS, Host
+from s2p_runtime.residency import Residency
 
 if TYPE_CHECKING:  # torch takes seconds, and the command line asks every target for its options
     from s2p_converters.core.checkpoint import Checkpoint
@@ -193,3 +194,11 @@ class Target(ABC, Generic[Options]):
             S2PError: a program is unreadable, or does not fit the manifest.
         """
         return Inspection()
+
+    def residency(self, bundle: Bundle) -> Residency | None:
+        """Which operators of a bundle's programs are expected on the device's accelerator; None: the target has no rules for that.
+
+        Raises:
+            S2PError: a program is unreadable.
+        """
+        return None

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
+from s2p_runtime.bundle import Bundle
 from s2p_runtime.component import Component
+from s2p_runtime.residency import Residency
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
@@ -115,6 +117,12 @@ class CoreMLTarget(Target[CoreMLOptions]):
     def tokenizer_folder(self, options: CoreMLOptions) -> str:
         """See :class:`Target`."""
         return options.tokenizer_folder
+
+    def residency(self, bundle: Bundle) -> Residency:
+        """See :class:`Target`: against what is published of Apple's Neural Engine."""
+        from s2p_converters.targets.coreml.residency import check_bundle
+
+        return check_bundle(bundle)
 
 
 TARGET = CoreMLTarget()
