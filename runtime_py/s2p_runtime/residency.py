@@ -13,7 +13,7 @@ from pydantic import Field
 from s2p_runtime.contract import Contract
 
 Effect = Literal["cut", "copy", "padding", "note"]
-"""What breaking a rule does: the operator leaves the accelerator, its data is written anew, its memory grows, or it is worth knowing."""
+"""What breaking a rule does: the operator leaves the accelerator, its data is written anew, its memory grows; or a remark."""
 Position = Literal["start", "inside", "end"]
 """Of an operator that leaves the accelerator: before everything that runs there, between two such parts, or after them."""
 
@@ -82,6 +82,23 @@ class ProgramResidency(Contract):
     def title(self) -> str:
         """The program, and its function where that is not the only one's usual name."""
         return self.program if self.function == "main" else f"{self.program}.{self.function}"
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """The main figures by name."""
+        return {
+            "operators": len(self.placements),
+            "staying": sum(each.stays is True for each in self.placements),
+            "segments": len(self.segments),
+            "segments_at_most": self.segments_at_most,
+            "cuts_inside": len(self.cuts(certain=True, position="inside")),
+            "possible_cuts_inside": len(self.cuts(certain=False, position="inside")),
+            "unknown": len(self.unknown),
+            "activation_bytes": self.activation_bytes,
+            "padded_bytes": self.padded_bytes,
+            "copied_bytes": self.copied_bytes,
+            "transfer_bytes": self.transfer_bytes,
+        }
 
     @property
     def unknown(self) -> tuple[OperatorPlacement, ...]:
