@@ -166,8 +166,10 @@ class RuleTable(_Entry):
 
     @model_validator(mode="after")
     def _sources_exist(self) -> RuleTable:
-        for name, entry in {**{rule.id: rule for rule in self.rules}, **self.operators}.items():
-            for source in entry.sources:
+        cited = [(rule.id, rule.sources) for rule in self.rules]
+        cited += [(name, operator.sources) for name, operator in self.operators.items()]
+        for name, sources in cited:
+            for source in sources:
                 if source not in self.sources:
                     raise ValueError(f"{name} names the source {source}, which is not listed")
         if len({rule.id for rule in self.rules}) != len(self.rules):
