@@ -53,8 +53,8 @@ def describe(
         raise S2PError(f"{source} is neither a checkpoint nor a bundle", "give a folder made by s2p-mobile quantize or convert")
     opened = open_source(source)
     if isinstance(opened, Bundle):
-        described = _describe_bundle(opened, look_into)
-        return described if residency is None else described.model_copy(update={"residency": residency(opened)})
+        found = None if residency is None else residency(opened)  # refused before anything else is read
+        return _describe_bundle(opened, look_into).model_copy(update={"residency": found})
     assert isinstance(opened, Checkpoint)
     return _describe_checkpoint(opened)
 

@@ -12,6 +12,7 @@ from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, 
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.component import Component
 from s2p_runtime.residency import Residency
+from s2p_runtime.workload import Workload
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
@@ -123,6 +124,12 @@ class CoreMLTarget(Target[CoreMLOptions]):
         from s2p_converters.targets.coreml.residency import check_bundle
 
         return check_bundle(bundle)
+
+    def workload(self, bundle: Bundle) -> tuple[Workload, ...]:
+        """See :class:`Target`."""
+        from s2p_converters.targets.coreml.workload import bundle_workloads
+
+        return bundle_workloads(bundle)
 
 
 TARGET = CoreMLTarget()
