@@ -21,7 +21,7 @@ class Workload(Contract):
     float_operations: int = Field(description="all others")
     weight_bytes: int = Field(description="of all constants, as stored")
     activation_bytes: int = Field(
-        description="read and written by products, each value once; everything between is taken as fused"
+        description="read and written by layers with weights, each once; all between them, scores of attention too, stays on the chip"
     )
     runs: int = Field(description="calls a picture")
 

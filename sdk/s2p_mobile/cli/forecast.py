@@ -59,7 +59,7 @@ def forecast(
             raise s2p_mobile.S2PError(f"`{name}` is about a model's quantization", "leave it out, or give a model", name)
     assert source is not None
     found = s2p_mobile.roofline(source, devices=device or ())
-    for line in _lines(found):
+    for line in (*_lines(found), *(_chip_lines(found) if device else ("sources and published seconds: name a --device",))):
         say(line, json)
     emit_json(json, found.model_dump(mode="json"))
 
@@ -68,16 +68,20 @@ def _lines(found: Roofline) -> Iterator[str]:
     yield f"{found.source}: {found.note}"
     for work in found.workloads:
         yield _work_line(work)
-    yield f"{'chip':<11} {'fp16':>9} {'int8':>9} {'memory':>9} {'bound':>8} {'call':>9} {'picture':>9} {'likely call':>12}"
+    titles = ("fp16", "int8", "weights", "memory", "bound", "call", "picture", "likely call")
+    yield f"{'chip':<11}" + "".join(f" {title:>11}" for title in titles)
     for chip in found.chips:
         likely = "-" if chip.likely_call_seconds is None else _seconds(chip.likely_call_seconds)
-        yield (
-            f"{chip.chip:<11} {_seconds(chip.fp16_seconds):>9} {_seconds(chip.compute_seconds):>9} "
-            f"{_seconds(chip.memory_seconds):>9} {chip.bound:>8} {_seconds(chip.call_seconds):>9} "
-            f"{_seconds(chip.picture_seconds):>9} {likely:>12}"
-        )
-    yield "fp16, int8: operations of a U-Net call at the peak of float16, and those on integers at that of int8; memory: its bytes."
-    yield "call, picture: no less than this. likely call: at the share of the peak that Apple's own run reached on the chip."
+        compute = (chip.fp16_seconds, chip.compute_seconds, chip.weight_seconds, chip.memory_seconds)
+        cells = (*map(_seconds, compute), chip.bound, _seconds(chip.call_seconds), _seconds(chip.picture_seconds), likely)
+        yield f"{chip.chip:<11}" + "".join(f" {cell:>11}" for cell in cells)
+    yield "fp16, int8: operations of a U-Net call at the peak of float16, and with those on integers at that of int8."
+    yield "weights, memory: its weights at the memory's bandwidth, and its layers' activations besides."
+    yield "call, picture: no less than this (int8 and weights). likely call: at the share of the peak that Apple's own run reached."
+
+
+def _chip_lines(found: Roofline) -> Iterator[str]:
+    """What is known of the chips, and what was measured on them."""
     for chip in found.chips:
         stated = "nothing stated" if chip.stated_tops is None else f"{chip.stated_tops:g} TOPS stated"
         doubles = "int8 by int8 at twice the speed" if chip.int8_doubles else "int8 no faster than float16"

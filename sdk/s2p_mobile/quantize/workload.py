@@ -15,7 +15,7 @@ def checkpoint_workload(checkpoint: Checkpoint) -> Workload:
     """Count a U-Net call at the checkpoint's picture size: a batch of two where there is guidance.
 
     Layers that have integers for weights and activations compute on integers; what a target makes of them is not known here.
-    Activations are those of layers: attention's scores are left out, as if they never left the chip.
+    Activations are what layers read and write, each once.
     """
     manifest = checkpoint.manifest
     counted = count_network(checkpoint.structure, manifest.tokenizer.max_length)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.coreml.residency.check import check_function
 from s2p_converters.targets.coreml.residency.table import rule_table
 from s2p_converters.targets.coreml.workload import function_workload
+from s2p_mobile.quantize.workload import checkpoint_workload
 from s2p_mobile.sources.model import Model
 from s2p_runtime.hosts.coreml.mil.package import read_package
 from s2p_runtime.quiet import quiet_import
@@ -128,7 +130,9 @@ def test_its_operations(program: tuple[ProgramResidency, Path, Counter[str]]) ->
     assert (work.batch, work.runs, work.unet) == (2, 3, True)
 
 
-def test_operations_of_an_emitted_program_are_those_of_diffusers(converted: Callable[..., Path], small_model: Model) -> None:
+def test_operations_of_an_emitted_program_are_those_of_diffusers(
+    converted: Callable[..., Path], checkpoint: Checkpoint, small_model: Model
+) -> None:
     """Torch counts the source network; its time path is a table in the program."""
     import torch
     from diffusers import UNet2DConditionModel
@@ -144,6 +148,10 @@ def test_operations_of_an_emitted_program_are_those_of_diffusers(converted: Call
     time = sum(sum(each.values()) for name, each in found.items() if name.endswith((".time_embedding", ".time_emb_proj")))
     work = function_workload("unet", function, 1, unet=True)
     assert work.operations == counter.get_total_flops() - time
+    # The checkpoint's layers, counted without a program: one byte of each rounded input, two of everything else.
+    counted = checkpoint_workload(checkpoint)
+    assert (work.operations, work.activation_bytes, work.batch) == (counted.operations, counted.activation_bytes, counted.batch)
+    assert work.integer_operations + work.palette_operations == counted.integer_operations
     # Layers of at most 6 bits rest as palettes, those of 8 as integers; the first and last, and attention, are in float.
     assert min(work.integer_operations, work.palette_operations, work.float_operations) > 0
 

@@ -199,7 +199,7 @@ def test_seconds_by_public_figures(place: Path, bundle: Path) -> None:
     assert result.returncode == 0 and "computed from public figures, not measured" in result.stdout
     figures = json.loads((place / "seconds.json").read_text())
     (chip,) = figures["chips"]
-    assert chip["chip"] == "A17 Pro" and chip["call_seconds"] == max(chip["compute_seconds"], chip["memory_seconds"])
+    assert chip["chip"] == "A17 Pro" and chip["call_seconds"] == max(chip["compute_seconds"], chip["weight_seconds"])
     assert {work["program"]: work["runs"] for work in figures["workloads"]} == {"unet": 25, "text_encoder": 2, "vae_decoder": 1}
 
 

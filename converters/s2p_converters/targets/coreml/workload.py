@@ -62,7 +62,8 @@ def function_workload(program: str, function: Function, runs: int, *, unet: bool
             ) from error
         if operations:
             counts[_arithmetic(each, integers)] += operations
-            moved += sum(value_bytes(integers.get(value.name, value.type)) for value in each.values)
+            if any(name == "weight" for name, _ in each.constants):
+                moved += sum(value_bytes(integers.get(value.name, value.type)) for value in each.values)
     shape = next((value.type.shape for value in function.inputs if len(value.type.shape) > 1), (1,))
     return Workload(
         program=program,

@@ -41,10 +41,11 @@ class ChipBounds(Contract):
     sources: tuple[str, ...]
     fp16_seconds: float = Field(description="of a U-Net call's operations, all at the float16 peak")
     compute_seconds: float = Field(description="the same with those on integers at the int8 peak")
-    memory_seconds: float = Field(description="of a U-Net call's weights and activations at the memory's bandwidth")
-    bound: Literal["compute", "memory"] = Field(description="which of the last two is longer")
-    call_seconds: float = Field(description="the longer one: a U-Net call takes at least so long")
-    picture_seconds: float = Field(description="of all calls of all programs that were counted")
+    weight_seconds: float = Field(description="of a U-Net call's weights at the memory's bandwidth")
+    memory_seconds: float = Field(description="of its weights and of its layers' activations, if these go through memory")
+    bound: Literal["compute", "memory"] = Field(description="whether computing or that memory time is longer")
+    call_seconds: float = Field(description="of computing and weights, the longer one: a U-Net call takes at least so long")
+    picture_seconds: float = Field(description="the same of all calls of all programs that were counted")
     likely_call_seconds: float | None = Field(
         description="of a U-Net call that reaches the share of the float16 peak that Apple's own run of a model of the nearest size "
         "reached on this chip"
@@ -105,6 +106,7 @@ def _bounds(chip: Chip, workloads: Sequence[Workload]) -> ChipBounds:
         sources=chip_table().cited(chip),
         fp16_seconds=fp16,
         compute_seconds=compute,
+        weight_seconds=sum(each.weight_bytes for each in unet) / chip.bandwidth,
         memory_seconds=memory,
         bound="compute" if compute >= memory else "memory",
         call_seconds=sum(_seconds(chip, each) for each in unet),
@@ -133,7 +135,7 @@ def _memory(chip: Chip, work: Workload) -> float:
 
 
 def _seconds(chip: Chip, work: Workload) -> float:
-    return max(_compute(chip, work), _memory(chip, work))
+    return max(_compute(chip, work), work.weight_bytes / chip.bandwidth)
 
 
 def _published(row: PublishedRow, share: float) -> Published:
