@@ -16,11 +16,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_converters.targets.coreml.residency import expected_placement
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.opening import open_model
-from s2p_runtime.bundle import file_entries
+from s2p_runtime.bundle import file_entries, open_bundle
 
 
 def command(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -192,6 +193,11 @@ def test_residency_in_a_line_and_in_full(place: Path, bundle: Path, converted: s
     short = json.loads((place / "figures.json").read_text())["residency"]["unet"]
     assert short["operators"] == len(programs["unet"]["placements"]) and short["segments"] == len(programs["unet"]["segments"])
     assert short["cuts_inside"] == short["unknown"] == 0
+    # The same by operator, for who compares it with what a device does.
+    expected = expected_placement(open_bundle(bundle))
+    assert {name: [each.model_dump() for each in found] for name, found in expected.items()} == {
+        name: program["placements"] for name, program in programs.items()
+    }
 
 
 def test_seconds_by_public_figures(place: Path, bundle: Path) -> None:
