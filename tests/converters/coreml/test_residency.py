@@ -156,9 +156,19 @@ def test_operations_of_an_emitted_program_are_those_of_diffusers(
     assert min(work.integer_operations, work.palette_operations, work.float_operations) > 0
 
 
-def test_today_s_form_for_the_gpu(converted: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("settings", [{}, {"minimum_os": "iOS18"}, {"attention": "split"}, {"activations": "float16"}], ids=str)
+def test_the_emitted_form_for_the_engine_is_not_cut(converted: Callable[..., Path], settings: dict[str, str]) -> None:
+    (function,) = read_package(converted(**settings)).values()
+    found = check_function("unet", function, rule_table())
+    assert found.unknown == () and found.cuts(certain=False) == ()
+    assert len(found.segments) == found.segments_at_most == 1
+    assert {each.position for each in found.cuts()} == {"start", "end"}
+    assert not any(each.between_convolutions for each in found.cuts())
+
+
+def test_the_form_for_the_gpu(converted: Callable[..., Path]) -> None:
     """[B, N, C] with linear layers: nothing cuts for sure, but every linear layer may."""
-    (function,) = read_package(converted()).values()
+    (function,) = read_package(converted(compute_unit="gpu")).values()
     found = check_function("unet", function, rule_table())
     kinds = Counter(each.type for each in found.placements)
     assert found.cuts(certain=True, position="inside") == () and found.unknown == ()
