@@ -30,3 +30,19 @@ def give_back_large_blocks() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+
+
+def give_back_free_blocks() -> bool:
+    """Give every page of the heap that holds nothing back to the system, those between blocks in use too.
+
+    A stage leaves the heap full of holes below :func:`give_back_large_blocks`'s limit, which the next stage's blocks do not fit.
+
+    Returns:
+        Whether anything was given back: False on systems without glibc.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
