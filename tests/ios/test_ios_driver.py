@@ -79,7 +79,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
 
 def test_measures_and_brings_report_and_pictures_back(phone: Phone) -> None:
     report = phone.bench()
-    assert read_contract(phone.out, BenchReport, "s2p-report", 1) == report
+    assert read_contract(phone.out, BenchReport, "s2p-report", 2) == report
     assert report.bundle_sha256 == sha256_file(phone.bundle / "manifest.json") and report.protocol.runs == 2
     for fidelity in report.fidelity:
         assert (phone.out.parent / f"phone-{fidelity.golden_id}.png").read_bytes().startswith(b"\x89PNG")
@@ -92,14 +92,14 @@ def test_measures_and_brings_report_and_pictures_back(phone: Phone) -> None:
 
 
 def test_the_app_is_launched_as_documented(phone: Phone) -> None:
-    phone.bench(units="unet=cpuAndGPU")
+    phone.bench(compute_unit="unet=gpu")
     (launch,) = phone.calls("process", "launch")
     words = launch[launch.index("org.s2pmobile.bench") + 1 :]
     assert launch[:9] == ["devicectl", "device", "process", "launch", "--device", UDID, "--console", "--terminate-existing",
                           "org.s2pmobile.bench"]  # fmt: skip
     name = words[2]
     expected = f"--headless run {name} --out report.json --pictures pictures --runs 2 --warmup 1 --cooldown 0.0 --minimum 0.0"
-    assert words == [*expected.split(), "--units", "unet=cpuAndGPU"]
+    assert words == [*expected.split(), "--compute-unit", "unet=gpu"]
     assert open_bundle(phone.documents / name).manifest == open_bundle(phone.bundle).manifest
 
 
@@ -263,6 +263,6 @@ def test_the_command_measures_on_an_iphone(
         str(phone.out),
     ]
     assert run(arguments) == 0, capsys.readouterr().err
-    assert read_contract(phone.out, BenchReport, "s2p-report", 1).protocol.runs == 2
+    assert read_contract(phone.out, BenchReport, "s2p-report", 2).protocol.runs == 2
     phone.configure(app={"faithful": False})
     assert run([*arguments, "--force"]) == 1

@@ -41,7 +41,8 @@ class IosSettings:
         app: a built S2PBenchApp.app to install first; absent: it is installed already.
         app_identifier: of that app, for a build under another name.
         minimum_seconds: the app measures at least this long.
-        units: compute units, as the app takes them (``unet=cpuAndGPU``); absent: the app's own choice.
+        compute_unit: for every program (``neural-engine``, ``gpu``, ``all`` or ``cpu``), or for one (``unet=gpu``); absent: what
+            the bundle says.
         stage: load and release each component per picture; None: the app decides by free memory.
         release_chunks: of a U-Net in several programs, load and let go of each at every call.
         limit_seconds: when the app has not ended by then, it is stopped.
@@ -51,7 +52,7 @@ class IosSettings:
     app: Path | None = None
     app_identifier: str = APP_IDENTIFIER
     minimum_seconds: float = 60.0
-    units: str | None = None
+    compute_unit: str | None = None
     stage: bool | None = None
     release_chunks: bool = False
     limit_seconds: float = 7200.0
@@ -152,7 +153,7 @@ def _words(name: str, runs: int, warmup: int, cooldown: float, settings: IosSett
     words = ["--headless", "run", name, "--out", "report.json", "--pictures", _PICTURES]
     words += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
     words += ["--minimum", str(settings.minimum_seconds)]
-    words += ["--units", settings.units] if settings.units is not None else []
+    words += ["--compute-unit", settings.compute_unit] if settings.compute_unit is not None else []
     words += ["--release-chunks"] if settings.release_chunks else []
     if settings.stage is not None:
         words.append("--stage" if settings.stage else "--no-stage")
