@@ -17,6 +17,7 @@ from s2p_runtime.bundle import Bundle, LayerSummary
 from s2p_runtime.component import Component
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts import HOSTS, Host
+from s2p_runtime.placement import ExpectedPlacement
 
 if TYPE_CHECKING:  # torch takes seconds, and the command line asks every target for its options
     from s2p_converters.core.checkpoint import Checkpoint
@@ -185,6 +186,14 @@ class Target(ABC, Generic[Options]):
     def tokenizer_folder(self, options: Options) -> str:
         """Place of vocabulary and merges in the bundle."""
         return "tokenizer"
+
+    def expected_placement(self, bundle: Bundle) -> ExpectedPlacement | None:
+        """Which operators of each program stay on the engine that it was written for; None: this target has no rules.
+
+        Raises:
+            S2PError: a program is unreadable.
+        """
+        return None
 
     def inspect(self, bundle: Bundle) -> Inspection:
         """Take a bundle's programs apart.

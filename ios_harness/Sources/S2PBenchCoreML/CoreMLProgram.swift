@@ -144,7 +144,7 @@ extension CoreMLProgram {
     private static func makeBacking(_ spec: TensorSpec) throws -> MLMultiArray {
         guard spec.dtype == .float16, let width = spec.shape.last, width > 0 else { return try makeArray(spec) }
         let rows = spec.shape.dropLast().reduce(1, *)
-        let attributes = [kCVPixelBufferIOSurfacePropertiesKey: [:] as [String: Any]] as CFDictionary
+        let attributes = NSDictionary(dictionary: [kCVPixelBufferIOSurfacePropertiesKey as String: NSDictionary()]) as CFDictionary
         var buffer: CVPixelBuffer?
         let format = kCVPixelFormatType_OneComponent16Half
         guard CVPixelBufferCreate(kCFAllocatorDefault, width, rows, format, attributes, &buffer) == kCVReturnSuccess, let buffer
