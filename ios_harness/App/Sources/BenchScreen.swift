@@ -17,7 +17,7 @@ struct BenchScreen: View {
                 if let report = model.report { reportSection(report) }
             }
             .navigationTitle("S2P Bench")
-            .refreshable { model.refresh() }
+            .refreshable { await model.refresh() }
             .onAppear { model.refresh() }
         }
     }
