@@ -29,7 +29,12 @@ def test_core_ml_backend_and_app_fit_the_interfaces() -> None:
     [
         ("Sources/S2PBenchCoreML/CoreMLProgram.swift", ".cpuAndNeuralEngine", ".neuralEngineAndCPU", "no member"),
         ("App/Sources/BenchScreen.swift", "{ await model.refresh() }", "{ model.refresh() }", "not marked with 'await'"),
-        ("App/Sources/BenchModel.swift", "options.unit = unit", "options.unit = unit?.rawValue", "cannot assign value"),
+        (
+            "App/Sources/BenchModel.swift",
+            "bundles(in: .documentsDirectory)",
+            "bundles(at: .documentsDirectory)",
+            "argument label",
+        ),
     ],
 )
 def test_a_mistake_is_found(tmp_path: Path, file: str, right: str, wrong: str, found: str) -> None:
