@@ -6,7 +6,7 @@ The others exist so that the checkpoints of other methods can be evaluated as th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ class QuantizedLayer:
         """int8, shape ``spec.weight_shape``; of an opened checkpoint read anew at every use, so keep the array while it is in use and
         not longer."""
         return self.stored() if callable(self.stored) else self.stored
+
+    def as_convolution(self) -> QuantizedLayer:
+        """The same integers in the shape of :meth:`LayerSpec.as_convolution`."""
+        spec = self.spec.as_convolution()
+        return replace(self, spec=spec, stored=lambda: self.integers.reshape(spec.weight_shape))
 
     @property
     def activation_range(self) -> tuple[int, int]:

@@ -254,7 +254,9 @@ def load_floats(module: nn.Module, checkpoint: Checkpoint, stored: Rounding, ski
         raise S2PError(f"checkpoint {checkpoint.folder.name} lacks {missing[0]}", "make it again with s2p-mobile quantize")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(state[name])
+            # A linear layer's weights may lie as those of a convolution.
+            trailing = [1] * (parameter.dim() - state[name].dim())
+            parameter.copy_(state[name].reshape(*state[name].shape, *trailing))
 
 
 def time_network(checkpoint: Checkpoint) -> TimeNetwork:

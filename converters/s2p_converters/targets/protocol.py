@@ -17,7 +17,8 @@ from s2p_runtime.bundle import Bundle, LayerSummary
 from s2p_runtime.component import Component
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts import HOSTS, Host
-from s2p_runtime.placement import ExpectedPlacement
+from s2p_runtime.residency import Residency
+from s2p_runtime.workload import Workload
 
 if TYPE_CHECKING:  # torch takes seconds, and the command line asks every target for its options
     from s2p_converters.core.checkpoint import Checkpoint
@@ -187,14 +188,6 @@ class Target(ABC, Generic[Options]):
         """Place of vocabulary and merges in the bundle."""
         return "tokenizer"
 
-    def expected_placement(self, bundle: Bundle) -> ExpectedPlacement | None:
-        """Which operators of each program stay on the engine that it was written for; None: this target has no rules.
-
-        Raises:
-            S2PError: a program is unreadable.
-        """
-        return None
-
     def inspect(self, bundle: Bundle) -> Inspection:
         """Take a bundle's programs apart.
 
@@ -202,3 +195,19 @@ class Target(ABC, Generic[Options]):
             S2PError: a program is unreadable, or does not fit the manifest.
         """
         return Inspection()
+
+    def residency(self, bundle: Bundle) -> Residency | None:
+        """Which operators of a bundle's programs are expected on the device's accelerator; None: the target has no rules for that.
+
+        Raises:
+            S2PError: a program is unreadable.
+        """
+        return None
+
+    def workload(self, bundle: Bundle) -> tuple[Workload, ...] | None:
+        """Arithmetic and bytes of a call of each of a bundle's programs, the U-Net's first; None: the target does not count them.
+
+        Raises:
+            S2PError: a program is unreadable.
+        """
+        return None

@@ -305,14 +305,14 @@ def _compare_placement(entries: list[Entry], folders: Sequence[Path]) -> list[En
             continue
         try:
             opened = open_bundle(folder)
-            expected = TARGETS.get(opened.manifest.target).expected_placement(opened)
+            expected = TARGETS.get(opened.manifest.target).residency(opened)
         except S2PError as error:  # the pictures and figures are worth showing without it
             unknown = PlacementComparison((f"not compared with the rules: {error}",))
             entries = [replace(one, placement=unknown) if flag else one for one, flag in zip(entries, about, strict=True)]
             continue
         if expected is not None:
             entries = [
-                replace(one, placement=compare_placement(one.report, expected)) if flag else one
+                replace(one, placement=compare_placement(one.report, expected.placements)) if flag else one
                 for one, flag in zip(entries, about, strict=True)
             ]
     return entries

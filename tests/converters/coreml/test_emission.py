@@ -23,6 +23,9 @@ CASES = {
     "iOS18 per-channel": {"minimum_os": "iOS18", "palette": "per-channel"},
     "iOS18 per-channel, 8 bits as palette": {"minimum_os": "iOS18", "palette": "per-channel", "eight_bit": "palette"},
     "iOS17 float activations": {"minimum_os": "iOS17", "activations": "float16"},
+    "iOS18 float activations": {"minimum_os": "iOS18", "activations": "float16"},
+    "iOS17 for the GPU": {"minimum_os": "iOS17", "compute_unit": "gpu"},
+    "iOS18 for the GPU": {"minimum_os": "iOS18", "compute_unit": "gpu"},
 }
 
 
@@ -37,10 +40,21 @@ def constants(package: Path) -> dict[str, Any]:
     return {op.outputs[0].name: op for op in program.functions["main"].operations}
 
 
+def table_entries(op: Any) -> NDArray[np.float16]:
+    """Entries of a look-up table, be they floats or integers and a scale."""
+    maker = op.lut.op
+    if maker is None or maker.op_type == "const":
+        return np.asarray(op.lut.val)
+    assert maker.op_type == "constexpr_blockwise_shift_scale" and maker.offset is None
+    data, scale = np.asarray(maker.data.val), np.asarray(maker.scale.val)
+    assert data.dtype == np.int8 and scale.dtype == np.float16
+    return (data.astype(np.float64) * scale.astype(np.float64)).astype(np.float16)
+
+
 def integers_and_entries(op: Any, bits: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """The stored integers, and what one unit of each is worth [1] or [C_out]."""
     if op.op_type == "constexpr_lut_to_dense":
-        lut = np.asarray(op.lut.val)
+        lut = table_entries(op)
         entries = lut.reshape(-1, lut.size if lut.ndim == 1 else lut.shape[-2])
         count = entries.shape[1]
         if lut.ndim == 1:
@@ -68,7 +82,10 @@ def test_every_layer_bit_for_bit(checkpoint: Checkpoint, settings: dict[str, str
     for name, layer in checkpoint.layers.items():
         flat_name = name.replace(".", "_")
         integers, unit = integers_and_entries(program[f"p_{flat_name}_weight_to_fp16"], layer.weight_bits)
-        np.testing.assert_array_equal(integers, layer.integers)
+        on_channels = settings.get("compute_unit") != "gpu"
+        # A linear layer of [O, I] is a convolution of [O, I, 1, 1] where the channels come first.
+        shape = (*layer.integers.shape, 1, 1) if on_channels and layer.spec.kind == "linear" else layer.integers.shape
+        np.testing.assert_array_equal(integers, layer.integers.reshape(shape))
         assert unit.dtype == np.float16
         if unit.ndim == 2:
             grid = np.arange(unit.shape[1], dtype=np.float64) - unit.shape[1] // 2
@@ -83,6 +100,20 @@ def test_every_layer_bit_for_bit(checkpoint: Checkpoint, settings: dict[str, str
         assert scale.size == 1 and mantissa[0] == 0.5, f"{name}: entries are the integers times a power of two"
         after = np.asarray(program[f"b_{flat_name}_scale_to_fp16"].outputs[0].val)
         np.testing.assert_array_equal(after.reshape(-1) * scale, layer.scale.astype(np.float64))
+
+
+@pytest.mark.parametrize("palette", ["per-tensor", "per-channel"])
+def test_tables_beside_int8_activations_hold_integers_on_ios18(
+    checkpoint: Checkpoint, palette: str, converted: Callable[..., Path]
+) -> None:
+    """As Apple's guide to joint compression has it: int8 table -> constexpr_blockwise_shift_scale -> constexpr_lut_to_dense."""
+    program = constants(converted(minimum_os="iOS18", palette=palette))
+    tables = [op.lut.op for op in program.values() if op.op_type == "constexpr_lut_to_dense"]
+    assert len(tables) == sum(layer.weight_bits == 4 for layer in checkpoint.layers.values())
+    assert {table.op_type for table in tables} == {"constexpr_blockwise_shift_scale"}
+    floats = constants(converted(minimum_os="iOS18", activations="float16"))
+    kinds = {op.lut.op.op_type for op in floats.values() if op.op_type == "constexpr_lut_to_dense"}
+    assert kinds == {"const"}
 
 
 def test_step_tables_are_the_checkpoints(checkpoint: Checkpoint, converted: Callable[..., Path]) -> None:

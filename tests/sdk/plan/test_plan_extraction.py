@@ -250,3 +250,19 @@ def test_a_scheduler_that_clips_in_secret_is_found_out(monkeypatch: Any) -> None
     monkeypatch.setattr(kind, "step", clipping)
     with pytest.raises(S2PError, match="not linear"):
         extract_plan(make_scheduler("ddim", STABLE_DIFFUSION), 10)
+
+
+def test_a_step_that_multiplies_a_state_beyond_float32_is_refused() -> None:
+    # By hand: where noise is predicted a step multiplies the state by alpha_t / alpha_s. From t = 999 to 499 of the cosine schedule
+    # that is sqrt(alphas_cumprod[499] / alphas_cumprod[999]).
+    settings = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}
+    settings |= {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(settings)
+    kept = scheduler.alphas_cumprod.double()
+    growth = int(torch.sqrt(kept[499] / kept[999]))
+    with pytest.raises(
+        S2PError, match=f"DPMSolverMultistepScheduler at 2 steps multiplies a state by {growth // 100}"
+    ) as caught:
+        extract_plan(scheduler, 2)
+    assert caught.value.field == "scheduler"
+    assert extract_plan(scheduler, 50).calls

@@ -15,8 +15,8 @@ from s2p_mobile.cli.app import run
 from s2p_mobile.judge.reports import compare_placement
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.errors import S2PError
-from s2p_runtime.placement import OperatorPlacement
 from s2p_runtime.report import BenchReport
+from s2p_runtime.residency import OperatorPlacement, ProgramResidency, Residency
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 PLACES = {"e": "neural-engine", "g": "gpu", "c": "cpu", "-": None}
@@ -41,11 +41,25 @@ def measured(
 
 def rules(stays: str, **named: str) -> dict[str, list[OperatorPlacement]]:
     """Of operators o0, o1, ...; ``named`` names rules by letter of operators off the engine."""
+    names = [f"o{index}" for index in range(len(stays))]
     return {
         "unet": [
-            OperatorPlacement(f"o{index}", "add", STAYS[letter], named.get(f"o{index}")) for index, letter in enumerate(stays)
+            OperatorPlacement(name=name, type="add", stays=STAYS[letter], rule=named.get(name))
+            for name, letter in zip(names, stays, strict=True)
         ]
     }
+
+
+def residency(placements: dict[str, list[OperatorPlacement]]) -> Residency:
+    """As a target gives it, with nothing but the placements."""
+    counts = dict.fromkeys(("activation_bytes", "padded_bytes", "copied_bytes", "transfer_bytes", "weight_bytes"), 0)
+    programs = tuple(
+        ProgramResidency(
+            program=name, function="main", placements=tuple(operators), segments=(), segments_at_most=0, findings=(), **counts
+        )
+        for name, operators in placements.items()
+    )
+    return Residency(accelerator="Apple Neural Engine", programs=programs, rules=())
 
 
 def test_a_program_that_runs_as_expected_has_no_differences() -> None:
@@ -103,7 +117,7 @@ def test_cuts_are_stretches_off_the_engine(places: str, stays: str, away: int, e
 
 def test_what_cannot_be_compared_is_counted() -> None:
     expected = rules("e?xee")
-    expected["unet"][4] = OperatorPlacement("renamed", "add", True, None)
+    expected["unet"][4] = OperatorPlacement(name="renamed", type="add", stays=True, rule=None)
     found = compare_placement(measured("egge-e"), expected)
     (program,) = found.figures
     # o4 has no place, o5 no rule; "renamed" has no operator.
@@ -120,6 +134,15 @@ def test_only_programs_that_may_use_the_engine_are_compared(unit: str, compared:
     found = compare_placement(measured("gg", unit), rules("ee"))
     assert (found.figures[0]["differences"] != []) == compared
     assert compared or found.lines == (f"placement of unet: loaded for {unit}, not compared",)
+
+
+def test_functions_of_a_program_have_rules_of_their_own() -> None:
+    expected = {"unet": rules("ee")["unet"], "unet.size_64x48": rules("xx")["unet"]}
+    (first,) = compare_placement(measured("ee"), expected).figures
+    (second,) = compare_placement(measured("ee", function="size_64x48"), expected).figures
+    assert (first["program"], len(first["differences"])) == ("unet", 0)
+    assert (second["program"], len(second["differences"])) == ("unet.size_64x48", 1)
+    assert compare_placement(measured("ee", function="size_32x32"), expected).figures == ()
 
 
 def test_long_lists_are_cut_and_programs_without_rules_left_out() -> None:
@@ -145,9 +168,9 @@ def expect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
             assert bundle.manifest.name == "replay"
             if isinstance(result, Exception):
                 raise result
-            return result
+            return None if result is None else residency(result)
 
-        monkeypatch.setattr(target, "expected_placement", expected, raising=False)
+        monkeypatch.setattr(target, "residency", expected)
 
     return answer
 
@@ -155,11 +178,11 @@ def expect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
 BUNDLE = ["--bundle", str(FIXTURES / "replay.s2pmobile"), "--json", "figures.json", "--force"]
 RULES = {
     "unet": [
-        OperatorPlacement("conv_in", "conv", True, None),
-        OperatorPlacement("row", "gather", True, "gather-inside"),
-        OperatorPlacement("noise_pred", "linear", False, "row-axis"),
+        OperatorPlacement(name="conv_in", type="conv", stays=True, rule=None),
+        OperatorPlacement(name="row", type="gather", stays=True, rule="gather-inside"),
+        OperatorPlacement(name="noise_pred", type="linear", stays=False, rule="row-axis"),
     ],
-    "text_encoder": [OperatorPlacement("last_hidden_state", "linear", True, None)],
+    "text_encoder": [OperatorPlacement(name="last_hidden_state", type="linear", stays=True, rule=None)],
 }
 
 

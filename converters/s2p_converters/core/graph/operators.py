@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,10 @@ class LayerSpec:
     def weights(self) -> int:
         """Number of weights, bias excluded."""
         return self.out_channels * self.in_channels * self.kernel * self.kernel
+
+    def as_convolution(self) -> LayerSpec:
+        """The same layer as a convolution: of a linear one a kernel of one position, for tokens that lie as [B, C, 1, N]."""
+        return replace(self, kind="conv")
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The layer's arithmetic: x [B, C, H, W] (conv) or [B, N, C] (linear)."""
@@ -82,9 +86,28 @@ class GraphOperators(ABC, Generic[Value]):
         """A scalar of the arithmetic (an epsilon, an attention scale) as the program stores it. Here: unchanged."""
         return value
 
+    # How the tokens of a transformer lie: here [B, N, C].
+
+    def tokens(self, x: Any) -> Any:
+        """The positions of an image [B, C, H, W] as tokens."""
+        return x.flatten(2).transpose(1, 2)
+
+    def picture(self, x: Any, height: int, width: int) -> Any:
+        """Tokens of H * W positions as an image [B, C, H, W]."""
+        return x.transpose(1, 2).unflatten(2, (height, width))
+
+    def text(self, context: Any) -> Any:
+        """A text embedding [B, N, D] as tokens."""
+        return context
+
+    def halves(self, x: Any) -> tuple[Any, Any]:
+        """The first and the second half of the channels of tokens."""
+        first, second = x.chunk(2, dim=-1)
+        return first, second
+
     @abstractmethod
     def layer(self, spec: LayerSpec) -> nn.Module:
-        """A module called as ``layer(x, row)``."""
+        """A module called as ``layer(x, row)``: of an image for a convolution, of tokens for a linear layer."""
 
     @abstractmethod
     def group_norm(self, x: Value, norm: nn.GroupNorm) -> Value:
@@ -92,11 +115,11 @@ class GraphOperators(ABC, Generic[Value]):
 
     @abstractmethod
     def layer_norm(self, x: Value, norm: nn.LayerNorm) -> Value:
-        """LayerNorm of x [B, N, C] over the last axis."""
+        """LayerNorm of tokens over their channels."""
 
     @abstractmethod
     def attention(self, q: Value, k: Value, v: Value, heads: int) -> Value:
-        """Multi-head attention: q [B, N, C], k and v [B, M, C] -> [B, N, C], scaled by 1 / sqrt(C / heads)."""
+        """Multi-head attention: N tokens q, M tokens k and v, each of C channels -> N tokens, scaled by 1 / sqrt(C / heads)."""
 
     @abstractmethod
     def silu(self, x: Value) -> Value:
@@ -123,7 +146,7 @@ class Operators(GraphOperators[Tensor]):
         return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, self.constant(norm.eps))
 
     def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """LayerNorm of x [B, N, C] over the last axis."""
+        """LayerNorm of tokens [B, N, C] over the last axis."""
         return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, self.constant(norm.eps))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

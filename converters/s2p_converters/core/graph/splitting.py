@@ -178,7 +178,7 @@ class UNetChunk(nn.Module):
         super().__init__()
         self.chunk, self.inputs = chunk, tuple(inputs)
         self._units = unet.units()[chunk.start : chunk.stop]
-        self.tables = tables
+        self.ops, self.tables = unet.ops, tables
         for unit in self._units:
             for name, module in unit.modules.items():
                 _adopt(self, name, module)
@@ -199,7 +199,7 @@ class UNetChunk(nn.Module):
         row = self._row(known)
         skips = [known[name] for name in self.chunk.skips]
         x = known[self.chunk.hidden]
-        context = known.get(CONTEXT)
+        context = self.ops.text(known[CONTEXT]) if CONTEXT in known else None
         for index, unit in enumerate(self._units, self.chunk.start):
             x = unit(x, skips, context, row)  # type: ignore[arg-type]  # units that ignore the text get none
             known[_behind(index)] = x

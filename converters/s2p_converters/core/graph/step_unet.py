@@ -101,7 +101,7 @@ class _GatedProjection(nn.Module):
         self.proj = ops.layer(specs[f"{name}.proj"])
 
     def forward(self, x: Tensor, row: StepRow) -> Tensor:
-        hidden, gate = self.proj(x, row).chunk(2, dim=-1)
+        hidden, gate = self.ops.halves(self.proj(x, row))
         return hidden * self.ops.gelu(gate)
 
 
@@ -165,14 +165,14 @@ class _Transformer(nn.Module):
         hidden = self.ops.group_norm(x, self.norm)
         if not self.linear:
             hidden = self.proj_in(hidden, row)
-        hidden = hidden.flatten(2).transpose(1, 2)
+        hidden = self.ops.tokens(hidden)
         if self.linear:
             hidden = self.proj_in(hidden, row)
         for block in self.transformer_blocks:
             hidden = block(hidden, context, row)
         if self.linear:
             hidden = self.proj_out(hidden, row)
-        hidden = hidden.transpose(1, 2).unflatten(2, (height, width))
+        hidden = self.ops.picture(hidden, height, width)
         if not self.linear:
             hidden = self.proj_out(hidden, row)
         return hidden + x
@@ -201,7 +201,8 @@ class Unit:
 
     Attributes:
         modules: what it runs, by name below the U-Net.
-        run: called with (x, skips, context, row), returns x; ``skips`` grows on the way down and shrinks on the way up.
+        run: called with (x, skips, context, row), returns x; ``skips`` grows on the way down and shrinks on the way up. The context
+            are tokens as the operators lay them (:meth:`GraphOperators.text`).
         uses_context: whether it looks at the text.
     """
 
@@ -321,11 +322,12 @@ class StepUNet(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As :meth:`forward`, and the output of every down, mid and up block by name."""
         row = self.row(step) if of_prompt is None else self.row(step, of_prompt)
+        context = self.ops.text(encoder_hidden_states)
         x = self.conv_in(sample, row)
         skips = [x]
         features: dict[str, Tensor] = {}
         for name, block in self.named_blocks():
-            x = block(x, skips, encoder_hidden_states, row)
+            x = block(x, skips, context, row)
             features[name] = x
         return self._out(x, row), features
 

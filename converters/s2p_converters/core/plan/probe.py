@@ -36,6 +36,9 @@ _OFF = {
 # Settings under which the model must predict its variance as well, or the variance is read from the model.
 _LEARNED_VARIANCE = ("learned", "learned_range")
 
+_LARGEST_GROWTH = 1e-4 * 2.0**24
+"""Largest factor of an earlier state in a row. Devices keep states in float32, 2^-24 of which is rounding: a larger factor makes
+more of it than the relative 1e-4 that a model is held to."""
 _NEGLIGIBLE = 1e-300
 _LINEAR = 1e-10
 _CORRECTOR = "multistep_uni_c_bh_update"
@@ -86,7 +89,8 @@ def extract_plan(scheduler: Any, steps: int) -> SamplingPlan:
 
     Raises:
         S2PError: class or prediction type not supported, an option that makes the scheduler non-linear, a number of steps it
-            cannot do, rows that are not finite, or a scheduler that does not obey its own rows.
+            cannot do, rows that are not finite or multiply a state beyond its float32 digits, or a scheduler that does not obey its
+            own rows.
     """
     name = type(scheduler).__name__
     _refuse_unsupported(scheduler, steps)
@@ -114,9 +118,20 @@ def extract_plan(scheduler: Any, steps: int) -> SamplingPlan:
         initial_scale=initial_scale,
         calls=tuple(calls),
     )
+    _refuse_growth(plan)
     for magnitude in (1e-2, 1e2):
         _check_linear(scheduler, plan, magnitude)
     return plan
+
+
+def _refuse_growth(plan: SamplingPlan) -> None:
+    growth = max((abs(factor) for call in plan.calls for _, factor in call.states), default=0.0)
+    if growth > _LARGEST_GROWTH:
+        raise S2PError(
+            f"{plan.scheduler} at {plan.steps} steps multiplies a state by {growth:.0f}, more than its float32 digits bear",
+            "choose another `scheduler` or `steps`",
+            "scheduler",
+        )
 
 
 def _refuse_unsupported(scheduler: Any, steps: int) -> None:

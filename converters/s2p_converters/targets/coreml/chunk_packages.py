@@ -12,7 +12,7 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.graph.splitting import CONTEXT, STEP, Chunk, UNetChunk, chunk_inputs, chunk_tables, plan_chunks
 from s2p_converters.targets.coreml.apple import TimestepUNet, call_at, text_tokens
-from s2p_converters.targets.coreml.components import component_entry, layer_summaries, unet_module, unet_ports
+from s2p_converters.targets.coreml.components import component_entry, layer_summaries, program_layers, unet_module, unet_ports
 from s2p_converters.targets.coreml.emission import WeightTable, constant_name, emitted_weight
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
@@ -29,7 +29,7 @@ def convert_chunks(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path)
         S2PError: a layer can overflow float16, a conversion fails, or the U-Net has fewer units than that.
     """
     unet = unet_module(checkpoint, options)
-    emitted = {name: emitted_weight(layer, options) for name, layer in checkpoint.layers.items()}
+    emitted = {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options).items()}
     layers = layer_summaries(checkpoint, emitted, options)
     ports, output = unet_ports(checkpoint, options)
     costs = {layer.name: layer.bytes for layer in layers}
@@ -47,7 +47,7 @@ def convert_chunks(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path)
             module, inputs, outputs, folder / path,
             minimum_os=options.minimum_os, half=options.half, weights=WeightTable(weights),
         )  # fmt: skip
-        components[f"unet_{number}"] = component_entry(path, inputs, outputs, options.minimum_os, options.half)
+        components[f"unet_{number}"] = component_entry(path, inputs, outputs, options, options.half)
     return ConvertedUNet(components, layers)
 
 

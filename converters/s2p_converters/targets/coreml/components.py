@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,11 +14,13 @@ from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import Constants, exact, load_floats, step_tables, table_columns, to_float16, to_float32
 from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder, TimestepUNet, timestep_inputs
+from s2p_converters.targets.coreml.channels_first import ChannelsFirstOperators
 from s2p_converters.targets.coreml.emission import EmittedWeight, WeightTable, constant_name, emitted_weight
 from s2p_converters.targets.coreml.functions import merge_functions
 from s2p_converters.targets.coreml.layers import CoreMLOperators, check_float16_range
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
+from s2p_converters.targets.coreml.pointwise import with_pointwise_layers
 from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.interface import unet_inputs, unet_output
 from s2p_converters.targets.ports import own_latents
@@ -34,13 +36,14 @@ Form = TypeVar("Form")
 def program_constants(options: CoreMLOptions) -> Constants:
     """How the emitted program stores real numbers, for :func:`s2p_converters.core.reference.reference_unet`.
 
-    The entries of a per-channel palette are ``scale * integer`` rounded to the program's precision. All other forms multiply
-    exact integers by an exact float16 scale at run time.
+    The entries of a per-channel palette of floats are ``scale * integer`` rounded to the program's precision. All other forms
+    multiply exact integers by an exact float16 scale.
     """
     stored = to_float16 if options.half else to_float32
 
     def weight(layer: QuantizedLayer, value: Tensor) -> Tensor:
-        return stored(value) if options.per_channel and emitted_weight(layer, options).is_palette else value
+        emitted = emitted_weight(layer, options)
+        return stored(value) if options.per_channel and emitted.is_palette and not emitted.integer_table else value
 
     return Constants(stored, weight, options.quantizes_activations)
 
@@ -53,6 +56,13 @@ def unet_ports(
     return timestep_inputs(inputs) if options.layout == "apple" else inputs, unet_output(checkpoint, latents)
 
 
+def program_layers(checkpoint: Checkpoint, options: CoreMLOptions) -> dict[str, QuantizedLayer]:
+    """The quantized layers as the program has them."""
+    if options.form == "tokens":
+        return dict(checkpoint.layers)
+    return {name: layer.as_convolution() for name, layer in checkpoint.layers.items()}
+
+
 def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
     """The U-Net as it is exported.
 
@@ -63,7 +73,8 @@ def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
         for layer in checkpoint.layers.values():
             check_float16_range(layer, options)
     columns = {name: table.float() for name, table in table_columns(checkpoint, exact, options.quantizes_activations).items()}
-    tables, operators = step_tables(columns, checkpoint), CoreMLOperators(checkpoint.layers, options)
+    kind = ChannelsFirstOperators if options.form == "channels-first" else CoreMLOperators
+    tables, operators = step_tables(columns, checkpoint), kind(program_layers(checkpoint, options), options)
     if options.layout == "apple":
         unet: StepUNet = TimestepUNet(checkpoint.structure, tables, operators, checkpoint.manifest.plan.timesteps)
     else:
@@ -81,7 +92,7 @@ def convert_unet(
         S2PError: a layer can overflow float16, or the conversion fails.
     """
     unet = unet_module(checkpoint, options)
-    emitted = {name: emitted_weight(layer, options) for name, layer in checkpoint.layers.items()}
+    emitted = {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options).items()}
     shapes = shapes or {HOST.default_method: own_latents(checkpoint)}
 
     def write(latents: tuple[int, int], path: Path) -> None:
@@ -92,7 +103,7 @@ def convert_unet(
     path = options.packages["unet"]
     _write_functions(shapes, folder / path, write)
     inputs, output = unet_ports(checkpoint, options, next(iter(shapes.values())))
-    component = component_entry(path, inputs, [output], options.minimum_os, options.half)
+    component = component_entry(path, inputs, [output], options, options.half)
     return ConvertedUNet({"unet": component}, layer_summaries(checkpoint, emitted, options))
 
 
@@ -106,13 +117,13 @@ def convert_float(options: CoreMLOptions, folder: Path, methods: Mapping[str, Fl
     own = next(iter(forms.values()))
     precision = options.vae_precision if own.name == "vae_decoder" else options.precision
     half = precision == "fp16" and not own.needs_float32
-    module, path = _module_in_layout(own, options), options.packages[own.name]
+    module, path = _module_in_layout(own, options, half), options.packages[own.name]
 
     def write(part: FloatComponent, place: Path) -> None:
         convert_module(module, part.inputs, part.outputs, place, minimum_os=options.minimum_os, half=half)
 
     _write_functions(forms, folder / path, write)
-    return component_entry(path, own.inputs, own.outputs, options.minimum_os, half)
+    return component_entry(path, own.inputs, own.outputs, options, half)
 
 
 _APPLE_INPUTS = {"text_encoder": {"dtype": "float32"}, "vae_decoder": {"name": "z"}}
@@ -126,9 +137,12 @@ def _in_layout(part: FloatComponent, options: CoreMLOptions) -> FloatComponent:
     return replace(part, inputs=(source.model_copy(update=_APPLE_INPUTS[part.name]),))
 
 
-def _module_in_layout(part: FloatComponent, options: CoreMLOptions) -> nn.Module:
+def _module_in_layout(part: FloatComponent, options: CoreMLOptions, half: bool) -> nn.Module:
+    module = part.load()
+    if half and options.form == "channels-first":
+        module = with_pointwise_layers(module)
     takes_floats = options.layout == "apple" and part.name == "text_encoder"
-    return FloatIdsTextEncoder(part.load()) if takes_floats else part.load()
+    return FloatIdsTextEncoder(module) if takes_floats else module
 
 
 def _write_functions(forms: Mapping[str, Form], path: Path, write: Callable[[Form, Path], None]) -> None:
@@ -165,14 +179,19 @@ def layer_summaries(
     return tuple(rows)
 
 
+_FLOAT32_UNITS: Mapping[str, Literal["gpu", "all"]] = {"neural-engine": "all", "gpu": "gpu", "all": "all"}
+
+
 def component_entry(
-    path: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], minimum_os: str, half: bool
+    path: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], options: CoreMLOptions, half: bool
 ) -> Component:
-    """A program for the manifest."""
+    """A program for the manifest. One in float32, which the Neural Engine does not compute in, may run anywhere."""
+    unit = options.compute_unit if half else _FLOAT32_UNITS[options.compute_unit]
     return Component(
         path=path,
         precision="float16" if half else "float32",
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        backend=f"mlprogram {minimum_os}",
+        backend=f"mlprogram {options.minimum_os}",
+        compute_unit=unit,
     )

@@ -39,12 +39,16 @@ class EmittedWeight:
         form: ``lut16`` / ``lut18`` (look-up tables of iOS16 / iOS18), ``affine`` (iOS16 int8), ``shift_scale`` (iOS18 int8).
         scale: float64 [1] (per tensor) or [C_out]: entries are ``scale * integer``, exact in float64.
         dtype: float16 or float32, the program's precision.
+        integer_table: ``lut18`` whose entries rest as int8 with their scale beside them. Apple's guide to joint compression and
+            coreai-optimization's ask for it: beside int8 activations such a layer multiplies integers, one with a table of floats
+            does not.
     """
 
     layer: QuantizedLayer
     form: Form
     scale: NDArray[np.float64]
     dtype: type[np.floating[Any]]
+    integer_table: bool = False
 
     @property
     def is_palette(self) -> bool:
@@ -61,7 +65,7 @@ class EmittedWeight:
         """For people: the form and its granularity."""
         granularity = "per-tensor" if self.scale.size == 1 else "per-channel"
         if self.is_palette:
-            return f"{1 << self.index_bits}-entry palette {granularity}"
+            return f"{1 << self.index_bits}-entry {'int8 ' if self.integer_table else ''}palette {granularity}"
         return f"int8 linear {granularity}"
 
     @property
@@ -72,7 +76,8 @@ class EmittedWeight:
         after = item * channels if self.scale.size == 1 else 0
         if self.is_palette:
             indices = (self.layer.spec.weights * self.index_bits + 7) // 8
-            return indices + self.scale.size * (1 << self.index_bits) * item + after
+            entries = self.scale.size * (1 << self.index_bits)
+            return indices + (entries + self.scale.size * item if self.integer_table else entries * item) + after
         return self.layer.spec.weights + self.scale.size * item + after
 
 
@@ -85,7 +90,8 @@ def emitted_weight(layer: QuantizedLayer, options: CoreMLOptions) -> EmittedWeig
         form = "lut18" if modern else "lut16"
     per_tensor = np.array([2.0 ** -weight_shift(layer, options)])
     scale = layer.scale.astype(np.float64) if options.per_channel else per_tensor
-    return EmittedWeight(layer, form, scale, np.float16 if options.half else np.float32)
+    integer_table = form == "lut18" and options.quantizes_activations and layer.activation_bits is not None
+    return EmittedWeight(layer, form, scale, np.float16 if options.half else np.float32, integer_table)
 
 
 def constant_name(layer_name: str) -> str:
@@ -163,18 +169,30 @@ def _compressed(weight: EmittedWeight, name: str, before: Any) -> Any:
 def _palette(weight: EmittedWeight, name: str, before: Any) -> Any:
     bits = weight.index_bits
     offset = 1 << (bits - 1)
-    grid = np.arange(-offset, offset, dtype=np.float64)
-    tables = (weight.scale[:, None] * grid[None, :]).astype(weight.dtype)
+    grid = np.arange(-offset, offset, dtype=np.int16)
     # Wraps around as it should: -8 + 8 = 0, and -128 + 128 = 256 - 256.
     indices = weight.layer.integers.view(np.uint8) + np.uint8(offset)
     shape = weight.layer.spec.weight_shape
     if weight.form == "lut16":
+        table = (weight.scale * grid).astype(weight.dtype)
         return mb.constexpr_lut_to_dense(
-            indices=_packed(indices, bits), lut=tables[0], shape=np.array(shape, np.uint32), before_op=before, name=name
+            indices=_packed(indices, bits), lut=table, shape=np.array(shape, np.uint32), before_op=before, name=name
         )
-    lut = tables.reshape(tables.shape[0], *([1] * (len(shape) - 1)), 1 << bits, 1)
     narrow = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
-    return mb.constexpr_lut_to_dense(indices=indices.astype(narrow), lut=lut, before_op=before, name=name)
+    table = _table(weight, grid, name, before)
+    return mb.constexpr_lut_to_dense(indices=indices.astype(narrow), lut=table, before_op=before, name=name)
+
+
+def _table(weight: EmittedWeight, grid: NDArray[np.int16], name: str, before: Any) -> Any:
+    """A table of iOS 18, [1 or C_out, 1, ..., entries, 1]."""
+    groups, ones = weight.scale.size, [1] * (len(weight.layer.spec.weight_shape) - 1)
+    scale = weight.scale.reshape(groups, *ones, 1, 1)
+    if not weight.integer_table:
+        return (scale * grid[:, None]).astype(weight.dtype)
+    entries = np.broadcast_to(grid[:, None].astype(np.int8), (groups, *ones, grid.size, 1))
+    return mb.constexpr_blockwise_shift_scale(
+        data=np.ascontiguousarray(entries), scale=scale.astype(weight.dtype), before_op=before, name=f"{name}_table"
+    )
 
 
 def _packed(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -21,6 +21,11 @@ _PACKAGES = {
 }
 
 
+_INT8_IS_NO_FASTER = ("A14", "A15", "A16", "M1", "M2", "M3")
+"""Their Neural Engines compute in float16. Apple names A17 Pro and M4 as the first to multiply int8 by int8: coremltools' guide,
+"What's New", iOS 17."""
+
+
 class CoreMLOptions(TargetOptions):
     """Options of the Core ML target.
 
@@ -39,10 +44,21 @@ class CoreMLOptions(TargetOptions):
     eight_bit: Literal["linear", "palette"] = Field(
         "linear", title="eight-bit form", description="how layers of more than 6 bits rest"
     )
-    activations: Literal["int8", "float16"] = Field("int8", description="inputs of quantized layers")
+    activations: Literal["auto", "int8", "float16"] = Field(
+        "auto", description="inputs of quantized layers; auto is int8 but for a `chip` that int8 does not speed up"
+    )
     precision: Literal["fp16", "fp32"] = Field("fp16", description="of U-Net and text encoder")
     vae_precision: Literal["fp16", "fp32"] = Field(
         "fp32", title="VAE precision", description="of the VAE decoder; fp16 makes some overflow to black pictures"
+    )
+    compute_unit: Literal["neural-engine", "gpu", "all"] = Field(
+        "neural-engine", title="compute unit", description="where the programs are meant to run, beside the CPU"
+    )
+    attention: Literal["auto", "split", "split-chunked", "whole"] = Field(
+        "auto", description="of the U-Net; split is for the Neural Engine, whole for the GPU"
+    )
+    chip: Literal["any", "A14", "A15", "A16", "A17Pro", "A18", "A19", "M1", "M2", "M3", "M4", "M5"] = Field(
+        "any", description="the one kind of device that the bundle is for"
     )
     layout: Literal["s2p", "apple"] = Field(
         "s2p", description="names and shapes; apple is for apps on apple/ml-stable-diffusion's Swift pipeline"
@@ -60,6 +76,12 @@ class CoreMLOptions(TargetOptions):
             raise S2PError("Apple's pipeline draws one size", "convert with `layout=s2p`, or leave `size` out", "layout")
         if self.chunks != 1 and self.size:
             raise S2PError("`chunks` splits the U-Net for one size", "leave `size` or `chunks` out", "chunks")
+        if self.compute_unit == "neural-engine" and self.attention == "whole":
+            raise S2PError(
+                "`attention=whole` is not for the Neural Engine, which would leave it to other units",
+                "pass `compute_unit=gpu` or `compute_unit=all` with it, or leave it out",
+                "attention",
+            )
         if self.chunks > 2 and self.layout == "apple":
             raise S2PError(
                 "Apple's pipeline runs the U-Net whole or in two", f"pass `chunks=2` in place of {self.chunks}", "chunks"
@@ -67,9 +89,33 @@ class CoreMLOptions(TargetOptions):
         return self
 
     @property
+    def attention_form(self) -> Literal["split", "split-chunked", "whole"]:
+        """The U-Net's attention: head by head, in chunks of queries too, or all heads at once."""
+        if self.attention != "auto":
+            return self.attention
+        return "whole" if self.compute_unit == "gpu" else "split-chunked"
+
+    @property
+    def form(self) -> Literal["channels-first", "tokens"]:
+        """How the states of the transformers lie: [B, C, 1, N] with split attention, [B, N, C] with whole."""
+        return "tokens" if self.attention_form == "whole" else "channels-first"
+
+    @property
     def quantizes_activations(self) -> bool:
         """Whether activations are rounded at all."""
-        return self.activations == "int8"
+        return self.activation_form == "int8"
+
+    @property
+    def activation_form(self) -> Literal["int8", "float16"]:
+        """What the inputs of quantized layers are: int8 unless one asks otherwise, or the chip multiplies int8 no faster."""
+        if self.activations != "auto":
+            return self.activations
+        return "float16" if self.chip in _INT8_IS_NO_FASTER else "int8"
+
+    @property
+    def rounding_brings_no_speed(self) -> bool:
+        """Whether the chip is known to multiply int8 as it does float16."""
+        return self.chip in _INT8_IS_NO_FASTER
 
     @property
     def has_quantize_operator(self) -> bool:

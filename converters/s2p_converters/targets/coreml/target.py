@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
+from s2p_runtime.bundle import Bundle
 from s2p_runtime.component import Component
+from s2p_runtime.residency import Residency
+from s2p_runtime.workload import Workload
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
@@ -24,6 +27,9 @@ _FLOAT_TOLERANCE = {"fp16": 2e-2, "fp32": 1e-4}
 and a dozen layers amplify that; fp32 leaves the source model's own rounding."""
 
 
+_UNITS = {"neural-engine": "Neural Engine", "gpu": "GPU", "all": "all units"}
+
+
 class CoreMLTarget(Target[CoreMLOptions]):
     """ML Programs in .mlpackage folders, written by coremltools and evaluated by the MIL interpreter."""
 
@@ -33,7 +39,8 @@ class CoreMLTarget(Target[CoreMLOptions]):
 
     def describe(self, options: CoreMLOptions) -> str:
         """See :class:`Target`."""
-        words = f"Core ML, {options.minimum_os}, {options.palette} palettes, {options.activations} activations"
+        words = f"Core ML, {options.minimum_os}, {_UNITS[options.compute_unit]}, {options.palette} palettes"
+        words += f", {options.activation_form} activations"
         return f"{words}, Apple's layout" if options.layout == "apple" else words
 
     def check(self, checkpoint: Checkpoint, options: CoreMLOptions) -> None:
@@ -44,10 +51,10 @@ class CoreMLTarget(Target[CoreMLOptions]):
             pipeline_settings(checkpoint)
 
     def notes(self, checkpoint: Checkpoint, options: CoreMLOptions) -> Notes:
-        """See :class:`Target`: the settings of Apple's pipeline, and what iOS 16 lacks."""
-        before: tuple[str, ...] = ()
-        if options.quantizes_activations and not options.has_quantize_operator:
-            before = ("iOS16 has no quantize operator; activations are rounded to the same 8-bit values in float",)
+        """See :class:`Target`: what the system and the chip do not do, and the settings of Apple's pipeline."""
+        from s2p_converters.targets.coreml.advice import advice
+
+        before = advice(checkpoint, options)
         if options.layout != "apple":
             return Notes(before, figures={"pipeline": None})
         from s2p_converters.targets.coreml.apple_pipeline import pipeline_settings
@@ -115,6 +122,18 @@ class CoreMLTarget(Target[CoreMLOptions]):
     def tokenizer_folder(self, options: CoreMLOptions) -> str:
         """See :class:`Target`."""
         return options.tokenizer_folder
+
+    def residency(self, bundle: Bundle) -> Residency:
+        """See :class:`Target`: against what is published of Apple's Neural Engine."""
+        from s2p_converters.targets.coreml.residency import check_bundle
+
+        return check_bundle(bundle)
+
+    def workload(self, bundle: Bundle) -> tuple[Workload, ...]:
+        """See :class:`Target`."""
+        from s2p_converters.targets.coreml.workload import bundle_workloads
+
+        return bundle_workloads(bundle)
 
 
 TARGET = CoreMLTarget()

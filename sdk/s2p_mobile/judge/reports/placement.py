@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from s2p_mobile.judge.reports.entries import PlacementComparison, printable
-from s2p_runtime.placement import ExpectedPlacement, OperatorPlacement
 from s2p_runtime.report import BenchReport, PlacedOperator
+from s2p_runtime.residency import OperatorPlacement
 
 ENGINE = "neural-engine"
 _OFFERS_ENGINE = (ENGINE, "all")
@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class ProgramPlacement:
-    """One program's comparison.
+    """The comparison of one program, or of one function of a program with several.
 
     Attributes:
         unit: that it was loaded for, None where the report does not tell.
@@ -101,12 +101,18 @@ def share_on_engine(report: BenchReport) -> tuple[int, int]:
     return sum(place == ENGINE for place in places), len(places)
 
 
-def compare_placement(report: BenchReport, expected: ExpectedPlacement) -> PlacementComparison:
-    """The programs that both know, in the order of the report."""
+def compare_placement(report: BenchReport, expected: Mapping[str, Sequence[OperatorPlacement]]) -> PlacementComparison:
+    """The programs that both know, in the order of the report.
+
+    Args:
+        expected: as :attr:`s2p_runtime.residency.Residency.placements` has it, by program, or by ``program.function`` where a program
+            has several.
+    """
     found = []
-    for name, group in groupby(report.placement, key=lambda one: one.program):
-        if name in expected:
-            found.append(_compare_program(name, report.compute_units.get(name), list(group), expected[name]))
+    for (name, function), group in groupby(report.placement, key=lambda one: (one.program, one.function)):
+        title = name if function == "main" else f"{name}.{function}"
+        if title in expected:
+            found.append(_compare_program(title, report.compute_units.get(name), list(group), expected[title]))
     lines = [line for program in found for line in program.lines()]
     return PlacementComparison(tuple(lines), tuple(_figures(program) for program in found))
 
@@ -123,17 +129,12 @@ def _compare_program(
         if rule.stays != (one.preferred == ENGINE):
             key = (rule.rule, bool(rule.stays), ENGINE in one.supported)
             wrong.setdefault(key, []).append(one)
-    away, away_expected, cuts = 0, 0, []
-    for _, function in groupby(pairs, key=lambda pair: pair[0].function):
-        body = list(function)
-        off = [list(stretch) for left, stretch in groupby(body, key=lambda pair: pair[0].preferred != ENGINE) if left]
-        away += len(off)
-        for stretch in off:
-            stayed = [one for one, rule in stretch if rule is not None and rule.stays]
-            if stayed and not any(rule is not None and rule.stays is False for _, rule in stretch):
-                cuts.append(stayed[0])
-        stays = [rule.stays for _, rule in body if rule is not None and rule.stays is not None]
-        away_expected += sum(not place for place, _ in groupby(stays))
+    off = [list(stretch) for left, stretch in groupby(pairs, key=lambda pair: pair[0].preferred != ENGINE) if left]
+    cuts = []
+    for stretch in off:
+        stayed = [one for one, rule in stretch if rule is not None and rule.stays]
+        if stayed and not any(rule is not None and rule.stays is False for _, rule in stretch):
+            cuts.append(stayed[0])
     outputs = {one.output for one in placed}
     return ProgramPlacement(
         program=name,
@@ -144,8 +145,8 @@ def _compare_program(
         undecided=tuple(one for one, rule in pairs if rule is not None and rule.stays is None),
         only_report=sum(rule is None for _, rule in pairs),
         only_bundle=sum(name not in outputs for name in known),
-        away=away,
-        away_expected=away_expected,
+        away=len(off),
+        away_expected=sum(not stays for stays, _ in groupby(rule.stays for _, rule in decided)),
         differences=tuple(Difference(*key, tuple(operators)) for key, operators in wrong.items()),
         cuts=tuple(cuts),
     )
