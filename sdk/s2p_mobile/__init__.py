@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from s2p_mobile.api.benchmarking import bench, report
+from s2p_mobile.api.benchmarking import bench, compare_units, report
 from s2p_mobile.api.bundling import convert, inspect, verify
 from s2p_mobile.api.drawing import evaluate, generate
 from s2p_mobile.api.forecasting import roofline
@@ -85,6 +85,7 @@ __all__ = [
     "__version__",
     "bench",
     "compare_sensitivity",
+    "compare_units",
     "convert",
     "evaluate",
     "forecast",

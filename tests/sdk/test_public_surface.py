@@ -17,8 +17,8 @@ import s2p_mobile
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
 FUNCTIONS = {
-    "bench", "compare_sensitivity", "convert", "evaluate", "forecast", "generate", "inspect", "latents", "load", "quantize", "report",
-    "roofline", "sensitivity", "verify",
+    "bench", "compare_sensitivity", "compare_units", "convert", "evaluate", "forecast", "generate", "inspect", "latents", "load",
+    "quantize", "report", "roofline", "sensitivity", "verify",
 }  # fmt: skip
 TYPES = {
     "BenchReport", "Bundle", "CheckFailed", "Checkpoint", "Comparison", "Description", "EvaluationResult", "Forecast",

@@ -118,7 +118,8 @@ def _describe_bundle(bundle: Bundle, look_into: LookInto | None) -> Description:
     facts["bundle size"] = f"{sum(entry.bytes for entry in manifest.files.values())} bytes resident"
     for name, total in component_bytes(manifest).items():
         component = manifest.components[name]
-        facts[name] = f"{component.path}, {component.precision}, {component.backend}, {total} bytes"
+        unit = "" if component.compute_unit is None else f" for {component.compute_unit}"
+        facts[name] = f"{component.path}, {component.precision}, {component.backend}{unit}, {total} bytes"
     if bundle.unlisted:
         facts["not listed"] = f"{', '.join(bundle.unlisted)} (neither checked nor read)"
     facts["golden runs"] = ", ".join(f"{run.prompt!r} (seed {run.seed})" for run in manifest.golden)
