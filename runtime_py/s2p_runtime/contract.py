@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,6 +21,11 @@ class Contract(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, frozen=True)
+
+    @classmethod
+    def added_since(cls, version: int) -> Mapping[str, Any]:
+        """Fields of the document that a file of an older ``version`` lacks, each with what stands for it."""
+        return {}
 
 
 ContractT = TypeVar("ContractT", bound=Contract)
@@ -65,9 +71,22 @@ def parse_contract(text: str | bytes, source: str, kind: type[ContractT], format
     check_version(document.get("version"), source, version)
     try:
         # Strict: a number in quotes, or true for 1, is refused by the Swift and C++ readers too.
-        return kind.model_validate_json(text, strict=True)
+        return kind.model_validate_json(_renewed(document, text, source, kind, version), strict=True)
     except ValidationError as error:
         raise S2PError(f"{source} is invalid ({first_problem(error)})", "get it from its author again") from error
+
+
+def _renewed(document: dict[str, Any], text: str | bytes, source: str, kind: type[Contract], version: int) -> str | bytes:
+    """The text of a document of an older version in the form of this one; a newest one's own text."""
+    if document["version"] == version:
+        return text
+    added = kind.added_since(document["version"])
+    known = [name for name in added if name in document]
+    if known:
+        raise S2PError(
+            f"{source} is invalid ({known[0]}: unknown in version {document['version']})", "get it from its author again"
+        )
+    return json.dumps({**document, **added, "version": version})
 
 
 def check_version(found: object, source: str, version: int) -> None:

@@ -5,8 +5,9 @@ A figure that could not be measured is null and has its reason in ``missing`` un
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -14,7 +15,14 @@ from s2p_runtime.component import TARGET_PATTERN
 from s2p_runtime.contract import Contract
 
 REPORT_FORMAT: Final = "s2p-report"
-REPORT_VERSION: Final = 1
+REPORT_VERSION: Final = 2
+"""Version 2 tells the compute units that programs were loaded with and where their operators run. Version 1 is read as well."""
+
+
+LoadedUnit = Literal["neural-engine", "gpu", "all", "cpu"]
+"""Processors that a program was loaded for: those of manifests, and the CPU alone."""
+Processor = Literal["neural-engine", "gpu", "cpu", "other"]
+"""One processor of a device."""
 
 
 class Device(Contract):
@@ -103,11 +111,23 @@ class Validity(Contract):
     fidelity_ok: bool
 
 
+class PlacedOperator(Contract):
+    """Where the engine means to run one operator of a program."""
+
+    program: str = Field(description="component of the bundle")
+    function: str = Field(description="of the program, e.g. 'main'")
+    type: str = Field(description="as the engine names it, e.g. 'ios16.conv'")
+    output: str | None = Field(description="name of its first output; null: it has none")
+    preferred: Processor | None = Field(description="where it is to run; null: the engine does not tell")
+    supported: tuple[Processor, ...] = Field(description="where it could run")
+    cost: float | None = Field(description="estimated share of the work of its program, 0 to 1; null: the engine does not tell")
+
+
 class BenchReport(Contract):
     """``report.json``."""
 
     format: Literal["s2p-report"] = REPORT_FORMAT
-    version: Literal[1] = REPORT_VERSION
+    version: Literal[2] = REPORT_VERSION
     harness: Literal["host", "ios", "android", "linux"]
     harness_version: str
     created: str = Field(description="UTC, ISO 8601")
@@ -116,6 +136,8 @@ class BenchReport(Contract):
     bundle_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the bundle's manifest.json")
     target: str = Field(pattern=TARGET_PATTERN, description="of the bundle")
     backend: dict[str, str] = Field(description="per component: backend or compute units")
+    compute_units: dict[str, LoadedUnit] = Field(description="per program: what it was loaded for; empty: no such choice")
+    placement: tuple[PlacedOperator, ...] = Field(description="every operator but constants, in the programs' order")
     protocol: Protocol
     timings_ms: Timings
     summary_ms: dict[str, Summary] = Field(description="keys text_encoder, unet_call, vae_decoder, image")
@@ -125,6 +147,11 @@ class BenchReport(Contract):
     fidelity: tuple[Fidelity, ...]
     validity: Validity
     missing: dict[str, str] = Field(description="dotted path of a null or empty figure: reason")
+
+    @classmethod
+    def added_since(cls, version: int) -> Mapping[str, Any]:
+        """Version 1 tells nothing of compute units and placement."""
+        return {"compute_units": {}, "placement": []} if version < 2 else {}
 
 
 def picture_path(report: Path, golden_id: str) -> Path:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from s2p_mobile.api.benchmarking import bench, report
+from s2p_mobile.api.benchmarking import bench, compare_units, report
 from s2p_mobile.api.bundling import convert, inspect, verify
 from s2p_mobile.api.drawing import evaluate, generate
+from s2p_mobile.api.forecasting import roofline
 from s2p_mobile.api.measuring import compare_sensitivity, latents, sensitivity
 from s2p_mobile.api.quantizing import forecast, load, quantize
 from s2p_runtime import __version__
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
     from s2p_mobile.api.description import Description
     from s2p_mobile.judge.evaluation import EvaluationResult
+    from s2p_mobile.judge.roofline import Roofline
     from s2p_mobile.quantize.forecast import Forecast
     from s2p_mobile.quantize.interruption import Interrupted
     from s2p_mobile.quantize.latents import LatentDataset
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from s2p_mobile.sources.model import Model
     from s2p_runtime.bundle import Bundle
     from s2p_runtime.report import BenchReport
+    from s2p_runtime.residency import Residency
     from s2p_runtime.verify import Verification
 
 _TYPES = {
@@ -51,6 +54,8 @@ _TYPES = {
     "LatentDataset": "s2p_mobile.quantize.latents",
     "Model": "s2p_mobile.sources.model",
     "Recipe": "s2p_mobile.quantize.recipes",
+    "Residency": "s2p_runtime.residency",
+    "Roofline": "s2p_mobile.judge.roofline",
     "Sensitivity": "s2p_mobile.quantize.sensitivity",
     "Verification": "s2p_runtime.verify",
 }
@@ -71,6 +76,8 @@ __all__ = [
     "Progress",
     "ProgressEvent",
     "Recipe",
+    "Residency",
+    "Roofline",
     "S2PError",
     "S2PWarning",
     "Sensitivity",
@@ -78,6 +85,7 @@ __all__ = [
     "__version__",
     "bench",
     "compare_sensitivity",
+    "compare_units",
     "convert",
     "evaluate",
     "forecast",
@@ -87,6 +95,7 @@ __all__ = [
     "load",
     "quantize",
     "report",
+    "roofline",
     "sensitivity",
     "verify",
 ]

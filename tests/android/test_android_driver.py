@@ -91,7 +91,7 @@ def phone(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path, monkeypatch:
 
 def test_measures_and_brings_the_report_back(phone: Phone) -> None:
     report = phone.bench()
-    assert read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 1) == report
+    assert read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 2) == report
     assert report.bundle_name == "tiny" and report.protocol.runs == 2 and report.protocol.threads == 1
     assert report.validity.fidelity_ok and report.validity.unplugged and report.validity.low_power_mode_off
     assert report.validity.thermal_nominal_at_start
@@ -275,7 +275,7 @@ def test_the_command_measures_the_demo_model(
     phone: Phone, demo_bundle: Bundle, command: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert command(demo_bundle.folder, "--device", f"android:{NETWORK_SERIAL}", "--cores", "0") == 0
-    report = read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 1)
+    report = read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 2)
     assert report.validity.fidelity_ok and report.bundle_name == demo_bundle.manifest.name
     assert "report.json; next: s2p-mobile report" in capfd.readouterr().out
     for golden in demo_bundle.manifest.golden:
@@ -296,7 +296,7 @@ def test_the_command_fails_when_another_picture_is_drawn(
     (other / "manifest.json").unlink()
     write_contract(other / "manifest.json", manifest.model_copy(update={"files": file_entries(other)}))
     assert command(other) == 1
-    assert not read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 1).validity.fidelity_ok
+    assert not read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 2).validity.fidelity_ok
 
 
 STATUSES = {"no device": 2, "several": 2, "another": 2, "offline": 2, "lost": 2, "disk full": 2, "killed": 1}

@@ -109,7 +109,7 @@ def test_reaches_the_demo_models_golden_runs(runner_folder: Path, demo_bundle: B
     out = tmp_path / "run.json"
     options = ["--runs", "1", "--warmup", "0", "--minimum-seconds", "0", "--threads", "1", "--out", out]
     subprocess.run([runner_folder / "s2p-bench", demo_bundle.folder, *options], check=True, capture_output=True)
-    report = read_contract(out, BenchReport, "s2p-report", 1)
+    report = read_contract(out, BenchReport, "s2p-report", 2)
     assert [fidelity.golden_id for fidelity in report.fidelity] == [golden.id for golden in demo_bundle.manifest.golden]
     assert report.validity.fidelity_ok
     for golden, fidelity in zip(demo_bundle.manifest.golden, report.fidelity, strict=True):
@@ -132,7 +132,7 @@ def test_report_is_valid_and_faithful(runner_folder: Path, any_bundle: Bundle, t
     out = tmp_path / "report.json"
     options = ["--runs", "2", "--warmup", "1", "--minimum-seconds", "0", "--threads", "1", "--cores", "0", "--out", out]
     subprocess.run([runner_folder / "s2p-bench", any_bundle.folder, *options], check=True, capture_output=True)
-    report = read_contract(out, BenchReport, "s2p-report", 1)
+    report = read_contract(out, BenchReport, "s2p-report", 2)
     assert report.harness == "linux"
     assert report.validity.fidelity_ok
     assert set(report.summary_ms) == {"text_encoder", "unet_call", "vae_decoder", "image"}
@@ -151,7 +151,7 @@ def test_needs_less_memory_than_python(runner_folder: Path, any_bundle: Bundle, 
     out = tmp_path / "report.json"
     options = ["--runs", "1", "--warmup", "0", "--minimum-seconds", "0", "--out", out]
     subprocess.run([runner_folder / "s2p-bench", any_bundle.folder, *options], check=True, capture_output=True)
-    peak = read_contract(out, BenchReport, "s2p-report", 1).memory.peak_bytes
+    peak = read_contract(out, BenchReport, "s2p-report", 2).memory.peak_bytes
     assert peak is not None and peak < int(python.stdout.split()[-1]) * 1024
 
 

@@ -2,7 +2,8 @@
 
 Environment: ``S2P_STANDIN`` names a folder with ``config.json``. Its keys: ``devices`` (rows of ``list devices``), ``apps``
 (installed identifiers), ``no_devicectl``, ``refuse`` (verb -> the error that devicectl gives), ``lost_during_run``,
-``app`` (what the app does: ``error`` text, ``signal``, ``report`` text in place of the good one, ``silent``, ``endless``).
+``app`` (what the app does: ``error`` text, ``signal``, ``report`` text in place of the good one, ``silent``, ``endless``, ``units``:
+the same for single compute units).
 ``log.txt`` collects the calls. Errors and answers have the form of devicectl's ``--json-output``.
 """
 
@@ -61,6 +62,8 @@ def _app(words: list[str], app: dict[str, Any]) -> int:
         (documents / name).unlink(missing_ok=True)
     assert words[:2] == ["--headless", "run"]
     options = dict(zip(words[3::2], words[4::2], strict=True))
+    unit = options.get("--compute-unit")
+    app = {**app, **app.get("units", {}).get(unit, {})}
     _say("some library: warming up", "s2p phase memory", "s2p phase fidelity", "s2p phase warm-up")
     if app.get("endless"):
         time.sleep(60)
@@ -82,6 +85,12 @@ def _app(words: list[str], app: dict[str, Any]) -> int:
     report["harness"], report["target"] = "ios", "coreml"
     report["protocol"]["runs"] = int(options["--runs"])
     report["protocol"]["minimum_seconds"] = float(options["--minimum"])
+    if unit is not None and "=" not in unit:
+        # What this phone would do: the Neural Engine is the fastest, and no operator runs on what was not asked for.
+        report["compute_units"] = dict.fromkeys(report["compute_units"], unit)
+        report["summary_ms"]["unet_call"]["p50"] = {"neural-engine": 25.0, "gpu": 75.0, "all": 50.0}[unit]
+        if unit == "gpu":
+            report["placement"] = [{**one, "preferred": "gpu"} for one in report["placement"]]
     report["validity"]["fidelity_ok"] = app.get("faithful", True)
     (documents / options["--out"]).write_text(app.get("report", json.dumps(report)))
     for fidelity in report["fidelity"]:

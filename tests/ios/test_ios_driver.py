@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+import s2p_mobile.devices.ios
 from s2p_mobile.cli.app import as_options, run
-from s2p_mobile.devices import IosSettings, bench_ios
+from s2p_mobile.devices import IosSettings, UnitRun, bench_ios, compare_units_ios
+from s2p_mobile.devices.ios import AppError
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.contract import read_contract
 from s2p_runtime.errors import CheckFailed, S2PError
@@ -79,7 +81,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
 
 def test_measures_and_brings_report_and_pictures_back(phone: Phone) -> None:
     report = phone.bench()
-    assert read_contract(phone.out, BenchReport, "s2p-report", 1) == report
+    assert read_contract(phone.out, BenchReport, "s2p-report", 2) == report
     assert report.bundle_sha256 == sha256_file(phone.bundle / "manifest.json") and report.protocol.runs == 2
     for fidelity in report.fidelity:
         assert (phone.out.parent / f"phone-{fidelity.golden_id}.png").read_bytes().startswith(b"\x89PNG")
@@ -92,14 +94,14 @@ def test_measures_and_brings_report_and_pictures_back(phone: Phone) -> None:
 
 
 def test_the_app_is_launched_as_documented(phone: Phone) -> None:
-    phone.bench(units="unet=cpuAndGPU")
+    phone.bench(compute_unit="unet=gpu")
     (launch,) = phone.calls("process", "launch")
     words = launch[launch.index("org.s2pmobile.bench") + 1 :]
     assert launch[:9] == ["devicectl", "device", "process", "launch", "--device", UDID, "--console", "--terminate-existing",
                           "org.s2pmobile.bench"]  # fmt: skip
     name = words[2]
     expected = f"--headless run {name} --out report.json --pictures pictures --runs 2 --warmup 1 --cooldown 0.0 --minimum 0.0"
-    assert words == [*expected.split(), "--units", "unet=cpuAndGPU"]
+    assert words == [*expected.split(), "--compute-unit", "unet=gpu"]
     assert open_bundle(phone.documents / name).manifest == open_bundle(phone.bundle).manifest
 
 
@@ -189,7 +191,7 @@ FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[S2PError], str]] 
         S2PError,
         "did not list its apps (The operation failed. Something else)",
     ),
-    "app error": ({"app": {"error": "unet is broken; convert again"}}, {}, S2PError, "unet is broken; convert again"),
+    "app error": ({"app": {"error": "unet is broken; convert again"}}, {}, AppError, "unet is broken; convert again"),
     "memory": ({"app": {"signal": 9}}, {}, CheckFailed, "most likely because memory ran out; close other apps, or convert"),
     "crash": ({"app": {"signal": 11}}, {}, CheckFailed, "the app crashed on Ada's iPhone (signal 11)"),
     "no report": ({"app": {"silent": True}}, {}, S2PError, "left no report"),
@@ -263,6 +265,120 @@ def test_the_command_measures_on_an_iphone(
         str(phone.out),
     ]
     assert run(arguments) == 0, capsys.readouterr().err
-    assert read_contract(phone.out, BenchReport, "s2p-report", 1).protocol.runs == 2
+    assert read_contract(phone.out, BenchReport, "s2p-report", 2).protocol.runs == 2
     phone.configure(app={"faithful": False})
     assert run([*arguments, "--force"]) == 1
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Rests of the driver, which take no time here."""
+    seconds: list[float] = []
+    monkeypatch.setattr(s2p_mobile.devices.ios.time, "sleep", seconds.append)
+    return seconds
+
+
+def compare(phone: Phone, **settings: Any) -> list[UnitRun]:
+    return compare_units_ios(
+        phone.bundle, None, 2, 1, 0.0, phone.out, Told(phone.progress.append),
+        IosSettings(xcrun=phone.xcrun, minimum_seconds=0.0, **settings),
+    )  # fmt: skip
+
+
+def test_units_are_compared_one_after_the_other_on_a_phone_that_rested(phone: Phone, slept: list[float]) -> None:
+    runs = compare(phone)
+    assert [one.unit for one in runs] == ["neural-engine", "gpu", "all"]
+    launches = phone.calls("process", "launch")
+    assert [call[call.index("--compute-unit") + 1] for call in launches] == ["neural-engine", "gpu", "all"]
+    for one in runs:
+        assert one.report is not None and one.problem is None
+        assert set(one.report.compute_units.values()) == {one.unit}
+        assert one.path == phone.out.with_name(f"phone-{one.unit}.json")
+        assert read_contract(one.path, BenchReport, "s2p-report", 2) == one.report
+    assert len(phone.calls("copy", "to")) == 2, "the bundle is copied once"
+    # docs/devices.md: let it rest five minutes before a measurement. The first run is the user's own to prepare.
+    assert sum(slept) == 2 * 300
+    stages = [event.stage for event in phone.progress]
+    rests = [index for index, event in enumerate(phone.progress) if "cool down" in event.stage]
+    assert "measured pictures" in stages[: rests[0]] and "memory pass" in stages[rests[-1] :]
+    assert [event.done for event in phone.progress if "cool down" in event.stage] == [*range(301)] * 2
+
+
+def test_a_unit_that_cannot_run_the_bundle_is_part_of_the_comparison(phone: Phone, slept: list[float]) -> None:
+    refused = "unet cannot run on this device (too large); try another --compute-unit, or --stage"
+    phone.configure(app={"units": {"neural-engine": {"error": refused}, "all": {"signal": 9}}})
+    engine, gpu, everything = compare(phone)
+    assert (engine.report, engine.problem) == (None, refused)
+    assert gpu.report is not None and everything.report is None
+    assert everything.problem is not None and "memory ran out" in everything.problem
+    assert sorted(path.suffix for path in phone.out.parent.glob("phone-*.json")) == [".json"]
+
+
+def test_a_phone_that_went_away_ends_the_comparison(phone: Phone, slept: list[float]) -> None:
+    phone.configure(lost_during_run=True)
+    with pytest.raises(S2PError, match="went away"):
+        compare(phone)
+    assert len(phone.calls("process", "launch")) == 1 and slept == []
+
+
+def command(phone: Phone, *more: str) -> list[str]:
+    return ["bench", str(phone.bundle), "--device", "ios", "--runs", "2", "--minimum", "0", "--out", str(phone.out), *more]
+
+
+def test_the_command_compares_units_in_one_table(
+    phone: Phone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], slept: list[float]
+) -> None:
+    monkeypatch.setenv("PATH", str(phone.xcrun.parent), prepend=":")
+    figures = phone.folder / "figures.json"
+    assert run(command(phone, "--compare-units", "--json", str(figures))) == 0, capsys.readouterr().err
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    table = {row[0].strip(): [cell.strip() for cell in row[1:] if cell.strip()] for row in rows}
+    assert table[""] == ["neural-engine", "gpu", "all"]
+    assert table["U-Net call p50, ms"] == ["25.0", "75.0", "3.00x", "50.0", "2.00x"]
+    # Of the five operators that have a place in the fixture two run on the engine; on a GPU run all six have one.
+    assert table["operators on the Neural Engine"] == ["40 % (2 of 5)", "0 % (0 of 6)", "40 % (2 of 5)"]
+    assert table["heat"] == ["nominal to fair, up to 31.5 C"] * 3
+    assert {"whole picture p50, ms", "peak memory, MB"} <= set(table)
+    told = json.loads(figures.read_text())
+    assert [one["operators_on_engine"] for one in told["reports"]] == [2, 0, 2] and told["problems"] == {}
+    phone.configure(app={"units": {"gpu": {"error": "unet is broken; convert again"}}})
+    assert run(command(phone, "--compare-units", "--force")) == 1
+    out = capsys.readouterr().out
+    assert "gpu failed: unet is broken; convert again" in out and "25.0" in out and "50.0" in out
+    phone.configure(app={"units": {"all": {"faithful": False}}})
+    assert run(command(phone, "--compare-units", "--force")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--compare-units", "--device", "host"], "--compare-units is an option of ios, not of 'host'; give --device ios"),
+        (["--compare-units", "--device", "android:X"], "--compare-units is an option of ios, not of 'android:X'"),
+        (["--compare-units", "--device", "ios:"], "--compare-units is an option of ios, not of 'ios:'"),
+        (
+            ["--compare-units", "--compute-unit", "gpu"],
+            "--compute-unit does not go with --compare-units; leave one of them out",
+        ),
+        (["--compare-units", "--threads", "2"], "--threads does not go with --compare-units"),
+        (
+            ["--compute-unit", "gpu", "--device", "host"],
+            "--compute-unit is an option of ios; other engines have no such choice",
+        ),
+        (["--compute-unit", "gpu", "--device", "android"], "--compute-unit is an option of ios"),
+    ],
+)
+def test_units_are_for_iphones(
+    phone: Phone, capsys: pytest.CaptureFixture[str], words: list[str], message: str, slept: list[float]
+) -> None:
+    assert run([*command(phone), *words]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and message in errors[0]
+    assert not (phone.folder / "log.txt").exists() and slept == []
+
+
+def test_an_earlier_comparison_is_not_replaced(phone: Phone, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = phone.out.with_name("phone-gpu.json")
+    kept.write_text("mine")
+    assert run(command(phone, "--compare-units")) == 2
+    assert "exists" in capsys.readouterr().err and kept.read_text() == "mine"
+    assert not (phone.folder / "log.txt").exists(), "refused before anything is measured"

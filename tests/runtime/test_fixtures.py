@@ -34,6 +34,7 @@ WRITTEN = (
     "malformed",
     "noise.safetensors",
     "report.json",
+    "report-1.json",
     "report.schema.json",
 )
 
@@ -42,7 +43,7 @@ MESSAGES = {
     "not_json": r"is not readable JSON",
     "wrong_format": r"is not of format",
     "bad_version": r"has no valid version number",
-    "future_version": r"has format version 2, this s2p-mobile reads 1; update with pip",
+    "future_version": r"has format version (2, this s2p-mobile reads 1|3, this s2p-mobile reads 2); update with pip",
     "invalid": r"is invalid \(",
     "outside": r"points outside its folder",
     "missing_file": r" lacks ",

@@ -17,13 +17,13 @@ import s2p_mobile
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
 FUNCTIONS = {
-    "bench", "compare_sensitivity", "convert", "evaluate", "forecast", "generate", "inspect", "latents", "load", "quantize", "report",
-    "sensitivity", "verify",
+    "bench", "compare_sensitivity", "compare_units", "convert", "evaluate", "forecast", "generate", "inspect", "latents", "load",
+    "quantize", "report", "roofline", "sensitivity", "verify",
 }  # fmt: skip
 TYPES = {
     "BenchReport", "Bundle", "CheckFailed", "Checkpoint", "Comparison", "Description", "EvaluationResult", "Forecast",
-    "Interrupted", "LatentDataset", "Model", "Progress", "ProgressEvent", "Recipe", "S2PError", "S2PWarning", "Sensitivity",
-    "Verification",
+    "Interrupted", "LatentDataset", "Model", "Progress", "ProgressEvent", "Recipe", "Residency", "Roofline", "S2PError", "S2PWarning",
+    "Sensitivity", "Verification",
 }  # fmt: skip
 SETTINGS = {
     "size": None, "lora": (), "allow_pickle": False, "scheduler": None, "steps": None, "guidance": None, "device": "auto", "seed": 0,

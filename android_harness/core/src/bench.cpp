@@ -66,6 +66,8 @@ void explain_missing(Report& report) {
   note(!report.device.memory_bytes, "device.memory_bytes", kNoReading);
   note(!report.device.cores, "device.cores", kNoReading);
   note(!report.protocol.threads, "protocol.threads", "the engine chose");
+  note(true, "compute_units", "this engine has no such choice");
+  note(true, "placement", "this engine does not tell where operators run");
   note(!report.memory.baseline_bytes, "memory.baseline_bytes", "/proc/self/status has no VmRSS");
   note(!report.memory.peak_bytes, "memory.peak_bytes", "/proc/self/status has no VmHWM");
   note(report.memory.samples.empty(), "memory.samples", "/proc/self/smaps_rollup cannot be read");

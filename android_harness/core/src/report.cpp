@@ -15,7 +15,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr const char* kReportFormat = "s2p-report";
-constexpr int kReportVersion = 1;
+constexpr int kReportVersion = 2;
 
 template <typename T>
 Json nullable(const std::optional<T>& value) {
@@ -131,6 +131,8 @@ Json Report::to_json() const {
           {"bundle_sha256", bundle_sha256},
           {"target", target},
           {"backend", backend},
+          {"compute_units", Json::object()},
+          {"placement", Json::array()},
           {"protocol", s2p::to_json(protocol)},
           {"timings_ms", s2p::to_json(timings)},
           {"summary_ms", summaries(timings)},

@@ -17,6 +17,8 @@ from s2p_runtime.bundle import Bundle, LayerSummary
 from s2p_runtime.component import Component
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts import HOSTS, Host
+from s2p_runtime.residency import Residency
+from s2p_runtime.workload import Workload
 
 if TYPE_CHECKING:  # torch takes seconds, and the command line asks every target for its options
     from s2p_converters.core.checkpoint import Checkpoint
@@ -198,3 +200,19 @@ class Target(ABC, Generic[Options]):
             S2PError: a program is unreadable, or does not fit the manifest.
         """
         return Inspection()
+
+    def residency(self, bundle: Bundle) -> Residency | None:
+        """Which operators of a bundle's programs are expected on the device's accelerator; None: the target has no rules for that.
+
+        Raises:
+            S2PError: a program is unreadable.
+        """
+        return None
+
+    def workload(self, bundle: Bundle) -> tuple[Workload, ...] | None:
+        """Arithmetic and bytes of a call of each of a bundle's programs, the U-Net's first; None: the target does not count them.
+
+        Raises:
+            S2PError: a program is unreadable.
+        """
+        return None

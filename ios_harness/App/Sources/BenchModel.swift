@@ -23,6 +23,8 @@ final class BenchModel {
 
     private(set) var bundles: [String] = []
     var selected: String?
+    /// For every program; nil: what the bundle says.
+    var unit: ComputeUnit?
     private(set) var phase: BenchPhase?
     private(set) var calls: [Point] = []
     private(set) var memory: [Point] = []
@@ -60,7 +62,8 @@ final class BenchModel {
         let (events, feed) = AsyncStream<BenchEvent>.makeStream()
         let listening = Task { for await event in events { show(event) } }
         do {
-            let options = try RunOptions(arguments: ["run", bundle])
+            var options = try RunOptions(arguments: ["run", bundle])
+            options.unit = unit
             let folder = URL.documentsDirectory
             let session = try await BenchSession(
                 options: options, bundleFolder: folder.appending(path: bundle), outputFolder: folder,

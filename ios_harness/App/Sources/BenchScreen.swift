@@ -17,7 +17,7 @@ struct BenchScreen: View {
                 if let report = model.report { reportSection(report) }
             }
             .navigationTitle("S2P Bench")
-            .refreshable { model.refresh() }
+            .refreshable { await model.refresh() }
             .onAppear { model.refresh() }
         }
     }
@@ -30,6 +30,11 @@ struct BenchScreen: View {
                 Picker("Bundle", selection: $model.selected) {
                     ForEach(model.bundles, id: \.self) { Text($0).tag(Optional($0)) }
                 }
+                Picker("Compute units", selection: $model.unit) {
+                    Text("as the bundle says").tag(ComputeUnit?.none)
+                    ForEach(ComputeUnit.allCases, id: \.self) { Text($0.rawValue).tag(Optional($0)) }
+                }
+                .disabled(model.isRunning)
                 Button(model.isRunning ? "Stop" : "Run") { model.isRunning ? model.stop() : model.start() }
             }
             if let phase = model.phase { LabeledContent("Phase", value: phase.rawValue) }
@@ -77,6 +82,10 @@ struct BenchScreen: View {
             ForEach(report.summaryMS.sorted { $0.key < $1.key }, id: \.key) { name, summary in
                 LabeledContent(name, value: String(format: "p50 %.1f, p90 %.1f ms", summary.p50, summary.p90))
             }
+            ForEach(report.computeUnits.sorted { $0.key < $1.key }, id: \.key) { name, unit in
+                LabeledContent("\(name) runs on", value: unit)
+            }
+            if let counts = operatorCounts(report.placement) { LabeledContent("Operators", value: counts) }
             if let peak = report.memory.peakBytes { LabeledContent("Peak memory", value: "\(peak / 1_000_000) MB") }
             ShareLink("Share report.json", item: model.reportURL)
         }

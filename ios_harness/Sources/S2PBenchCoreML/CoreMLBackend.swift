@@ -8,12 +8,9 @@ public enum CoreMLBackend {
     /// What manifests call the programs that Core ML runs.
     public static let target = "coreml"
 
-    /// Compute units of each component unless the options say otherwise: the Neural Engine for the integer U-Net. The
-    /// decoder stays on the GPU, where a float32 program keeps its precision; the text encoder runs once per text. The time
-    /// table of a prompt (SDXL) is float32 too and a few small products: the CPU.
-    private static let defaultUnits = [
-        "text_encoder": "cpuAndNeuralEngine", "time_table": "cpuOnly", "unet": "cpuAndNeuralEngine", "vae_decoder": "cpuAndGPU",
-    ]
+    /// What programs are loaded for where neither the options nor the manifest choose: the Neural Engine, and the GPU for the
+    /// decoder, which may be a float32 program. The time table of a prompt (SDXL) is always float32, which the Neural Engine lacks.
+    private static let choices: [String: ComputeUnit] = ["time_table": .all, "vae_decoder": .gpu]
 
     /// Nothing is compiled or loaded yet. A measurement compiles anew, so that its load times mean the same on every run;
     /// drawing takes the compiled copy of an earlier run.
@@ -26,9 +23,9 @@ public enum CoreMLBackend {
         let recompile = options.command == .run
         func program(_ name: String, as part: String) throws -> CoreMLProgram {
             let (spec, url) = try bundle.component(name)
-            let units = options.units(for: part) ?? defaultUnits[part] ?? "all"
+            let unit = options.computeUnit(for: part, spec, choice: choices[part] ?? .neuralEngine)
             return CoreMLProgram(
-                name: name, spec: spec, package: url, units: units, cache: cache, key: bundle.contentKey(of: spec),
+                name: name, spec: spec, package: url, unit: unit, cache: cache, key: bundle.contentKey(of: spec),
                 recompile: recompile
             )
         }
@@ -39,21 +36,30 @@ public enum CoreMLBackend {
         let parts = unet.map { ProgramUNet.Part(spec: $0.spec, program: $0) }
         let table = try bundle.manifest.conditioning.map { _ in try program("time_table", as: "time_table") }
         return ComponentSet(
-            textEncoder: CoreMLTextEncoder(program: text), timeTable: table.map { CoreMLTimeTable(program: $0) }, unet: ProgramUNet(parts: parts, policy: options.chunks),
-            decoder: CoreMLDecoder(program: decoder)
-        ) {
-            var placements: [String] = []
-            for program in unet {
-                let placement = await program.describePlacement()
-                placements.append(unet.count == 1 ? placement : "\(program.name): \(placement)")
-            }
-            var described = [
-                text.name: await text.describePlacement(), "unet": placements.joined(separator: "; "),
-                decoder.name: await decoder.describePlacement(),
-            ]
-            if let table { described[table.name] = await table.describePlacement() }
-            return described
+            textEncoder: CoreMLTextEncoder(program: text), timeTable: table.map { CoreMLTimeTable(program: $0) },
+            unet: ProgramUNet(parts: parts, policy: options.chunks), decoder: CoreMLDecoder(program: decoder)
+        ) { placement in
+            await describe([text] + (table.map { [$0] } ?? []) + unet + [decoder], unet: unet.map(\.name), placement: placement)
         }
+    }
+
+    /// Programs of one U-Net have one text together, under `unet`.
+    private static func describe(_ programs: [CoreMLProgram], unet: [String], placement: Bool) async -> EngineDescription {
+        var description = EngineDescription(backend: [:])
+        for program in programs {
+            let operators = placement ? await program.placement() : []
+            description.computeUnits[program.name] = program.unit
+            description.placement += operators
+            let words = [program.unit.rawValue, operatorCounts(operators).map { "operators: \($0)" }].compactMap { $0 }
+            let text = words.joined(separator: "; ")
+            if unet.contains(program.name) {
+                let own = unet.count == 1 ? text : "\(program.name): \(text)"
+                description.backend["unet"] = [description.backend["unet"], own].compactMap { $0 }.joined(separator: "; ")
+            } else {
+                description.backend[program.name] = text
+            }
+        }
+        return description
     }
 }
 

@@ -22,18 +22,18 @@ final class CoreMLProgram: NamedProgram, @unchecked Sendable {
     let name: String
     let spec: ComponentSpec
     private let package: URL
-    private let units: String
+    let unit: ComputeUnit
     private let cache: CompiledModelCache
     private let key: String
     /// Until the first load.
     private var recompile: Bool
     private var loaded: Loaded?
 
-    init(name: String, spec: ComponentSpec, package: URL, units: String, cache: CompiledModelCache, key: String, recompile: Bool) {
+    init(name: String, spec: ComponentSpec, package: URL, unit: ComputeUnit, cache: CompiledModelCache, key: String, recompile: Bool) {
         self.name = name
         self.spec = spec
         self.package = package
-        self.units = units
+        self.unit = unit
         self.cache = cache
         self.key = key
         self.recompile = recompile
@@ -103,24 +103,28 @@ final class CoreMLProgram: NamedProgram, @unchecked Sendable {
         }
     }
 
-    /// The compute units that were asked for and, where the system tells, how many operations each device takes.
-    func describePlacement() async -> String {
-        guard #available(iOS 17.4, macOS 14.4, *), let compiled = loaded?.compiled ?? cache.existing(key: key),
-            let counts = await ComputePlanSummary.operationCounts(compiled: compiled, configuration: configuration)
-        else { return units }
-        return "\(units); operations: \(counts)"
+    /// Where Core ML means to run the operators; empty where the system does not tell.
+    func placement() async -> [PlacedOperator] {
+        guard #available(iOS 17.4, macOS 14.4, *), let compiled = loaded?.compiled ?? cache.existing(key: key) else { return [] }
+        return await ComputePlan.operators(program: name, compiled: compiled, configuration: configuration)
     }
 
     private var configuration: MLModelConfiguration {
         let configuration = MLModelConfiguration()
-        configuration.computeUnits =
-            switch units {
-            case "cpuOnly": .cpuOnly
-            case "cpuAndGPU": .cpuAndGPU
-            case "cpuAndNeuralEngine": .cpuAndNeuralEngine
-            default: .all
-            }
+        configuration.computeUnits = MLComputeUnits(unit)
         return configuration
+    }
+}
+
+extension MLComputeUnits {
+    /// Core ML's name of a choice.
+    init(_ unit: ComputeUnit) {
+        switch unit {
+        case .neuralEngine: self = .cpuAndNeuralEngine
+        case .gpu: self = .cpuAndGPU
+        case .all: self = .all
+        case .cpu: self = .cpuOnly
+        }
     }
 }
 
@@ -140,7 +144,7 @@ extension CoreMLProgram {
     private static func makeBacking(_ spec: TensorSpec) throws -> MLMultiArray {
         guard spec.dtype == .float16, let width = spec.shape.last, width > 0 else { return try makeArray(spec) }
         let rows = spec.shape.dropLast().reduce(1, *)
-        let attributes = [kCVPixelBufferIOSurfacePropertiesKey: [:] as [String: Any]] as CFDictionary
+        let attributes = NSDictionary(dictionary: [kCVPixelBufferIOSurfacePropertiesKey as String: NSDictionary()]) as CFDictionary
         var buffer: CVPixelBuffer?
         let format = kCVPixelFormatType_OneComponent16Half
         guard CVPixelBufferCreate(kCFAllocatorDefault, width, rows, format, attributes, &buffer) == kCVReturnSuccess, let buffer

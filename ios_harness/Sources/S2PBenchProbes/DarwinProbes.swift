@@ -100,6 +100,7 @@ extension DeviceProbes {
         let number = "\(version.majorVersion).\(version.minorVersion).\(version.patchVersion)"
         var reasons = [
             "energy.milliwatts": "the system gives the charge level only; Xcode's power profiler measures power",
+            "placement": "Core ML tells where operators run from iOS 17.4 and macOS 14.4 on",
         ]
         #if os(iOS)
         let (os, model, harness) = ("iOS \(number)", systemText("hw.machine") ?? "iPhone or iPad", BenchReport.Harness.ios)

@@ -197,7 +197,7 @@ import S2PBenchProbes
     private func emptyPaths(_ document: Any) -> [String] {
         guard let fields = document as? [String: Any] else { return [] }
         return fields.flatMap { key, value -> [String] in
-            if (value as? [Any])?.isEmpty == true { return [key] }
+            if (value as? [Any])?.isEmpty == true || (value as? [String: Any])?.isEmpty == true { return [key] }
             if let list = value as? [[String: Any]] {
                 return list.enumerated().flatMap { index, item in
                     item.filter { $0.value is NSNull }.map { "\(key).\(index).\($0.key)" }

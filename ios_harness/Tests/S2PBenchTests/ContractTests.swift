@@ -163,8 +163,27 @@ import Testing
         #expect(report.energy[1].milliwatts == 2150)
         #expect(report.memory.samples[1] == MemorySample(seconds: 1, bytes: 350_000_000))
         #expect(report.thermal[1].celsius == ["battery": 31.5])
+        #expect(report.computeUnits == ["unet": "neural-engine", "text_encoder": "cpu", "vae_decoder": "gpu"])
+        #expect(report.placement.map(\.preferred) == [.neuralEngine, .gpu, .neuralEngine, .cpu, .gpu, nil])
+        #expect(report.placement[1].output == "row" && report.placement[1].supported == [.gpu, .cpu])
+        #expect(report.placement[1].cost == 0.125 && report.placement[5].output == nil)
         // Every field is written here and by the Python writer: same tree, nulls included.
         #expect(try tree(encodeContract(report)) == tree(data))
+    }
+
+    /// Reports from before version 2 say nothing of units and placement, and the same of everything else.
+    @Test func readsAReportOfVersion1() throws {
+        let old = try decodeContract(BenchReport.self, from: Fixtures.data("report-1.json"), name: "old")
+        var new = try decodeContract(BenchReport.self, from: Fixtures.data("report.json"), name: "new")
+        #expect(old.version == 2 && old.computeUnits.isEmpty && old.placement.isEmpty)
+        (new.computeUnits, new.placement) = ([:], [])
+        #expect(old == new)
+    }
+
+    @Test func aNewFieldInAnOldReportIsUnknown() throws {
+        let data = try Fixtures.data("malformed/reports/version-one-with-units.json")
+        let error = benchError { _ = try decodeContract(BenchReport.self, from: data, name: "r") }
+        #expect(error == .invalid(file: "r", problem: "compute_units: unknown in version 1"))
     }
 
     @Test func doesNotWriteNumbersThatAreNotFinite() throws {

@@ -96,6 +96,8 @@ final class Instrument: @unchecked Sendable {
     private var counts: [String: Int] = [:]
     private let advance: @Sendable (Double) -> Void
     var atCall: @Sendable (Int) throws -> Void = { _ in }
+    /// In the place of what the replay says of itself.
+    var describe: (@Sendable (Bool) async -> EngineDescription)?
 
     init(advance: @escaping @Sendable (Double) -> Void) { self.advance = advance }
 
@@ -109,7 +111,7 @@ final class Instrument: @unchecked Sendable {
         ComponentSet(
             textEncoder: Text(inner: set.textEncoder, log: self),
             timeTable: set.timeTable.map { Table(inner: $0, log: self) }, unet: UNet(inner: set.unet, log: self),
-            decoder: Decoder(inner: set.decoder, log: self), isReplay: true, describeBackend: set.describeBackend
+            decoder: Decoder(inner: set.decoder, log: self), isReplay: true, describe: describe ?? set.describe
         )
     }
 

@@ -44,13 +44,13 @@ import Testing
     @Test func readsEveryOption() throws {
         let options = try RunOptions(arguments: [
             "run", "a.s2pmobile", "--runs", "7", "--warmup", "0", "--cooldown", "2.5", "--minimum", "0", "--min-psnr", "25",
-            "--units", "cpuOnly", "--units", "unet=cpuAndNeuralEngine", "--stage", "--out", "r.json", "--pictures", "p", "--replay",
+            "--compute-unit", "cpu", "--compute-unit", "unet=neural-engine", "--stage", "--out", "r.json", "--pictures", "p", "--replay",
         ])
         #expect(options.command == .run && options.bundle == "a.s2pmobile")
         #expect(options.settings == BenchProtocol(warmupRuns: 0, runs: 7, cooldownSeconds: 2.5, minimumSeconds: 0))
         #expect(options.minimumLatentPSNR == 25 && options.residency == .staged && options.replay)
         #expect(options.out == "r.json" && options.pictures == "p")
-        #expect(options.units(for: "unet") == "cpuAndNeuralEngine" && options.units(for: "vae_decoder") == "cpuOnly")
+        #expect(options.unit == .cpu && options.units == ["unet": .neuralEngine])
         let draw = try RunOptions(arguments: ["draw", "b", "a cat", "--seed", "18446744073709551615"])
         #expect(draw.command == .draw(prompt: "a cat", seed: .max))
     }
@@ -58,11 +58,31 @@ import Testing
     @Test(arguments: [
         [], ["run"], ["run", "a", "b"], ["draw", "a"], ["fly", "a"], ["run", "a", "--runs"], ["run", "a", "--runs", "0"],
         ["run", "a", "--cooldown", "-1"], ["run", "a", "--cooldown", "inf"], ["run", "a", "--cooldown", "nan"],
-        ["run", "a", "--units", "gpu"], ["run", "a", "--units", "clip=fast"], ["run", "a", "--sneed", "1"],
+        ["run", "a", "--compute-unit", "ane"], ["run", "a", "--compute-unit", "unet=fast"], ["run", "a", "--compute-unit", "unet="],
+        ["run", "a", "--compute-unit", "cpuOnly"], ["run", "a", "--compute-unit"], ["run", "a", "--units", "gpu"], ["run", "a", "--sneed", "1"],
         ["draw", "a", "b", "--seed", "18446744073709551616"],
     ])
     func refusesBadUsage(_ arguments: [String]) {
         #expect(benchError { _ = try RunOptions(arguments: arguments) }?.kind == "usage")
+    }
+
+    /// What was asked for comes first, then what the bundle says, then what the engine likes.
+    @Test(arguments: [
+        ([], "unet_1", .neuralEngine), ([], "unet_2", .gpu), ([], "unet_3", .cpu), ([], "vae_decoder", .all),
+        (["gpu"], "unet_1", .gpu), (["gpu"], "unet_3", .gpu), (["cpu", "unet=all"], "unet_2", .all),
+        (["unet=all", "cpu"], "vae_decoder", .cpu), (["unet=all"], "vae_decoder", .all), (["vae_decoder=gpu"], "unet_1", .neuralEngine),
+        (["neural-engine"], "unet_2", .neuralEngine),
+    ] as [([String], String, ComputeUnit)])
+    func theComputeUnitIsChosenInOrder(_ asked: [String], _ program: String, _ expected: ComputeUnit) throws {
+        let options = try RunOptions(arguments: ["run", "a"] + asked.flatMap { ["--compute-unit", $0] })
+        let spec = try #require(try ModelBundle(opening: Fixtures.chunked).manifest.components[program])
+        let component = program.hasPrefix("unet") ? "unet" : program
+        #expect(options.computeUnit(for: component, spec, choice: .cpu) == expected)
+    }
+
+    @Test func namesTheComputeUnitsThereAre() {
+        let error = benchError { _ = try RunOptions(arguments: ["run", "a", "--compute-unit", "unet=ane"]) }
+        #expect(error?.description == "--compute-unit unet=ane names no compute unit; choose neural-engine, gpu, all, cpu")
     }
 
     @Test func launchArgumentsAndEnvironment() throws {

@@ -238,6 +238,8 @@ def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_pict
         bundle_sha256=sha256_file(bundle.folder / MANIFEST_NAME),
         target=manifest.target,
         backend={name: backend.describe(name) for name in components_of(bundle)},
+        compute_units={},
+        placement=(),
         protocol=Protocol(
             warmup_runs=settings.warmup,
             runs=settings.runs,

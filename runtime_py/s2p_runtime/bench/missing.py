@@ -19,6 +19,8 @@ def missing_reasons(report: BenchReport, no_memory: str | None) -> dict[str, str
         "device.soc": (report.device.soc is None, "the system does not name the chip"),
         "device.memory_bytes": (report.device.memory_bytes is None, _NO_READING),
         "device.cores": (report.device.cores is None, _NO_READING),
+        "compute_units": (not report.compute_units, "this engine has no such choice"),
+        "placement": (not report.placement, "this engine does not tell where operators run"),
         "protocol.threads": (report.protocol.threads is None, "the engine chose"),
         "memory.baseline_bytes": (memory.baseline_bytes is None, no_memory or "/proc/self/status has no VmRSS"),
         "memory.peak_bytes": (memory.peak_bytes is None, no_memory or "neither VmHWM nor getrusage is there"),

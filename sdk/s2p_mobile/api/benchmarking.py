@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from s2p_mobile.devices import UnitRun
     from s2p_mobile.judge.reports import Entry
     from s2p_runtime.bundle import Bundle
     from s2p_runtime.progress import Progress
@@ -35,6 +36,7 @@ class _Request:
     cores: str | None
     allow_charging: bool
     release_chunks: bool
+    compute_unit: str | None
     out: Path
     progress: Progress
 
@@ -51,6 +53,7 @@ def bench(
     cores: str | None = None,
     allow_charging: bool = False,
     release_chunks: bool = False,
+    compute_unit: str | None = None,
     out: str | Path | None = None,
     force: bool = False,
     progress: ProgressLike = None,
@@ -68,6 +71,8 @@ def bench(
         cores: to run on, such as ``4-7`` or ``0,2``, on the host and Android.
         allow_charging: measure an Android phone although it is charged.
         release_chunks: of a bundle whose U-Net is several programs, load each for every call and let go of it.
+        compute_unit: on an iPhone, ``neural-engine``, ``gpu``, ``all`` or ``cpu`` for every program, or ``unet=gpu`` for one; what
+            the bundle says when None.
         out: report to write as well, with the pictures drawn beside it as ``STEM-GOLDEN.png``.
         force: replace what lies at ``out``.
         progress: see :class:`ProgressEvent`.
@@ -97,7 +102,7 @@ def bench(
     with _report_place(out) as place:
         request = _Request(
             as_bundle(bundle), name or None, runs, warmup, cooldown, minimum, threads, cores, allow_charging, release_chunks,
-            place, listener(progress),
+            compute_unit, place, listener(progress),
         )  # fmt: skip
         return _DEVICES[kind](request)
 
@@ -111,6 +116,68 @@ def _report_place(out: str | Path | None) -> Iterator[Path]:
         yield Path(scratch) / "report.json"
 
 
+def compare_units(
+    bundle: Bundle | str | Path,
+    *,
+    device: str = "ios",
+    runs: int = 5,
+    warmup: int = 1,
+    cooldown: float = 0.0,
+    minimum: float = 60.0,
+    release_chunks: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+    progress: ProgressLike = None,
+) -> list[UnitRun]:
+    """Measure a bundle on an iPhone with the Neural Engine, the GPU and all processors, one after the other.
+
+    The phone rests five minutes between two runs. A unit that cannot run the bundle is told with its problem.
+
+    Args:
+        bundle: opened or its folder.
+        device: ``ios`` or ``ios:UDID``.
+        runs, warmup, cooldown, minimum, release_chunks: of each run, as :func:`bench` takes them.
+        out: reports to write as well, as ``STEM-neural-engine.json``, ``STEM-gpu.json`` and ``STEM-all.json``, pictures beside them.
+        force: replace what lies there.
+        progress: see :class:`ProgressEvent`.
+
+    Returns:
+        The runs in this order.
+
+    Raises:
+        S2PError: bad input, another device than an iPhone, no such device, or a report exists.
+
+    Example:
+        >>> {run.unit: run.report.summary_ms["image"].p50 for run in s2p_mobile.compare_units("app.s2pmobile")}
+    """
+    from s2p_mobile.devices.ios import COMPARED_UNITS, IosSettings, compare_units_ios, unit_path
+    from s2p_mobile.sources.open_source import as_bundle
+    from s2p_runtime.bench import HostSettings
+    from s2p_runtime.errors import S2PError
+    from s2p_runtime.files import refuse_existing, require_writable
+
+    kind, colon, name = device.partition(":")
+    if kind != "ios" or (colon and not name):
+        raise S2PError(f"`compare_units` is an option of ios, not of {device!r}", "give `device=ios`", "compare_units")
+    HostSettings(runs, warmup, cooldown, minimum, None).check()
+    if out is not None:
+        for unit in COMPARED_UNITS:
+            refuse_existing(unit_path(Path(out), unit), force)
+        require_writable(Path(out))
+    with _report_place(out) as place:
+        settings = IosSettings(minimum_seconds=minimum, release_chunks=release_chunks)
+        return compare_units_ios(
+            as_bundle(bundle).folder, name or None, runs, warmup, cooldown, place, listener(progress), settings
+        )
+
+
+def _refuse_unit(request: _Request) -> None:
+    from s2p_runtime.errors import S2PError
+
+    if request.compute_unit is not None:
+        raise S2PError("`compute_unit` is an option of ios", "other engines have no such choice, leave it out", "compute_unit")
+
+
 def _host(request: _Request) -> BenchReport:
     from s2p_runtime.bench import HostSettings, bench_host, parse_cores
     from s2p_runtime.contract import write_contract
@@ -119,6 +186,7 @@ def _host(request: _Request) -> BenchReport:
     from s2p_runtime.pictures import save_picture
     from s2p_runtime.report import picture_path
 
+    _refuse_unit(request)
     if request.name is not None:
         raise S2PError(f"the host has no devices such as {request.name!r}", "give `device=host`", "device")
     if request.allow_charging:
@@ -145,6 +213,7 @@ def _android(request: _Request) -> BenchReport:
     from s2p_mobile.devices import bench_android
     from s2p_mobile.devices.android import AndroidSettings
 
+    _refuse_unit(request)
     settings = AndroidSettings(
         allow_charging=request.allow_charging, minimum_seconds=request.minimum, release_chunks=request.release_chunks
     )
@@ -169,7 +238,9 @@ def _ios(request: _Request) -> BenchReport:
             "an iPhone is measured either way and the report says so",
             "allow_charging",
         )
-    settings = IosSettings(minimum_seconds=request.minimum, release_chunks=request.release_chunks)
+    settings = IosSettings(
+        minimum_seconds=request.minimum, release_chunks=request.release_chunks, compute_unit=request.compute_unit
+    )
     return bench_ios(
         request.bundle.folder, request.name, request.runs, request.warmup, request.cooldown, request.out, request.progress,
         settings,
@@ -193,7 +264,8 @@ def report(
         reports: files of any harness; ratios are to the first.
         out: HTML file to write.
         labels: names in the comparison, in order; the files' names when left out.
-        bundles: folders that were measured, for their golden pictures; those beside the reports are found.
+        bundles: folders that were measured, for their golden pictures and for where their target expects operators to run, which
+            each entry's ``placement`` compares; pictures of bundles beside the reports are found.
         force: replace what lies at ``out``.
 
     Returns:
@@ -210,7 +282,37 @@ def report(
 
     refuse_existing(Path(out), force)
     entries = read_entries([Path(path) for path in reports], labels)
-    page = render_page(entries, find_golden_pictures(entries, [Path(folder) for folder in bundles]))
+    golden = find_golden_pictures(entries, [Path(folder) for folder in bundles])
+    entries = _compare_placement(entries, [Path(folder) for folder in bundles])
+    page = render_page(entries, golden)
     with atomic_file(Path(out), force=force) as scratch:
         scratch.write_text(page, encoding="utf-8")
+    return entries
+
+
+def _compare_placement(entries: list[Entry], folders: Sequence[Path]) -> list[Entry]:
+    """The entries, each with a comparison where its bundle is given, it tells where operators run, and the target has rules."""
+    from s2p_converters.targets.registry import TARGETS
+    from s2p_mobile.judge.reports import PlacementComparison, compare_placement
+    from s2p_runtime.bundle import MANIFEST_NAME, open_bundle
+    from s2p_runtime.errors import S2PError
+    from s2p_runtime.files import sha256_file
+
+    for folder in folders:
+        digest = sha256_file(folder / MANIFEST_NAME)
+        about = [entry.report.bundle_sha256 == digest and bool(entry.report.placement) for entry in entries]
+        if not any(about):
+            continue
+        try:
+            opened = open_bundle(folder)
+            expected = TARGETS.get(opened.manifest.target).residency(opened)
+        except S2PError as error:  # the pictures and figures are worth showing without it
+            unknown = PlacementComparison((f"not compared with the rules: {error}",))
+            entries = [replace(one, placement=unknown) if flag else one for one, flag in zip(entries, about, strict=True)]
+            continue
+        if expected is not None:
+            entries = [
+                replace(one, placement=compare_placement(one.report, expected.placements)) if flag else one
+                for one, flag in zip(entries, about, strict=True)
+            ]
     return entries

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from s2p_mobile.api.description import Description
     from s2p_mobile.sources.model import Model
     from s2p_runtime.bundle import Bundle
+    from s2p_runtime.residency import Residency
     from s2p_runtime.verify import Verification
 
 _NAMED_FILES = 5
@@ -137,24 +138,62 @@ def verify(bundle: Bundle | str | Path, *, full: bool = False, progress: Progres
     return check(opened, listener(progress), full)
 
 
-def inspect(path: Checkpoint | Bundle | str | Path) -> Description:
+def inspect(path: Checkpoint | Bundle | str | Path, *, residency: bool = False) -> Description:
     """What a checkpoint or a bundle holds, layer by layer, after a check of its files.
 
     Args:
         path: its folder, or the opened thing.
+        residency: of a bundle, also hold every operator of its programs against what is published of the device's accelerator:
+            which stay there, which leave it, and what padding and copies cost. It reads the programs and measures nothing.
 
     Returns:
-        Facts by title; every layer of the U-Net in the order in which they run, with bit-widths and bytes.
+        Facts by title; every layer of the U-Net in the order in which they run, with bit-widths and bytes; ``residency`` where
+        it was asked for.
 
     Raises:
-        S2PError: neither of the two, or damaged.
+        S2PError: neither of the two, or damaged; ``residency`` of a checkpoint, or of a target that has no such rules.
 
     Example:
         >>> [layer.weight_bits for layer in s2p_mobile.inspect("checkpoint").layers]
+        >>> s2p_mobile.inspect("app.s2pmobile", residency=True).residency.programs[0].segments
     """
     from s2p_mobile.api.description import describe
+    from s2p_mobile.sources.open_source import source_kind
+    from s2p_runtime.errors import S2PError
 
-    return describe(path, _look_into)
+    if residency and source_kind(path) == "checkpoint":
+        raise S2PError(
+            "`residency` is about programs, which a checkpoint has none of", "convert it and give the bundle", "residency"
+        )
+    return describe(path, _look_into, required_residency if residency else None)
+
+
+def known_residency(bundle: Bundle) -> Residency | None:
+    """:func:`required_residency`, or None where the target has no rules for that."""
+    from s2p_converters.targets.registry import TARGETS
+
+    return TARGETS.get(bundle.manifest.target).residency(bundle)
+
+
+def required_residency(bundle: Bundle) -> Residency:
+    """What a bundle's target expects of its programs on the device's accelerator.
+
+    Raises:
+        S2PError: the target is not installed here or has no rules for that, or a program is damaged.
+    """
+    from s2p_converters.targets.registry import TARGETS
+    from s2p_runtime.errors import S2PError
+
+    target = TARGETS.get(bundle.manifest.target)
+    found = known_residency(bundle)
+    if found is None:
+        able = [each.name for each in TARGETS.entries.values() if type(each).residency is not type(target).residency]
+        raise S2PError(
+            f"`residency`: nothing is known of an accelerator for bundles of the target {target.name}",
+            f"leave it out, or convert for {' or '.join(able) or 'a target that knows one'}",
+            "residency",
+        )
+    return found
 
 
 def _look_into(bundle: Bundle) -> tuple[Mapping[str, str], Mapping[str, Any]]:

@@ -16,25 +16,35 @@ from s2p_runtime.bundle import Bundle, LayerSummary, component_bytes
 from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.residency import Residency
 
 
 class Description(Contract):
-    """Facts by title, every layer of the U-Net in the order in which they run, and what its target finds in a bundle's programs."""
+    """Facts by title, every layer of the U-Net in the order in which they run, and what its target finds in a bundle's programs.
+
+    ``residency``, where it was asked for: which operators are expected to stay on the device's accelerator.
+    """
 
     facts: dict[str, str]
     layers: tuple[LayerSummary, ...]
     detail: dict[str, Any] = Field(default_factory=dict)
+    residency: Residency | None = None
 
 
 LookInto: TypeAlias = Callable[[Bundle], tuple[Mapping[str, str], Mapping[str, Any]]]
 """A bundle -> facts that its programs tell, by title, and the same for programs, JSON-able."""
 
 
-def describe(source: Checkpoint | Bundle | str | Path, look_into: LookInto | None = None) -> Description:
+def describe(
+    source: Checkpoint | Bundle | str | Path,
+    look_into: LookInto | None = None,
+    residency: Callable[[Bundle], Residency] | None = None,
+) -> Description:
     """Describe a checkpoint or a bundle, opened or its folder, after checking its files.
 
     Args:
         look_into: reads a bundle's programs, which is for its target to do; None: the manifest is all.
+        residency: holds them against the rules of an accelerator; None: nobody asked.
 
     Raises:
         S2PError: neither of the two, or damaged.
@@ -43,7 +53,8 @@ def describe(source: Checkpoint | Bundle | str | Path, look_into: LookInto | Non
         raise S2PError(f"{source} is neither a checkpoint nor a bundle", "give a folder made by s2p-mobile quantize or convert")
     opened = open_source(source)
     if isinstance(opened, Bundle):
-        return _describe_bundle(opened, look_into)
+        found = None if residency is None else residency(opened)  # refused before anything else is read
+        return _describe_bundle(opened, look_into).model_copy(update={"residency": found})
     assert isinstance(opened, Checkpoint)
     return _describe_checkpoint(opened)
 
@@ -107,7 +118,8 @@ def _describe_bundle(bundle: Bundle, look_into: LookInto | None) -> Description:
     facts["bundle size"] = f"{sum(entry.bytes for entry in manifest.files.values())} bytes resident"
     for name, total in component_bytes(manifest).items():
         component = manifest.components[name]
-        facts[name] = f"{component.path}, {component.precision}, {component.backend}, {total} bytes"
+        unit = "" if component.compute_unit is None else f" for {component.compute_unit}"
+        facts[name] = f"{component.path}, {component.precision}, {component.backend}{unit}, {total} bytes"
     if bundle.unlisted:
         facts["not listed"] = f"{', '.join(bundle.unlisted)} (neither checked nor read)"
     facts["golden runs"] = ", ".join(f"{run.prompt!r} (seed {run.seed})" for run in manifest.golden)

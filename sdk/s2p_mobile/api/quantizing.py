@@ -142,8 +142,10 @@ def quantize(
     from s2p_mobile.quantize.work import work_folder
     from s2p_mobile.sources.prompts import long_prompts
     from s2p_mobile.sources.reference import require_same
+    from s2p_runtime.allocator import give_back_large_blocks
     from s2p_runtime.files import refuse_existing
 
+    give_back_large_blocks()
     keeps_work = METHODS.get(method).keeps_work
     most = memory_bytes(memory)
     folder = Path(out)

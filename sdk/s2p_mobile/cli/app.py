@@ -10,7 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from s2p_mobile.cli import bench, convert, evaluate, generate, inspect, latents, models, quantize, report, sensitivity, verify
+from s2p_mobile.cli import (
+    bench,
+    convert,
+    evaluate,
+    forecast,
+    generate,
+    inspect,
+    latents,
+    models,
+    quantize,
+    report,
+    sensitivity,
+    verify,
+)
 from s2p_mobile.cli.console import notes_on_stderr
 from s2p_runtime import __version__
 from s2p_runtime.errors import S2PError
@@ -47,7 +60,7 @@ def _options(
         os.environ["S2P_DEBUG"] = "1"
 
 
-for module in (models, quantize, convert, verify, bench, report, generate, evaluate, inspect, sensitivity, latents):
+for module in (models, forecast, quantize, convert, verify, bench, report, generate, evaluate, inspect, sensitivity, latents):
     module.register(app)
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from s2p_mobile.api.bundling import opened_conversion
+from s2p_mobile.api.bundling import known_residency, opened_conversion
 from s2p_mobile.api.progress import listener
 from s2p_mobile.cli.console import emit_json, say, size
 from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder, path_or_demo
+from s2p_mobile.cli.residency import residency_line
 from s2p_mobile.cli.target_options import given_options, target_parameters
 
 if TYPE_CHECKING:
@@ -127,6 +128,9 @@ def _report(bundle: Bundle, source: Checkpoint, seconds: float, notes: Notes, js
     )
     if summary.unet_download_bytes != summary.unet_bytes:
         say(f"U-Net in the download form: {size(summary.unet_download_bytes)}", json)
+    residency = known_residency(bundle)
+    if residency is not None:
+        say(f"{residency_line(residency)}; s2p-mobile inspect {destination} --residency", json)
     for line in notes.after:
         say(line, json)
     say(f"next: s2p-mobile verify {destination}", json)
@@ -140,6 +144,7 @@ def _report(bundle: Bundle, source: Checkpoint, seconds: float, notes: Notes, js
             "seconds": seconds,
             "peak_rss_bytes": peak_resident_bytes(),
             **notes.figures,
+            **({} if residency is None else {"residency": {each.title: each.figures for each in residency.programs}}),
             "unet": {
                 "bytes": summary.unet_bytes,
                 "fp32_bytes": summary.unet_fp32_bytes,

@@ -10,6 +10,7 @@ import typer
 import s2p_mobile
 from s2p_mobile.cli.console import emit_json, say, size
 from s2p_mobile.cli.options import JsonOption
+from s2p_mobile.cli.residency import residency_lines
 
 
 def register(app: typer.Typer) -> None:
@@ -19,10 +20,19 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="Checkpoint or bundle folder.")],
+    residency: Annotated[
+        bool,
+        typer.Option("--residency", help="Of a bundle: which operators are expected to stay on the device's accelerator."),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Show what a checkpoint or a bundle holds, layer by layer."""
-    description = s2p_mobile.inspect(path)
+    description = s2p_mobile.inspect(path, residency=residency)
+    if description.residency is not None:
+        for line in residency_lines(description.residency):
+            say(line, json)
+        emit_json(json, {**description.facts, "residency": description.residency.model_dump(mode="json")})
+        return
     for title, value in description.facts.items():
         say(f"{title:<12} {value}", json)
     say(f"{'layer':<62} {'kind':<6} {'weights':>9} {'bits':>5} {'act':>5}  {'bytes':>9}  scheme", json)

@@ -37,7 +37,11 @@ def report(
     ] = None,
     bundles: Annotated[
         list[Path] | None,
-        typer.Option("--bundle", metavar="DIR", help="Bundle that was measured, for its golden pictures; may be repeated."),
+        typer.Option(
+            "--bundle",
+            metavar="DIR",
+            help="Bundle that was measured: for its golden pictures and rules of placement; may be repeated.",
+        ),
     ] = None,
     force: ForceOption = False,
     json: JsonOption = None,
@@ -47,6 +51,9 @@ def report(
 
     entries = s2p_mobile.report(reports, out=out, labels=labels or (), bundles=bundles or (), force=force)
     print_table(entries, json)
+    for entry in entries:
+        for line in entry.placement.lines if entry.placement is not None else ():
+            say(line if len(entries) == 1 else f"{entry.label}: {line}", json)
     say(f"report: {out}", json)
     emit_json(json, figures(entries))
 

@@ -1,6 +1,6 @@
 """Drivers that measure a bundle on another device."""
 
 from s2p_mobile.devices.android import AndroidSettings, bench_android
-from s2p_mobile.devices.ios import IosSettings, bench_ios
+from s2p_mobile.devices.ios import IosSettings, UnitRun, bench_ios, compare_units_ios
 
-__all__ = ["AndroidSettings", "IosSettings", "bench_android", "bench_ios"]
+__all__ = ["AndroidSettings", "IosSettings", "UnitRun", "bench_android", "bench_ios", "compare_units_ios"]

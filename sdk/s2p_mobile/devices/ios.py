@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from s2p_mobile.devices.devicectl import Device, Launch, find_xcrun
@@ -27,9 +28,34 @@ _PHASES = {
     "timing": _MEASURED,
 }
 """What the app tells of, in words."""
+COMPARED_UNITS = ("neural-engine", "gpu", "all")
+"""In this order: the first is what programs are written for."""
+REST_SECONDS = 300.0
+"""Between two runs of a comparison. A phone that has just measured is warm, and the next run would start throttled."""
 _PICTURES = "pictures"
 _OUT_OF_MEMORY = 9
 """SIGKILL: how iOS ends an app that has used up its memory."""
+
+
+class AppError(S2PError):
+    """What the app says is wrong; another run may well succeed."""
+
+
+@dataclass(frozen=True)
+class UnitRun:
+    """One run of a comparison.
+
+    Attributes:
+        unit: for which every program was loaded.
+        path: of its report.
+        report: None: the run failed.
+        problem: why it failed, in one line; None: it did not.
+    """
+
+    unit: str
+    path: Path
+    report: BenchReport | None
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +67,8 @@ class IosSettings:
         app: a built S2PBenchApp.app to install first; absent: it is installed already.
         app_identifier: of that app, for a build under another name.
         minimum_seconds: the app measures at least this long.
-        units: compute units, as the app takes them (``unet=cpuAndGPU``); absent: the app's own choice.
+        compute_unit: for every program (``neural-engine``, ``gpu``, ``all`` or ``cpu``), or for one (``unet=gpu``); absent: what
+            the bundle says.
         stage: load and release each component per picture; None: the app decides by free memory.
         release_chunks: of a U-Net in several programs, load and let go of each at every call.
         limit_seconds: when the app has not ended by then, it is stopped.
@@ -51,7 +78,7 @@ class IosSettings:
     app: Path | None = None
     app_identifier: str = APP_IDENTIFIER
     minimum_seconds: float = 60.0
-    units: str | None = None
+    compute_unit: str | None = None
     stage: bool | None = None
     release_chunks: bool = False
     limit_seconds: float = 7200.0
@@ -113,6 +140,55 @@ def bench_ios(
     return report
 
 
+def unit_path(out: Path, unit: str) -> Path:
+    """Where the report of one run of a comparison lies: ``<stem>-<unit>.json``."""
+    return out.with_name(f"{out.stem}-{unit}{out.suffix}")
+
+
+def compare_units_ios(
+    bundle: Path,
+    udid: str | None,
+    runs: int,
+    warmup: int,
+    cooldown: float,
+    out: Path,
+    progress: Progress | None = None,
+    settings: IosSettings | None = None,
+) -> list[UnitRun]:
+    """:func:`bench_ios` with each of :data:`COMPARED_UNITS` for every program, :data:`REST_SECONDS` of rest between two runs.
+
+    A program that cannot run on one unit is what a comparison is to find out: such a run is kept with its problem, and the others
+    go on. What hinders every run, such as a device that went away, ends the comparison; finished reports stay.
+
+    Args:
+        out: reports go to :func:`unit_path` of it.
+
+    Raises:
+        S2PError: as :func:`bench_ios`, but for what the app says is wrong.
+    """
+    settings, listener = settings or IosSettings(), progress or Silent()
+    found: list[UnitRun] = []
+    for unit in COMPARED_UNITS:
+        if found:
+            _rest(listener)
+        path = unit_path(out, unit)
+        chosen = replace(settings, compute_unit=unit)
+        try:
+            report = bench_ios(bundle, udid, runs, warmup, cooldown, path, listener, chosen)
+        except (AppError, CheckFailed) as error:
+            found.append(UnitRun(unit, path, None, str(error)))
+        else:
+            found.append(UnitRun(unit, path, report, None))
+    return found
+
+
+def _rest(progress: Progress) -> None:
+    with progress.stage("letting the device cool down", int(REST_SECONDS)) as advance:
+        for _ in range(int(REST_SECONDS)):
+            time.sleep(1)
+            advance()
+
+
 def _check_bundle(bundle: Bundle) -> None:
     manifest = bundle.manifest
     if manifest.target != "coreml":
@@ -152,7 +228,7 @@ def _words(name: str, runs: int, warmup: int, cooldown: float, settings: IosSett
     words = ["--headless", "run", name, "--out", "report.json", "--pictures", _PICTURES]
     words += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
     words += ["--minimum", str(settings.minimum_seconds)]
-    words += ["--units", settings.units] if settings.units is not None else []
+    words += ["--compute-unit", settings.compute_unit] if settings.compute_unit is not None else []
     words += ["--release-chunks"] if settings.release_chunks else []
     if settings.stage is not None:
         words.append("--stage" if settings.stage else "--no-stage")
@@ -183,7 +259,7 @@ def _fetch_report(device: Device, app: str, launch: Launch, scratch: Path) -> Be
         return read_contract(scratch / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
     if device.pull(app, "Documents/error.txt", scratch / "error.txt"):
         text = " ".join((scratch / "error.txt").read_text(encoding="utf-8", errors="replace").split())
-        raise S2PError.from_line(text or f"the app on {device.name} failed without a message", "run it with its screen")
+        raise AppError.from_line(text or f"the app on {device.name} failed without a message", "run it with its screen")
     if launch.signal == _OUT_OF_MEMORY:
         raise CheckFailed(
             f"iOS ended the app on {device.name}, most likely because memory ran out",

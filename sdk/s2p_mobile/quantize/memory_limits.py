@@ -20,6 +20,7 @@ from s2p_mobile.quantize.planning import plan_here, plan_words, room_of, stages_
 from s2p_mobile.quantize.work import PLAN_NAME
 from s2p_mobile.quantize.workers import is_main_process
 from s2p_mobile.sources.device import choose_device
+from s2p_runtime.allocator import give_back_free_blocks
 from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import atomic_file
@@ -105,7 +106,7 @@ def keep_plan(job: QuantizationJob) -> None:
 
 @dataclass
 class _Watching:
-    """Hands progress on and knows what is done at present."""
+    """Hands progress on, knows what is done at present, and begins each stage without what the one before it freed."""
 
     listener: Progress
     present: str = "the start"
@@ -113,6 +114,7 @@ class _Watching:
     def stage(self, title: str, total: int) -> AbstractContextManager[Callable[..., None]]:
         """See :class:`s2p_runtime.progress.Progress`."""
         self.present = title
+        give_back_free_blocks()
         return self.listener.stage(title, total)
 
 

@@ -75,7 +75,7 @@ def test_what_a_user_is_told(checkpoint: Checkpoint) -> None:
     lines = {
         name: advice(checkpoint, CoreMLOptions(**settings))  # type: ignore[arg-type]
         for name, settings in {
-            "iOS17": {},
+            "iOS17": {"minimum_os": "iOS17"},
             "iOS18": {"minimum_os": "iOS18"},
             "A16": {"chip": "A16"},
             "A16, rounded": {"chip": "A16", "activations": "int8", "minimum_os": "iOS18"},

@@ -141,7 +141,8 @@ def test_sensors_and_reasons(bundle: Bundle, replay: Replay, tmp_path: Path) -> 
     assert len(report.thermal) == len(report.energy) == 2
     assert report.thermal[0].celsius["BIG"] == 41 and report.energy[0].milliwatts == 3250
     assert report.validity.unplugged is True and report.validity.minimum_duration_met is False
-    absent = {"device.soc", "protocol.threads", "thermal.state", "thermal.headroom", "validity.low_power_mode_off",
+    absent = {"compute_units", "placement",
+              "device.soc", "protocol.threads", "thermal.state", "thermal.headroom", "validity.low_power_mode_off",
               "validity.thermal_nominal_at_start", "fidelity.0.latent_psnr_db", "fidelity.0.image_psnr_db"}  # fmt: skip
     assert set(report.missing) == absent
     bare = bench_host(bundle, HostSettings(runs=1, warmup=0, threads=1), probes=Probes(SystemFiles(tmp_path)))

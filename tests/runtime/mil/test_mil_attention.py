@@ -13,7 +13,7 @@ import torch
 
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil import Function, NamedType, Program
-from s2p_runtime.hosts.coreml.mil.fusion import WRITTEN_OUT_ATTENTION
+from s2p_runtime.hosts.coreml.mil.fusion import SPLIT_ATTENTION, WRITTEN_OUT_ATTENTION
 from s2p_runtime.hosts.coreml.mil.interpreter import DenseWeights, evaluate
 from s2p_runtime.hosts.coreml.mil.ops import attention
 from s2p_runtime.hosts.coreml.mil.types import TensorType
@@ -89,6 +89,42 @@ def test_scores_and_weights_are_rounded_as_declared(open_program: Any, rng: np.r
     scores = q @ k.transpose(1, 2)
     np.testing.assert_array_equal(found, torch.softmax(scores.half().float(), -1).half().numpy())
     assert not np.array_equal(found, torch.softmax(scores, -1).half().numpy())
+
+
+def split_head(mb: Any, q: Any, k: Any, v: Any, equation: str = "nchw,nwhu->nchu", axis: int = 1) -> Any:
+    weights = mb.softmax(x=mb.einsum(values=(k, q), equation=equation), axis=axis)
+    return mb.einsum(values=(v, weights), equation=equation)
+
+
+HEAD = {"q": ((2, 4, 1, 7), "float32"), "k": ((2, 5, 1, 4), "float32"), "v": ((2, 6, 1, 5), "float32")}
+"""7 queries and 5 keys of 4 channels, 6 of the values, as the Neural Engine has them."""
+
+
+@pytest.mark.parametrize(("at_once", "rows"), [(1 << 20, 32), (100, 2)], ids=["together", "two rows"])
+def test_a_head_with_keys_as_channels(
+    at_once: int, rows: int, open_program: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention, "_FEWEST_ROWS", rows)
+    program = open_program(HEAD, split_head)
+    assert kinds(program) == [SPLIT_ATTENTION]
+    feeds = drawn(program, rng)
+    q, k, v = (feeds[name].astype(np.float64) for name in "qkv")
+    weights = scipy.special.softmax(np.einsum("bmhc,bchn->bmhn", k, q), 1)
+    expected = np.einsum("bvhm,bmhn->bvhn", v, weights)
+    for compute, tolerance in (("float64", 1e-14), ("declared", 1e-5)):
+        (found,) = program.run(feeds, compute=compute).values()
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_softmax_over_queries_is_no_attention_of_a_head(open_program: Any, rng: np.random.Generator) -> None:
+    program = open_program(HEAD, lambda mb, q, k, v: split_head(mb, q, k, v, axis=3))
+    assert program.function().evaluated == program.function().operations
+    feeds = drawn(program, rng)
+    q, k, v = (feeds[name].astype(np.float64) for name in "qkv")
+    weights = scipy.special.softmax(np.einsum("bmhc,bchn->bmhn", k, q), 3)
+    (found,) = program.run(feeds, compute="float64").values()
+    np.testing.assert_allclose(found, np.einsum("bvhm,bmhn->bvhn", v, weights), rtol=1e-14, atol=1e-14)
 
 
 def read_twice(mb: Any, q: Any, k: Any, v: Any) -> Any:

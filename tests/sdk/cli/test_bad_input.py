@@ -19,6 +19,7 @@ from s2p_mobile.sources.opening import open_model
 from s2p_runtime.bundle import BundleManifest, file_entries
 
 Fails = Callable[..., str]
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 @pytest.fixture()
@@ -182,3 +183,25 @@ def test_other_unets_than_the_config_says(fails: Fails, model: Path) -> None:
     UNet2DConditionModel.from_config({**config, "block_out_channels": [32, 64, 128]}).save_pretrained(model / "unet")
     (model / "unet" / "config.json").write_text(json.dumps(config))
     assert "unet" in fails("quantize", model, "--out", "ck")
+
+
+def test_residency_of_what_has_none(fails: Fails, checkpoint: Path) -> None:
+    assert "--residency is about programs, which a checkpoint has none of" in fails("inspect", checkpoint, "--residency")
+    other = FIXTURES / "chunked.s2pmobile"
+    message = fails("inspect", other, "--residency")
+    assert "nothing is known of an accelerator" in message and "coreml" in message
+    assert "neither a checkpoint nor a bundle" in fails("inspect", DEMO_MODEL, "--residency")
+
+
+def test_residency_of_a_damaged_program(fails: Fails, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FIXTURES / "replay.s2pmobile", tmp_path / "damaged.s2pmobile"))
+    assert "Manifest.json is missing or damaged" in fails("inspect", folder, "--residency")
+
+
+def test_forecast_of_an_unknown_device_or_source(fails: Fails, checkpoint: Path) -> None:
+    message = fails("forecast", checkpoint, "--device", "nokia3310")
+    assert "--device: no figures of 'nokia3310'" in message and "iphone15pro" in message
+    assert "does not count its programs" in fails("forecast", FIXTURES / "chunked.s2pmobile")
+    assert "--recipe is about a model's quantization" in fails("forecast", checkpoint, "--recipe", "w4a8")
+    assert "--device is about a checkpoint or a bundle" in fails("forecast", "demo", "--device", "a16")
+    assert "does not exist" in fails("forecast", "nowhere")

@@ -16,11 +16,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_converters.targets.coreml.residency import expected_placement
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.default_checkpoint import default_checkpoint
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.opening import open_model
-from s2p_runtime.bundle import file_entries
+from s2p_runtime.bundle import file_entries, open_bundle
 
 
 def command(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -60,7 +61,18 @@ def test_convert_prints_sizes_and_the_next_command(place: Path, converted: subpr
 
 
 def test_only_our_own_lines_reach_the_terminal(converted: subprocess.CompletedProcess[str]) -> None:
-    known = ("text encoder", "VAE decoder", "U-Net", "self-check", "golden run", "converting", "bundle", "next", "note")
+    known = (
+        "text encoder",
+        "VAE decoder",
+        "U-Net",
+        "self-check",
+        "golden run",
+        "converting",
+        "bundle",
+        "next",
+        "note",
+        "expected",
+    )
     for line in (converted.stdout + converted.stderr).splitlines():
         assert line.startswith(known), line
 
@@ -169,6 +181,32 @@ def test_inspect_lists_every_layer(place: Path, bundle: Path) -> None:
     assert result.returncode == 0 and "left in float: conv_in, conv_out" in result.stdout
     layers = json.loads((place / "layers.json").read_text())["layers"]
     assert len(layers) == 126 and {layer["weight_bits"] for layer in layers} == {2, 4, 6, 8, 16}
+
+
+def test_residency_in_a_line_and_in_full(place: Path, bundle: Path, converted: subprocess.CompletedProcess[str]) -> None:
+    (line,) = (line for line in converted.stdout.splitlines() if line.startswith("expected"))
+    assert "Apple Neural Engine" in line and "s2p-mobile inspect demo-coreml.s2pmobile --residency" in line
+    result = command(place, "inspect", bundle, "--residency", "--json", "residency.json")
+    assert result.returncode == 0 and "between the first and last convolution: 0 cuts" in result.stdout
+    programs = {each["program"]: each for each in json.loads((place / "residency.json").read_text())["residency"]["programs"]}
+    assert set(programs) == {"unet", "text_encoder", "vae_decoder"}
+    short = json.loads((place / "figures.json").read_text())["residency"]["unet"]
+    assert short["operators"] == len(programs["unet"]["placements"]) and short["segments"] == len(programs["unet"]["segments"])
+    assert short["cuts_inside"] == short["unknown"] == 0
+    # The same by operator, for who compares it with what a device does.
+    expected = expected_placement(open_bundle(bundle))
+    assert {name: [each.model_dump() for each in found] for name, found in expected.items()} == {
+        name: program["placements"] for name, program in programs.items()
+    }
+
+
+def test_seconds_by_public_figures(place: Path, bundle: Path) -> None:
+    result = command(place, "forecast", bundle, "--device", "iphone15pro", "--json", "seconds.json")
+    assert result.returncode == 0 and "computed from public figures, not measured" in result.stdout
+    figures = json.loads((place / "seconds.json").read_text())
+    (chip,) = figures["chips"]
+    assert chip["chip"] == "A17 Pro" and chip["call_seconds"] == max(chip["compute_seconds"], chip["weight_seconds"])
+    assert {work["program"]: work["runs"] for work in figures["workloads"]} == {"unet": 25, "text_encoder": 2, "vae_decoder": 1}
 
 
 def test_golden_runs_hold_what_the_format_says(bundle: Path) -> None:

@@ -201,7 +201,7 @@ def test_pictures_of_harness_and_bundle(write: Callable[..., Path], place: Path)
 
 def test_bad_input(fails: Fails, write: Callable[..., Path], place: Path) -> None:
     write("a.json")
-    write("new.json", lambda report: report.update(version=2))
+    write("new.json", lambda report: report.update(version=3))
     write("broken.json", lambda report: report["protocol"].update(runs="many"))
     (place / "text.json").write_text("hello")
     (place / "sub").mkdir()
@@ -210,7 +210,7 @@ def test_bad_input(fails: Fails, write: Callable[..., Path], place: Path) -> Non
     assert "does not exist" in fails("report", "none.json")
     assert "not readable JSON" in fails("report", "text.json")
     assert "not of format" in fails("report", FIXTURES / "replay.s2pmobile" / "manifest.json")
-    assert "format version 2" in fails("report", "new.json")
+    assert "format version 3" in fails("report", "new.json")
     assert "protocol.runs" in fails("report", "a.json", "broken.json")
     assert "two reports are called 'a'" in fails("report", "a.json", "sub/a.json")
     assert "two reports are called 'x'" in fails("report", "a.json", "sub/a.json", "--label", "x", "--label", "x")

@@ -79,6 +79,7 @@ struct Validity {
 };
 
 /// report.json, field for field s2p_runtime.report.BenchReport. What could not be measured is null, and `missing` says why.
+/// Engines here have no choice of compute units and do not tell where operators run: those two are always written empty.
 struct Report {
   std::string harness;
   std::string harness_version;

@@ -36,7 +36,7 @@ class CoreMLOptions(TargetOptions):
     """
 
     minimum_os: Literal["iOS16", "iOS17", "iOS18"] = Field(
-        "iOS17", title="minimum OS", description="oldest system that runs it"
+        "iOS18", title="minimum OS", description="oldest system that runs it"
     )
     palette: Literal["per-tensor", "per-channel"] = Field(
         "per-tensor", description="look-up tables of weights; per-channel needs iOS18"

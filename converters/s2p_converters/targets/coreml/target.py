@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
+from s2p_runtime.bundle import Bundle
 from s2p_runtime.component import Component
+from s2p_runtime.residency import Residency
+from s2p_runtime.workload import Workload
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
@@ -119,6 +122,18 @@ class CoreMLTarget(Target[CoreMLOptions]):
     def tokenizer_folder(self, options: CoreMLOptions) -> str:
         """See :class:`Target`."""
         return options.tokenizer_folder
+
+    def residency(self, bundle: Bundle) -> Residency:
+        """See :class:`Target`: against what is published of Apple's Neural Engine."""
+        from s2p_converters.targets.coreml.residency import check_bundle
+
+        return check_bundle(bundle)
+
+    def workload(self, bundle: Bundle) -> tuple[Workload, ...]:
+        """See :class:`Target`."""
+        from s2p_converters.targets.coreml.workload import bundle_workloads
+
+        return bundle_workloads(bundle)
 
 
 TARGET = CoreMLTarget()

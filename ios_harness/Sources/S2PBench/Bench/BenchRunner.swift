@@ -84,7 +84,7 @@ public struct BenchRunner: Sendable {
         )
         emit(.phase(.finished))
         let (thermal, energy) = (await recorder.thermal, await recorder.energy)
-        let backend = await pipeline.components.describeBackend()
+        let engine = await pipeline.components.describe(false)
         let manifest = pipeline.bundle.manifest
         var report = BenchReport(
             harness: probes.harness,
@@ -94,7 +94,9 @@ public struct BenchRunner: Sendable {
             bundleName: manifest.name,
             bundleSHA256: pipeline.bundle.manifestSHA256,
             target: manifest.target,
-            backend: backend,
+            backend: engine.backend,
+            computeUnits: engine.computeUnits.mapValues(\.rawValue),
+            placement: engine.placement,
             protocol: settings,
             timingsMS: timings,
             summaryMS: summaries(timings),
@@ -107,6 +109,16 @@ public struct BenchRunner: Sendable {
         )
         report.missing = missingReasons(report, known: probes.reasons)
         return report
+    }
+
+    /// The report with where operators run, for which the engine looks at the programs once more: ask when nothing is loaded.
+    public func placed(_ report: BenchReport) async -> BenchReport {
+        let engine = await pipeline.components.describe(true)
+        var placed = report
+        placed.backend = engine.backend
+        placed.placement = engine.placement
+        placed.missing = missingReasons(placed, known: probes.reasons)
+        return placed
     }
 
     private func memoryPass(_ golden: GoldenRun, _ start: Double) async throws -> (MemoryFigures, Drawing) {

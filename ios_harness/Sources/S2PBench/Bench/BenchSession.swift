@@ -17,7 +17,7 @@ public struct BenchSession: Sendable {
     ) async throws {
         bundle = try ModelBundle(opening: bundleFolder)
         if options.chunks == .released { try bundle.requireChunks() }
-        try bundle.requireComponents(options.units.keys.filter { $0 != "all" }.sorted())
+        try bundle.requireComponents(options.units.keys.sorted())
         components = options.replay ? try Replay.components(of: bundle) : try await makeComponents(bundle, options)
         self.probes = probes
         self.options = options
@@ -38,8 +38,11 @@ public struct BenchSession: Sendable {
         }
         let report = try await runner.run(goldenRuns: try goldenRuns())
         await pipeline.unload()
+        // Whole before the engine looks at the programs once more: should memory run out there, the measurement is not lost.
         try write(try encodeContract(report), to: options.out ?? "report.json")
-        return report
+        let placed = await runner.placed(report)
+        if placed != report { try write(try encodeContract(placed), to: options.out ?? "report.json") }
+        return placed
     }
 
     /// Draws a prompt, and writes the picture.

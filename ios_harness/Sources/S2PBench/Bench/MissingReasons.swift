@@ -8,6 +8,8 @@ func missingReasons(_ report: BenchReport, known: [String: String]) -> [String: 
     note("device.soc", absent: report.device.soc == nil, "the system does not name the chip")
     note("device.memory_bytes", absent: report.device.memoryBytes == nil, "the system does not tell")
     note("device.cores", absent: report.device.cores == nil, "the system does not tell")
+    note("compute_units", absent: report.computeUnits.isEmpty, "this engine has no such choice")
+    note("placement", absent: report.placement.isEmpty, "this engine does not tell where operators run")
     note("protocol.threads", absent: report.protocol.threads == nil, "the backend chooses its own threads")
     note("memory.baseline_bytes", absent: report.memory.baselineBytes == nil, "the system does not tell")
     note("memory.peak_bytes", absent: report.memory.peakBytes == nil, "the system does not tell")

@@ -15,8 +15,10 @@ public struct RunOptions: Equatable, Sendable {
     public var settings = BenchProtocol()
     /// nil: staged when memory is short.
     public var residency: Residency?
-    /// Compute units by component; the key "all" stands for every component.
-    public var units: [String: String] = [:]
+    /// Of every component, in the place of what the manifest says.
+    public var unit: ComputeUnit?
+    /// Of single components; these come first.
+    public var units: [String: ComputeUnit] = [:]
     public var out: String?
     /// Golden pictures as this device drew them are written here.
     public var pictures: String?
@@ -24,8 +26,6 @@ public struct RunOptions: Equatable, Sendable {
     /// Of a U-Net in several programs.
     public var chunks = ChunkPolicy.resident
     public var replay = false
-
-    public static let unitNames = ["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]
 
     public static let usage = """
         s2p-bench run BUNDLE [options]            measure and write a report
@@ -37,7 +37,8 @@ public struct RunOptions: Equatable, Sendable {
         --cooldown SECONDS    rest before the measured pictures (10)
         --minimum SECONDS     measure at least this long (60)
         --min-psnr DB         fidelity that counts as the same picture (30)
-        --units [NAME=]UNITS  all, cpuOnly, cpuAndGPU or cpuAndNeuralEngine, for one component or for all
+        --compute-unit [NAME=]UNIT
+                              neural-engine, gpu, all or cpu, for every component or for one; what the bundle says when left out
         --stage, --no-stage   load and release each component per picture, or never (by free memory)
         --release-chunks      of a U-Net in several programs, load each for every call and release it
         --pictures FOLDER     write the drawn golden pictures there (run)
@@ -75,7 +76,7 @@ public struct RunOptions: Equatable, Sendable {
             case "--minimum": settings.minimumSeconds = try number(atLeast: 0)
             case "--min-psnr": minimumLatentPSNR = try number(atLeast: 0)
             case "--seed": seed = try number(atLeast: 0)
-            case "--units": try addUnits(value())
+            case "--compute-unit": try addUnit(value())
             case "--stage": residency = .staged
             case "--no-stage": residency = .resident
             case "--pictures": pictures = try value()
@@ -109,17 +110,22 @@ public struct RunOptions: Equatable, Sendable {
         return try RunOptions(arguments: words)
     }
 
-    /// Compute units of a component; nil when the options do not say.
-    public func units(for component: String) -> String? {
-        units[component] ?? units["all"]
+    /// What a program is loaded for: as the options say, else as the manifest says, else the engine's own choice.
+    ///
+    /// - Parameters:
+    ///   - component: as options name it; programs of one U-Net are `unet` together.
+    ///   - spec: the program's.
+    ///   - choice: the engine's own.
+    public func computeUnit(for component: String, _ spec: ComponentSpec, choice: ComputeUnit) -> ComputeUnit {
+        units[component] ?? unit ?? spec.computeUnit ?? choice
     }
 
-    private mutating func addUnits(_ text: String) throws(BenchError) {
-        let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
-        let name = parts.count == 2 ? parts[0] : "all"
-        guard let unit = parts.last, Self.unitNames.contains(unit) else {
-            throw .usage("--units \(text) names no compute units; choose \(Self.unitNames.joined(separator: ", "))")
+    private mutating func addUnit(_ text: String) throws(BenchError) {
+        let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        guard let name = parts.last, let unit = ComputeUnit(rawValue: name) else {
+            let known = ComputeUnit.allCases.map(\.rawValue).joined(separator: ", ")
+            throw .usage("--compute-unit \(text) names no compute unit; choose \(known)")
         }
-        units[name] = unit
+        if parts.count == 2 { units[parts[0]] = unit } else { self.unit = unit }
     }
 }

@@ -98,7 +98,7 @@ extension BenchError: CustomStringConvertible {
         case .notRecorded(let what):
             "the golden run does not hold \(what); replay only its own prompt and seed"
         case .backend(let component, let reason):
-            "\(component) cannot run on this device (\(reason)); try other compute units or --stage"
+            "\(component) cannot run on this device (\(reason)); try another --compute-unit, or --stage"
         case .cannotWrite(let path, let reason):
             "cannot write \(path) (\(reason)); choose another place"
         case .usage(let text):

@@ -3,7 +3,8 @@
 /// A figure that could not be measured is nil (or empty) and `missing` holds the reason under its dotted path; it is never 0.
 public struct BenchReport: Contract {
     public static let formatName = "s2p-report"
-    public static let formatVersion = 1
+    /// Version 2 tells compute units and placement. Version 1 is read as well.
+    public static let formatVersion = 2
 
     public enum Harness: String, Codable, Sendable {
         case host, ios, android, linux
@@ -21,8 +22,12 @@ public struct BenchReport: Contract {
     public var bundleSHA256: String
     /// Of the bundle; any name, see `isTargetName`.
     public var target: String
-    /// Per component: backend or compute units.
+    /// Per component: what ran it.
     public var backend: [String: String]
+    /// Per program: what it was loaded for, as `ComputeUnit` names it; empty where the engine has no such choice.
+    public var computeUnits: [String: String]
+    /// Every operator but constants, in the order of the programs.
+    public var placement: [PlacedOperator]
     public var `protocol`: BenchProtocol
     public var timingsMS: Timings
     /// Keys text_encoder, unet_call, vae_decoder, image.
@@ -40,13 +45,22 @@ public struct BenchReport: Contract {
         case created, device
         case bundleName = "bundle_name"
         case bundleSHA256 = "bundle_sha256"
-        case target, backend, `protocol`
+        case target, backend
+        case computeUnits = "compute_units"
+        case placement, `protocol`
         case timingsMS = "timings_ms"
         case summaryMS = "summary_ms"
         case memory, thermal, energy, fidelity, validity, missing
     }
 
+    public static func added(since version: Int) -> [String: any Sendable] {
+        version < 2 ? ["compute_units": [String: String](), "placement": [String]()] : [:]
+    }
+
     public func validate() throws(ContractViolation) {
+        for (name, unit) in computeUnits.sorted(by: { $0.key < $1.key }) {
+            try require(ComputeUnit(rawValue: unit) != nil, "compute_units.\(name)", "names no compute unit")
+        }
         try require(isSHA256(bundleSHA256), "bundle_sha256", "is no SHA-256")
         try require(isTargetName(target), "target", "is no name of a target")
         try require(`protocol`.warmupRuns >= 0, "protocol.warmup_runs", "must not be negative")
@@ -60,6 +74,41 @@ public struct BenchReport: Contract {
             let level = sample.batteryLevel ?? 0
             try require((0...1).contains(level), "energy.\(index).battery_level", "must be from 0 to 1")
         }
+    }
+}
+
+/// One processor of a device.
+public enum Processor: String, Codable, Sendable, CaseIterable {
+    case neuralEngine = "neural-engine"
+    case gpu, cpu, other
+}
+
+/// Where the engine means to run one operator of a program.
+public struct PlacedOperator: Codable, Equatable, Sendable {
+    /// Component of the bundle.
+    public var program: String
+    public var function: String
+    /// As the engine names it.
+    public var type: String
+    /// Name of its first output.
+    @Nullable public var output: String?
+    /// Where it is to run; nil: the engine does not tell.
+    @Nullable public var preferred: Processor?
+    /// Where it could run.
+    public var supported: [Processor]
+    /// Estimated share of the work of its program, 0 to 1; nil: the engine does not tell.
+    @Nullable public var cost: Double?
+
+    public init(
+        program: String, function: String, type: String, output: String?, preferred: Processor?, supported: [Processor], cost: Double?
+    ) {
+        self.program = program
+        self.function = function
+        self.type = type
+        _output = Nullable(wrappedValue: output)
+        _preferred = Nullable(wrappedValue: preferred)
+        self.supported = supported
+        _cost = Nullable(wrappedValue: cost)
     }
 }
 

@@ -9,8 +9,15 @@ public protocol Contract: Codable, Equatable, Sendable {
     static var formatName: String { get }
     static var formatVersion: Int { get }
 
+    /// Fields of the document that a file of an older version lacks, each with what stands for it.
+    static func added(since version: Int) -> [String: any Sendable]
+
     /// Throws `ContractViolation` when a field is outside its range or fields do not fit together.
     func validate() throws(ContractViolation)
+}
+
+extension Contract {
+    public static func added(since version: Int) -> [String: any Sendable] { [:] }
 }
 
 /// A value that decodes but breaks the contract: `field: message`.

@@ -5,7 +5,7 @@ import Foundation
 /// - Parameter name: how messages call the file.
 /// - Throws: `notJSON`, `wrongFormat`, `badVersion`, `futureVersion` or `invalid`.
 public func decodeContract<T: Contract>(_ type: T.Type, from data: Data, name: String) throws(BenchError) -> T {
-    let document = try parseJSON(data, name: name)
+    var (data, document) = (data, try parseJSON(data, name: name))
     guard let fields = document as? [String: Any], fields["format"] as? String == T.formatName else {
         throw .wrongFormat(file: name, expected: T.formatName)
     }
@@ -14,6 +14,10 @@ public func decodeContract<T: Contract>(_ type: T.Type, from data: Data, name: S
     }
     guard version <= T.formatVersion else {
         throw .futureVersion(file: name, found: version, supported: T.formatVersion)
+    }
+    if version < T.formatVersion {
+        document = try renewed(fields, as: T.self, from: version, name: name)
+        data = (try? JSONSerialization.data(withJSONObject: document)) ?? data
     }
     let value: T
     do {
@@ -49,6 +53,17 @@ public func encodeContract<T: Contract>(_ value: T) throws(BenchError) -> Data {
     } catch {
         throw .invalid(file: T.formatName, problem: "a number is not finite")
     }
+}
+
+/// The fields of a document of an older version in the form of this one.
+private func renewed<T: Contract>(
+    _ fields: [String: Any], as type: T.Type, from version: Int, name: String
+) throws(BenchError) -> [String: Any] {
+    let added = T.added(since: version)
+    if let known = added.keys.sorted().first(where: { fields[$0] != nil }) {
+        throw .invalid(file: name, problem: "\(known): unknown in version \(version)")
+    }
+    return fields.merging(added as [String: Any]) { own, _ in own }.merging(["version": T.formatVersion]) { $1 }
 }
 
 private struct VersionField: Decodable {

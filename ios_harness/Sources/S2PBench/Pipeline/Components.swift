@@ -61,7 +61,23 @@ public protocol ImageDecoding: PipelineComponent {
     func decode(_ latents: Tensor) async throws -> Tensor
 }
 
-/// All components of a bundle and how the report names their backends.
+/// What ran the programs of a bundle, for the report.
+public struct EngineDescription: Equatable, Sendable {
+    /// Component to what ran it, in words.
+    public var backend: [String: String]
+    /// Program to what it was loaded for; empty where the engine has no such choice.
+    public var computeUnits: [String: ComputeUnit]
+    /// In the order of the programs; empty where the engine does not tell.
+    public var placement: [PlacedOperator]
+
+    public init(backend: [String: String], computeUnits: [String: ComputeUnit] = [:], placement: [PlacedOperator] = []) {
+        self.backend = backend
+        self.computeUnits = computeUnits
+        self.placement = placement
+    }
+}
+
+/// All components of a bundle and what the report says of their engine.
 public struct ComponentSet: Sendable {
     public let textEncoder: any TextEncoding
     /// Where the time table belongs to the prompt.
@@ -70,19 +86,19 @@ public struct ComponentSet: Sendable {
     public let decoder: any ImageDecoding
     /// Whether the components only answer what one golden run holds.
     public let isReplay: Bool
-    /// What runs each component, by name in the bundle. Asked after the measurement, because finding out may cost memory.
-    public let describeBackend: @Sendable () async -> [String: String]
+    /// What runs the components. With `placement` also where operators run, which is asked last: finding out may cost memory.
+    public let describe: @Sendable (_ placement: Bool) async -> EngineDescription
 
     public init(
         textEncoder: any TextEncoding, timeTable: (any TimeTabling)? = nil, unet: any Denoising, decoder: any ImageDecoding,
-        isReplay: Bool = false, describeBackend: @escaping @Sendable () async -> [String: String]
+        isReplay: Bool = false, describe: @escaping @Sendable (_ placement: Bool) async -> EngineDescription
     ) {
         self.textEncoder = textEncoder
         self.timeTable = timeTable
         self.unet = unet
         self.decoder = decoder
         self.isReplay = isReplay
-        self.describeBackend = describeBackend
+        self.describe = describe
     }
 
     /// (name in the bundle, component), in the order of use.

@@ -7,9 +7,9 @@ public enum Replay {
             textEncoder: ReplayTextEncoder(run: run),
             timeTable: bundle.manifest.conditioning == nil ? nil : ReplayTimeTable(run: run), unet: ReplayUNet(run: run),
             decoder: ReplayDecoder(run: run, latents: bundle.manifest.latents), isReplay: true
-        ) {
+        ) { _ in
             let description = "replay of golden run \(run.spec.id)"
-            return Dictionary(uniqueKeysWithValues: bundle.manifest.componentNames.map { ($0, description) })
+            return EngineDescription(backend: Dictionary(uniqueKeysWithValues: bundle.manifest.componentNames.map { ($0, description) }))
         }
     }
 

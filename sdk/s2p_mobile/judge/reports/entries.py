@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from s2p_runtime.contract import read_contract
 from s2p_runtime.errors import S2PError
@@ -18,17 +19,32 @@ def printable(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class PlacementComparison:
+    """Where operators run, held against a target's rules.
+
+    Attributes:
+        lines: for people; one that says why where there is no comparison.
+        figures: the same for programs, JSON-able, one to a program of the bundle.
+    """
+
+    lines: tuple[str, ...]
+    figures: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Entry:
     """One report under the name that it has in the comparison.
 
     Attributes:
         label: unique among the reports compared.
         path: of the file.
+        placement: against the rules of the bundle's target; None: nobody asked.
     """
 
     label: str
     path: Path
     report: BenchReport
+    placement: PlacementComparison | None = None
 
 
 def read_entries(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Entry]:

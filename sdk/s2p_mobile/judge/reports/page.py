@@ -39,6 +39,7 @@ def render_page(entries: Sequence[Entry], golden: Mapping[tuple[str, str], Golde
         _list([_text(note) for note in comparison_notes(entries)], "notes"),
         _table(entries),
         _charts(entries),
+        _placement(entries),
         _pictures(entries, golden),
         _missing(entries),
     )
@@ -165,6 +166,14 @@ def _pictures(entries: Sequence[Entry], golden: Mapping[tuple[str, str], GoldenP
         if figures:
             rows.append(f"<h3>{title}</h3><div class='pictures'>{''.join(figures)}</div>")
     return "<h2>Pictures</h2>" + "".join(rows) if rows else ""
+
+
+def _placement(entries: Sequence[Entry]) -> str:
+    parts = []
+    for entry in entries:
+        if entry.placement is not None:
+            parts.append(f"<h3>{_text(entry.label)}</h3>{_list([_text(line) for line in entry.placement.lines], 'notes')}")
+    return "<h2>Where operators run, and where the rules expect them</h2>" + "".join(parts) if parts else ""
 
 
 def _missing(entries: Sequence[Entry]) -> str:

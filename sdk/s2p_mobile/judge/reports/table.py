@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from s2p_mobile.judge.reports.entries import Entry, printable
+from s2p_mobile.judge.reports.placement import share_on_engine
 from s2p_runtime.report import BenchReport, Fidelity, Summary
 
 STAGES = {"text_encoder": "text encoder", "unet_call": "U-Net call", "vae_decoder": "VAE decoder", "image": "whole picture"}
@@ -106,6 +107,38 @@ def hottest(report: BenchReport) -> float | None:
     return max((value for sample in report.thermal for value in sample.celsius.values()), default=None)
 
 
+def heat(report: BenchReport) -> str | None:
+    """From what state to what state, and the hottest sensor."""
+    states = [sample.state for sample in report.thermal if sample.state is not None]
+    course = [] if not states else [states[0]] if states[-1] == states[0] else [f"{states[0]} to {states[-1]}"]
+    peak = _optional(hottest(report), 1, " C")
+    return ", ".join([*course, *([] if peak is None else [f"up to {peak}"])]) or None
+
+
+def engine_share(report: BenchReport) -> str | None:
+    """``83 % (5 of 6)``; None where the report does not tell."""
+    taken, told = share_on_engine(report)
+    return f"{taken / told:.0%} ({taken} of {told})".replace("%", " %") if told else None
+
+
+def loaded_for(report: BenchReport) -> str | None:
+    """The compute units of the programs; one word where all have the same."""
+    units = report.compute_units
+    if len(set(units.values())) <= 1:
+        return next(iter(units.values()), None)
+    return ", ".join(f"{name} {unit}" for name, unit in units.items())
+
+
+def _placement_rows(entries: Sequence[Entry]) -> list[Row]:
+    """Rows of engines that tell where operators run, where there is one."""
+    if not any(entry.report.compute_units or entry.report.placement for entry in entries):
+        return []
+    return [
+        _text_row("Run", "compute units", entries, loaded_for),
+        _text_row("Run", "operators on the Neural Engine", entries, engine_share),
+    ]
+
+
 def mean_power(report: BenchReport) -> float | None:
     """Mean of the power readings, in milliwatts."""
     readings = [sample.milliwatts for sample in report.energy if sample.milliwatts is not None]
@@ -199,10 +232,12 @@ def compact_rows(entries: Sequence[Entry]) -> list[Row]:
         _text_row("Run", "device", entries, lambda report: report.device.model),
         _text_row("Run", "target", entries, lambda report: report.target),
         _text_row("Run", "U-Net runs on", entries, lambda report: report.backend.get("unet")),
+        *_placement_rows(entries),
         *_timing_rows(entries, COMPACT_STATISTICS),
         _number_row("Load", "load, all, ms", entries, total_load, milliseconds),
         _number_row("Memory", "peak memory, MB", entries, lambda report: report.memory.peak_bytes, megabytes),
         _number_row("Memory", "growth, MB", entries, memory_growth, megabytes),
+        _text_row("Heat and power", "heat", entries, heat),
         *_fidelity_rows(entries),
         *_notes_rows(entries),
     ]
@@ -229,6 +264,7 @@ def full_rows(entries: Sequence[Entry]) -> list[Row]:
         _text_row("Run", "bundle", entries, lambda report: f"{report.bundle_name} ({report.bundle_sha256[:12]})"),
         _text_row("Run", "target", entries, lambda report: report.target),
         *(_text_row("Run", f"{name} runs on", entries, partial(_backend, component=name)) for name in components),
+        *_placement_rows(entries),
         _text_row("Run", "protocol", entries, protocol),
         *_timing_rows(entries, tuple(STATISTICS)),
         *(_number_row("Load", f"{name}, ms", entries, partial(_load, component=name), milliseconds) for name in components),
@@ -237,7 +273,7 @@ def full_rows(entries: Sequence[Entry]) -> list[Row]:
         _number_row("Memory", "peak, MB", entries, lambda report: report.memory.peak_bytes, megabytes),
         _number_row("Memory", "growth, MB", entries, memory_growth, megabytes),
         _text_row("Memory", "measured as", entries, lambda report: report.memory.method),
-        _text_row("Heat and power", "hottest sensor", entries, lambda report: _optional(hottest(report), 1, " C")),
+        _text_row("Heat and power", "heat", entries, heat),
         _number_row("Heat and power", "mean power, mW", entries, mean_power, lambda value: f"{value:,.0f}"),
         *_fidelity_rows(entries),
         *_notes_rows(entries),
@@ -262,6 +298,10 @@ def figures(entries: Sequence[Entry]) -> dict[str, Any]:
                 "bundle_sha256": report.bundle_sha256,
                 "target": report.target,
                 "backend": report.backend,
+                "compute_units": report.compute_units,
+                "operators_on_engine": share_on_engine(report)[0] if report.placement else None,
+                "operators_placed": share_on_engine(report)[1] if report.placement else None,
+                "placement": None if entry.placement is None else list(entry.placement.figures),
                 "summary_ms": {name: summary.model_dump() for name, summary in report.summary_ms.items()},
                 "p50_ratio_to_first": ratios,
                 "load_ms": report.timings_ms.load,

@@ -1,4 +1,4 @@
-"""Attention: the operation, and the one that stands for attention written out."""
+"""Attention: the operation, and those that stand for attention written out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from s2p_runtime.hosts.coreml.mil.calls import OpCall, carrier, implements
-from s2p_runtime.hosts.coreml.mil.fusion import WRITTEN_OUT_ATTENTION
+from s2p_runtime.hosts.coreml.mil.fusion import SPLIT_ATTENTION, WRITTEN_OUT_ATTENTION
 from s2p_runtime.hosts.coreml.mil.operations import NamedType
 
 # Bytes of scores that exist at once. They stay in the processor's cache, and below the size from which on every block is asked of the
@@ -72,8 +72,28 @@ def written_out_attention(call: OpCall) -> Tensor:
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
     key = key if call.flag("transpose_key") else key.transpose(-1, -2)
     value = value.transpose(-1, -2) if call.flag("transpose_value") else value
-    scores, weights = call.operation.between
     shape = (*np.broadcast_shapes(query.shape[:-2], key.shape[:-2]), query.shape[-2], key.shape[-2])
+    return _attend(query, key, value, _as_declared(call, shape))
+
+
+@implements(SPLIT_ATTENTION)
+def split_attention(call: OpCall) -> Tensor:
+    """Of a head in the shape of the Neural Engine: query [B, c, 1, N], key [B, M, 1, c], value [B, v, 1, M] -> [B, v, 1, N]; scores
+    [B, M, 1, N] are rounded as the program declares."""
+    query, key, value = (call.tensor(name).transpose(1, 2) for name in ("query", "key", "value"))
+    batch = np.broadcast_shapes(query.shape[:2], key.shape[:2])
+    weigh = _as_declared(call, (batch[0], key.shape[2], batch[1], query.shape[3]))
+    # [B, 1, N, c], [B, 1, M, c] and [B, 1, M, v]: the same numbers, looked at as rows.
+    return _attend(query.transpose(2, 3), key, value.transpose(2, 3), weigh).permute(0, 3, 1, 2).contiguous()
+
+
+def _as_declared(call: OpCall, shape: tuple[int, ...]) -> Weighing:
+    """Softmax between the roundings of the program's own scores and weights, both of a shape.
+
+    Raises:
+        ValueError: the program declares another shape.
+    """
+    scores, weights = call.operation.between
     for declared in (scores, weights):
         if not declared.type.admits(shape):
             raise ValueError(f"{declared.name} has shape {shape}, the program declares {declared.type}")
@@ -81,4 +101,4 @@ def written_out_attention(call: OpCall) -> Tensor:
     def rounded(tensor: Tensor, declared: NamedType) -> Tensor:
         return tensor if call.dtype == torch.float64 else tensor.to(carrier(declared.type.element)).to(call.dtype)
 
-    return _attend(query, key, value, lambda part, *_: rounded(torch.softmax(rounded(part, scores), -1), weights))
+    return lambda part, *_: rounded(torch.softmax(rounded(part, scores), -1), weights)
