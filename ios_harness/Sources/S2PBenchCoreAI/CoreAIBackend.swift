@@ -11,7 +11,7 @@ public enum CoreAIBackend {
 
     /// Nothing is specialised or loaded yet.
     ///
-    /// The unit that a program prefers is the manifest's own (`compute_unit`), unless the options name others.
+    /// The unit that a program prefers is the one of the options, else the manifest's own (`compute_unit`).
     ///
     /// - Throws: `wrongTarget`; `usage` for the layout of another package; `noComponent`; `outside`.
     public static func components(of bundle: ModelBundle, options: RunOptions) async throws -> ComponentSet {
@@ -19,8 +19,7 @@ public enum CoreAIBackend {
         try bundle.requireStepInput()
         func program(_ name: String, as part: String) throws -> CoreAIProgram {
             let (spec, url) = try bundle.component(name)
-            let asked = options.units(for: part).map(Self.unit)
-            return CoreAIProgram(name: name, spec: spec, asset: url, unit: asked ?? spec.computeUnit?.rawValue ?? "all")
+            return CoreAIProgram(name: name, spec: spec, asset: url, unit: options.computeUnit(for: part, spec, choice: .all))
         }
         let text = try program("text_encoder", as: "text_encoder"), decoder = try program("vae_decoder", as: "vae_decoder")
         let unet = try bundle.manifest.unetPrograms.map { try program($0, as: "unet") }
@@ -29,25 +28,25 @@ public enum CoreAIBackend {
             textEncoder: CoreAITextEncoder(program: text), timeTable: table.map { CoreAITimeTable(program: $0) },
             unet: ProgramUNet(parts: unet.map { ProgramUNet.Part(spec: $0.spec, program: $0) }, policy: options.chunks),
             decoder: CoreAIDecoder(program: decoder)
-        ) {
-            var placements: [String] = []
-            for part in unet { placements.append(unet.count == 1 ? await part.describe() : "\(part.name): \(await part.describe())") }
-            var described = [
-                text.name: await text.describe(), "unet": placements.joined(separator: "; "), decoder.name: await decoder.describe(),
-            ]
-            if let table { described[table.name] = await table.describe() }
-            return described
+        ) { _ in
+            await describe([text] + (table.map { [$0] } ?? []) + unet + [decoder], unet: unet.map(\.name))
         }
     }
 
-    /// Core AI's unit for the words of the options.
-    static func unit(_ units: String) -> String {
-        switch units {
-        case "cpuOnly": "cpu"
-        case "cpuAndGPU": "gpu"
-        case "cpuAndNeuralEngine": "neural-engine"
-        default: "all"
+    /// Programs of one U-Net have one text together, under `unet`. Core AI does not tell where operators run.
+    private static func describe(_ programs: [CoreAIProgram], unet: [String]) async -> EngineDescription {
+        var description = EngineDescription(backend: [:])
+        for program in programs {
+            let text = await program.describe()
+            description.computeUnits[program.name] = program.unit
+            if unet.contains(program.name) {
+                let own = unet.count == 1 ? text : "\(program.name): \(text)"
+                description.backend["unet"] = [description.backend["unet"], own].compactMap { $0 }.joined(separator: "; ")
+            } else {
+                description.backend[program.name] = text
+            }
         }
+        return description
     }
 }
 

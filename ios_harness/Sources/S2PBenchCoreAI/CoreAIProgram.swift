@@ -19,12 +19,11 @@ actor CoreAIProgram: NamedProgram {
     nonisolated let spec: ComponentSpec
     private let asset: URL
     private let options: SpecializationOptions
-    private let unit: String
+    nonisolated let unit: ComputeUnit
     private var function: InferenceFunction?
     private(set) var times: Times?
 
-    /// - Parameter unit: `neural-engine`, `gpu`, `cpu` or `all`.
-    init(name: String, spec: ComponentSpec, asset: URL, unit: String) {
+    init(name: String, spec: ComponentSpec, asset: URL, unit: ComputeUnit) {
         self.name = name
         self.spec = spec
         self.asset = asset
@@ -32,12 +31,12 @@ actor CoreAIProgram: NamedProgram {
         options = Self.specialization(for: unit)
     }
 
-    static func specialization(for unit: String) -> SpecializationOptions {
+    static func specialization(for unit: ComputeUnit) -> SpecializationOptions {
         switch unit {
-        case "neural-engine": SpecializationOptions(preferredComputeUnitKind: .neuralEngine)
-        case "gpu": SpecializationOptions(preferredComputeUnitKind: .gpu)
-        case "cpu": .cpuOnly
-        default: .default
+        case .neuralEngine: SpecializationOptions(preferredComputeUnitKind: .neuralEngine)
+        case .gpu: SpecializationOptions(preferredComputeUnitKind: .gpu)
+        case .cpu: .cpuOnly
+        case .all: .default
         }
     }
 
@@ -106,10 +105,10 @@ actor CoreAIProgram: NamedProgram {
 
     /// The preferred unit, and what specialising and loading took apart from each other.
     func describe() -> String {
-        guard let times else { return "Core AI, prefers \(unit)" }
+        guard let times else { return "Core AI, prefers \(unit.rawValue)" }
         let specialization = String(format: "%.2f s", times.specialization), loading = String(format: "%.2f s", times.loading)
         let how = times.wasCached ? "from Apple's cache" : "specialised"
-        return "Core AI, prefers \(unit); \(how) in \(specialization), function loaded in \(loading)"
+        return "Core AI, prefers \(unit.rawValue); \(how) in \(specialization), function loaded in \(loading)"
     }
 }
 
