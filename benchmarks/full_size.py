@@ -12,6 +12,7 @@ quantize     ``s2p-mobile quantize --method rtn --recipe w4a8``; pictures of 64x
              network, whose time is that of the network and not of the quantizer, stay short
 random-integers  in place of quantize where the float32 network does not fit: a checkpoint of the same form
 coreml       checkpoint -> U-Net package
+coreai       checkpoint -> U-Net .aimodel, every weight, scale and table read back by Apple's bindings; only where Apple's packages are
 executorch   checkpoint -> U-Net .pte, every integer layer run alone and read back; after that, and not in its time and memory, the
              size of the program in the download form (``convert --archive``), where the 4-bit convolutions are packed
 fingerprint  moments of every constant of the package, which are written at conversion and compared by ``verify``
@@ -81,6 +82,17 @@ def coreml(checkpoint: Checkpoint, out: Path) -> Figures:
 
     out.mkdir()
     convert_unet(checkpoint, CoreMLOptions(), out)
+    return {"bytes": folder_bytes(out)}
+
+
+def coreai(checkpoint: Checkpoint, out: Path) -> Figures:
+    """The U-Net of ``s2p-mobile convert --target coreai``, in this process."""
+    from s2p_converters.targets.coreai.options import CoreAIOptions
+    from s2p_converters.targets.coreai.unet import write_unet
+    from s2p_converters.targets.ports import own_latents
+
+    out.mkdir()
+    write_unet(checkpoint, CoreAIOptions(), out / "unet.aimodel", {"main": own_latents(checkpoint)})
     return {"bytes": folder_bytes(out)}
 
 
@@ -182,7 +194,17 @@ def verify_executorch(checkpoint: Checkpoint, out: Path) -> Figures:
 
 # Running the stages
 
-STAGES = ("make", "quantize", "random-integers", "coreml", "executorch", "fingerprint", "verify-coreml", "verify-executorch")
+STAGES = (
+    "make",
+    "quantize",
+    "random-integers",
+    "coreml",
+    "coreai",
+    "executorch",
+    "fingerprint",
+    "verify-coreml",
+    "verify-executorch",
+)
 
 
 MAKE_STAGES = STAGES[:3]
@@ -200,11 +222,13 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
     place.mkdir(parents=True, exist_ok=True)
     folder, checkpoint = place / "model", place / "checkpoint"
     package, program = (figures_path(place, name, model, latents).with_suffix("") for name in ("coreml", "executorch"))
+    apples = figures_path(place, "coreai", model, latents).with_suffix("")
     steps: dict[str, Callable[[], Figures]] = {
         "make": lambda: make(folder, model, scale),
         "quantize": lambda: quantize(folder, checkpoint),
         "random-integers": lambda: random_integers(folder, checkpoint),
         "coreml": lambda: coreml(at_latents(checkpoint, latents), package),
+        "coreai": lambda: coreai(at_latents(checkpoint, latents), apples),
         "executorch": lambda: executorch(at_latents(checkpoint, latents), program),
         "fingerprint": lambda: fingerprint(package),
         "verify-coreml": lambda: verify_coreml(at_latents(checkpoint, latents), package),
@@ -215,6 +239,7 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
         "quantize": [checkpoint],
         "random-integers": [checkpoint],
         "coreml": [package],
+        "coreai": [apples],
         "executorch": [program],
     }.get(stage, []):
         shutil.rmtree(out, ignore_errors=True)
@@ -312,7 +337,9 @@ def main() -> None:
     parser.add_argument("--model", choices=list(CONFIGS), default="sd1")
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
     parser.add_argument("--latents", type=int, help="height and width of the programs' latents; the model's own when left out")
-    parser.add_argument("--stages", nargs="*", choices=STAGES, default=[name for name in STAGES if name != "random-integers"])
+    parser.add_argument(
+        "--stages", nargs="*", choices=STAGES, default=[name for name in STAGES if name not in ("random-integers", "coreai")]
+    )
     parser.add_argument(
         "--report", type=Path, help="page whose part below the line of figures is replaced by all that --work holds"
     )
