@@ -12,7 +12,7 @@ quantize     ``s2p-mobile quantize --method rtn --recipe w4a8``; pictures of 64x
              network, whose time is that of the network and not of the quantizer, stay short
 random-integers  in place of quantize where the float32 network does not fit: a checkpoint of the same form
 coreml       checkpoint -> U-Net package
-coreai       checkpoint -> U-Net .aimodel, every weight, scale and table read back by Apple's bindings; only where Apple's packages are
+coreai       checkpoint -> U-Net .aimodel, all weights, scales and tables read back by Apple's bindings; only where its packages are
 executorch   checkpoint -> U-Net .pte, every integer layer run alone and read back; after that, and not in its time and memory, the
              size of the program in the download form (``convert --archive``), where the 4-bit convolutions are packed
 fingerprint  moments of every constant of the package, which are written at conversion and compared by ``verify``

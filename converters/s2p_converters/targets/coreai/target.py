@@ -120,12 +120,14 @@ class CoreAITarget(Target[CoreAIOptions]):
 
     def lower_chunks(self, checkpoint: Checkpoint, options: CoreAIOptions, folder: Path) -> ConvertedUNet:
         """See :class:`Target`."""
+        from s2p_converters.targets.ports import own_latents
+
         components: dict[str, Component] = {}
         layers: tuple[LayerSummary, ...] = ()
         for number in range(1, options.chunks + 1):
             name = f"unet_{number}"
             title = f"U-Net's program {number}"
-            component, layers = self._ask(checkpoint, options, folder, name, title, {"main": (1, 1)}, number)
+            component, layers = self._ask(checkpoint, options, folder, name, title, {"main": own_latents(checkpoint)}, number)
             components[name] = Component.model_validate_json(component)
         if not self.runs_here(checkpoint, options, "unet"):
             self._check_small(checkpoint, options)

@@ -52,12 +52,13 @@ class Engine:
     """The process. Messages are a line of JSON, then the arrays' bytes; see :mod:`s2p_runtime.hosts.coreai.worker`."""
 
     def __init__(self, time_limit: float = TIME_LIMIT) -> None:
-        require_engine()
+        # The attributes first: an engine that is refused is closed too.
         self.time_limit = time_limit
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._buffer = bytearray()
+        require_engine()
 
     def __del__(self) -> None:
         self.close()
@@ -102,9 +103,10 @@ class Engine:
                         pipe.close()
             process.kill()
             process.wait()
-        for kept in (self._said, self._scratch):
-            if kept is not None:
-                kept.close() if hasattr(kept, "close") else kept.cleanup()
+        if self._said is not None:
+            self._said.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
         self._said = self._scratch = None
         self._buffer.clear()
 
