@@ -52,7 +52,7 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) 
     if rounding == "gptq":
         spec = replace(spec, weights=_compensated_weights(job, start.specs, spec, teacher, latents))
     elif rounding == "adaround":
-        spec = replace(spec, weights=reconstructed_weights(job, spec.weight_bits, latents, device))
+        spec = replace(spec, weights=reconstructed_weights(job, spec.weight_bits, latents, device, spec.call_weights))
     return spec
 
 
