@@ -29,7 +29,7 @@ from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.plan import SamplingPlan
 
-BUILT_IN = ("s2p", "adaround", "gptq", "rtn", "q-diffusion", "pcr", "ptq4dm", "palettize")
+BUILT_IN = ("s2p", "adaround", "gptq", "rtn", "q-diffusion", "pcr", "ptq4dm", "palettize", "int4-blocks", "grouped-palettes")
 PROMPTS = ("a cat on a red background", "a fox on a blue background", "a dog on a green background")
 RECIPE: dict[str, Any] = {
     "name": "small",
@@ -132,6 +132,7 @@ def test_stages_of_estimators(estimator: str, tiny_model: Model, tiny_plan: Samp
         ("q-diffusion", {"baselines": {"operators": "own", "samples": 40}}),
         ("pcr", {"activations": {"bits": None}}),
         ("ptq4dm", {"baselines": {"operators": "own"}}),
+        ("ptq4dm", {"baselines": {"reconstruction": True}}),
     ],
 )
 def test_stages_follow_the_recipe(

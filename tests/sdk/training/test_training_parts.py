@@ -108,9 +108,9 @@ def test_freezing_threshold_falls_as_a_cosine() -> None:
 
 @pytest.mark.parametrize("moments, tolerance", [("fp32", 1e-6), ("bf16", 0.02)])
 def test_learner_against_adam_and_its_averages_by_hand(moments: str, tolerance: float) -> None:
-    """Adam as in Kingma and Ba's algorithm 1, in numpy's float64, with an epsilon relative to the root of the second moments' mean, on
-    gradients of three magnitudes. bfloat16 rounds a moment by up to
-    1/512 at each step and forgets it within some tens of steps: 2% of the way."""
+    """Adam as in Kingma and Ba's algorithm 1, in numpy's float64, with an epsilon relative to the root of the second moments'
+    mean, on gradients of three magnitudes. bfloat16 rounds a moment by up to 1/512 at each step and forgets it within some tens
+    of steps: 2% of the way."""
     rule = TrainingRule(iterations=40, warmup=0, ema=0.9)
     parameter = nn.Parameter(torch.zeros(3))
     learner = make_learner({"layer.bias": parameter}, rule, moments)
@@ -224,7 +224,15 @@ def test_rates_of_floats_are_relative_to_their_size() -> None:
     }
     half = math.sqrt(0.125)
     # A shift of zero takes a tenth of the median shift; biases that are all zero an absolute rate; weights are in steps already.
-    expected = {"a.gain": 2, "a.shift": half / 10, "b.shift": half, "c.shift": half, "d.bias": 1, "d.weight": 1, "d.log_scale": 1}
+    expected = {
+        "a.gain": 2,
+        "a.shift": half / 10,
+        "b.shift": half,
+        "c.shift": half,
+        "d.bias": 1,
+        "d.weight": 1,
+        "d.log_scale": 1,
+    }
     assert units(parameters) == pytest.approx(expected)
 
 
@@ -232,8 +240,8 @@ def test_multiplying_the_loss_changes_no_update(
     make_job: Callable[..., QuantizationJob], latents: LatentDataset, start: StudentSpec, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The whole trainer, three steps, with the loss as it is and times 1e-4 (a power of two near it: gradients of scales are differences
-    of large sums, whose last bits another factor would change)."""
+    """The whole trainer, three steps, with the loss as it is and times 1e-4 (a power of two near it: gradients of scales are
+    differences of large sums, whose last bits another factor would change)."""
     learned = []
     for factor in (1.0, 2.0**-13):
         run = Trainer(make_job({"freezing": None}), start, latents, tmp_path, Workers("cpu"))

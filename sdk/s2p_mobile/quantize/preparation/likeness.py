@@ -41,6 +41,11 @@ class Likeness:
         """Zero point of each layer's input."""
         return {name: layer.activation_zero for name, layer in self._layers()}
 
+    @property
+    def float_inputs(self) -> frozenset[str]:
+        """Layers whose inputs are not rounded."""
+        return frozenset(name for name, layer in self._layers() if layer.activation_bits is None)
+
     def _layers(self) -> Iterator[tuple[str, QuantizedLayer]]:
         for name, layer in self.checkpoint.layers.items():
             assert isinstance(layer, QuantizedLayer)
@@ -83,7 +88,8 @@ def likeness_of(job: QuantizationJob, checkpoint: Checkpoint | str | Path) -> Li
 
 class RoundedLike(Mapping[str, Tensor]):
     """layer -> weights of this model, float32 [C_out, ...], which round up or down on its own grids: towards where the other model's
-    weight was rounded. Each lies as near to its float value as ``start.remainder`` steps from its integer allow. Made when asked for."""
+    weight was rounded. Each lies as near to its float value as ``start.remainder`` steps from its integer allow. Made when asked
+    for."""
 
     def __init__(self, job: QuantizationJob, likeness: Likeness, layers: Sequence[LayerSpec]) -> None:
         self._job, self._likeness = job, likeness

@@ -43,7 +43,7 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) 
     """
     teacher = float_unet(job.model, job.plan, job.structure).to(device, job.compute.graph_dtype)
     start = starting_point(job, teacher)
-    spec = StudentSpec(start.weight_bits, start.activation_scales, start.activation_zeros)
+    spec = StudentSpec(start.weight_bits, start.activation_scales, start.activation_zeros, start.float_inputs)
     if job.recipe.training.loss.calls == "influence":
         spec = replace(spec, call_weights=_call_weights(job, spec, teacher, latents))
     rounding = job.recipe.training.start.rounding

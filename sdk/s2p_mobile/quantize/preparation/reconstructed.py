@@ -57,7 +57,11 @@ class RoundedWeights(Mapping[str, Tensor]):
 
 
 def reconstructed_weights(
-    job: QuantizationJob, bits: Mapping[str, int], latents: LatentDataset, device: torch.device, call_weights: Tensor | None = None
+    job: QuantizationJob,
+    bits: Mapping[str, int],
+    latents: LatentDataset,
+    device: torch.device,
+    call_weights: Tensor | None = None,
 ) -> Mapping[str, Tensor]:
     """Weights on the recipe's symmetric grids, each within one step of the FP one. Activations are in float meanwhile.
 

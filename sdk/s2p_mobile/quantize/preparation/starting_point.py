@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
+from s2p_converters.core.packing import integer_range
 from s2p_mobile.quantize.bits import quantized_specs, ranking_bits, weight_bits
 from s2p_mobile.quantize.calibration import (
     RECORDING_STAGE,
@@ -21,8 +22,10 @@ from s2p_mobile.quantize.holdings import FLOAT32, gradient_bytes, holding, pass_
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recompute import recomputing
 from s2p_mobile.quantize.sensitivity import rank_on_trajectories, ranking_stages
-from s2p_mobile.quantize.sensitivity.samples import calls_together
-from s2p_mobile.quantize.stages import Stage
+from s2p_mobile.quantize.sensitivity.activations import SAMPLES, activation_error_stage, activation_errors, float_inputs
+from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
+from s2p_mobile.quantize.sensitivity.samples import TRAJECTORIES_STAGE, calls_together, collect_samples, samples_of
+from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.quantize.work import finished_parts
 from s2p_mobile.sources.trajectory import Prompt, encode_prompt
 
@@ -35,12 +38,14 @@ class StartingPoint:
         weight_bits: layer -> bit-width.
         activation_scales: float32 [T, L], snapped; None with float activations.
         activation_zeros: layer -> zero point of its input's grid.
+        float_inputs: layers whose inputs are not rounded after all; their columns of the table mean nothing.
     """
 
     specs: list[LayerSpec]
     weight_bits: dict[str, int]
     activation_scales: Tensor | None
     activation_zeros: dict[str, int]
+    float_inputs: frozenset[str] = frozenset()
 
 
 def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
@@ -51,7 +56,9 @@ def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
     """
     specs = quantized_specs(layer_specs(unet.structure), job.recipe)
     prompts = _prompts(job)
-    return StartingPoint(specs, _bits(job, unet, specs, prompts), *_activation_grids(job, unet, specs, prompts))
+    bits = _bits(job, unet, specs, prompts)
+    scales, zeros = _activation_grids(job, unet, specs, prompts)
+    return StartingPoint(specs, bits, scales, zeros, _float_inputs(job, unet, specs, prompts, scales, zeros))
 
 
 def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
@@ -100,6 +107,34 @@ def _activation_grids(
         return statistics.grids(rule.bits, rule, advance, None if job.like is None else job.like.activation_zeros)
 
 
+def _float_inputs(
+    job: QuantizationJob,
+    unet: StepUNet,
+    specs: Sequence[LayerSpec],
+    prompts: Sequence[Prompt],
+    scales: Tensor | None,
+    zeros: Mapping[str, int],
+) -> frozenset[str]:
+    rule = job.recipe.activations
+    if job.like is not None and scales is not None:
+        return job.like.float_inputs
+    if scales is None or rule.bits is None or rule.float_share == 0.0:
+        return frozenset()
+    columns = {spec.name: position for position, spec in enumerate(specs)}
+    low, high = integer_range(rule.bits)
+
+    def rounded(name: str, call: int, x: Tensor) -> Tensor:
+        scale, zero = float(scales[call, columns[name]]), zeros.get(name, 0)
+        return (x.float() / scale).round().clamp(low - zero, high - zero) * scale
+
+    with recomputing(unet, job.compute.recompute):
+        samples = collect_samples(
+            unet, job.plan, prompts[:TRAJECTORIES], job.guidance, job.latent_shape, SAMPLES, job.progress, finished_parts(job)
+        )
+        errors = activation_errors(unet, samples, list(columns), rounded, job.seed, job.progress)
+    return float_inputs(errors, {work.spec.name: work.flops for work in job.counted.layers}, rule.float_share)
+
+
 def starting_stages(job: QuantizationJob) -> list[Stage]:
     """What :func:`starting_point` announces and does."""
     stages, rule = bits_stages(job), job.recipe.activations
@@ -113,6 +148,12 @@ def starting_stages(job: QuantizationJob) -> list[Stage]:
         )
         found = calibration_stages(layers, len(job.plan.calls), _prompt_count(job), job.branches, rule.bits, rule)
         stages += [replace(stage, memory=memory) for stage in found]
+        if rule.float_share > 0.0 and job.like is None:
+            calls = len(job.plan.calls)
+            drawn, looked = samples_of(calls, min(_prompt_count(job), TRAJECTORIES), SAMPLES)
+            trajectories = Stage(TRAJECTORIES_STAGE, drawn, (Passes(drawn * calls * job.branches, drawn * calls),))
+            measuring = replace(activation_error_stage(looked, job.branches), memory=holding(job, gradient_bytes(job)))
+            stages += [replace(trajectories, memory=memory), measuring]
     return stages
 
 

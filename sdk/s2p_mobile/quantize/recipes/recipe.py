@@ -25,6 +25,7 @@ def _byte_count(value: object) -> object:
 
 
 Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+FreeShare = Annotated[float, BeforeValidator(_share), Field(ge=0, lt=1)]
 ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
 BitWidth = Annotated[int, Field(ge=2, le=8)]
 
@@ -46,6 +47,11 @@ class ActivationRule(Contract):
     )
     search: Literal["mse", "percentile", "absmax"] = "mse"
     percentile: float = Field(default=99.99, gt=50, le=100)
+    float_share: FreeShare = Field(
+        default=0.0,
+        description="share of the quantized layers' multiplications, e.g. 7.5%, that may stay in float: those of the layers whose "
+        "rounded inputs change the output most",
+    )
 
 
 class MixedRule(Contract):

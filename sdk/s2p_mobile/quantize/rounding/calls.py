@@ -67,8 +67,8 @@ def draw_shares(weights: Tensor) -> NDArray[np.float64]:
     Args:
         weights: of the calls, [T] with mean 1.
     """
-    shares = weights.cpu().double().numpy() / weights.sum().item()
-    found: NDArray[np.float64] = (1 - UNIFORM) * shares + UNIFORM / len(shares)
+    values = weights.cpu().double().numpy()
+    found: NDArray[np.float64] = (1 - UNIFORM) * values / values.sum() + UNIFORM / len(values)
     return found
 
 

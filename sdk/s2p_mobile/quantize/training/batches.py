@@ -105,9 +105,10 @@ def _part(values: NDArray[np.int64], rank: int, count: int) -> NDArray[np.int64]
 class CallSampler:
     """Calls for the micro-batches: the more a call's error weighs in the loss, the more often it is shown.
 
-    Call i is drawn with probability ``p_i`` of :func:`~s2p_mobile.quantize.rounding.calls.draw_shares` and counts ``w_i / (T p_i)``, so that the expected
-    loss is ``mean w_i loss_i`` and no draw counts much more than another. The draws of an optimizer step are spread evenly over the
-    cumulated probabilities (stratified), so that each step sees early, middle and late calls.
+    Call i is drawn with probability ``p_i`` of :func:`~s2p_mobile.quantize.rounding.calls.draw_shares` and counts
+    ``w_i / (T p_i)``, so that the expected loss is ``mean w_i loss_i`` and no draw counts much more than another. The draws of
+    an optimizer step are spread evenly over the cumulated probabilities (stratified), so that each step sees early, middle and
+    late calls.
     """
 
     def __init__(self, weights: Tensor, seed: int, accumulate: int = 1) -> None:

@@ -16,8 +16,8 @@ BETAS = (0.9, 0.99)
 """Adam's; runs are a few thousand steps, for which 0.999 looks back too far."""
 
 EPSILON = 1e-6
-"""Added to the root of the second moment, in units of its root mean square over the parameter. Adam's usual 1e-8 is an absolute number:
-gradients of a mean over millions of outputs lie below it, and weights nearly stop."""
+"""Added to the root of the second moment, in units of its root mean square over the parameter. Adam's usual 1e-8 is an absolute
+number: gradients of a mean over millions of outputs lie below it, and weights nearly stop."""
 
 _SMALLEST = 1e-19
 """Added beside it: the root of float32's smallest number. It keeps parameters without gradients where they are."""
@@ -54,7 +54,9 @@ def units(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
     Args:
         parameters: at the start of training, named as :func:`kind_of` expects.
     """
-    sizes = {name: float(parameter.float().square().mean().sqrt()) for name, parameter in parameters.items() if _is_relative(name)}
+    sizes = {
+        name: float(parameter.float().square().mean().sqrt()) for name, parameter in parameters.items() if _is_relative(name)
+    }
     by_kind: dict[str, list[float]] = {}
     for name, size in sizes.items():
         by_kind.setdefault(name.rsplit(".", 1)[1], []).append(size)
@@ -267,4 +269,3 @@ class CompactLearner:
         if self.rule.ema is not None:
             for name, parameter in self.parameters.items():
                 parameter.add_(self.state[f"{name}.distance"].to(parameter))
-

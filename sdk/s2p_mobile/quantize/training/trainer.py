@@ -271,6 +271,8 @@ class Trainer:
             tensors["tables.base"] = self.student.tables.base
             zeros = [layer.activation_zero for layer in student_layers(self.student).values()]
             tensors["tables.zeros"] = torch.tensor(zeros, dtype=torch.int32)
+            floats = [layer.activation_bits is None for layer in student_layers(self.student).values()]
+            tensors["tables.floats"] = torch.tensor(floats, dtype=torch.int32)
         return tensors
 
     def _save(self) -> None:
