@@ -5,8 +5,8 @@
 
 For each rule (``top5``: 5% of the layers at 8 bits; ``layer``: widths by layer, of the same average) the start is made once:
 widths, activation grids, call weights and AdaRound's soft weights (``DIR/RULE/start.pt``). Every trained row begins from it and gets
-the processor time of the s2p row's training: serial and parallel make as many iterations as take that time, by paces that are measured
-in turns in one process. Q-Diffusion has the same widths. Picture k of seed set s shows held-out caption k mod 148 from seed
+the processor time of the s2p row's training: serial and parallel make as many iterations as take that time, by paces that are
+measured in turns in one process. Q-Diffusion has the same widths. Picture k of seed set s shows held-out caption k mod 148 from seed
 ``1000 s + k``, for every row alike, so differences are taken picture by picture; the table gives them with 95% bootstrap intervals.
 Everything that is finished lies in DIR, so the command may be stopped and repeated.
 """
