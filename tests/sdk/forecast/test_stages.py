@@ -130,6 +130,7 @@ def test_stages_of_estimators(estimator: str, tiny_model: Model, tiny_plan: Samp
         ("adaround", {"keep": ["conv_*", "down_blocks.1.*", "mid_block.*"]}),
         ("rtn", {"mixed": None, "activations": {"bits": None}}),
         ("rtn", {"activations": {"float_share": 0.2}}),
+        ("gptq", {"mixed": {"calls": "influence"}, "activations": {"float_share": 0.2}}),
         ("q-diffusion", {"baselines": {"operators": "own", "samples": 40}}),
         ("pcr", {"activations": {"bits": None}}),
         ("ptq4dm", {"baselines": {"operators": "own"}}),

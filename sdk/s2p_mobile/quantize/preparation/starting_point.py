@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
@@ -21,6 +22,7 @@ from s2p_mobile.quantize.calibration import (
 from s2p_mobile.quantize.holdings import FLOAT32, gradient_bytes, holding, pass_bytes
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recompute import recomputing
+from s2p_mobile.quantize.rounding.calls import draw_shares
 from s2p_mobile.quantize.sensitivity import rank_on_trajectories, ranking_stages
 from s2p_mobile.quantize.sensitivity.activations import SAMPLES, activation_error_stage, activation_errors, float_inputs
 from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
@@ -28,6 +30,7 @@ from s2p_mobile.quantize.sensitivity.samples import TRAJECTORIES_STAGE, calls_to
 from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.quantize.work import finished_parts
 from s2p_mobile.sources.trajectory import Prompt, encode_prompt
+from s2p_runtime.errors import S2PError
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class StartingPoint:
         activation_scales: float32 [T, L], snapped; None with float activations.
         activation_zeros: layer -> zero point of its input's grid.
         float_inputs: layers whose inputs are not rounded after all; their columns of the table mean nothing.
+        call_weights: of the calls, where they were measured for the ranking, float32 [T] with mean 1.
     """
 
     specs: list[LayerSpec]
@@ -46,19 +50,51 @@ class StartingPoint:
     activation_scales: Tensor | None
     activation_zeros: dict[str, int]
     float_inputs: frozenset[str] = frozenset()
+    call_weights: Tensor | None = None
 
 
-def starting_point(job: QuantizationJob, unet: StepUNet) -> StartingPoint:
+WeighCalls = Callable[[StartingPoint], Tensor]
+"""A start whose layers all have the recipe's base width -> how much each call's error changes the picture, [T] with mean 1."""
+
+
+def starting_point(job: QuantizationJob, unet: StepUNet, weigh: WeighCalls | None = None) -> StartingPoint:
     """Allocate bits and search activation scales on the first ``calibration.prompts`` prompts of a job.
 
     Args:
         unet: the FP graph under the job's plan.
+        weigh: needed by ``mixed.calls: influence``.
+
+    Raises:
+        S2PError: the recipe ranks by the calls' influence and ``weigh`` is None.
     """
     specs = quantized_specs(layer_specs(unet.structure), job.recipe)
     prompts = _prompts(job)
-    bits = _bits(job, unet, specs, prompts)
+    if not ranks_by_influence(job):
+        bits = _bits(job, unet, specs, prompts)
+        scales, zeros = _activation_grids(job, unet, specs, prompts)
+        return StartingPoint(specs, bits, scales, zeros, _float_inputs(job, unet, specs, prompts, scales, zeros))
+    if weigh is None:
+        raise _no_influence()
     scales, zeros = _activation_grids(job, unet, specs, prompts)
-    return StartingPoint(specs, bits, scales, zeros, _float_inputs(job, unet, specs, prompts, scales, zeros))
+    floats = _float_inputs(job, unet, specs, prompts, scales, zeros)
+    alike = {spec.name: job.recipe.weights.bits for spec in specs}
+    weights = weigh(StartingPoint(specs, alike, scales, zeros, floats))
+    bits = _bits(job, unet, specs, prompts, draw_shares(weights))
+    return StartingPoint(specs, bits, scales, zeros, floats, weights)
+
+
+def ranks_by_influence(job: QuantizationJob) -> bool:
+    """Whether the calls' weights have to be known before the layers are ranked."""
+    rule = job.recipe.mixed
+    return rule is not None and rule.calls == "influence" and job.sensitivity is None and job.like is None
+
+
+def _no_influence() -> S2PError:
+    return S2PError(
+        "this method does not measure the calls' influence, which `mixed.calls: influence` ranks by",
+        "take `uniform`, or give a measured `sensitivity`",
+        "recipe",
+    )
 
 
 def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
@@ -67,10 +103,18 @@ def planned_bits(job: QuantizationJob, unet: StepUNet) -> dict[str, int]:
     Args:
         unet: the FP graph under the job's plan.
     """
+    if ranks_by_influence(job):
+        raise _no_influence()
     return _bits(job, unet, quantized_specs(layer_specs(unet.structure), job.recipe), _prompts(job))
 
 
-def _bits(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prompts: Sequence[Prompt]) -> dict[str, int]:
+def _bits(
+    job: QuantizationJob,
+    unet: StepUNet,
+    specs: Sequence[LayerSpec],
+    prompts: Sequence[Prompt],
+    shares: NDArray[np.float64] | None = None,
+) -> dict[str, int]:
     rule = job.recipe.mixed
     if job.like is not None:
         return {spec.name: job.like.weight_bits[spec.name] for spec in specs}
@@ -82,6 +126,7 @@ def _bits(job: QuantizationJob, unet: StepUNet, specs: Sequence[LayerSpec], prom
         values = rank_on_trajectories(
             unet, job.plan, prompts, job.guidance, job.latent_shape, [spec.name for spec in specs],
             rule.ranking, ranking_bits(job.recipe), job.recipe.weights.search, job.seed, job.progress, finished_parts(job),
+            shares,
         )  # fmt: skip
     return weight_bits(specs, job.recipe, values)
 
@@ -135,9 +180,20 @@ def _float_inputs(
     return float_inputs(errors, {work.spec.name: work.flops for work in job.counted.layers}, rule.float_share)
 
 
-def starting_stages(job: QuantizationJob) -> list[Stage]:
-    """What :func:`starting_point` announces and does."""
-    stages, rule = bits_stages(job), job.recipe.activations
+def starting_stages(job: QuantizationJob, influence: Sequence[Stage] = ()) -> list[Stage]:
+    """What :func:`starting_point` announces and does.
+
+    Args:
+        influence: what ``weigh`` does.
+    """
+    if ranks_by_influence(job):
+        return [*_grid_stages(job), *influence, *bits_stages(job)]
+    return [*bits_stages(job), *_grid_stages(job)]
+
+
+def _grid_stages(job: QuantizationJob) -> list[Stage]:
+    stages: list[Stage] = []
+    rule = job.recipe.activations
     if rule.bits is not None:
         names = {layer.name for layer in job.layers}
         layers = [work for work in job.counted.layers if work.spec.name in names]

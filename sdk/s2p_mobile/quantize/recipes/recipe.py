@@ -66,6 +66,11 @@ class MixedRule(Contract):
     bits: int = Field(default=8, ge=2, le=8, description="bit-width of the ``top`` layers")
     candidates: tuple[BitWidth, ...] = Field(default=(4, 8), min_length=1, description="bit-widths that a budget chooses from")
     ranking: str = Field(default="fisher", description="sensitivity estimator")
+    calls: Literal["uniform", "influence"] = Field(
+        default="uniform",
+        description="uniform: calls to rank on are spread evenly; influence: a call is looked at the more often the more its error "
+        "changes the picture (s2p, adaround and gptq)",
+    )
 
     @field_validator("candidates")
     @classmethod
