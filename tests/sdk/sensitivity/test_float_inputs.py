@@ -1,19 +1,17 @@
-"""Layers whose inputs stay in float: how they are measured and chosen, and that checkpoints and both targets keep to it."""
+"""Layers whose inputs stay in float: how they are measured and chosen, and that checkpoints keep to it (targets:
+tests/converters/test_float_inputs.py)."""
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from s2p_converters.core.checkpoint import QuantizedLayer, open_checkpoint
-from s2p_converters.targets.conversion import convert_checkpoint
-from s2p_converters.targets.registry import TARGETS
+from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_mobile.api.description import describe
 from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.job import QuantizationJob
@@ -23,10 +21,7 @@ from s2p_mobile.quantize.sensitivity import CallSample
 from s2p_mobile.quantize.sensitivity.activations import activation_errors, float_inputs
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import float_unet
-from s2p_runtime.bundle import open_bundle
 from s2p_runtime.plan import SamplingPlan
-from s2p_runtime.progress import Silent
-from s2p_runtime.verify import verify
 
 LAYERS = (
     "down_blocks.0.resnets.0.conv1",
@@ -150,24 +145,3 @@ def test_checkpoint_and_inspect_name_what_is_left(folder: Path, tiny_model: Mode
     share = sum(value for name, value in whole.items() if name not in floats) / (sum(whole.values()) + edges)
     facts = describe(folder).facts
     assert facts["arithmetic"] == f"W4A8, {share:.0%} of the MACs"
-
-
-@pytest.mark.parametrize(
-    ("target", "options"),
-    [
-        ("coreml", {"minimum_os": "iOS17"}),
-        ("coreml", {"minimum_os": "iOS18"}),
-        ("executorch", {}),
-        ("executorch", {"scheme": "dynamic"}),
-    ],
-)
-def test_targets_emit_exactly_these(folder: Path, target: str, options: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(folder)
-    chosen = TARGETS.get(target)
-    convert_checkpoint(checkpoint, chosen, chosen.options(**options), tmp_path, Silent())
-    bundle = open_bundle(tmp_path)
-    emitted = {layer.name: layer.activation_bits for layer in bundle.manifest.quantization.layers}
-    for name, layer in checkpoint.layers.items():
-        assert isinstance(layer, QuantizedLayer)
-        assert emitted[name] == layer.activation_bits, name
-    assert verify(bundle).ok
