@@ -1,5 +1,5 @@
 """Layers whose inputs stay in float: how they are measured and chosen, and that checkpoints keep to it (targets:
-tests/converters/test_float_inputs.py)."""
+tests/sdk/baselines/test_float_inputs_in_bundles.py)."""
 
 from __future__ import annotations
 
