@@ -175,7 +175,7 @@ def recipe_of(method: str, setting: str, budget: Budget) -> Recipe:
         "description": "row of the comparison",
         "weights": {"bits": weights},
         "activations": {"bits": activations},
-        "training": {"iterations": budget.iterations, "batch": 8, "accumulate": 4, "start": {"rounding": "adaround"}},
+        "training": {"iterations": budget.iterations, "batch": 8, "start": {"rounding": "adaround"}},
         "baselines": {"factor": budget.factor, "samples": budget.samples},
     }
     if weights < 8:

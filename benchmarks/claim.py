@@ -167,6 +167,7 @@ class Claim:
 
     def trainer(self, job: QuantizationJob, folder: Path) -> Trainer:
         """From the start, or from where it was interrupted."""
+        folder.mkdir(parents=True, exist_ok=True)
         trainer = Trainer(job, self.start, self.latents(job), folder, self.workers)
         if (folder / STATE_NAME).exists():
             trainer.restore(load_state(folder / STATE_NAME, fingerprint(job)))
@@ -178,7 +179,7 @@ class Claim:
             job = self.job()
             return job, quantized_unet(build_student(job, self.start)), 0
         if row == "q-diffusion":
-            job = replace(self.job(), work=None, resume=False)
+            job = replace(self.job(), work=None, resume=False, widths=whole_widths(self.start.weight_bits))
             return job, run_method(row, job), 0
         iterations = self.iterations(row)
         job = self.job(pipeline=row, iterations=iterations)
@@ -228,6 +229,16 @@ class Claim:
 
     def _each(self, row: str, figure: str) -> list[NDArray[np.float64]]:
         return [np.asarray(found["each"][figure], np.float64) for found in self.found(row)]
+
+
+def whole_widths(bits: Mapping[str, int]) -> dict[str, int]:
+    """The same widths for a graph with whole shortcuts: of two halves the wider one's."""
+    whole = dict(bits)
+    for name, width in bits.items():
+        parent = name.rsplit(".", 1)[0]
+        if parent.endswith(".conv_shortcut"):
+            whole[parent] = max(width, whole.get(parent, 0))
+    return whole
 
 
 def slug(row: str) -> str:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from claim import ROWS, Claim, Settings, differences, table
 from paired_bootstrap import paired_interval
+from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_mobile.sources.model import Model
 
 
@@ -53,5 +54,11 @@ def test_a_rehearsal_goes_on_where_it_was(tiny_model: Model, tmp_path: Path, mon
     assert len(table([again]).splitlines()) == 2 + len(ROWS)
     assert len(differences([again]).splitlines()) == 2 + 4
     facts = {row: json.loads((tmp_path / "top5" / f"{row.replace(' ', '-')}.json").read_text()) for row in ROWS}
-    assert len({facts[row]["bits"] for row in ROWS}) == 1
+    entries = {row: open_checkpoint(tmp_path / "top5" / row.replace(" ", "-")).manifest.layers for row in ROWS}
+    widths = {row: {entry.name: entry.weight_bits for entry in layers} for row, layers in entries.items()}
+    assert widths["s2p"] == widths["serial"] == widths["parallel"] == widths["start alone"]
+    for name, width in widths["q-diffusion"].items():
+        halves = [value for key, value in widths["s2p"].items() if key.startswith(f"{name}.")]
+        # Shortcuts of up blocks are whole there.
+        assert width == (max(value or 0 for value in halves) if halves else widths["s2p"][name]), name
     assert facts["s2p"]["iterations"] == 2 and facts["serial"]["iterations"] >= 1

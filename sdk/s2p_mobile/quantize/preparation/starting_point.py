@@ -86,7 +86,8 @@ def starting_point(job: QuantizationJob, unet: StepUNet, weigh: WeighCalls | Non
 def ranks_by_influence(job: QuantizationJob) -> bool:
     """Whether the calls' weights have to be known before the layers are ranked."""
     rule = job.recipe.mixed
-    return rule is not None and rule.calls == "influence" and job.sensitivity is None and job.like is None
+    given = job.sensitivity is not None or job.like is not None or job.widths is not None
+    return rule is not None and rule.calls == "influence" and not given
 
 
 def _no_influence() -> S2PError:
@@ -118,6 +119,8 @@ def _bits(
     rule = job.recipe.mixed
     if job.like is not None:
         return {spec.name: job.like.weight_bits[spec.name] for spec in specs}
+    if job.widths is not None:
+        return {spec.name: job.widths[spec.name] for spec in specs}
     if rule is None:
         return weight_bits(specs, job.recipe, None)
     if job.sensitivity is not None:
@@ -216,7 +219,7 @@ def _grid_stages(job: QuantizationJob) -> list[Stage]:
 def bits_stages(job: QuantizationJob) -> list[Stage]:
     """What :func:`planned_bits` announces and does."""
     rule = job.recipe.mixed
-    if rule is None or job.sensitivity is not None or job.like is not None:
+    if rule is None or job.sensitivity is not None or job.like is not None or job.widths is not None:
         return []
     values = job.branches * int(np.prod(job.latent_shape))
     stages = ranking_stages(
