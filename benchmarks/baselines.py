@@ -84,19 +84,25 @@ GPTQ = {"training": {"start": {"rounding": "gptq"}}}
 METHODS: Mapping[str, Entry] = {
     "rtn": Entry("rtn", changes=PLAIN),
     "gptq": Entry("gptq", changes=PLAIN),
+    "adaround alone, 5% at 8 bits": Entry("adaround"),
     "ptq4dm": Entry("ptq4dm"),
+    "ptq4dm, reconstructed": Entry("ptq4dm", changes={"baselines": {"reconstruction": True}}),
     "q-diffusion": Entry("q-diffusion"),
+    "q-diffusion, four times the budget": Entry("q-diffusion", changes={"baselines": {"factor": 5, "samples": 4096}}),
     "q-diffusion, widths of s2p": Entry("q-diffusion", by_layer=True),
     "pcr": Entry("pcr", changes={"baselines": {"relaxing": True}}),
     "pcr without relaxing": Entry("pcr", changes={"baselines": {"relaxing": False}}),
     "palettes, float activations": palettes(),
     "6-bit palettes in all layers, float activations": palettes(candidates=[6], average_bits=6),
     "6-bit palettes on average, float activations": palettes(average_bits=6),
+    "int4 in blocks of 32, float activations": Entry("int4-blocks"),
+    "4-bit palettes in groups of 32 channels, float activations": Entry("grouped-palettes"),
     "s2p as the paper has it (gptq start, 5% at 8 bits)": Entry("s2p", changes=PLAIN | GPTQ),
     "s2p, gptq start, whole shortcuts, symmetric activations": Entry("s2p", True, PLAIN | GPTQ),
     "s2p, gptq start, whole shortcuts": Entry("s2p", True, {"split_shortcuts": False} | GPTQ),
     "s2p, 5% at 8 bits": Entry("s2p"),
     "s2p without training": Entry("adaround", True),
+    "s2p, 7.5% of the multiplications in float": Entry("s2p", True, {"activations": {"float_share": "7.5%"}}),
     "s2p": Entry("s2p", True),
 }
 """Row name -> what it is; ``s2p`` has the settings of the built-in recipe ``w4a8-mixed``."""
@@ -148,6 +154,13 @@ class Row(Contract):
     size_bytes: int
     minutes: float
     cpu_minutes: float
+    withdrawn: str | None = None
+    """Why the row does not hold any more; it is shown, and made again."""
+
+    @property
+    def label(self) -> str:
+        """In tables."""
+        return self.method if self.withdrawn is None else f"{self.method} [withdrawn]"
 
 
 ROWS = TypeAdapter(list[Row])
@@ -228,11 +241,11 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def groups_of(rows: Sequence[Row]) -> dict[tuple[str, int, str], list[Row]]:
-    """(setting, steps, method) -> its rows of all seeds, in the order of the tables above."""
+    """(setting, steps, label) -> its rows of all seeds, in the order of the tables above."""
     order = sorted(rows, key=lambda r: (list(SETTINGS).index(r.setting), r.steps, list(METHODS).index(r.method), r.seed))
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in order:
-        groups.setdefault((row.setting, row.steps, row.method), []).append(row)
+        groups.setdefault((row.setting, row.steps, row.label), []).append(row)
     return groups
 
 
@@ -271,7 +284,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     colours = dict(zip(METHODS, matplotlib.color_sequences["tab20"], strict=False)) | {"s2p": "black"}
     panels: dict[tuple[str, int], dict[str, list[Row]]] = {}
-    for (setting, steps, method), group in groups_of(rows).items():
+    for (setting, steps, method), group in groups_of([row for row in rows if row.withdrawn is None]).items():
         panels.setdefault((setting, steps), {})[method] = group
     lines = -(-len(panels) // PANELS_IN_A_LINE)
     figure, grid = pyplot.subplots(
@@ -323,8 +336,15 @@ upwards alike in every row: compare rows, not papers.
 
 {table(rows)}
 
-![FID-to-FP against CPU minutes]({picture})
+{withdrawn(rows)}![FID-to-FP against CPU minutes]({picture})
 """
+
+
+def withdrawn(rows: Sequence[Row]) -> str:
+    """Why some rows do not hold any more; empty when all do."""
+    reasons = {row.method: row.withdrawn for row in rows if row.withdrawn is not None}
+    lines = [f"- {method}: {reason}" for method, reason in sorted(reasons.items())]
+    return "\n".join(["Withdrawn, to be measured again:", "", *lines, "", ""]) if lines else ""
 
 
 def command_of(rows: Sequence[Row], budget: Budget, out: Path) -> str:
@@ -374,7 +394,8 @@ def main() -> None:
         for method in options.methods
     ]
     for key in wanted:
-        if any((row.method, row.setting, row.steps, row.seed) == key and budget.allows(row) for row in read_rows(path)):
+        known = [row for row in read_rows(path) if row.withdrawn is None and budget.allows(row)]
+        if any((row.method, row.setting, row.steps, row.seed) == key for row in known):
             continue
         row = make_row(options.work, model, *key, budget)
         # Read anew: another process may have added rows meanwhile.

@@ -72,8 +72,9 @@ class AffineWeight:
     """``w = scale (q - zero)``, q from 0 to 2^bits - 1.
 
     Attributes:
-        integers: uint8 [C_out, ...].
-        scale: float16 [C_out], positive.
+        integers: uint8 [C_out, C_in, ...].
+        scale: float16 [C_out], positive; or [C_out, B], B a divisor of C_in: input channel j has the scale of block
+            ``j // (C_in / B)``.
         zero: uint8 [C_out], on the grid.
     """
 
@@ -87,7 +88,11 @@ class AffineWeight:
         """The weights, float64."""
         dimensions = self.integers.ndim
         steps = self.integers.astype(np.float64) - _column(self.zero.astype(np.float64), dimensions)
-        return steps * _column(self.scale.astype(np.float64), dimensions)
+        scale = self.scale.astype(np.float64)
+        if scale.ndim == 1:
+            return steps * _column(scale, dimensions)
+        every = np.repeat(scale, self.integers.shape[1] // scale.shape[1], axis=1)
+        return steps * every.reshape(*every.shape, *([1] * (dimensions - 2)))
 
 
 @dataclass(frozen=True)
@@ -229,5 +234,5 @@ def general_size_bytes(layer: GeneralLayer) -> int:
         if isinstance(weight, Palette):
             total += (weight.indices.size * weight.bits + 7) // 8 + 2 * weight.entries.size
         else:
-            total += (weight.integers.size * weight.bits + 7) // 8 + 3 * weight.scale.size
+            total += (weight.integers.size * weight.bits + 7) // 8 + 2 * weight.scale.size + weight.zero.size
     return total

@@ -115,11 +115,21 @@ class TensorReader:
             if groups < 1 or shape[0] % groups:
                 raise self.error(f"has {groups} palettes for the {shape[0]} channels of {key}")
             return Palette(bits, integers, entries)
-        scale = self.typed(f"{key}.weight_scale", shape[:1], np.float16)
+        scale = self.typed(f"{key}.weight_scale", self._scale_shape(key, shape), np.float16)
         zero = self.typed(f"{key}.weight_zero", shape[:1], np.uint8)
         if not (scale > 0).all() or zero.max() >= 1 << bits:
             raise self.error(f"has a bad weight scale or zero point in {key}")
         return AffineWeight(bits, integers, scale, zero)
+
+    def _scale_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """One scale for an output channel, or one for each of its blocks of input channels."""
+        stored = self.tensors.get(f"{key}.weight_scale")
+        if stored is None or stored.ndim != 2:
+            return shape[:1]
+        blocks = stored.shape[1]
+        if blocks < 1 or shape[1] % blocks:
+            raise self.error(f"has {blocks} scales for the {shape[1]} input channels of {key}")
+        return (shape[0], blocks)
 
     def rest(self) -> dict[str, Array]:
         rest = {key: self.tensors[key] for key in self.tensors if key not in self.taken}

@@ -11,6 +11,7 @@ from pydantic import Field
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.grids import weight_tensors
 from s2p_converters.core.packing import packs
+from s2p_mobile.quantize.stages import count_network
 from s2p_mobile.sources.open_source import open_source, source_kind
 from s2p_runtime.bundle import Bundle, LayerSummary, component_bytes
 from s2p_runtime.contract import Contract
@@ -98,8 +99,23 @@ def _describe_checkpoint(checkpoint: Checkpoint) -> Description:
         "method": f"{manifest.method}, recipe {manifest.recipe.get('name')}, seed {manifest.seed}",
         "sampler": _sampler(manifest.plan, manifest.guidance),
         "weights": f"{manifest.average_weight_bits:.3f} bits on average",
+        "arithmetic": _arithmetic(checkpoint),
     }
     return Description(facts=facts, layers=tuple(rows))
+
+
+def _arithmetic(checkpoint: Checkpoint) -> str:
+    """``W4A8, 93% of the MACs``: widths, and the share of all convolutions' and linear layers' multiplications in a U-Net call whose
+    both operands are quantized; attention's own products are not counted."""
+    manifest = checkpoint.manifest
+    entries = {entry.name: entry for entry in manifest.layers}
+    work = count_network(checkpoint.structure, manifest.tokenizer.max_length).layers
+    quantized = [each for each in work if entries[each.spec.name].activation_bits is not None]
+    if not quantized:
+        return f"W{manifest.average_weight_bits:.0f}, float activations"
+    widths = "/".join(str(bits) for bits in sorted({entries[each.spec.name].activation_bits or 0 for each in quantized}))
+    share = sum(each.flops for each in quantized) / sum(each.flops for each in work)
+    return f"W{manifest.average_weight_bits:.0f}A{widths}, {share:.0%} of the MACs"
 
 
 def _describe_bundle(bundle: Bundle, look_into: LookInto | None) -> Description:

@@ -40,6 +40,7 @@ class QuantizationJob:
         latents: a finished latent data set to use instead of drawing one.
         like: what is taken over from a checkpoint of the same architecture instead of being searched for.
         compute: how networks lie in memory and compute.
+        widths: of every quantized layer, to use instead of choosing them, so that methods can be compared under the same ones.
         sensitivity: of every layer, to use instead of measuring it (see :mod:`s2p_mobile.quantize.preparation.given_sensitivity`).
     """
 
@@ -55,6 +56,7 @@ class QuantizationJob:
     resume: bool = False
     latents: Path | None = None
     sensitivity: Sensitivity | None = None
+    widths: Mapping[str, int] | None = None
     like: Likeness | None = None
     compute: ComputePlan = field(default_factory=ComputePlan)
 

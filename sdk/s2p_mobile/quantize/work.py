@@ -96,6 +96,8 @@ def _digest(job: QuantizationJob, recipe: dict[str, Any]) -> str:
     }
     if job.like is not None:
         identity["like"] = job.like.identity
+    if job.widths is not None:
+        identity["widths"] = dict(job.widths)
     if job.sensitivity is not None:
         identity["sensitivity"] = job.sensitivity.model_dump(mode="json")
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from coremltools.optimize._utils import compute_qparams
 from safetensors.numpy import load_file
 
 from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.grids import AffineWeight
 from s2p_converters.core.reference import reference_unet
 from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.api.description import describe
 from s2p_mobile.judge.evaluation import evaluate, open_evaluation
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
+from s2p_mobile.quantize.methods.baselines import coreml_presets
+from s2p_mobile.quantize.methods.baselines.coreml_presets import int4_blocks
+from s2p_mobile.quantize.methods.baselines.pcr import published_share, relaxed_calls
 from s2p_mobile.sources.components import checkpoint_components
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt
@@ -57,7 +64,7 @@ def test_pcr_relaxes_its_calls_and_gives_each_call_its_grid(baseline_checkpoint:
     checkpoint = baseline_checkpoint("pcr")
     for name, layer in checkpoint.general.items():
         grid = layer.parts[0].activation
-        assert grid is not None and grid.bits.tolist() == [10, 8, 8, 8, 8] and len(layer.parts) == 1
+        assert grid is not None and grid.bits.tolist() == [8, 8, 8, 8, 10] and len(layer.parts) == 1
         # Text goes into to_k and to_v of attn2, the same at every call.
         if not name.endswith(("attn2.to_k", "attn2.to_v")):
             assert len(np.unique(grid.scale)) == 5, name
@@ -90,6 +97,76 @@ def test_pcr_calibrates_a_call_on_states_of_the_quantized_calls_before(baseline_
         # Two prompts fit into one batch, so the range is that of all values. The states differ by float32's sums over four
         # calls only; those of the FP model differ by percents (4-bit weights).
         assert float(grid.scale[call]) == pytest.approx(expected, rel=1e-3), call
+
+
+def test_pcr_relaxes_what_its_code_relaxes(baseline_job: Callable[..., QuantizationJob]) -> None:
+    """A transcription of its rule: ``timestep`` counts the calls from 0 at noise; SD relaxes from 0.8 of them on, SDXL up to 0.2."""
+
+    def by_the_code(steps: int, is_xl: bool) -> set[int]:
+        return {timestep for timestep in range(steps) if (timestep < 0.2 * steps if is_xl else timestep >= 0.8 * steps)}
+
+    job = baseline_job()
+    for steps in (10, 25, 50):
+        assert relaxed_calls(steps, published_share(job)) == by_the_code(steps, is_xl=False)
+    pooled = SimpleNamespace(structure=SimpleNamespace(text_time=object()))
+    assert relaxed_calls(25, published_share(cast(QuantizationJob, pooled))) == by_the_code(25, is_xl=True)
+
+
+def test_ptq4dm_with_reconstruction_learns_on_its_own_grids(baseline_job: Callable[..., QuantizationJob]) -> None:
+    plain, learned = (run_method("ptq4dm", baseline_job({"reconstruction": asked, "factor": 200})) for asked in (False, True))
+    moved = 0
+    for name, layer in learned.layers.items():
+        other = plain.layers[name]
+        np.testing.assert_array_equal(layer.scale, other.scale)
+        assert layer.activation_scale is not None and other.activation_scale is not None
+        np.testing.assert_array_equal(layer.activation_scale, other.activation_scale)
+        step = layer.integers.astype(int) - other.integers
+        assert np.abs(step).max() <= 1
+        moved += int((step != 0).sum())
+    assert moved > 100
+
+
+def test_int4_blocks_are_those_of_core_ml_tools() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((8, 64), (6, 96, 3, 3)):
+        weight = rng.standard_normal(shape).astype(np.float32)
+        weight[0, :32] = 0.0
+        found = int4_blocks(weight)
+        assert found is not None
+        sizes = [1, 32, *[0] * (len(shape) - 2)]
+        theirs = compute_qparams(weight, 4, True, "LINEAR_SYMMETRIC", np.int8, sizes)
+        assert theirs is not None
+        integers, scale, _ = theirs
+        ours = found.integers.astype(int) - found.zero.reshape(-1, *[1] * (len(shape) - 1))
+        inside = np.ones(shape, bool)
+        inside[0, :32] = False  # theirs divides by zero there
+        np.testing.assert_array_equal(ours[inside], integers[inside])
+        every = np.repeat(scale.reshape(shape[0], -1), 32, axis=1).reshape(shape[:2] + (1,) * (len(shape) - 2))
+        # Scales are stored as float16.
+        np.testing.assert_allclose(found.values[inside], (integers * every)[inside], rtol=2**-10)
+        assert (found.values[0, :32] == 0).all()
+    assert int4_blocks(np.zeros((4, 40), np.float32)) is None
+
+
+def test_presets_come_back_from_a_checkpoint_and_are_near_to_fp(
+    baseline_checkpoint: MakeCheckpoint, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of 8: the tiny model's layers are narrow."""
+    monkeypatch.setattr(coreml_presets, "TOGETHER", 8)
+    for method in ("int4-blocks", "grouped-palettes"):
+        checkpoint = baseline_checkpoint(method)
+        assert checkpoint.general and not checkpoint.layers
+        for name, layer in checkpoint.general.items():
+            weight = tiny_model.unet.state_dict()[f"{name}.weight"].double().numpy()
+            assert layer.activation_bits is None and layer.weight_bits == 4
+            part = layer.parts[0].weight
+            if isinstance(part, AffineWeight):
+                assert part.scale.shape == (weight.shape[0], weight.shape[1] // 8)
+                steps = np.repeat(part.scale.astype(float), 8, axis=1).reshape(weight.shape[:2] + (1,) * (weight.ndim - 2))
+                assert (np.abs(layer.weights - weight) <= (0.5 + 7 * 2**-11) * steps).all()  # scales are float16
+            else:
+                assert part.entries.shape == (weight.shape[0] // 8, 16)
+            assert np.square(layer.weights - weight).sum() < 0.02 * np.square(weight).sum(), name
 
 
 def test_without_relaxing_all_calls_have_the_same_bits(baseline_job: Callable[..., QuantizationJob]) -> None:

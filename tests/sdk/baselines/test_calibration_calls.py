@@ -13,9 +13,11 @@ from scipy import stats
 from s2p_converters.core.graph import layer_specs
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
-from s2p_mobile.quantize.methods.baselines.pcr import relaxed_calls
+from s2p_mobile.quantize.methods.baselines.pcr import MOMENTUM, PROMPTS_AT_A_TIME, relaxed_calls
 from s2p_mobile.quantize.rounding.block_walk import BlockWalk, reconstruction_units
-from s2p_mobile.quantize.rounding.calls import call_of_time, normal_times, random_pairs, read_calls, strided_pairs
+from s2p_mobile.quantize.rounding.calls import call_of_time, draw_shares, normal_times, random_pairs, read_calls, strided_pairs
+from s2p_mobile.quantize.rounding.layers import InputGrid
+from s2p_mobile.quantize.rounding.observers import RunningRanges
 from s2p_mobile.quantize.rounding.rounded import skip_splits
 from s2p_mobile.quantize.rounding.waiting import WaitingRoom
 from s2p_mobile.sources.trajectory import float_unet
@@ -62,10 +64,39 @@ def test_pairs_and_what_they_hold(latents: LatentDataset) -> None:
             assert torch.equal(read.conditions[0][2 * k + branch], texts[branch])
 
 
+def test_pairs_are_drawn_by_the_weight_of_their_call(latents: LatentDataset) -> None:
+    """Of one pair at a time, the first is of each call as often as its share says: 0.8 of its weight and 0.2 of all alike."""
+    weights = torch.tensor([3.0, 1.0, 0.5, 0.5, 0.0])
+    shares = draw_shares(weights)
+    assert shares == pytest.approx(0.8 * weights.numpy() / 5 + 0.2 / 5) and latents.calls == 5
+    rng = np.random.default_rng(0)
+    seen = np.bincount([random_pairs(latents, latents.branches, rng, shares)[1][0] for _ in range(3000)], minlength=5)
+    # Five standard deviations of a count.
+    assert (np.abs(seen - 3000 * shares) < 5 * np.sqrt(3000 * shares)).all()
+    prompts, calls = random_pairs(latents, latents.prompts * latents.calls * latents.branches, rng, shares)
+    assert len(set(zip(prompts, calls, strict=True))) == latents.prompts * latents.calls
+
+
 def test_relaxed_calls_are_a_share_of_diffusion_time() -> None:
     assert relaxed_calls(25, (0.8, 1.0)) == frozenset(range(5))
     assert relaxed_calls(25, (0.0, 0.2)) == frozenset(range(20, 25))
     assert relaxed_calls(10, (0.0, 1.0)) == frozenset(range(10))
+
+
+def test_running_ranges_are_those_of_torchs_observer() -> None:
+    """The authors' code observes with torch's ``MovingAverageMinMaxObserver`` as it comes, in batches of four."""
+    observer = torch.ao.quantization.MovingAverageMinMaxObserver(dtype=torch.quint8, qscheme=torch.per_tensor_affine)
+    ranges, grid = RunningRanges(MOMENTUM, 8), InputGrid(1, 8)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        x = torch.randn(PROMPTS_AT_A_TIME, 16, generator=generator) + 0.3
+        observer(x)
+        ranges.update(grid, x)
+    scale, zero = observer.calculate_qparams()
+    # float32 sums in another order.
+    assert float(grid.scale) == pytest.approx(float(scale), rel=1e-5)
+    assert int(grid.zero) == int(zero)
+    assert (PROMPTS_AT_A_TIME, observer.averaging_constant) == (4, pytest.approx(1 - MOMENTUM))
 
 
 def test_walk_gives_what_hooks_see_in_a_whole_run(

@@ -44,8 +44,9 @@ def test_page_of_baselines_shows_the_rows_that_lie_beside_it(monkeypatch: pytest
     baselines = importlib.import_module("baselines")
     docs = SOURCE.parents[1] / "docs"
     rows = baselines.read_rows(docs / "results-baselines.json")
-    assert rows and len({(row.method, row.setting, row.steps, row.seed) for row in rows}) == len(rows)
-    assert baselines.table(rows) in (docs / "results-baselines.md").read_text()
+    assert rows and len({(row.label, row.setting, row.steps, row.seed) for row in rows}) == len(rows)
+    page = (docs / "results-baselines.md").read_text()
+    assert baselines.table(rows) in page and baselines.withdrawn(rows) in page
 
 
 def test_every_row_of_baselines_has_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.trajectory import draw_latents, encode_prompt, float_unet
 from s2p_runtime.plan import SamplingPlan
 
-BUILT_IN = ("s2p", "adaround", "gptq", "rtn", "q-diffusion", "pcr", "ptq4dm", "palettize")
+BUILT_IN = ("s2p", "adaround", "gptq", "rtn", "q-diffusion", "pcr", "ptq4dm", "palettize", "int4-blocks", "grouped-palettes")
 PROMPTS = ("a cat on a red background", "a fox on a blue background", "a dog on a green background")
 RECIPE: dict[str, Any] = {
     "name": "small",
@@ -129,9 +129,12 @@ def test_stages_of_estimators(estimator: str, tiny_model: Model, tiny_plan: Samp
         ("s2p", {"activations": {"bits": None}, "split_shortcuts": False}),
         ("adaround", {"keep": ["conv_*", "down_blocks.1.*", "mid_block.*"]}),
         ("rtn", {"mixed": None, "activations": {"bits": None}}),
+        ("rtn", {"activations": {"float_share": 0.2}}),
+        ("gptq", {"mixed": {"calls": "influence"}, "activations": {"float_share": 0.2}}),
         ("q-diffusion", {"baselines": {"operators": "own", "samples": 40}}),
         ("pcr", {"activations": {"bits": None}}),
         ("ptq4dm", {"baselines": {"operators": "own"}}),
+        ("ptq4dm", {"baselines": {"reconstruction": True}}),
     ],
 )
 def test_stages_follow_the_recipe(

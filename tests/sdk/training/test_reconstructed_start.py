@@ -85,12 +85,24 @@ def test_output_is_nearer_to_fp_than_with_nearest_rounding(
     assert output_error(job, rounded, latents) < 0.8 * output_error(job, run_method("rtn", job), latents)
 
 
-def test_training_starts_from_these_integers(job: QuantizationJob, rounded: QuantizedUNet, latents: LatentDataset) -> None:
+@pytest.mark.parametrize("remainder", [0.0, 0.45])
+def test_training_starts_from_these_integers(
+    job: QuantizationJob, rounded: QuantizedUNet, latents: LatentDataset, remainder: float
+) -> None:
+    """Weights keep what is left of the float ones, up to a limit; 0.05 of a step from where another integer begins."""
+    start = job.recipe.training.start.model_copy(update={"remainder": remainder})
+    training = job.recipe.training.model_copy(update={"start": start})
+    job = replace(job, recipe=job.recipe.model_copy(update={"training": training}))
+    source = split_shortcuts(job.model.unet.state_dict(), job.structure)
     student = build_student(job, prepare(job, latents, torch.device("cpu")))
     for name, layer in student_layers(student).items():
-        np.testing.assert_array_equal(layer.integers().numpy(), rounded.layers[name].integers)
-        # In the middle of their cells, so that no weight goes elsewhere for a last bit.
-        assert (layer.weight - layer.integers()).abs().max() < 1e-3
+        integers = rounded.layers[name].integers.astype(np.float64)
+        np.testing.assert_array_equal(layer.integers().numpy(), integers)
+        weight = source[f"{name}.weight"].double().numpy()
+        steps = weight / rounded.layers[name].scale.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
+        high = 2 ** (layer.weight_bits - 1) - 1
+        expected = np.clip(np.clip(steps, integers - remainder, integers + remainder), -high - 1, high)
+        np.testing.assert_allclose(layer.weight.detach().numpy(), expected, atol=1e-5)
 
 
 def test_an_interrupted_rounding_goes_on(
@@ -124,7 +136,7 @@ def test_an_interrupted_rounding_goes_on(
     assert len(learned) == units - 4
     for name, layer in rounded.layers.items():
         scale = torch.from_numpy(layer.scale.astype(np.float32)).reshape(-1, *[1] * (layer.integers.ndim - 1))
-        assert torch.equal(found[name], torch.from_numpy(layer.integers.astype(np.float32)) * scale), name
+        assert torch.equal((found[name] / scale).round(), torch.from_numpy(layer.integers.astype(np.float32))), name
     assert run(job).keys() == found.keys() and not learned
     # Another job's files are not taken.
     run(replace(job, seed=3))

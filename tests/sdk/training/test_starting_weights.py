@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from scipy import stats
+from torch import nn
 
 from s2p_converters.core.graph import StepUNet, layer_specs
 from s2p_converters.core.packing import integer_range
@@ -22,6 +24,7 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset, LatentJob, write_latents
 from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.quantize.moments import WeightedCalls, block_columns, input_moments
+from s2p_mobile.quantize.preparation import influence
 from s2p_mobile.quantize.preparation.influence import Networks, call_influence, call_weights
 from s2p_mobile.quantize.preparation.latents import job_latents
 from s2p_mobile.quantize.preparation.prepare import prepare
@@ -171,6 +174,20 @@ def test_influence_of_a_call_where_it_is_known(tiny_model: Model, make_job: Make
         assert gain == pytest.approx(float(impulse.mean()) ** 2, rel=1e-3)
     assert float(call_weights(gains).mean()) == pytest.approx(1.0, rel=1e-6)
     assert call_weights(np.zeros(3)).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_influence_is_the_geometric_mean_of_the_prompts(latents: LatentDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts in two groups; one without an error at a call says nothing about it."""
+    changes, errors = np.array([4.0, 9.0, 0.5, 2.0]), np.array([1.0, 0.1, 5.0, 0.0])
+
+    def change(networks: Networks, latents: LatentDataset, prompts: list[int], call: int) -> list[float]:
+        return [*changes[prompts] * (call + 1), *errors[prompts]]
+
+    monkeypatch.setattr(influence, "_change", change)
+    network = nn.Module()
+    gains = call_influence(Networks(network, network, samples=2 * latents.branches), latents, [0, 1, 2, 3])  # type: ignore[arg-type]
+    expected = stats.gmean(changes[:3] / errors[:3])
+    assert gains == pytest.approx(expected * (1 + np.arange(latents.calls)))
 
 
 def test_method_gptq_is_nearer_to_fp_than_nearest_rounding(make_job: MakeJob, latents: LatentDataset) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from s2p_mobile.quantize.compute import ComputePlan, Precision
 from s2p_mobile.quantize.interruption import Interrupted
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.methods import run_method
+from s2p_mobile.quantize.methods import run_method, s2p
 from s2p_mobile.quantize.student import StudentSpec
 from s2p_mobile.quantize.student.student import student_layers
 from s2p_mobile.quantize.student.tables import TrainedTables
@@ -271,6 +272,19 @@ def test_bf16_is_close_to_fp32(make_job: MakeJob, latents: LatentDataset, start:
     assert losses[0] != losses[1]
     # The error of three-bit weights is far above that of eight-bit mantissas.
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
+
+
+def test_float_inputs_outlive_an_interruption(
+    make_job: MakeJob, latents: LatentDataset, start: StudentSpec, folder: Path
+) -> None:
+    floats = frozenset(list(start.weight_bits)[1:4])
+    job = make_job({"iterations": 2})
+    run = trainer(job, replace(start, float_inputs=floats), latents, folder)
+    layers = run.run().layers
+    assert {name for name, layer in layers.items() if layer.activation_bits is None} == floats
+    assert all((layer.activation_scale is None) == (name in floats) for name, layer in layers.items())
+    found = s2p._spec_of(load_state(folder / STATE_NAME, fingerprint(job)))
+    assert found.float_inputs == floats and list(found.weight_bits) == list(start.weight_bits)
 
 
 def test_without_averaging_the_last_parameters_are_written(

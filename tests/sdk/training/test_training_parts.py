@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,19 @@ from torch import nn
 from s2p_converters.core.graph import LayerSpec
 from s2p_mobile.quantize.grid import quantize_weight, weight_scale
 from s2p_mobile.quantize.job import QuantizationJob
+from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.recipes.training import FreezingRule, TrainingRule
+from s2p_mobile.quantize.student import StudentSpec
 from s2p_mobile.quantize.student.layers import TrainedLayer
 from s2p_mobile.quantize.time_path import job_time_path
+from s2p_mobile.quantize.training.batches import Batch
 from s2p_mobile.quantize.training.freezing import OscillationTracker
-from s2p_mobile.quantize.training.loss import combined, feature_error, output_error
+from s2p_mobile.quantize.training.guard import Guard
+from s2p_mobile.quantize.training.loss import Losses, combined, feature_error, output_error
 from s2p_mobile.quantize.training.loss_scale import LossScale
-from s2p_mobile.quantize.training.optimizer import make_learner, schedule
+from s2p_mobile.quantize.training.optimizer import make_learner, schedule, units
+from s2p_mobile.quantize.training.trainer import Trainer
+from s2p_mobile.quantize.workers import Workers
 from s2p_mobile.sources.device import choose_device
 from s2p_mobile.sources.time_tables import time_tables
 from s2p_runtime.errors import S2PError
@@ -101,8 +108,9 @@ def test_freezing_threshold_falls_as_a_cosine() -> None:
 
 @pytest.mark.parametrize("moments, tolerance", [("fp32", 1e-6), ("bf16", 0.02)])
 def test_learner_against_adam_and_its_averages_by_hand(moments: str, tolerance: float) -> None:
-    """Adam as in Kingma and Ba's algorithm 1, in numpy's float64, on gradients of three magnitudes. bfloat16 rounds a moment by up to
-    1/512 at each step and forgets it within some tens of steps: 2% of the way."""
+    """Adam as in Kingma and Ba's algorithm 1, in numpy's float64, with an epsilon relative to the root of the second moments'
+    mean, on gradients of three magnitudes. bfloat16 rounds a moment by up to 1/512 at each step and forgets it within some tens
+    of steps: 2% of the way."""
     rule = TrainingRule(iterations=40, warmup=0, ema=0.9)
     parameter = nn.Parameter(torch.zeros(3))
     learner = make_learner({"layer.bias": parameter}, rule, moments)
@@ -113,7 +121,8 @@ def test_learner_against_adam_and_its_averages_by_hand(moments: str, tolerance: 
         parameter.grad = torch.from_numpy(gradient).float()
         learner.step(k)
         first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * gradient**2
-        step = first / (1 - 0.9 ** (k + 1)) / (np.sqrt(second / (1 - 0.99 ** (k + 1))) + 1e-8)
+        root = np.sqrt(second / (1 - 0.99 ** (k + 1)))
+        step = first / (1 - 0.9 ** (k + 1)) / (root + 1e-6 * np.sqrt(np.mean(root**2)))
         value = value - rule.learning_rates.biases * schedule(k, rule) * step
         decay = min(0.9, (1 + k) / (10 + k))
         average = decay * average + (1 - decay) * value
@@ -142,6 +151,9 @@ def test_compact_state_takes_six_bytes_a_parameter() -> None:
 
 def test_loss_scale_halves_on_overflow_and_grows_back() -> None:
     scale, parameter = LossScale(enabled=True), nn.Parameter(torch.zeros(2))
+    assert scale.waits
+    scale.start(loss=0.25, outputs=2**20)
+    assert not scale.waits and scale.factor == 2.0**16
     parameter.grad = torch.full((2,), 2.0**16)
     scale.remove([parameter])
     assert parameter.grad.tolist() == [1.0, 1.0]
@@ -150,7 +162,103 @@ def test_loss_scale_halves_on_overflow_and_grows_back() -> None:
         scale.succeeded()
     assert scale.factor == 2.0**16
     plain = LossScale(enabled=False)
-    assert plain.factor == 1.0 and not plain.overflowed()
+    assert plain.factor == 1.0 and not plain.waits and not plain.overflowed()
+
+
+@pytest.mark.parametrize("outputs, error", [(2**12, 1.0), (2**12, 1e-3), (2**24, 1e-3)])
+def test_loss_scale_puts_gradients_in_the_middle_of_half_precision(outputs: int, error: float) -> None:
+    """By autograd: gradients of a mean square of so many errors, times the factor, are 2^-4 up to a rounding of the exponent."""
+    output = (error * torch.randn(outputs, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    loss = output.square().mean()
+    scale = LossScale(enabled=True)
+    scale.start(loss.item(), outputs)
+    (loss * scale.factor).backward()
+    assert output.grad is not None
+    typical = float(output.grad.square().mean().sqrt())
+    assert 2.0**-4 / math.sqrt(2) <= typical * 1.001 and typical * 0.999 <= 2.0**-4 * math.sqrt(2)
+
+
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+@pytest.mark.parametrize("factor", [2.0**-13, 2.0**20])
+def test_updates_do_not_depend_on_the_size_of_gradients(moments: str, factor: float) -> None:
+    """Gradients of a typical size (1e-9) and all of them times a factor give the same parameters to 1% of a step. The factors are
+    powers of two, so that bfloat16 rounds both alike."""
+    moved = []
+    for multiple in (1.0, factor):
+        parameter = nn.Parameter(torch.zeros(4, 50))
+        learner = make_learner({"layer.weight": parameter}, TrainingRule(iterations=20, warmup=0, ema=None), moments)
+        generator = torch.Generator().manual_seed(0)
+        for k in range(20):
+            spread = torch.logspace(-3, 1, 50)
+            parameter.grad = multiple * 1e-9 * spread * torch.randn(4, 50, generator=generator)
+            learner.step(k)
+        moved.append(parameter.detach().clone())
+    assert moved[0].abs().max() > 3 * TrainingRule().learning_rates.weights
+    torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=0.01 * TrainingRule().learning_rates.weights)
+
+
+def test_updates_do_not_depend_on_how_many_weights_there_are() -> None:
+    """A layer a hundred times as large, whose gradients under a mean loss are a hundredth each, is moved alike."""
+    moved = []
+    for copies in (1, 100):
+        parameter = nn.Parameter(torch.zeros(copies, 64))
+        learner = make_learner({"layer.weight": parameter}, TrainingRule(iterations=20, warmup=0, ema=None), "fp32")
+        generator = torch.Generator().manual_seed(1)
+        for k in range(20):
+            one = 1e-9 * torch.randn(1, 64, generator=generator)
+            parameter.grad = (one / copies).expand(copies, 64).clone()
+            learner.step(k)
+        moved.append(parameter.detach())
+    torch.testing.assert_close(moved[0].expand(100, 64), moved[1], rtol=0, atol=0.01 * TrainingRule().learning_rates.weights)
+
+
+def test_rates_of_floats_are_relative_to_their_size() -> None:
+    parameters = {
+        "a.gain": nn.Parameter(torch.full((3,), 2.0)),
+        "a.shift": nn.Parameter(torch.zeros(3)),
+        "b.shift": nn.Parameter(torch.tensor([0.3, -0.4])),
+        "c.shift": nn.Parameter(torch.tensor([0.3, 0.4])),
+        "d.bias": nn.Parameter(torch.zeros(3)),
+        "d.weight": nn.Parameter(torch.full((3,), 7.0)),
+        "d.log_scale": nn.Parameter(torch.zeros(3)),
+    }
+    half = math.sqrt(0.125)
+    # A shift of zero takes a tenth of the median shift; biases that are all zero an absolute rate; weights are in steps already.
+    expected = {
+        "a.gain": 2,
+        "a.shift": half / 10,
+        "b.shift": half,
+        "c.shift": half,
+        "d.bias": 1,
+        "d.weight": 1,
+        "d.log_scale": 1,
+    }
+    assert units(parameters) == pytest.approx(expected)
+
+
+def test_multiplying_the_loss_changes_no_update(
+    make_job: Callable[..., QuantizationJob], latents: LatentDataset, start: StudentSpec, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The whole trainer, three steps, with the loss as it is and times 1e-4 (a power of two near it: gradients of scales are
+    differences of large sums, whose last bits another factor would change)."""
+    learned = []
+    for factor in (1.0, 2.0**-13):
+        run = Trainer(make_job({"freezing": None}), start, latents, tmp_path, Workers("cpu"))
+        before = {name: value.detach().clone() for name, value in run.parameters.items()}
+        real = run._losses
+
+        def scaled(batch: Batch, real: Callable[[Batch], Losses] = real, factor: float = factor) -> Losses:
+            losses = real(batch)
+            return Losses(losses.total * factor, losses.output, losses.features)
+
+        monkeypatch.setattr(run, "_losses", scaled)
+        for _ in range(3):
+            run._step(Guard(run.rule.guard), False, False)
+        peaks = run.learner.peaks
+        learned.append({name: (value.detach() - before[name]) / peaks[name] for name, value in run.parameters.items()})
+    for name, moved in learned[0].items():
+        torch.testing.assert_close(moved, learned[1][name], rtol=0, atol=0.01, msg=name)
 
 
 def test_schedule_warms_up_and_ends_at_zero() -> None:

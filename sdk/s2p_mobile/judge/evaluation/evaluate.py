@@ -48,6 +48,7 @@ def evaluate(
     grid_rows: int = GRID_ROWS,
     networks: Networks | None = None,
     clip: Path | None = None,
+    judge: PictureMetrics | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Draw prompts with the source and with its FP model and compare.
@@ -61,6 +62,7 @@ def evaluate(
         grid_rows: prompts in the grid.
         networks: the judges; found by ``resolve_networks`` when left out.
         clip: CLIP folder for ``resolve_networks``.
+        judge: sees the pictures in place of one made of ``metrics`` and ``networks``; it knows each picture's figures afterwards.
 
     Raises:
         S2PError: unknown metric, count or seed out of range, fewer prompts than asked for, NaN in the source.
@@ -69,9 +71,10 @@ def evaluate(
     chosen = _choose(prompts, count)
     if not 0 <= seed <= 2**64 - len(chosen):
         raise S2PError(f"seed {seed} is out of range", f"give one from 0 to {2**64 - len(chosen)}")
-    if networks is None and NETWORK_METRICS.intersection(names):
-        networks = resolve_networks(source.model.folder, clip)
-    judge = PictureMetrics(names, networks)
+    if judge is None:
+        if networks is None and NETWORK_METRICS.intersection(names):
+            networks = resolve_networks(source.model.folder, clip)
+        judge = PictureMetrics(names, networks)
     reference = source.reference
     store = None if cache is None else PictureCache(cache, source.model, reference.plan, reference.guidance, source.device)
     latents: list[NDArray[np.float64]] = []

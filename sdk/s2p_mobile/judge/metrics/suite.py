@@ -82,6 +82,14 @@ class PictureMetrics:
         """Every metric asked for, by name."""
         return {name: self._value(name) for name in self.names}
 
+    def each(self, name: str) -> NDArray[np.floating]:
+        """``psnr``, ``ssim`` or ``lpips`` of every picture so far, [N], for what compares pictures one by one.
+
+        Raises:
+            KeyError: it was not asked for, or lacks its network.
+        """
+        return self._all(name)
+
     def _add(self, key: str, rows: NDArray[np.floating]) -> None:
         self._rows.setdefault(key, []).append(rows)
 

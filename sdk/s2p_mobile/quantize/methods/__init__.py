@@ -24,6 +24,8 @@ METHODS: Registry[Method] = Registry(
         "pcr": f"{_HERE}.baselines.pcr:PCR",
         "ptq4dm": f"{_HERE}.baselines.ptq4dm:PTQ4DM",
         "palettize": f"{_HERE}.baselines.palettize:PALETTIZE",
+        "int4-blocks": f"{_HERE}.baselines.coreml_presets:INT4_BLOCKS",
+        "grouped-palettes": f"{_HERE}.baselines.coreml_presets:GROUPED_PALETTES",
     },
 )
 

@@ -39,9 +39,11 @@ class RoundToNearest(Method):
             for column, spec in enumerate(start.specs):
                 module = modules[spec.name]
                 assert isinstance(module, FloatLayer)
+                floats = table is None or spec.name in start.float_inputs
                 layers[spec.name] = round_layer(
-                    spec, module, bits[spec.name], job.recipe.weights.search, job.recipe.activations.bits,
-                    None if table is None else table[:, column], start.activation_zeros.get(spec.name, 0),
+                    spec, module, bits[spec.name], job.recipe.weights.search,
+                    None if floats else job.recipe.activations.bits, None if table is None or floats else table[:, column],
+                    0 if floats else start.activation_zeros.get(spec.name, 0),
                 )  # fmt: skip
                 advance()
         return QuantizedUNet(layers, split_shortcuts=job.recipe.split_shortcuts)
@@ -66,10 +68,16 @@ def round_layer(
     activation_bits: int | None,
     activation_scale: Tensor | None,
     activation_zero: int = 0,
+    learned: Tensor | None = None,
 ) -> QuantizedLayer:
-    """Round one float layer; ``activation_scale`` is its column of the activation table, float32 [T]."""
-    weight = layer.weight.data
-    scale = weight_scale(weight, bits, search)
+    """Round one float layer.
+
+    Args:
+        activation_scale: its column of the activation table, float32 [T].
+        learned: weights to round on the float layer's grid instead of its own, float32.
+    """
+    scale = weight_scale(layer.weight.data, bits, search)
+    weight = layer.weight.data if learned is None else learned
     return QuantizedLayer(
         spec=spec,
         weight_bits=bits,

@@ -79,10 +79,12 @@ def _saved_state(job: QuantizationJob, folder: Path) -> TrainingState | None:
 def _spec_of(state: TrainingState) -> StudentSpec:
     table = state.tensors.get("student/tables.base")
     zeros = state.tensors.get("student/tables.zeros", torch.zeros(0))
+    floats = state.tensors.get("student/tables.floats", torch.zeros(0))
     return StudentSpec(
         state.weight_bits,
         None if table is None else torch.clone(table),
         {name: int(zero) for name, zero in zip(state.weight_bits, zeros, strict=table is not None)},
+        frozenset(name for name, is_float in zip(state.weight_bits, floats, strict=table is not None) if is_float),
         call_weights=state.tensors.get("student/call_weights"),
     )
 

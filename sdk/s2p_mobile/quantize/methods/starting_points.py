@@ -26,13 +26,11 @@ class StartingPoint(Method):
 
     Attributes:
         rounding: how they are found, whatever the recipe's ``training.start.rounding`` says.
-        weighs_calls: it looks at how much each call's error changes the picture, ``training.loss.calls``.
     """
 
     name: str
     title: str
     rounding: Literal["gptq", "adaround"]
-    weighs_calls: bool
     keeps_work: bool = True
 
     def run(self, job: QuantizationJob) -> QuantizedUNet:
@@ -60,10 +58,9 @@ class StartingPoint(Method):
     def _job(self, job: QuantizationJob) -> QuantizationJob:
         rule = job.recipe.training
         start = rule.start.model_copy(update={"rounding": self.rounding})
-        loss = rule.loss if self.weighs_calls else rule.loss.model_copy(update={"calls": "uniform"})
-        training = rule.model_copy(update={"start": start, "loss": loss})
+        training = rule.model_copy(update={"start": start})
         return replace(job, recipe=job.recipe.model_copy(update={"training": training}))
 
 
-GPTQ = StartingPoint("gptq", "rounding whose errors make up for each other, no training", "gptq", weighs_calls=True)
-ADAROUND = StartingPoint("adaround", "learned rounding up or down, no training", "adaround", weighs_calls=False)
+GPTQ = StartingPoint("gptq", "rounding whose errors make up for each other, no training", "gptq")
+ADAROUND = StartingPoint("adaround", "learned rounding up or down, no training", "adaround")

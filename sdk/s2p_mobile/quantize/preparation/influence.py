@@ -46,7 +46,8 @@ def call_influence(
     advance: Callable[[], None] = lambda: None,
     kept: FinishedParts = NOTHING_KEPT,
 ) -> NDArray[np.float64]:
-    """Mean squared change of the final state over the mean squared change of call i's guided output, float64 [T].
+    """Squared change of the final state over the squared change of call i's guided output, float64 [T]: the geometric mean over the
+    prompts, because the gains of single prompts span two decades and a mean would be that of the largest.
 
     For each call i the FP trajectory is left by the student's own error at that call and goes on with the FP model to the end. That
     is ``T (T - 1) / 2`` FP calls for a prompt. The error is a network's and not white noise, because its low frequencies survive
@@ -61,19 +62,29 @@ def call_influence(
     groups = [prompts[begin : begin + together] for begin in range(0, len(prompts), together)]
     gains = np.zeros(latents.calls)
     for call in range(latents.calls):
-        sums = np.zeros(2)
+        found: list[float] = []
         for group in groups:
-            part = f"call-{call}-of-prompts-{'-'.join(map(str, group))}"
-            sums += kept.numbers("influence", part, partial(_change, networks, latents, group, call))
-        change, error = sums
+            part = f"gains-of-call-{call}-of-prompts-{'-'.join(map(str, group))}"
+            numbers = kept.numbers("influence", part, partial(_change, networks, latents, group, call))
+            found += _gains(np.reshape(numbers, (2, -1)))
         # A call without any error says nothing; the least weight then, not infinity.
-        gains[call] = change / error if error > 0 else 0.0
+        gains[call] = np.exp(np.mean(np.log(found))) if found else 0.0
         advance()
     return gains
 
 
+def _gains(changes: NDArray[np.float64]) -> list[float]:
+    """Of the prompts that say anything.
+
+    Args:
+        changes: squared changes of final states and of outputs, [2, n].
+    """
+    change, error = changes
+    return [float(value) for value in change[(error > 0) & (change > 0)] / error[(error > 0) & (change > 0)]]
+
+
 def _change(networks: Networks, latents: LatentDataset, prompts: Sequence[int], call: int) -> list[float]:
-    """Squared change of the final states of some prompts, and of the call's guided outputs, summed."""
+    """Squared change of each prompt's final state, and behind all of them that of each prompt's guided output at the call."""
     request = latents.manifest.request
     plan, guidance = request.plan, request.guidance
     conditions = latents.conditions(prompts)
@@ -86,7 +97,8 @@ def _change(networks: Networks, latents: LatentDataset, prompts: Sequence[int], 
     walker.advance(output)
     final = walker.run(lambda scaled, index: guide_runs(fp(scaled, index), guidance))
     change = final.astype(np.float64) - latents.final(prompts)
-    return [float(np.square(change).sum()), float(np.square(output.astype(np.float64) - known[call]).sum())]
+    error = output.astype(np.float64) - known[call]
+    return [float(np.square(each).sum()) for part in (change, error) for each in part]
 
 
 def call_weights(gains: NDArray[np.float64]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.core.graph import LayerSpec, split_shortcuts
+from s2p_converters.core.packing import integer_range
 from s2p_mobile.quantize.grid import weight_scale
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_runtime.errors import S2PError
@@ -39,6 +40,11 @@ class Likeness:
     def activation_zeros(self) -> dict[str, int]:
         """Zero point of each layer's input."""
         return {name: layer.activation_zero for name, layer in self._layers()}
+
+    @property
+    def float_inputs(self) -> frozenset[str]:
+        """Layers whose inputs are not rounded."""
+        return frozenset(name for name, layer in self._layers() if layer.activation_bits is None)
 
     def _layers(self) -> Iterator[tuple[str, QuantizedLayer]]:
         for name, layer in self.checkpoint.layers.items():
@@ -81,8 +87,9 @@ def likeness_of(job: QuantizationJob, checkpoint: Checkpoint | str | Path) -> Li
 
 
 class RoundedLike(Mapping[str, Tensor]):
-    """layer -> weights on this model's own grids, float32 [C_out, ...]: each is rounded up or down, towards where the other model's
-    weight was rounded. Made when asked for."""
+    """layer -> weights of this model, float32 [C_out, ...], which round up or down on its own grids: towards where the other model's
+    weight was rounded. Each lies as near to its float value as ``start.remainder`` steps from its integer allow. Made when asked
+    for."""
 
     def __init__(self, job: QuantizationJob, likeness: Likeness, layers: Sequence[LayerSpec]) -> None:
         self._job, self._likeness = job, likeness
@@ -99,8 +106,10 @@ class RoundedLike(Mapping[str, Tensor]):
         )
         ratio = weight / scale
         low = ratio.floor()
-        up = theirs / scale - low >= 0.5
-        return (low + up) * scale
+        integers = (low + (theirs / scale - low >= 0.5)).clamp_(*integer_range(other.weight_bits))
+        remainder = self._job.recipe.training.start.remainder
+        near = torch.minimum(torch.maximum(ratio, integers - remainder), integers + remainder)
+        return near.clamp_(*integer_range(other.weight_bits)) * scale
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -21,7 +21,7 @@ from s2p_mobile.quantize.moments import WeightedCalls, input_moments, layer_grou
 from s2p_mobile.quantize.preparation.influence import Networks, call_influence, call_weights
 from s2p_mobile.quantize.preparation.likeness import RoundedLike
 from s2p_mobile.quantize.preparation.reconstructed import reconstructed_stage, reconstructed_weights
-from s2p_mobile.quantize.preparation.starting_point import starting_point, starting_stages
+from s2p_mobile.quantize.preparation.starting_point import StartingPoint, ranks_by_influence, starting_point, starting_stages
 from s2p_mobile.quantize.rounding.gptq import compensated, compensation_pieces
 from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.quantize.student import StudentSpec, build_student
@@ -42,18 +42,23 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) 
         device: where the networks run.
     """
     teacher = float_unet(job.model, job.plan, job.structure).to(device, job.compute.graph_dtype)
-    start = starting_point(job, teacher)
-    spec = StudentSpec(start.weight_bits, start.activation_scales, start.activation_zeros)
+    start = starting_point(job, teacher, lambda alike: _call_weights(job, _spec_of(alike), teacher, latents))
+    spec = _spec_of(start)
     if job.recipe.training.loss.calls == "influence":
-        spec = replace(spec, call_weights=_call_weights(job, spec, teacher, latents))
+        known = start.call_weights
+        spec = replace(spec, call_weights=_call_weights(job, spec, teacher, latents) if known is None else known)
     rounding = job.recipe.training.start.rounding
     if job.like is not None:
         return replace(spec, weights=RoundedLike(job, job.like, start.specs))
     if rounding == "gptq":
         spec = replace(spec, weights=_compensated_weights(job, start.specs, spec, teacher, latents))
     elif rounding == "adaround":
-        spec = replace(spec, weights=reconstructed_weights(job, spec.weight_bits, latents, device))
+        spec = replace(spec, weights=reconstructed_weights(job, spec.weight_bits, latents, device, spec.call_weights))
     return spec
+
+
+def _spec_of(start: StartingPoint) -> StudentSpec:
+    return StudentSpec(start.weight_bits, start.activation_scales, start.activation_zeros, start.float_inputs)
 
 
 def _call_weights(job: QuantizationJob, spec: StudentSpec, teacher: StepUNet, latents: LatentDataset) -> Tensor:
@@ -117,9 +122,10 @@ def preparation_stages(job: QuantizationJob, prompts: int) -> list[Stage]:
         prompts: of the latent set.
     """
     training = job.recipe.training
-    stages = starting_stages(job)
-    if training.loss.calls == "influence":
-        stages.append(_influence_stage(job, min(training.loss.prompts, prompts)))
+    influence = _influence_stage(job, min(training.loss.prompts, prompts))
+    stages = starting_stages(job, [influence])
+    if training.loss.calls == "influence" and not ranks_by_influence(job):
+        stages.append(influence)
     if job.like is not None:
         return stages
     if training.start.rounding == "gptq":

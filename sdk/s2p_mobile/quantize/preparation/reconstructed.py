@@ -15,7 +15,7 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.preparation.finished_units import FinishedUnits
 from s2p_mobile.quantize.recipes.baselines import LARGEST_RATE
-from s2p_mobile.quantize.rounding.calls import random_pairs, read_calls, sample_count
+from s2p_mobile.quantize.rounding.calls import draw_shares, random_pairs, read_calls, sample_count
 from s2p_mobile.quantize.rounding.layers import RoundedLayer
 from s2p_mobile.quantize.rounding.learned import WEIGHTS_STAGE, RoundingRule, learn_rounding, reconstruct
 from s2p_mobile.quantize.rounding.rounded import build_rounded
@@ -35,14 +35,19 @@ def rounding_rule(iterations: int) -> RoundingRule:
 
 
 class RoundedWeights(Mapping[str, Tensor]):
-    """layer -> float32 [C_out, ...] on the processor, each within one step of the FP one; made from integers when asked for."""
+    """layer -> float32 [C_out, ...] on the processor, made from integers when asked for: weights that round to the learned integers,
+    and lie as near to the FP ones as ``remainder`` steps from those allow.
 
-    def __init__(self, layers: Mapping[str, RoundedLayer]) -> None:
-        self._layers = layers
+    Weights that lie on their grid points are half a step from any other integer, which a short training never goes; those that keep
+    their remainder are as near to the next integer as AdaRound found them undecided.
+    """
+
+    def __init__(self, layers: Mapping[str, RoundedLayer], remainder: float) -> None:
+        self._layers, self._remainder = layers, remainder
 
     @torch.no_grad()
     def __getitem__(self, name: str) -> Tensor:
-        return torch.cat([part() for part in self._layers[name].parts], dim=1).cpu()
+        return torch.cat([part.near_source(self._remainder) for part in self._layers[name].parts], dim=1).cpu()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
@@ -52,7 +57,11 @@ class RoundedWeights(Mapping[str, Tensor]):
 
 
 def reconstructed_weights(
-    job: QuantizationJob, bits: Mapping[str, int], latents: LatentDataset, device: torch.device
+    job: QuantizationJob,
+    bits: Mapping[str, int],
+    latents: LatentDataset,
+    device: torch.device,
+    call_weights: Tensor | None = None,
 ) -> Mapping[str, Tensor]:
     """Weights on the recipe's symmetric grids, each within one step of the FP one. Activations are in float meanwhile.
 
@@ -60,13 +69,15 @@ def reconstructed_weights(
 
     Args:
         bits: bit-width of every layer to round.
+        call_weights: of the calls, [T] with mean 1; a call is seen the more often the more it weighs. None: all alike.
 
     Returns:
         layer -> float32 [C_out, ...], on the CPU.
     """
     start = job.recipe.training.start
     rule = rounding_rule(start.iterations)
-    pairs = random_pairs(latents, start.samples, np.random.default_rng([job.seed, 14]))
+    shares = None if call_weights is None else draw_shares(call_weights)
+    pairs = random_pairs(latents, start.samples, np.random.default_rng([job.seed, 14]), shares)
     calls = read_calls(latents, *pairs, torch.device("cpu"))
     network = build_rounded(job, bits, device, search=job.recipe.weights.search, split_skips=False, attention=False)
     generator = torch.Generator().manual_seed(job.seed)
@@ -75,7 +86,7 @@ def reconstructed_weights(
     detail = f"({rule.iterations} iterations a unit, {calls.count} samples)"
     with waiting_room(device, job.compute.graph_dtype, job.compute.waiting, job.work) as room:
         reconstruct(job, network, calls, learn, rule.quantized_inputs, WEIGHTS_STAGE, detail, room, kept)
-    return RoundedWeights(network.layers)
+    return RoundedWeights(network.layers, start.remainder)
 
 
 def reconstructed_stage(job: QuantizationJob, prompts: int) -> Stage:

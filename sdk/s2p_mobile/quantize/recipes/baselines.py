@@ -37,9 +37,14 @@ class BaselineRule(Contract):
         default=None, gt=0, description="of AdaRound; null: the published one times the factor, at most 0.02"
     )
     relaxing: bool = Field(default=True, description="pcr: 10-bit activations at the calls in ``relaxed``")
-    relaxed: tuple[float, float] = Field(
-        default=(0.8, 1.0),
-        description="pcr: share of diffusion time, 1 is noise; the authors take 0.8 to 1 for SD, 0 to 0.2 for SDXL",
+    relaxed: tuple[float, float] | None = Field(
+        default=None,
+        description="pcr: share of diffusion time, 1 is noise; null: the authors', 0 to 0.2 (the last calls) for SD, "
+        "0.8 to 1 for SDXL",
+    )
+    reconstruction: bool = Field(
+        default=False,
+        description="ptq4dm: learn the rounding of weights block by block, as its authors' tables were probably made",
     )
     palettes: PaletteRule = PaletteRule()
 

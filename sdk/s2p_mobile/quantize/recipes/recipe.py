@@ -25,6 +25,7 @@ def _byte_count(value: object) -> object:
 
 
 Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+FreeShare = Annotated[float, BeforeValidator(_share), Field(ge=0, lt=1)]
 ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
 BitWidth = Annotated[int, Field(ge=2, le=8)]
 
@@ -46,6 +47,11 @@ class ActivationRule(Contract):
     )
     search: Literal["mse", "percentile", "absmax"] = "mse"
     percentile: float = Field(default=99.99, gt=50, le=100)
+    float_share: FreeShare = Field(
+        default=0.0,
+        description="share of the quantized layers' multiplications, e.g. 7.5%, that may stay in float: those of the layers whose "
+        "rounded inputs change the output most",
+    )
 
 
 class MixedRule(Contract):
@@ -60,6 +66,11 @@ class MixedRule(Contract):
     bits: int = Field(default=8, ge=2, le=8, description="bit-width of the ``top`` layers")
     candidates: tuple[BitWidth, ...] = Field(default=(4, 8), min_length=1, description="bit-widths that a budget chooses from")
     ranking: str = Field(default="fisher", description="sensitivity estimator")
+    calls: Literal["uniform", "influence"] = Field(
+        default="uniform",
+        description="uniform: calls to rank on are spread evenly; influence: a call is looked at the more often the more its error "
+        "changes the picture (s2p, adaround and gptq)",
+    )
 
     @field_validator("candidates")
     @classmethod

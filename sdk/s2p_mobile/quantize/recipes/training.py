@@ -15,9 +15,9 @@ class LearningRates(Contract):
     weights: float = Field(default=0.004, ge=0, description="in steps of the weight's initial grid")
     weight_scales: float = Field(default=1e-3, ge=0, description="relative: of the logarithm of a scale")
     activation_scales: float = Field(default=2e-3, ge=0, description="relative: of the logarithm of a scale")
-    biases: float = Field(default=2e-4, ge=0, description="in units of the bias")
-    time_tables: float = Field(default=1e-3, ge=0, description="in units of the table")
-    norms: float = Field(default=3e-4, ge=0, description="in units of the norm's gain and shift")
+    biases: float = Field(default=2e-3, ge=0, description="relative: in units of the bias's root mean square at the start")
+    time_tables: float = Field(default=1e-3, ge=0, description="relative: in units of the tables' root mean square")
+    norms: float = Field(default=1e-3, ge=0, description="relative: in units of the root mean square of a norm's gain or shift")
 
 
 class StartRule(Contract):
@@ -31,6 +31,12 @@ class StartRule(Contract):
     calls: int = Field(default=160, ge=1, description="FP calls whose inputs gptq sees")
     samples: int = Field(default=1024, ge=1, description="U-Net calls that adaround learns from, as far as memory allows")
     iterations: int = Field(default=1000, ge=1, description="optimizer steps of adaround for each part of the network")
+    remainder: float = Field(
+        default=0.45,
+        ge=0,
+        lt=0.5,
+        description="adaround: a weight begins at the float one, but no further than so many steps from its integer; 0: on it",
+    )
 
 
 class OutputLossRule(Contract):
@@ -42,13 +48,13 @@ class OutputLossRule(Contract):
     calls: Literal["influence", "uniform"] = Field(
         default="influence", description="influence: each call's error counts by how much it changes the picture"
     )
-    prompts: int = Field(default=4, ge=1, description="prompts on which the influence is measured")
+    prompts: int = Field(default=16, ge=1, description="prompts on which the influence is measured; its geometric mean counts")
 
 
 class DistillationRule(Contract):
     """Inter-layer distillation."""
 
-    weight: float = Field(default=0.1, ge=0, description="of the normalised feature error beside the output error; 0: off")
+    weight: float = Field(default=0.01, ge=0, description="of the normalised feature error beside the output error; 0: off")
 
 
 class FreezingRule(Contract):

@@ -57,10 +57,35 @@ def sample_count(pairs: int, branches: int, most: int) -> int:
     return branches * max(1, min(pairs, most // branches))
 
 
-def random_pairs(latents: LatentDataset, samples: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Prompts and calls of as many pairs as give at most ``samples`` samples, any pair as likely as any other, none twice."""
+UNIFORM = 0.2
+"""Share of draws that do not look at the calls' weights, so that calls of little weight are seen too."""
+
+
+def draw_shares(weights: Tensor) -> NDArray[np.float64]:
+    """How often each call is drawn: ``((1 - UNIFORM) w_i + UNIFORM) / T``, float64 [T], of sum 1.
+
+    Args:
+        weights: of the calls, [T] with mean 1.
+    """
+    values = weights.cpu().double().numpy()
+    found: NDArray[np.float64] = (1 - UNIFORM) * values / values.sum() + UNIFORM / len(values)
+    return found
+
+
+def random_pairs(
+    latents: LatentDataset, samples: int, rng: np.random.Generator, shares: NDArray[np.float64] | None = None
+) -> tuple[list[int], list[int]]:
+    """Prompts and calls of as many pairs as give at most ``samples`` samples, none twice, in random order.
+
+    Args:
+        shares: how likely a pair of each call is to be drawn next, [T]; None: any as likely as any other.
+    """
     total = latents.prompts * latents.calls
-    chosen = rng.permutation(total)[: sample_count(total, latents.branches, samples) // latents.branches]
+    count = sample_count(total, latents.branches, samples) // latents.branches
+    if shares is None:
+        chosen = rng.permutation(total)[:count]
+    else:
+        chosen = rng.choice(total, count, replace=False, p=np.tile(shares / latents.prompts, latents.prompts))
     return (chosen // latents.calls).tolist(), (chosen % latents.calls).tolist()
 
 

@@ -128,6 +128,17 @@ class AdaRoundWeight(nn.Module):
         return (self.integers() - self.zero) * self.scale
 
     @torch.no_grad()
+    def near_source(self, remainder: float) -> Tensor:
+        """The FP weights, each moved to at most ``remainder`` steps from the grid point that was chosen for it, float32.
+
+        None lies outside of its grid, where it would get no gradient.
+        """
+        integers = self.integers()
+        ratio = (self.values() / self.scale).add_(self.zero)
+        near = torch.minimum(torch.maximum(ratio, integers - remainder), integers + remainder)
+        return near.clamp_(0, 2**self.bits - 1).sub_(self.zero).mul_(self.scale)
+
+    @torch.no_grad()
     def export(self) -> AffineWeight:
         """As a checkpoint stores it."""
         integers = self.integers().cpu().numpy().astype(np.uint8)

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from s2p_converters.core.graph import LayerSpec, StepUNet, layer_specs
@@ -100,11 +102,12 @@ def rank_on_trajectories(
     seed: int = 0,
     progress: Progress | None = None,
     kept: FinishedParts = NOTHING_KEPT,
+    shares: NDArray[np.float64] | None = None,
 ) -> LayerValues:
     """:func:`rank_layers` on as many calls as the estimator asks for, from the FP trajectories of the first
-    :data:`TRAJECTORIES` prompts."""
+    :data:`TRAJECTORIES` prompts; ``shares`` as :func:`collect_samples` takes them."""
     count = ESTIMATORS.get(name).samples
-    samples = collect_samples(unet, plan, prompts[:TRAJECTORIES], guidance, shape, count, progress, kept)
+    samples = collect_samples(unet, plan, prompts[:TRAJECTORIES], guidance, shape, count, progress, kept, shares)
     return rank_layers(unet, samples, names, name, bits, search, seed, progress, kept)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s2p_converters.core.graph import StepUNet
@@ -84,6 +85,18 @@ def spread_calls(calls: int, count: int, shift: float) -> list[int]:
     return [int((k + shift) * calls / count) for k in range(count)]
 
 
+def weighted_calls(shares: NDArray[np.float64], count: int, shift: float) -> list[int]:
+    """``count`` call indices, a call as often as its share says, in ascending order: evenly spread over the cumulated shares.
+
+    Args:
+        shares: of the calls, [T], of sum 1.
+        shift: in [0, 1), as of :func:`spread_calls`.
+    """
+    positions = (np.arange(count) + shift) / count
+    found = np.searchsorted(np.cumsum(shares), positions, side="right")
+    return [min(int(call), len(shares) - 1) for call in found]
+
+
 def samples_of(calls: int, prompts: int, count: int) -> tuple[int, int]:
     """Trajectories that :func:`collect_samples` draws from so many prompts, and the calls that it gives, of ``count`` wanted."""
     drawn = min(prompts, count)
@@ -99,6 +112,7 @@ def collect_samples(
     count: int,
     progress: Progress | None = None,
     kept: FinishedParts = NOTHING_KEPT,
+    shares: NDArray[np.float64] | None = None,
 ) -> list[CallSample]:
     """Calls of the FP trajectories of several prompts.
 
@@ -107,17 +121,22 @@ def collect_samples(
         prompts: each is drawn once from its own seed; at most ``count`` of them.
         shape: of the latents, [1, C, H, W].
         count: calls wanted, spread evenly over prompts and over each trajectory. Rounded up to a multiple of the prompts.
+        shares: how often each call is looked at, [T]; None: all alike.
     """
     used = prompts[:count]
     each = -(-count // len(used))
     samples: list[CallSample] = []
     with (progress or Silent()).stage(TRAJECTORIES_STAGE, len(used)) as advance:
         for position, prompt in enumerate(used):
-            wanted = set(spread_calls(len(plan.calls), each, (position + 0.5) / len(used)))
+            shift = (position + 0.5) / len(used)
+            if shares is None:
+                calls = spread_calls(len(plan.calls), each, shift)
+            else:
+                calls = weighted_calls(shares, min(each, len(plan.calls)), shift)
             conditions = tuple(torch.from_numpy(condition) for condition in prompt.conditions)
-            part = f"prompt-{position}-of-{len(used)}-{each}"
-            states = kept.once(TRAJECTORIES_STAGE, part, partial(_states, unet, plan, prompt, guidance, shape, wanted))
-            samples += [CallSample(int(call), state, conditions, guidance) for call, state in states.items()]
+            part = f"prompt-{position}-of-{len(used)}-{each}{'' if shares is None else '-weighted'}"
+            states = kept.once(TRAJECTORIES_STAGE, part, partial(_states, unet, plan, prompt, guidance, shape, set(calls)))
+            samples += [CallSample(call, states[f"{call:04d}"], conditions, guidance) for call in calls]
             advance()
     return samples
 

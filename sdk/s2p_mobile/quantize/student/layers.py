@@ -365,20 +365,23 @@ class StudentOperators(Operators):
         learns_weights: bool,
         freezes: bool,
         activation_zeros: Mapping[str, int] | None = None,
+        float_inputs: frozenset[str] = frozenset(),
     ) -> None:
         """
         Args:
             learns_weights: else scales alone are learned.
             freezes: weights that are learned may be frozen.
+            float_inputs: layers whose inputs are not rounded.
         """
         self.weight_bits, self.activation_bits = weight_bits, activation_bits
         self.learns_weights, self.freezes = learns_weights, freezes
-        self.activation_zeros = activation_zeros or {}
+        self.activation_zeros, self.float_inputs = activation_zeros or {}, float_inputs
 
     def layer(self, spec: LayerSpec) -> nn.Module:
         if spec.name not in self.weight_bits:
             return FloatLayer(spec)
-        bits, zero = self.weight_bits[spec.name], self.activation_zeros.get(spec.name, 0)
+        bits, rounds = self.weight_bits[spec.name], spec.name not in self.float_inputs
+        activation_bits, zero = (self.activation_bits, self.activation_zeros.get(spec.name, 0)) if rounds else (None, 0)
         if self.learns_weights:
-            return TrainedLayer(spec, bits, self.activation_bits, self.freezes, zero)
-        return ScaledLayer(spec, bits, self.activation_bits, zero)
+            return TrainedLayer(spec, bits, activation_bits, self.freezes, zero)
+        return ScaledLayer(spec, bits, activation_bits, zero)

@@ -28,6 +28,7 @@ class StudentSpec:
         weight_bits: bits of every quantized layer, in the order in which they run.
         activation_scales: initial activation table, float32 [T, L], or None.
         activation_zeros: layer -> zero point of its input's grid; 0 where a layer is missing.
+        float_inputs: layers whose inputs are not rounded; their columns of the table are not used.
         weights: layer -> weights to start from; the model's own where a layer is missing.
         call_weights: of the calls in the loss, float32 [T] with mean 1; None: all alike.
     """
@@ -35,6 +36,7 @@ class StudentSpec:
     weight_bits: dict[str, int]
     activation_scales: Tensor | None
     activation_zeros: Mapping[str, int] = field(default_factory=dict)
+    float_inputs: frozenset[str] = frozenset()
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     call_weights: Tensor | None = None
 
@@ -46,7 +48,7 @@ def build_student(job: QuantizationJob, spec: StudentSpec, device: torch.device 
         device: the processor when None.
     """
     recipe = job.recipe
-    operators = student_operators(job, spec.weight_bits, spec.activation_zeros)
+    operators = student_operators(job, spec)
     tables = TrainedTables(job_time_path(job), list(spec.weight_bits), spec.activation_scales, recipe.activations.per_step)
     with torch.device("meta"):
         # Empty at first: the large tensors are made where they stay.
@@ -76,17 +78,16 @@ def build_student(job: QuantizationJob, spec: StudentSpec, device: torch.device 
     return student
 
 
-def student_operators(
-    job: QuantizationJob, weight_bits: Mapping[str, int], activation_zeros: Mapping[str, int]
-) -> StudentOperators:
+def student_operators(job: QuantizationJob, spec: StudentSpec) -> StudentOperators:
     """What makes the layers of a job's student."""
     training = job.recipe.training
     return StudentOperators(
-        weight_bits,
+        spec.weight_bits,
         job.recipe.activations.bits,
         learns_weights=training.learn == "weights",
         freezes=training.freezing is not None,
-        activation_zeros=activation_zeros,
+        activation_zeros=spec.activation_zeros,
+        float_inputs=spec.float_inputs,
     )
 
 
@@ -150,7 +151,7 @@ def _quantized_layers(student: StepUNet) -> Mapping[str, QuantizedLayer]:
             stored=layer.integers().cpu().numpy(),
             scale=layer.scale.cpu().numpy().astype(np.float16),
             bias=None if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float32),
-            activation_scale=None if table is None else table[:, column].cpu().numpy().astype(np.float32),
+            activation_scale=None if table is None or layer.activation_bits is None else table[:, column].cpu().numpy().copy(),
             activation_zero=layer.activation_zero,
         )
     return layers

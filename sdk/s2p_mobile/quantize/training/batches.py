@@ -21,6 +21,7 @@ from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.plan import make_scheduler, own_scheduler
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.recipes.training import TrainingRule
+from s2p_mobile.quantize.rounding.calls import draw_shares
 from s2p_mobile.sources.predictor import Predictor
 from s2p_runtime.errors import S2PError
 from s2p_runtime.walker import Walker, guide_runs
@@ -104,13 +105,11 @@ def _part(values: NDArray[np.int64], rank: int, count: int) -> NDArray[np.int64]
 class CallSampler:
     """Calls for the micro-batches: the more a call's error weighs in the loss, the more often it is shown.
 
-    Call i is drawn with probability ``p_i = (1 - UNIFORM) w_i / T + UNIFORM / T`` and counts ``w_i / (T p_i)``, so that the expected
-    loss is ``mean w_i loss_i`` and no draw counts much more than another. The draws of an optimizer step are spread evenly over the
-    cumulated probabilities (stratified), so that each step sees early, middle and late calls.
+    Call i is drawn with probability ``p_i`` of :func:`~s2p_mobile.quantize.rounding.calls.draw_shares` and counts
+    ``w_i / (T p_i)``, so that the expected loss is ``mean w_i loss_i`` and no draw counts much more than another. The draws of
+    an optimizer step are spread evenly over the cumulated probabilities (stratified), so that each step sees early, middle and
+    late calls.
     """
-
-    UNIFORM = 0.2
-    """Share of draws that do not look at the weights, so that calls of little weight still learn their activation scales."""
 
     def __init__(self, weights: Tensor, seed: int, accumulate: int = 1) -> None:
         """
@@ -119,7 +118,7 @@ class CallSampler:
             accumulate: micro-batches of one optimizer step.
         """
         shares = weights.cpu().double().numpy() / len(weights)
-        self.probabilities = (1 - self.UNIFORM) * shares + self.UNIFORM / len(shares)
+        self.probabilities = draw_shares(weights)
         self.importance = shares / self.probabilities
         self.seed, self.accumulate = seed, accumulate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -14,8 +15,18 @@ from s2p_mobile.quantize.recipes.training import TrainingRule
 BETAS = (0.9, 0.99)
 """Adam's; runs are a few thousand steps, for which 0.999 looks back too far."""
 
-EPSILON = 1e-8
-"""Added to the root of the second moment."""
+EPSILON = 1e-6
+"""Added to the root of the second moment, in units of its root mean square over the parameter. Adam's usual 1e-8 is an absolute
+number: gradients of a mean over millions of outputs lie below it, and weights nearly stop."""
+
+_SMALLEST = 1e-19
+"""Added beside it: the root of float32's smallest number. It keeps parameters without gradients where they are."""
+
+_MAGNIFIED = 2.0**30
+"""Moments are those of gradients times this, so that squares of gradients down to 1e-28 are still numbers of float32."""
+
+_RELATIVE = ("biases", "time_tables", "norms")
+"""Kinds whose learning rate is relative to the parameter's magnitude."""
 
 _KINDS = {
     "weight": "weights",
@@ -33,6 +44,32 @@ def kind_of(name: str) -> str:
     return _KINDS[name.rsplit(".", 1)[1]]
 
 
+@torch.no_grad()
+def units(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    """What the learning rate of each parameter is a multiple of.
+
+    1 for weights and scales, which are learned in steps and as logarithms. For biases, time tables and norms the root mean square of
+    the parameter's present values; one below a tenth of the median of its kind, as shifts of zero are, takes that tenth.
+
+    Args:
+        parameters: at the start of training, named as :func:`kind_of` expects.
+    """
+    sizes = {
+        name: float(parameter.float().square().mean().sqrt()) for name, parameter in parameters.items() if _is_relative(name)
+    }
+    by_kind: dict[str, list[float]] = {}
+    for name, size in sizes.items():
+        by_kind.setdefault(name.rsplit(".", 1)[1], []).append(size)
+    least = {kind: statistics.median(values) / 10 for kind, values in by_kind.items()}
+    # A kind that is zero in half of its parameters says nothing about how far it may move; 1 is an absolute rate.
+    least = {kind: value if value > 0 else 1.0 for kind, value in least.items()}
+    return {name: max(sizes[name], least[name.rsplit(".", 1)[1]]) if name in sizes else 1.0 for name in parameters}
+
+
+def _is_relative(name: str) -> bool:
+    return kind_of(name) in _RELATIVE
+
+
 def schedule(iteration: int, rule: TrainingRule) -> float:
     """Factor on every learning rate: a linear warm-up, then a cosine from 1 to 0 at the end of the run."""
     warm = min(rule.warmup, rule.iterations - 1)
@@ -42,7 +79,13 @@ def schedule(iteration: int, rule: TrainingRule) -> float:
 
 
 class Learner(Protocol):
-    """Adam over the learned parameters of a student, and their average; its whole state is a set of named tensors."""
+    """Adam over the learned parameters of a student, and their average; its whole state is a set of named tensors.
+
+    Attributes:
+        peaks: largest learning rate of each parameter, in its own unit.
+    """
+
+    peaks: Mapping[str, float]
 
     def step(self, iteration: int) -> None:
         """Optimizer step ``iteration`` (0-based): move the parameters along their gradients, then the average after them."""
@@ -65,13 +108,18 @@ class Learner(Protocol):
         ...
 
 
-def make_learner(parameters: Mapping[str, nn.Parameter], rule: TrainingRule, moments: str) -> Learner:
+def make_learner(
+    parameters: Mapping[str, nn.Parameter], rule: TrainingRule, moments: str, sizes: Mapping[str, float] | None = None
+) -> Learner:
     """A learner.
 
     Args:
         moments: ``fp32``: everything in float32, 12 bytes a parameter with averages; ``bf16``: 6 bytes.
+        sizes: of :func:`units`, where they were taken of more parameters than these; else of these as they are now.
     """
-    return (CompactLearner if moments == "bf16" else ExactLearner)(parameters, rule)
+    sizes = units(parameters) if sizes is None else sizes
+    peaks = {name: getattr(rule.learning_rates, kind_of(name)) * sizes[name] for name in parameters}
+    return (CompactLearner if moments == "bf16" else ExactLearner)(parameters, rule, peaks)
 
 
 def average_decay(iteration: int, decay: float) -> float:
@@ -79,29 +127,47 @@ def average_decay(iteration: int, decay: float) -> float:
     return min(decay, (1 + iteration) / (10 + iteration))
 
 
-class ExactLearner:
-    """torch's Adam and averages in float32."""
+@torch.no_grad()
+def _move(mean: Tensor, square: Tensor, rate: float, steps: int) -> Tensor:
+    """What Adam adds to a parameter after so many steps: ``-rate m' / (sqrt(v') + EPSILON rms(sqrt(v')))``, m' and v' the moments
+    without their bias. It is the same whatever the gradients are multiplied by.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], rule: TrainingRule) -> None:
-        self.parameters, self.rule = dict(parameters), rule
-        groups = _by_kind(self.parameters)
-        self.peaks = [getattr(rule.learning_rates, kind) for kind in groups]
-        fused = next(iter(self.parameters.values())).device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam(
-            [{"params": list(group.values())} for group in groups.values()], lr=0.0, betas=BETAS, eps=EPSILON, fused=fused
-        )
+    Args:
+        mean, square: moments, float32; ``square`` is used up.
+    """
+    seen, seen_squares = 1 - BETAS[0] ** steps, 1 - BETAS[1] ** steps
+    typical = square.mean().sqrt()
+    root = square.sqrt_().add_(typical.mul_(EPSILON).add_(_SMALLEST))
+    return torch.div(mean, root, out=root).mul_(-rate * math.sqrt(seen_squares) / seen)
+
+
+class ExactLearner:
+    """Adam and averages in float32."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], rule: TrainingRule, peaks: Mapping[str, float]) -> None:
+        self.parameters, self.rule, self.peaks = dict(parameters), rule, peaks
+        self.steps = 0
+        self.moments: dict[str, tuple[Tensor, Tensor]] = {}
         self.averages: dict[str, Tensor] = (
             {} if rule.ema is None else {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         )
 
     @torch.no_grad()
     def step(self, iteration: int) -> None:
-        """See :class:`Learner`."""
-        factor = schedule(iteration, self.rule)
-        for group, peak in zip(self.adam.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        """See :class:`Learner`; one parameter after the other, so that a temporary copy exists of one of them only."""
+        self.steps += 1
+        factor, (slow, slower) = schedule(iteration, self.rule), BETAS
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            gradient = parameter.grad.mul_(_MAGNIFIED)
+            if name not in self.moments:
+                self.moments[name] = (torch.zeros_like(parameter), torch.zeros_like(parameter))
+            first, second = self.moments[name]
+            first.lerp_(gradient, 1 - slow)
+            second.mul_(slower).addcmul_(gradient, gradient, value=1 - slower)
+            parameter.grad = None
+            parameter.add_(_move(first, second.clone(), self.peaks[name] * factor, self.steps))
         if self.averages and self.rule.ema is not None:
             share = 1 - average_decay(iteration, self.rule.ema)
             torch._foreach_lerp_(list(self.averages.values()), [value.detach() for value in self.parameters.values()], share)
@@ -113,10 +179,8 @@ class ExactLearner:
     def tensors(self) -> dict[str, Tensor]:
         """See :class:`Learner`."""
         state = {f"{name}.average": value for name, value in self.averages.items()}
-        for name, parameter in self.parameters.items():
-            if parameter in self.adam.state:
-                moments = self.adam.state[parameter]
-                state[f"{name}.first"], state[f"{name}.second"] = moments["exp_avg"], moments["exp_avg_sq"]
+        for name, (first, second) in self.moments.items():
+            state[f"{name}.first"], state[f"{name}.second"] = first, second
         return state
 
     @torch.no_grad()
@@ -127,14 +191,12 @@ class ExactLearner:
                 average.copy_(tensors[f"{name}.average"])
             else:
                 average.copy_(self.parameters[name] + tensors[f"{name}.distance"].to(average))
+        self.steps = steps
         if steps == 0:
             return
         for name, parameter in self.parameters.items():
-            self.adam.state[parameter] = {
-                "step": torch.tensor(float(steps), device=parameter.device if self.adam.defaults["fused"] else None),
-                "exp_avg": tensors[f"{name}.first"].to(parameter).clone(),
-                "exp_avg_sq": tensors[f"{name}.second"].to(parameter).clone(),
-            }
+            first, second = (tensors[f"{name}.{kind}"].to(parameter).clone() for kind in ("first", "second"))
+            self.moments[name] = (first, second)
 
     @torch.no_grad()
     def put_average(self) -> None:
@@ -151,9 +213,8 @@ class CompactLearner:
     distance from the parameter, whose rounding error is small beside it.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], rule: TrainingRule) -> None:
-        self.parameters, self.rule = dict(parameters), rule
-        self.peaks = {name: getattr(rule.learning_rates, kind_of(name)) for name in self.parameters}
+    def __init__(self, parameters: Mapping[str, nn.Parameter], rule: TrainingRule, peaks: Mapping[str, float]) -> None:
+        self.parameters, self.rule, self.peaks = dict(parameters), rule, peaks
         self.steps = 0
         self.state = {
             f"{name}.{kind}": torch.zeros_like(parameter, dtype=torch.bfloat16)
@@ -170,18 +231,18 @@ class CompactLearner:
         """See :class:`Learner`; one parameter after the other, so that float32 copies exist of one of them only."""
         self.steps += 1
         factor, (slow, slower) = schedule(iteration, self.rule), BETAS
-        seen, seen_squares = 1 - slow**self.steps, 1 - slower**self.steps
         decay = None if self.rule.ema is None else average_decay(iteration, self.rule.ema)
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
             first, second = self.state[f"{name}.first"], self.state[f"{name}.second"]
-            mean = first.float().lerp_(parameter.grad.float(), 1 - slow)
-            square = second.float().mul_(slower).addcmul_(parameter.grad.float(), parameter.grad.float(), value=1 - slower)
+            gradient = parameter.grad.float().mul_(_MAGNIFIED)
+            mean = first.float().lerp_(gradient, 1 - slow)
+            square = second.float().mul_(slower).addcmul_(gradient, gradient, value=1 - slower)
             first.copy_(mean)
             second.copy_(square)
             parameter.grad = None
-            change = mean.div_(square.div_(seen_squares).sqrt_().add_(EPSILON)).mul_(-self.peaks[name] * factor / seen)
+            change = _move(mean, square, self.peaks[name] * factor, self.steps)
             parameter.add_(change)
             if decay is not None:
                 distance = self.state[f"{name}.distance"]
@@ -208,10 +269,3 @@ class CompactLearner:
         if self.rule.ema is not None:
             for name, parameter in self.parameters.items():
                 parameter.add_(self.state[f"{name}.distance"].to(parameter))
-
-
-def _by_kind(parameters: Mapping[str, nn.Parameter]) -> dict[str, dict[str, nn.Parameter]]:
-    groups: dict[str, dict[str, nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        groups.setdefault(kind_of(name), {})[name] = parameter
-    return groups

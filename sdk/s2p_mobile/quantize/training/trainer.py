@@ -34,7 +34,7 @@ from s2p_mobile.quantize.training.log import LOG_NAME, PLOT_NAME, LogLine, Train
 from s2p_mobile.quantize.training.loss import Losses, combined, feature_error, output_error
 from s2p_mobile.quantize.training.loss_scale import LossScale
 from s2p_mobile.quantize.training.offload import saved_elsewhere, saved_on_host
-from s2p_mobile.quantize.training.optimizer import make_learner, schedule
+from s2p_mobile.quantize.training.optimizer import make_learner, schedule, units
 from s2p_mobile.quantize.training.shares import Shares
 from s2p_mobile.quantize.training.stages import TRAINING_STAGE, teacher_passes
 from s2p_mobile.quantize.training.state import TrainingState, restore, save_state
@@ -82,7 +82,7 @@ class Trainer:
         self.layers = student_layers(self.student)
         kept = torch.float32 if self.compute.moments == "fp32" else torch.bfloat16
         self.shares = Shares(self.parameters, workers, self.rule.shard_optimizer, kept)
-        self.learner = make_learner(self.shares.own, self.rule, self.compute.moments)
+        self.learner = make_learner(self.shares.own, self.rule, self.compute.moments, units(self.parameters))
         learned = {name: layer for name, layer in self.layers.items() if isinstance(layer, TrainedLayer)}
         self.tracker = None if self.rule.freezing is None else OscillationTracker(learned, self.rule.freezing)
         self.iteration = 0
@@ -156,6 +156,11 @@ class Trainer:
             for piece in whole.split(self.compute.pairs or len(whole.calls)):
                 share = len(piece.calls) / len(whole.calls) / self.rule.accumulate
                 losses = self._losses(piece.to(self.workers.device))
+                if self.scale.waits:
+                    # Of all processes, which have to agree; the later pieces of the step are much alike.
+                    first = float(self.workers.mean(losses.total.detach().reshape(1)))
+                    outputs = whole.samples.numel() * whole.conditions[0].shape[1] * self.rule.accumulate
+                    self.scale.start(first, outputs)
                 (losses.total * (share * self.scale.factor)).backward()
                 sums[:3] += torch.stack([losses.total.detach(), losses.output, losses.features]) * share
         # Agreed on by all: saving the state is a common effort.
@@ -266,6 +271,8 @@ class Trainer:
             tensors["tables.base"] = self.student.tables.base
             zeros = [layer.activation_zero for layer in student_layers(self.student).values()]
             tensors["tables.zeros"] = torch.tensor(zeros, dtype=torch.int32)
+            floats = [layer.activation_bits is None for layer in student_layers(self.student).values()]
+            tensors["tables.floats"] = torch.tensor(floats, dtype=torch.int32)
         return tensors
 
     def _save(self) -> None:

@@ -1,9 +1,9 @@
 """PTQ4DM (Shang et al., CVPR 2023): calibration calls with normally distributed times, symmetric grids of least squared
-error, nothing learned (docs/method-baselines.md)."""
+error, nothing learned, or the rounding of weights block by block (docs/method-baselines.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,24 @@ from s2p_mobile.quantize.methods.baselines.inputs import (
     baseline_bits,
     baseline_latents,
     baseline_layers,
+    baseline_room,
     input_stages,
 )
 from s2p_mobile.quantize.methods.rtn import ROUNDING_STAGE, round_layer, rounding_stage
+from s2p_mobile.quantize.preparation.reconstructed import RoundedWeights
+from s2p_mobile.quantize.rounding.affine import grid_pieces
 from s2p_mobile.quantize.rounding.block_walk import run_calls
 from s2p_mobile.quantize.rounding.calls import CalibrationCalls, call_of_time, normal_times, read_calls
-from s2p_mobile.quantize.rounding.rounded import EDGE_BITS
+from s2p_mobile.quantize.rounding.learned import RoundingRule, reconstruct_weights, scaled_rounding
+from s2p_mobile.quantize.rounding.rounded import EDGE_BITS, build_rounded
+from s2p_mobile.quantize.rounding.stages import Reconstruction
 from s2p_mobile.quantize.stages import LayerWork, Passes, Piece, Stage
 from s2p_mobile.quantize.stages.stage import Run
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.progress import Progress
 
+ROUNDING = RoundingRule(iterations=20_000, batch=32, learning_rate=1e-3, quantized_inputs=True, warmup=0.2)
+"""BRECQ's settings, whose code PTQ4DM's is built on."""
 SAMPLES = 1024
 _BATCH = 16
 RECORDING_STAGE = "recording activations of calls"
@@ -41,7 +48,7 @@ class NormalTimes(Baseline):
     """PTQ4DM."""
 
     name = "ptq4dm"
-    title = "PTQ4DM: symmetric grids from calls with normally distributed times, nothing learned"
+    title = "PTQ4DM: symmetric grids from calls with normally distributed times, nothing learned unless asked for"
 
     def run(self, job: QuantizationJob) -> QuantizedUNet:
         """Quantize as PTQ4DM does. All grids are symmetric, so targets can emit the result.
@@ -63,8 +70,14 @@ class NormalTimes(Baseline):
             chosen = call_of_time(normal_times(count, latents.calls, rng), latents.calls).tolist()
             prompts = (rng.permutation(count) % latents.prompts).tolist()
             scales: dict[str, Tensor] = {}
+            learned: Mapping[str, Tensor] = {}
+            calls = read_calls(latents, prompts, chosen, device)
+            if rule.reconstruction:
+                with baseline_room(job, device) as room:
+                    network = build_rounded(job, bits, device, search="mse", split_skips=False, attention=False)
+                    reconstruct_weights(job, network, calls, ROUNDING, room)
+                learned = RoundedWeights(network.layers, 0.0)
             if job.recipe.activations.bits is not None:
-                calls = read_calls(latents, prompts, chosen, device)
                 histograms = input_histograms(unet, specs, calls, job.progress)
                 scales = {name: activation_scale(histograms[name], widths[name] or EDGE_BITS) for name in bits}
             unet.to("cpu")
@@ -74,7 +87,9 @@ class NormalTimes(Baseline):
                     module = modules[spec.name]
                     assert isinstance(module, FloatLayer)
                     column = scales[spec.name].expand(len(job.plan.calls)) if scales else None
-                    layers[spec.name] = round_layer(spec, module, bits[spec.name], "mse", widths[spec.name], column)
+                    layers[spec.name] = round_layer(
+                        spec, module, bits[spec.name], "mse", widths[spec.name], column, learned=learned.get(spec.name)
+                    )
                     advance()
             return QuantizedUNet(layers)
 
@@ -83,8 +98,11 @@ class NormalTimes(Baseline):
         rule = job.recipe.baselines
         layers = baseline_layers(job, edges=rule.operators == "own")
         stages = input_stages(job)
+        samples = _pair_count(rule.samples, job.branches) * job.branches
+        if rule.reconstruction:
+            search = grid_pieces([layer.weight_shape for layer in layers], "mse")
+            stages.append(Reconstruction(job, layers, samples).weights_stage(scaled_rounding(job, ROUNDING), search))
         if job.recipe.activations.bits is not None:
-            samples = _pair_count(rule.samples, job.branches) * job.branches
             works = [work for work in job.counted.layers if work.spec in layers]
             batches = -(-samples // _BATCH)
             passes = Passes(samples, batches)
