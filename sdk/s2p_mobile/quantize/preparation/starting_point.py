@@ -24,9 +24,15 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.recompute import recomputing
 from s2p_mobile.quantize.rounding.calls import draw_shares
 from s2p_mobile.quantize.sensitivity import rank_on_trajectories, ranking_stages
-from s2p_mobile.quantize.sensitivity.activations import SAMPLES, activation_error_stage, activation_errors, float_inputs
+from s2p_mobile.quantize.sensitivity.activations import (
+    SAMPLES,
+    TRAJECTORIES_STAGE,
+    activation_error_stage,
+    activation_errors,
+    float_inputs,
+)
 from s2p_mobile.quantize.sensitivity.measure import TRAJECTORIES
-from s2p_mobile.quantize.sensitivity.samples import TRAJECTORIES_STAGE, calls_together, collect_samples, samples_of
+from s2p_mobile.quantize.sensitivity.samples import calls_together, collect_samples, samples_of
 from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_mobile.quantize.work import finished_parts
 from s2p_mobile.sources.trajectory import Prompt, encode_prompt
@@ -177,8 +183,9 @@ def _float_inputs(
 
     with recomputing(unet, job.compute.recompute):
         samples = collect_samples(
-            unet, job.plan, prompts[:TRAJECTORIES], job.guidance, job.latent_shape, SAMPLES, job.progress, finished_parts(job)
-        )
+            unet, job.plan, prompts[:TRAJECTORIES], job.guidance, job.latent_shape, SAMPLES, job.progress, finished_parts(job),
+            title=TRAJECTORIES_STAGE,
+        )  # fmt: skip
         errors = activation_errors(unet, samples, list(columns), rounded, job.seed, job.progress)
     return float_inputs(errors, {work.spec.name: work.flops for work in job.counted.layers}, rule.float_share)
 

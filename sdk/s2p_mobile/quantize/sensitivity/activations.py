@@ -15,6 +15,7 @@ from s2p_mobile.quantize.sensitivity.samples import CallSample
 from s2p_mobile.quantize.stages import Passes, Stage
 from s2p_runtime.progress import Progress, Silent
 
+TRAJECTORIES_STAGE = "drawing FP trajectories to round inputs on"
 STAGE = "first-order errors of rounded inputs"
 SAMPLES = 64
 """Calls that are looked at."""

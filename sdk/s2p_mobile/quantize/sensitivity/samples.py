@@ -113,6 +113,7 @@ def collect_samples(
     progress: Progress | None = None,
     kept: FinishedParts = NOTHING_KEPT,
     shares: NDArray[np.float64] | None = None,
+    title: str = TRAJECTORIES_STAGE,
 ) -> list[CallSample]:
     """Calls of the FP trajectories of several prompts.
 
@@ -122,11 +123,12 @@ def collect_samples(
         shape: of the latents, [1, C, H, W].
         count: calls wanted, spread evenly over prompts and over each trajectory. Rounded up to a multiple of the prompts.
         shares: how often each call is looked at, [T]; None: all alike.
+        title: of the progress stage.
     """
     used = prompts[:count]
     each = -(-count // len(used))
     samples: list[CallSample] = []
-    with (progress or Silent()).stage(TRAJECTORIES_STAGE, len(used)) as advance:
+    with (progress or Silent()).stage(title, len(used)) as advance:
         for position, prompt in enumerate(used):
             shift = (position + 0.5) / len(used)
             if shares is None:
@@ -135,7 +137,7 @@ def collect_samples(
                 calls = weighted_calls(shares, min(each, len(plan.calls)), shift)
             conditions = tuple(torch.from_numpy(condition) for condition in prompt.conditions)
             part = f"prompt-{position}-of-{len(used)}-{each}{'' if shares is None else '-weighted'}"
-            states = kept.once(TRAJECTORIES_STAGE, part, partial(_states, unet, plan, prompt, guidance, shape, set(calls)))
+            states = kept.once(title, part, partial(_states, unet, plan, prompt, guidance, shape, set(calls)))
             samples += [CallSample(call, states[f"{call:04d}"], conditions, guidance) for call in calls]
             advance()
     return samples
