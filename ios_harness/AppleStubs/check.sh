@@ -1,5 +1,5 @@
 #!/bin/sh
-# Type-checks S2PBenchCoreML and the app against the declarations in this folder: for machines without Apple's SDK.
+# Type-checks S2PBenchCoreML, S2PBenchCoreAI and the app against the declarations in this folder: for machines without Apple's SDK.
 # Usage: check.sh [FOLDER]
 #   FOLDER: the package's, this one when left out
 set -eu
@@ -13,10 +13,10 @@ compile() {  # NAME SOURCES...
   swiftc -swift-version 6 -parse-as-library -I "$modules" -module-name "$name" -emit-module -emit-module-path "$modules/$name.swiftmodule" "$@"
 }
 
-for stub in CoreVideo CoreML os UIKit SwiftUI Charts; do
+for stub in CoreVideo CoreML CoreAI os UIKit SwiftUI Charts; do
   compile "$stub" "$here/$stub.swift"
 done
-for target in S2PBench S2PBenchProbes S2PBenchCoreML; do
+for target in S2PBench S2PBenchProbes S2PBenchCoreML S2PBenchCoreAI; do
   find "$package/Sources/$target" -name '*.swift' >"$modules/sources"
   compile "$target" "@$modules/sources"
 done
