@@ -319,7 +319,7 @@ def test_a_model_that_the_pipeline_cannot_draw_with(checkpoint: Checkpoint, tmp_
     [
         (
             ["--target", "executorch", "--layout", "apple"],
-            "--layout is an option of the target coreml; leave it out for executorch",
+            "--layout is an option of the target coreml or coreai; leave it out for executorch",
         ),
         (["--target", "coreml", "--layout", "google"], "unknown layout 'google'; choose from s2p, apple"),
     ],

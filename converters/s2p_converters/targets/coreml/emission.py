@@ -101,10 +101,11 @@ def constant_name(layer_name: str) -> str:
 
 @dataclass
 class WeightTable:
-    """Weights by the name of the constant they replace, and which of them were placed."""
+    """Weights by the name of the constant they replace, which of them were placed, and the look-up tables that they share."""
 
     weights: Mapping[str, EmittedWeight]
     placed: set[str] = field(default_factory=set)
+    tables: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[str]:
@@ -138,16 +139,16 @@ def _replace(block: Block, table: WeightTable) -> None:
         if weight.dtype == np.float16:
             # As wide as the consumer's other inputs until all are cast to float16, when the two casts cancel out.
             consumer = old.child_ops[0]
-            narrow = _compressed(weight, f"{op.name}_to_fp16", consumer)
+            narrow = _compressed(weight, f"{op.name}_to_fp16", consumer, table)
             new = mb.cast(x=narrow, dtype="fp32", before_op=consumer, name=f"{op.name}_wide")
         else:
-            new = _compressed(weight, op.name, op)
+            new = _compressed(weight, op.name, op, table)
         block.replace_uses_of_var_after_op(anchor_op=op, old_var=old, new_var=new, force_replace=True)
         block.remove_ops([op])
         table.placed.add(op.name)
 
 
-def _compressed(weight: EmittedWeight, name: str, before: Any) -> Any:
+def _compressed(weight: EmittedWeight, name: str, before: Any, table: WeightTable) -> Any:
     layer = weight.layer
     shape = layer.spec.weight_shape
     if weight.form == "affine":
@@ -163,10 +164,10 @@ def _compressed(weight: EmittedWeight, name: str, before: Any) -> Any:
     if weight.form == "shift_scale":
         scale = weight.scale.astype(weight.dtype).reshape(-1, *([1] * (len(shape) - 1)))
         return mb.constexpr_blockwise_shift_scale(data=layer.integers, scale=scale, before_op=before, name=name)
-    return _palette(weight, name, before)
+    return _palette(weight, name, before, table)
 
 
-def _palette(weight: EmittedWeight, name: str, before: Any) -> Any:
+def _palette(weight: EmittedWeight, name: str, before: Any, table: WeightTable) -> Any:
     bits = weight.index_bits
     offset = 1 << (bits - 1)
     grid = np.arange(-offset, offset, dtype=np.int16)
@@ -174,25 +175,29 @@ def _palette(weight: EmittedWeight, name: str, before: Any) -> Any:
     indices = weight.layer.integers.view(np.uint8) + np.uint8(offset)
     shape = weight.layer.spec.weight_shape
     if weight.form == "lut16":
-        table = (weight.scale * grid).astype(weight.dtype)
+        entries = (weight.scale * grid).astype(weight.dtype)
         return mb.constexpr_lut_to_dense(
-            indices=_packed(indices, bits), lut=table, shape=np.array(shape, np.uint32), before_op=before, name=name
+            indices=_packed(indices, bits), lut=entries, shape=np.array(shape, np.uint32), before_op=before, name=name
         )
     narrow = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
-    table = _table(weight, grid, name, before)
-    return mb.constexpr_lut_to_dense(indices=indices.astype(narrow), lut=table, before_op=before, name=name)
+    lut = _table(weight, grid, before, table)
+    return mb.constexpr_lut_to_dense(indices=indices.astype(narrow), lut=lut, before_op=before, name=name)
 
 
-def _table(weight: EmittedWeight, grid: NDArray[np.int16], name: str, before: Any) -> Any:
-    """A table of iOS 18, [1 or C_out, 1, ..., entries, 1]."""
+def _table(weight: EmittedWeight, grid: NDArray[np.int16], before: Any, table: WeightTable) -> Any:
+    """A table of iOS 18, [1 or C_out, 1, ..., entries, 1]; layers with the same integers and scale share theirs."""
     groups, ones = weight.scale.size, [1] * (len(weight.layer.spec.weight_shape) - 1)
-    scale = weight.scale.reshape(groups, *ones, 1, 1)
+    scale = weight.scale.reshape(groups, *ones, 1, 1).astype(weight.dtype)
     if not weight.integer_table:
-        return (scale * grid[:, None]).astype(weight.dtype)
-    entries = np.broadcast_to(grid[:, None].astype(np.int8), (groups, *ones, grid.size, 1))
-    return mb.constexpr_blockwise_shift_scale(
-        data=np.ascontiguousarray(entries), scale=scale.astype(weight.dtype), before_op=before, name=f"{name}_table"
-    )
+        return (scale.astype(np.float64) * grid[:, None]).astype(weight.dtype)
+    key = (grid.size, scale.shape, scale.tobytes())
+    if key not in table.tables:
+        entries = np.broadcast_to(grid[:, None].astype(np.int8), (groups, *ones, grid.size, 1))
+        first = before.enclosing_block.operations[0]
+        table.tables[key] = mb.constexpr_blockwise_shift_scale(
+            data=np.ascontiguousarray(entries), scale=scale, before_op=first, name=f"lut{len(table.tables)}"
+        )
+    return table.tables[key]
 
 
 def _packed(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

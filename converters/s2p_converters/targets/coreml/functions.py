@@ -116,6 +116,30 @@ def merge_functions(packages: Mapping[str, Path], path: Path) -> None:
     (path / _MODEL).write_bytes(merged.SerializeToString(deterministic=True))
 
 
+def share_small_constants(function: Any) -> None:
+    """Write equal constants that stand in the graph itself once, under the name of the first: a tenth of the graph."""
+    for block in function.block_specializations.values():
+        if any(operation.blocks for operation in block.operations):
+            continue  # inner blocks see names of outer ones
+        first: dict[bytes, str] = {}
+        stands_for: dict[str, str] = {}
+        operations = list(block.operations)
+        del block.operations[:]
+        for operation in operations:
+            if operation.type == "const" and operation.outputs[0].name not in block.outputs:
+                value = operation.attributes["val"]
+                if value.WhichOneof("value") == "immediateValue":
+                    name = operation.outputs[0].name
+                    stands_for[name] = first.setdefault(value.SerializeToString(deterministic=True), name)
+                    if stands_for[name] != name:
+                        continue
+            for argument in operation.inputs.values():
+                for binding in argument.arguments:
+                    if binding.WhichOneof("binding") == "name":
+                        binding.name = stands_for.get(binding.name, binding.name)
+            block.operations.append(operation)
+
+
 def _shorten(function: Any) -> None:
     """Write a function's graph in fewer bytes: equal constants once, values numbered.
 

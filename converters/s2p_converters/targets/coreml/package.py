@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from s2p_converters.targets.coreml.emission import PASS_NAME, WeightTable
+from s2p_converters.targets.coreml.functions import share_small_constants
 from s2p_converters.targets.ports import example
 from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
@@ -98,7 +99,7 @@ def _numpy_type(port: TensorSpec) -> Any:
 
 
 def _make_reproducible(package: Path) -> None:
-    """Replace random identifiers and the date, so that equal programs are equal bytes."""
+    """Replace random identifiers and the date, so that equal programs are equal bytes, and say small constants once."""
     manifest_path = package / "Manifest.json"
     manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     names = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for old, entry in manifest["itemInfoEntries"].items()}
@@ -111,6 +112,8 @@ def _make_reproducible(package: Path) -> None:
     model.ParseFromString(model_path.read_bytes())
     model.description.metadata.userDefined.clear()
     model.description.metadata.userDefined["s2p-mobile"] = "made by s2p-mobile"
+    for function in model.mlProgram.functions.values():
+        share_small_constants(function)
     model_path.write_bytes(model.SerializeToString(deterministic=True))
     (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
     for path in (model_path, *model_path.parent.rglob("*")):

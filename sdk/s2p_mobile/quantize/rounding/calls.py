@@ -67,7 +67,7 @@ def draw_shares(weights: Tensor) -> NDArray[np.float64]:
     Args:
         weights: of the calls, [T] with mean 1.
     """
-    values = weights.cpu().double().numpy()
+    values = weights.cpu().numpy().astype(np.float64)
     found: NDArray[np.float64] = (1 - UNIFORM) * values / values.sum() + UNIFORM / len(values)
     return found
 
