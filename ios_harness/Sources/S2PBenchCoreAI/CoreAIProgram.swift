@@ -95,14 +95,6 @@ actor CoreAIProgram: NamedProgram {
         }
     }
 
-    /// Runs the program once for one output.
-    func predict(_ values: [String: ProgramInput], output: String) async throws -> Tensor {
-        guard let tensor = try await run(values, outputs: [output])[output] else {
-            throw BenchError.backend(component: name, reason: "the program has no output \(output)")
-        }
-        return tensor
-    }
-
     /// The preferred unit, and what specialising and loading took apart from each other.
     func describe() -> String {
         guard let times else { return "Core AI, prefers \(unit.rawValue)" }

@@ -66,16 +66,9 @@ final class CoreMLProgram: NamedProgram, @unchecked Sendable {
         loaded = nil
     }
 
-    /// Runs the program once for one output.
+    /// Runs the program once.
     ///
     /// - Throws: `shapeMismatch` when a value does not fill its input; `backend`.
-    func predict(_ values: [String: ProgramInput], output: String) async throws -> Tensor {
-        guard let tensor = try await run(values, outputs: [output])[output] else {
-            throw BenchError.backend(component: name, reason: "the program has no output \(output)")
-        }
-        return tensor
-    }
-
     func run(_ values: [String: ProgramInput], outputs: [String]) async throws -> [String: Tensor] {
         try await load()
         guard let loaded else { throw BenchError.backend(component: name, reason: "not loaded") }

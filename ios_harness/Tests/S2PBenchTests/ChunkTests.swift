@@ -8,11 +8,13 @@ import Testing
     /// A program of chunked.s2pmobile: hidden_0 = sample, hidden_1 = sample + step, hidden_2 = 2 hidden_1. The last one answers
     /// with hidden_2 - 2 hidden_0, which is 2 step where every tensor arrived.
     actor Part: NamedProgram {
-        let name: String
+        nonisolated let name: String
+        nonisolated let spec: ComponentSpec
         let log: Log
 
-        init(name: String, log: Log) {
+        init(name: String, spec: ComponentSpec, log: Log) {
             self.name = name
+            self.spec = spec
             self.log = log
         }
 
@@ -62,9 +64,9 @@ import Testing
     private func unet(_ policy: ChunkPolicy, _ log: Log) throws -> (ProgramUNet, BundleManifest) {
         let manifest = try ModelBundle(opening: Fixtures.chunked).manifest
         let parts = try manifest.unetPrograms.map { name in
-            ProgramUNet.Part(spec: try #require(manifest.components[name]), program: Part(name: name, log: log))
+            Part(name: name, spec: try #require(manifest.components[name]), log: log)
         }
-        return (ProgramUNet(parts: parts, policy: policy), manifest)
+        return (ProgramUNet(programs: parts, policy: policy), manifest)
     }
 
     @Test(arguments: ChunkPolicy.allCases) func tensorsGoFromProgramToProgram(policy: ChunkPolicy) async throws {

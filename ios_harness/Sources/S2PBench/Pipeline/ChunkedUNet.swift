@@ -14,6 +14,10 @@ public enum ProgramInput: Equatable, Sendable {
 
 /// A program whose inputs and outputs go by their names in the manifest.
 public protocol NamedProgram: PipelineComponent {
+    /// In the manifest.
+    var name: String { get }
+    var spec: ComponentSpec { get }
+
     /// Runs once.
     ///
     /// - Returns: the outputs by name.
@@ -22,41 +26,31 @@ public protocol NamedProgram: PipelineComponent {
 
 /// A U-Net of one program or several, which hand tensors on by name.
 public struct ProgramUNet: Denoising {
-    public struct Part: Sendable {
-        let spec: ComponentSpec
-        let program: any NamedProgram
-
-        public init(spec: ComponentSpec, program: any NamedProgram) {
-            self.spec = spec
-            self.program = program
-        }
-    }
-
-    private let parts: [Part]
+    private let programs: [any NamedProgram]
     private let policy: ChunkPolicy
-    /// Index of the last part that takes a tensor.
+    /// Index of the last program that takes a tensor.
     private let lastUse: [String: Int]
 
-    public init(parts: [Part], policy: ChunkPolicy) {
-        self.parts = parts
+    public init(programs: [any NamedProgram], policy: ChunkPolicy) {
+        self.programs = programs
         self.policy = policy
         var lastUse: [String: Int] = [:]
-        for (index, part) in parts.enumerated() {
-            for input in part.spec.inputs { lastUse[input.name] = index }
+        for (index, program) in programs.enumerated() {
+            for input in program.spec.inputs { lastUse[input.name] = index }
         }
         self.lastUse = lastUse
     }
 
     /// Loads all programs; those that are to be released one after the other, so that a damaged one is found.
     public func load() async throws {
-        for part in parts {
-            try await part.program.load()
-            if policy == .released { await part.program.unload() }
+        for program in programs {
+            try await program.load()
+            if policy == .released { await program.unload() }
         }
     }
 
     public func unload() async {
-        for part in parts { await part.program.unload() }
+        for program in programs { await program.unload() }
     }
 
     public func predict(sample: Tensor, step: Int, embeddings: Tensor, timeTable: Tensor?) async throws -> Tensor {
@@ -65,13 +59,13 @@ public struct ProgramUNet: Denoising {
             "encoder_hidden_states": .floats(embeddings),
         ]
         if let timeTable { known["time_table"] = .floats(timeTable) }
-        for (index, part) in parts.enumerated() {
+        for (index, program) in programs.enumerated() {
             var inputs: [String: ProgramInput] = [:]
-            for input in part.spec.inputs { inputs[input.name] = known[input.name] }
+            for input in program.spec.inputs { inputs[input.name] = known[input.name] }
             known = known.filter { lastUse[$0.key, default: 0] > index }
-            let results = try await part.program.run(inputs, outputs: part.spec.outputs.map(\.name))
-            if policy == .released { await part.program.unload() }
-            for output in part.spec.outputs {
+            let results = try await program.run(inputs, outputs: program.spec.outputs.map(\.name))
+            if policy == .released { await program.unload() }
+            for output in program.spec.outputs {
                 guard let tensor = results[output.name] else {
                     throw BenchError.backend(component: "unet", reason: "a program has no output \(output.name)")
                 }
