@@ -10,17 +10,38 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import StepTables, StepUNet
+from s2p_converters.core.json_object import read_object
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.timesteps import told_timestep
 
 TRAIN_STEPS = 1000
 Key = TypeVar("Key", covariant=True)
 Choice = TypeVar("Choice")
+
+
+def scheduler_configuration(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The configuration of the model's own scheduler, as diffusers wrote it.
+
+    Raises:
+        S2PError: it is not there, or not readable.
+    """
+    return of_checkpoint(checkpoint, "scheduler/scheduler_config.json", "a scheduler configuration")
+
+
+def of_checkpoint(checkpoint: Checkpoint, name: str, what: str) -> dict[str, Any]:
+    """A JSON object in a checkpoint's folder; ``what`` with its article.
+
+    Raises:
+        S2PError: it is not there, or not readable.
+    """
+    again = "make the checkpoint again with s2p-mobile quantize"
+    return read_object(checkpoint.folder / name, what, again, again)
 
 
 def call_thresholds(timesteps: Sequence[float]) -> list[int]:

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.core.graph import LayerSpec
+from s2p_converters.core.graph import CutRow, LayerSpec
 from s2p_converters.targets.executorch.xnnpack import check
 from s2p_converters.targets.executorch.xnnpack.inspection import check_integers, read_program
 from s2p_converters.targets.executorch.xnnpack.operators import SILU_MINIMUM, Scheme, XnnpackOperators
 from s2p_converters.targets.executorch.xnnpack.program import build_program, delegate
 from s2p_converters.targets.executorch.xnnpack.subgraph import Subgraph
 from s2p_converters.targets.executorch.xnnpack.symbols import Symbol, image_input, image_output
-from s2p_converters.targets.executorch.xnnpack.unet import StepRowSymbols, unet_columns
+from s2p_converters.targets.executorch.xnnpack.unet import unet_columns
 from s2p_runtime.errors import CheckFailed
 
 SPECS = {
@@ -92,7 +92,7 @@ def layer_program(layer: QuantizedLayer, shape: tuple[int, ...], scheme: Scheme,
         x = F.pad(x, (0, 1, 0, 1))
     elif prepare == "concatenate":
         x = torch.cat([x, x], dim=1)
-    out = operators.layer(layer.spec)(x, StepRowSymbols(row, {key: column.shape[1] for key, column in columns.items()}))
+    out = operators.layer(layer.spec)(x, CutRow(row, {key: column.shape[1] for key, column in columns.items()}))
     if is_image:
         image_output(out)
     else:

@@ -4,11 +4,12 @@ from s2p_converters.core.graph.denoiser import DENOISERS, Denoiser, denoiser_of
 from s2p_converters.core.graph.operators import GraphOperators, LayerSpec, Operators, StepRow
 from s2p_converters.core.graph.step_unet import StepUNet, split_shortcuts
 from s2p_converters.core.graph.structure import UNetStructure, layer_specs, prompt_columns, resnet_names
-from s2p_converters.core.graph.tables import GivenRows, NetworkRows, PromptRows, StepTables
+from s2p_converters.core.graph.tables import CutRow, GivenRows, NetworkRows, PromptRows, StepTables
 from s2p_converters.core.graph.time_network import TimeNetwork, empty_network
 
 __all__ = [
     "DENOISERS",
+    "CutRow",
     "Denoiser",
     "GivenRows",
     "GraphOperators",

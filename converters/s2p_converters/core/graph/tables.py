@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s2p_converters.core.graph.time_network import TimeNetwork
+
+
+class CutRow(Mapping[str, Any]):
+    """A looked-up row [S, N] cut into named columns, each cut when it is first needed, of a program that is being written."""
+
+    def __init__(self, row: Any, widths: Mapping[str, int]) -> None:
+        """
+        Args:
+            row: cut as torch's tensors are, by ``narrow(axis, start, length)``.
+            widths: of the columns, in order.
+        """
+        self._row, self._widths = row, dict(widths)
+        self._starts = dict(zip(widths, itertools.accumulate(widths.values(), initial=0), strict=False))
+        self._cut: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._cut:
+            self._cut[name] = self._row.narrow(1, self._starts[name], self._widths[name])
+        return self._cut[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._widths)
+
+    def __len__(self) -> int:
+        return len(self._widths)
 
 
 class PromptRows(nn.Module):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2p_converters.core.json_object import read_object
 from s2p_converters.core.plan.registry import scheduler_classes
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
@@ -150,17 +150,9 @@ def _reason(error: Exception) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """A scheduler's configuration.
 
     Raises:
         S2PError: missing, unreadable, not an object.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise S2PError(f"{path.resolve()} does not exist", "give a model folder in diffusers layout") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise S2PError(f"{path.resolve()} is not readable JSON ({error})", "get the model again") from error
-    if not isinstance(config, dict):
-        raise S2PError(f"{path.resolve()} is not a scheduler configuration (a JSON object)", "get the model again")
-    return config
+    return read_object(path, "a scheduler configuration", "give a model folder in diffusers layout", "get the model again")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.coreai.floats import float_component, is_half, write_float
 from s2p_converters.targets.coreai.options import CoreAIOptions
 from s2p_converters.targets.coreai.requests import Request
-from s2p_converters.targets.coreai.unet import chunk_ports, layer_summaries, unet_ports, write_chunk, write_unet
+from s2p_converters.targets.coreai.unet import chunk_ports, unet_layers, unet_ports, write_chunk, write_unet
+from s2p_converters.targets.integer_programs import usable_unit
 from s2p_runtime.component import Component, TensorSpec
-
-_FLOAT32_UNITS: Mapping[str, Literal["gpu", "all"]] = {"neural-engine": "all", "gpu": "gpu", "all": "all"}
 
 
 def convert(checkpoint: Checkpoint, request: Request) -> dict[str, Any]:
@@ -38,19 +37,19 @@ def convert(checkpoint: Checkpoint, request: Request) -> dict[str, Any]:
         entry = component_entry(request.path, part.inputs, part.outputs, options, is_half(part, options))
         return {"component": entry.model_dump(mode="json")}
     entry = component_entry(request.path, inputs, outputs, options, options.half)
-    layers = [layer.model_dump(mode="json") for layer in layer_summaries(checkpoint, options)]
+    layers = [layer.model_dump(mode="json") for layer in unet_layers(checkpoint, options)]
     return {"component": entry.model_dump(mode="json"), "layers": layers}
 
 
 def component_entry(
     path: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], options: CoreAIOptions, half: bool
 ) -> Component:
-    """A program for the manifest. One in float32, which the Neural Engine does not compute in, may run anywhere."""
+    """A program for the manifest."""
     return Component(
         path=path,
         precision="float16" if half else "float32",
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         backend=f"coreai {version('coreai-core')}",
-        compute_unit=options.compute_unit if half else _FLOAT32_UNITS[options.compute_unit],
+        compute_unit=usable_unit(options.compute_unit, half),
     )

@@ -16,7 +16,14 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.coreai.options import FILES, FOLDER
 from s2p_converters.targets.float_modules import pixels_per_latent
 from s2p_converters.targets.ports import branches
-from s2p_converters.targets.timesteps import TRAIN_STEPS, Schedule, linspace_timesteps, matching_schedule, pndm_timesteps
+from s2p_converters.targets.timesteps import (
+    TRAIN_STEPS,
+    Schedule,
+    linspace_timesteps,
+    matching_schedule,
+    pndm_timesteps,
+    scheduler_configuration,
+)
 from s2p_runtime.conditioning import conditioner_of
 from s2p_runtime.errors import S2PError
 
@@ -86,13 +93,7 @@ def package_settings(checkpoint: Checkpoint) -> PackageSettings:
 
 def _scheduler(checkpoint: Checkpoint) -> dict[str, Any]:
     """The block ``scheduler`` of the metadata, from the model's own configuration."""
-    path = checkpoint.folder / "scheduler" / "scheduler_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise S2PError(
-            f"{path} is not readable JSON ({error})", "make the checkpoint again with s2p-mobile quantize"
-        ) from error
+    config = scheduler_configuration(checkpoint)
     return {
         "training_steps": config.get("num_train_timesteps", TRAIN_STEPS),
         "beta_start": config.get("beta_start", 0.00085),

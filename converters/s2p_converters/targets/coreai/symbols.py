@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,23 +109,3 @@ def padded(x: Symbol, border: tuple[int, int, int, int]) -> Symbol:
     """Zeros around images [B, C, H, W]: before and behind the rows, before and behind the columns."""
     zero = np.array(0, x.builder.dtype)
     return x.with_value(ca.pad(x.value, np.array([0, 0, 0, 0, *border], np.uint32), zero, "constant"))
-
-
-class StepRowSymbols(Mapping[str, Symbol]):
-    """The looked-up row [S, N] cut into named columns, each cut when it is first needed."""
-
-    def __init__(self, row: Symbol, widths: Mapping[str, int]) -> None:
-        self._row, self._widths = row, dict(widths)
-        self._starts = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
-        self._cut: dict[str, Symbol] = {}
-
-    def __getitem__(self, name: str) -> Symbol:
-        if name not in self._cut:
-            self._cut[name] = self._row.narrow(1, self._starts[name], self._widths[name])
-        return self._cut[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._widths)
-
-    def __len__(self) -> int:
-        return len(self._widths)

@@ -12,16 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
-from s2p_converters.core.graph import StepUNet, prompt_columns
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.graph import CutRow, StepUNet, prompt_columns
 from s2p_converters.core.graph.splitting import TIME_TABLE, Chunk, UNetChunk, chunk_inputs, plan_chunks
 from s2p_converters.core.reference import exact, load_floats
 from s2p_converters.targets.coreai.builder import Builder, Value, ca
 from s2p_converters.targets.coreai.operators import ChannelsFirstOperators, CoreAIOperators
 from s2p_converters.targets.coreai.options import CoreAIOptions
 from s2p_converters.targets.coreai.readback import check_stored
-from s2p_converters.targets.coreai.symbols import StepRowSymbols, Symbol
+from s2p_converters.targets.coreai.symbols import Symbol
 from s2p_converters.targets.coreai.weights import EmittedWeight, emitted_weight
+from s2p_converters.targets.integer_programs import layer_summaries, program_layers
 from s2p_converters.targets.interface import unet_inputs, unet_output
 from s2p_converters.targets.ports import Dtype, context_shape, tensor
 from s2p_converters.targets.protocol import LatentShapes
@@ -52,24 +53,17 @@ class SymbolTables(nn.Module):
         index = step.reshape(1, 1).value
         if self.matrix is not None:
             table = builder.floats("step_table", self.matrix)
-            rows.append(StepRowSymbols(step.with_value(ca.gather_nd(table, index)), self.widths))
+            rows.append(CutRow(step.with_value(ca.gather_nd(table, index)), self.widths))
         if time_table is not None and self.of_prompt is not None:
             branches, _, width = time_table.shape
             row = step.with_value(ca.gather_nd(time_table.transpose(0, 1).value, index)).reshape(branches, width)
-            rows.append(StepRowSymbols(row.with_value(_as(row.value, builder)), self.of_prompt))
+            rows.append(CutRow(row.with_value(_as(row.value, builder)), self.of_prompt))
         return ChainMap({}, *rows)  # type: ignore[arg-type]
 
 
 def _as(value: Value, builder: Builder) -> Value:
     """A float input in the program's precision."""
     return ca.cast(value, builder.dtype) if builder.dtype is np.float16 and str(value.type.dtype) == "f32" else value
-
-
-def program_layers(checkpoint: Checkpoint, options: CoreAIOptions) -> dict[str, QuantizedLayer]:
-    """The quantized layers in the shape that the form wants."""
-    if options.form == "tokens":
-        return dict(checkpoint.layers)
-    return {name: layer.as_convolution() for name, layer in checkpoint.layers.items()}
 
 
 def table_columns(checkpoint: Checkpoint, options: CoreAIOptions) -> Columns:
@@ -168,31 +162,16 @@ def unet_weights(checkpoint: Checkpoint, options: CoreAIOptions) -> dict[str, Em
     Raises:
         S2PError: a layer does not fit float16.
     """
-    return {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options).items()}
+    return {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options.form).items()}
 
 
-def layer_summaries(checkpoint: Checkpoint, options: CoreAIOptions) -> tuple[LayerSummary, ...]:
+def unet_layers(checkpoint: Checkpoint, options: CoreAIOptions) -> tuple[LayerSummary, ...]:
     """How each layer of the U-Net rests, in the order in which they run.
 
     Raises:
         S2PError: a layer does not fit float16.
     """
-    width, weights = 16 if options.half else 32, unet_weights(checkpoint, options)
-    rows = []
-    for spec in checkpoint.specs:
-        layer: QuantizedLayer | None = checkpoint.layers.get(spec.name)
-        rows.append(
-            LayerSummary(
-                name=spec.name,
-                kind=spec.kind,
-                weight_bits=layer.weight_bits if layer else width,
-                activation_bits=layer.activation_bits if layer and options.quantizes_activations else None,
-                scheme=weights[spec.name].scheme if layer else f"float{width}",
-                weights=spec.weights,
-                bytes=weights[spec.name].stored_bytes if layer else spec.weights * width // 8,
-            )
-        )
-    return tuple(rows)
+    return layer_summaries(checkpoint, unet_weights(checkpoint, options), options.half, options.quantizes_activations)
 
 
 def chunk_ports(checkpoint: Checkpoint, options: CoreAIOptions) -> list[tuple[Chunk, list[TensorSpec], list[TensorSpec]]]:
@@ -202,7 +181,7 @@ def chunk_ports(checkpoint: Checkpoint, options: CoreAIOptions) -> list[tuple[Ch
         S2PError: the U-Net has fewer units than that.
     """
     ports, output = unet_ports(checkpoint, options)
-    costs = {layer.name: layer.bytes for layer in layer_summaries(checkpoint, options)}
+    costs = {layer.name: layer.bytes for layer in unet_layers(checkpoint, options)}
     plan = plan_chunks(checkpoint.structure, options.chunks, costs, ports[0].shape, context_shape(checkpoint))
     between: Dtype = "float16" if options.half else "float32"
     by_name = {name: tensor(name, shape, between) for name, shape in plan[0].shapes.items()}

@@ -6,7 +6,6 @@ visit those timesteps, each once. Formulas: ``Scheduler.swift`` (PNDM) and ``DPM
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from s2p_converters.core.checkpoint import Checkpoint
@@ -17,7 +16,9 @@ from s2p_converters.targets.timesteps import (
     leading_timesteps,
     linspace_timesteps,
     matching_schedule,
+    of_checkpoint,
     pndm_timesteps,
+    scheduler_configuration,
 )
 from s2p_runtime.conditioning import conditioner_of
 from s2p_runtime.errors import S2PError
@@ -115,13 +116,7 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
 
 
 def _check_noise_schedule(checkpoint: Checkpoint) -> None:
-    path = checkpoint.folder / "scheduler" / "scheduler_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise S2PError(
-            f"{path} is not readable JSON ({error})", "make the checkpoint again with s2p-mobile quantize"
-        ) from error
+    config = scheduler_configuration(checkpoint)
     for name, value in _NOISE_SCHEDULE.items():
         if config.get(name) != value or config.get("trained_betas") is not None:
             raise _unsuitable(f"was trained with {name} {config.get(name)}, the pipeline's schedulers have {value}")
@@ -129,13 +124,7 @@ def _check_noise_schedule(checkpoint: Checkpoint) -> None:
 
 def _check_tokens(checkpoint: Checkpoint) -> None:
     spec = checkpoint.manifest.tokenizer
-    path = checkpoint.folder / spec.vocab
-    try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise S2PError(
-            f"{path} is not readable JSON ({error})", "make the checkpoint again with s2p-mobile quantize"
-        ) from error
+    vocabulary = of_checkpoint(checkpoint, spec.vocab, "a vocabulary")
     for token, expected in ((_BOS, spec.bos_id), (_EOS, spec.eos_id)):
         if vocabulary.get(token) != expected:
             raise _unsuitable(f"frames a prompt with token {expected}, the pipeline with {token}")

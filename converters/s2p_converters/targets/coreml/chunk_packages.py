@@ -12,10 +12,11 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.graph.splitting import CONTEXT, STEP, Chunk, UNetChunk, chunk_inputs, chunk_tables, plan_chunks
 from s2p_converters.targets.coreml.apple import TimestepUNet, call_at, text_tokens
-from s2p_converters.targets.coreml.components import component_entry, layer_summaries, program_layers, unet_module, unet_ports
+from s2p_converters.targets.coreml.components import component_entry, unet_module, unet_ports
 from s2p_converters.targets.coreml.emission import WeightTable, constant_name, emitted_weight
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
+from s2p_converters.targets.integer_programs import layer_summaries, program_layers
 from s2p_converters.targets.ports import Dtype, context_shape, tensor
 from s2p_converters.targets.protocol import ConvertedUNet
 
@@ -29,8 +30,8 @@ def convert_chunks(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path)
         S2PError: a layer can overflow float16, a conversion fails, or the U-Net has fewer units than that.
     """
     unet = unet_module(checkpoint, options)
-    emitted = {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options).items()}
-    layers = layer_summaries(checkpoint, emitted, options)
+    emitted = {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options.form).items()}
+    layers = layer_summaries(checkpoint, emitted, options.half, options.quantizes_activations)
     ports, output = unet_ports(checkpoint, options)
     costs = {layer.name: layer.bytes for layer in layers}
     plan = plan_chunks(checkpoint.structure, options.chunks, costs, ports[0].shape, context_shape(checkpoint))

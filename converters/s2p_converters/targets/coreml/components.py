@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -15,17 +15,17 @@ from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import Constants, exact, load_floats, step_tables, table_columns, to_float16, to_float32
 from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder, TimestepUNet, timestep_inputs
 from s2p_converters.targets.coreml.channels_first import ChannelsFirstOperators
-from s2p_converters.targets.coreml.emission import EmittedWeight, WeightTable, constant_name, emitted_weight
+from s2p_converters.targets.coreml.emission import WeightTable, constant_name, emitted_weight
 from s2p_converters.targets.coreml.functions import merge_functions
 from s2p_converters.targets.coreml.layers import CoreMLOperators, check_float16_range
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
 from s2p_converters.targets.float_components import FloatComponent
+from s2p_converters.targets.integer_programs import layer_summaries, program_layers, usable_unit
 from s2p_converters.targets.interface import unet_inputs, unet_output
 from s2p_converters.targets.pointwise import with_pointwise_layers
 from s2p_converters.targets.ports import own_latents
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
-from s2p_runtime.bundle import LayerSummary
 from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.hosts.coreml import HOST
 
@@ -56,13 +56,6 @@ def unet_ports(
     return timestep_inputs(inputs) if options.layout == "apple" else inputs, unet_output(checkpoint, latents)
 
 
-def program_layers(checkpoint: Checkpoint, options: CoreMLOptions) -> dict[str, QuantizedLayer]:
-    """The quantized layers as the program has them."""
-    if options.form == "tokens":
-        return dict(checkpoint.layers)
-    return {name: layer.as_convolution() for name, layer in checkpoint.layers.items()}
-
-
 def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
     """The U-Net as it is exported.
 
@@ -74,7 +67,7 @@ def unet_module(checkpoint: Checkpoint, options: CoreMLOptions) -> StepUNet:
             check_float16_range(layer, options)
     columns = {name: table.float() for name, table in table_columns(checkpoint, exact, options.quantizes_activations).items()}
     kind = ChannelsFirstOperators if options.form == "channels-first" else CoreMLOperators
-    tables, operators = step_tables(columns, checkpoint), kind(program_layers(checkpoint, options), options)
+    tables, operators = step_tables(columns, checkpoint), kind(program_layers(checkpoint, options.form), options)
     if options.layout == "apple":
         unet: StepUNet = TimestepUNet(checkpoint.structure, tables, operators, checkpoint.manifest.plan.timesteps)
     else:
@@ -92,7 +85,7 @@ def convert_unet(
         S2PError: a layer can overflow float16, or the conversion fails.
     """
     unet = unet_module(checkpoint, options)
-    emitted = {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options).items()}
+    emitted = {name: emitted_weight(layer, options) for name, layer in program_layers(checkpoint, options.form).items()}
     shapes = shapes or {HOST.default_method: own_latents(checkpoint)}
 
     def write(latents: tuple[int, int], path: Path) -> None:
@@ -104,7 +97,7 @@ def convert_unet(
     _write_functions(shapes, folder / path, write)
     inputs, output = unet_ports(checkpoint, options, next(iter(shapes.values())))
     component = component_entry(path, inputs, [output], options, options.half)
-    return ConvertedUNet({"unet": component}, layer_summaries(checkpoint, emitted, options))
+    return ConvertedUNet({"unet": component}, layer_summaries(checkpoint, emitted, options.half, options.quantizes_activations))
 
 
 def convert_float(options: CoreMLOptions, folder: Path, methods: Mapping[str, FloatComponent]) -> Component:
@@ -157,41 +150,15 @@ def _write_functions(forms: Mapping[str, Form], path: Path, write: Callable[[For
         merge_functions(packages, path)
 
 
-def layer_summaries(
-    checkpoint: Checkpoint, emitted: dict[str, EmittedWeight], options: CoreMLOptions
-) -> tuple[LayerSummary, ...]:
-    """How each layer of the U-Net rests, in the order in which they run."""
-    width = 16 if options.half else 32
-    rows = []
-    for spec in checkpoint.specs:
-        layer: QuantizedLayer | None = checkpoint.layers.get(spec.name)
-        rows.append(
-            LayerSummary(
-                name=spec.name,
-                kind=spec.kind,
-                weight_bits=layer.weight_bits if layer else width,
-                activation_bits=layer.activation_bits if layer and options.quantizes_activations else None,
-                scheme=emitted[spec.name].scheme if layer else f"float{width}",
-                weights=spec.weights,
-                bytes=emitted[spec.name].stored_bytes if layer else spec.weights * width // 8,
-            )
-        )
-    return tuple(rows)
-
-
-_FLOAT32_UNITS: Mapping[str, Literal["gpu", "all"]] = {"neural-engine": "all", "gpu": "gpu", "all": "all"}
-
-
 def component_entry(
     path: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], options: CoreMLOptions, half: bool
 ) -> Component:
-    """A program for the manifest. One in float32, which the Neural Engine does not compute in, may run anywhere."""
-    unit = options.compute_unit if half else _FLOAT32_UNITS[options.compute_unit]
+    """A program for the manifest."""
     return Component(
         path=path,
         precision="float16" if half else "float32",
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         backend=f"mlprogram {options.minimum_os}",
-        compute_unit=unit,
+        compute_unit=usable_unit(options.compute_unit, half),
     )

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from s2p_converters.core.checkpoint import QuantizedLayer
+from s2p_converters.core.graph import CutRow
 from s2p_converters.targets.executorch.xnnpack.operators import IntegerSymbolLayer, XnnpackOperators
 from s2p_converters.targets.executorch.xnnpack.program import build_program, delegate
 from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
 from s2p_converters.targets.executorch.xnnpack.subgraph import Subgraph, Value
 from s2p_converters.targets.executorch.xnnpack.symbols import Symbol
-from s2p_converters.targets.executorch.xnnpack.unet import StepRowSymbols, unet_columns
+from s2p_converters.targets.executorch.xnnpack.unet import unet_columns
 from s2p_runtime.errors import CheckFailed
 from s2p_runtime.quiet import quiet_import
 
@@ -110,7 +111,7 @@ def _flat_graph(
     graph = Subgraph(list(layers))
     operators = XnnpackOperators(graph, layers, {}, scheme, output_scales)
     source = graph.input((1, start + sum(math.prod(shape) for shape in shapes.values())))
-    row = StepRowSymbols(Symbol(graph, source, False), widths)
+    row = CutRow(Symbol(graph, source, False), widths)
     outputs = []
     for name, layer in layers.items():
         size = math.prod(shapes[name])

@@ -138,6 +138,12 @@ class Symbol:
             first, second = (self.graph.slice(self.value, last, start, size) for start in (0, size))
         return Symbol(self.graph, first, False), Symbol(self.graph, second, False)
 
+    def narrow(self, axis: int, start: int, length: int) -> Symbol:
+        """A part of the looked-up row [S, N] along its columns."""
+        if axis != 1 or self.channels_last or len(self.shape) != 2:
+            raise _unknown(f"narrow({axis}) of {self.shape}")
+        return Symbol(self.graph, self.graph.slice(self.value, 1, start, length), False)
+
     def split(self, sizes: Sequence[int], dim: int) -> tuple[Symbol, ...]:
         """Back into the images that this one was put together of."""
         if dim != 1 or tuple(part.shape[1] for part in self.parts) != tuple(sizes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import QuantizedLayer
-from s2p_converters.core.graph import StepUNet, UNetStructure, layer_specs
+from s2p_converters.core.graph import CutRow, StepUNet, UNetStructure, layer_specs
 from s2p_converters.targets.executorch.xnnpack.operators import XnnpackOperators, activation_columns
 from s2p_converters.targets.executorch.xnnpack.program import delegate
 from s2p_converters.targets.executorch.xnnpack.scheme import Scheme
@@ -19,28 +19,6 @@ from s2p_converters.targets.executorch.xnnpack.subgraph import NamedDataStore, S
 from s2p_converters.targets.executorch.xnnpack.symbols import Symbol, image_input, image_output
 
 Columns = dict[str, NDArray[np.float32]]
-
-
-class StepRowSymbols(Mapping[str, Symbol]):
-    """The looked-up row [1, N] cut into named columns, each cut when it is first needed."""
-
-    def __init__(self, row: Symbol, widths: Mapping[str, int]) -> None:
-        self._row, self._widths = row, dict(widths)
-        self._starts = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
-        self._cut: dict[str, Symbol] = {}
-
-    def __getitem__(self, name: str) -> Symbol:
-        if name not in self._cut:
-            graph = self._row.graph
-            value = graph.slice(self._row.value, 1, self._starts[name], self._widths[name])
-            self._cut[name] = Symbol(graph, value, False)
-        return self._cut[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._widths)
-
-    def __len__(self) -> int:
-        return len(self._widths)
 
 
 class SymbolTables(nn.Module):
@@ -56,8 +34,8 @@ class SymbolTables(nn.Module):
         self.widths, self.of_prompt = dict(widths), dict(of_prompt or {})
 
     def forward(self, row: Symbol, time_row: Symbol | None = None) -> Mapping[str, Symbol]:
-        common = StepRowSymbols(row, self.widths)
-        return common if time_row is None else ChainMap({}, common, StepRowSymbols(time_row, self.of_prompt))  # type: ignore[arg-type]
+        common = CutRow(row, self.widths)
+        return common if time_row is None else ChainMap({}, common, CutRow(time_row, self.of_prompt))  # type: ignore[arg-type]
 
 
 def unet_columns(
