@@ -30,6 +30,29 @@ def tiny_plan(tiny_model: Model) -> SamplingPlan:
     return plan_for(tiny_model.folder / "scheduler", "ddim", 5)
 
 
+@pytest.fixture(scope="session")
+def float_inputs_checkpoint(tiny_model: Model, tiny_plan: SamplingPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """W4A8 with a fifth of the operations on float inputs."""
+    from s2p_mobile.quantize.checkpointing import write_checkpoint
+    from s2p_mobile.quantize.methods import QuantizationJob, run_method
+    from s2p_mobile.quantize.recipes import Recipe
+
+    recipe = Recipe.model_validate(
+        {
+            "name": "mixed activations",
+            "description": "for tests",
+            "weights": {"bits": 4},
+            "activations": {"float_share": "20%"},
+            "calibration": {"prompts": 1},
+        }
+    )
+    job = QuantizationJob(tiny_model, tiny_plan, recipe, ("a cat on a red background",), 4.0, seed=2, device="cpu")
+    made = tmp_path_factory.mktemp("floats") / "checkpoint"
+    made.mkdir()
+    write_checkpoint(job, "rtn", run_method("rtn", job), made)
+    return made
+
+
 @pytest.fixture()
 def fails(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a command in an empty folder, demand exit status 2, one line and nothing new in the folder; gives the line."""

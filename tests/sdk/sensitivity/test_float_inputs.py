@@ -13,10 +13,6 @@ from torch import nn
 
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_mobile.api.description import describe
-from s2p_mobile.quantize.checkpointing import write_checkpoint
-from s2p_mobile.quantize.job import QuantizationJob
-from s2p_mobile.quantize.methods import run_method
-from s2p_mobile.quantize.recipes import Recipe
 from s2p_mobile.quantize.sensitivity import CallSample
 from s2p_mobile.quantize.sensitivity.activations import activation_errors, float_inputs
 from s2p_mobile.sources.model import Model
@@ -93,26 +89,8 @@ def test_choice_is_the_best_of_all_subsets() -> None:
     assert sum(value for name, value in errors.items() if name not in found) == pytest.approx(best)
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_model: Model, tiny_plan: SamplingPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = Recipe.model_validate(
-        {
-            "name": "mixed activations",
-            "description": "for tests",
-            "weights": {"bits": 4},
-            "activations": {"float_share": "20%"},
-            "calibration": {"prompts": 1},
-        }
-    )
-    job = QuantizationJob(tiny_model, tiny_plan, recipe, ("a cat on a red background",), 4.0, seed=2, device="cpu")
-    made = tmp_path_factory.mktemp("floats") / "checkpoint"
-    made.mkdir()
-    write_checkpoint(job, "rtn", run_method("rtn", job), made)
-    return made
-
-
-def test_checkpoint_and_inspect_name_what_is_left(folder: Path, tiny_model: Model) -> None:
-    checkpoint = open_checkpoint(folder)
+def test_checkpoint_and_inspect_name_what_is_left(float_inputs_checkpoint: Path, tiny_model: Model) -> None:
+    checkpoint = open_checkpoint(float_inputs_checkpoint)
     floats = {name for name, layer in checkpoint.layers.items() if layer.activation_bits is None}
     assert floats and len(floats) < len(checkpoint.layers)
     # Multiplications by hand: positions times weights; every resolution is a stride away from the first.
@@ -143,5 +121,5 @@ def test_checkpoint_and_inspect_name_what_is_left(folder: Path, tiny_model: Mode
     assert sum(whole[name] for name in floats) <= 0.2 * sum(whole.values())
     edges = sum(macs[name] for name in ("conv_in", "conv_out"))
     share = sum(value for name, value in whole.items() if name not in floats) / (sum(whole.values()) + edges)
-    facts = describe(folder).facts
+    facts = describe(float_inputs_checkpoint).facts
     assert facts["arithmetic"] == f"W4A8, {share:.0%} of the MACs"

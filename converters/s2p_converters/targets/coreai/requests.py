@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from s2p_converters.targets.coreai.options import CoreAIOptions
+from s2p_runtime.child_process import Said, close_pipes, ended_early
 from s2p_runtime.errors import CheckFailed, S2PError
-
-_LINES_OF_NOTE = 20
 
 
 class Request(BaseModel):
@@ -54,16 +50,16 @@ class Converter:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._said: IO[bytes] | None = None
+        self._said: Said | None = None
 
     def start(self) -> subprocess.Popen[str]:
         """Start it, if it does not run yet; nothing waits until it is ready."""
         if self._process is None or self._process.poll() is not None:
             self.close()
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
+            self._said = Said()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "s2p_converters.targets.coreai.worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, encoding="utf-8",
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said.file, text=True, encoding="utf-8",
             )  # fmt: skip
         return self._process
 
@@ -82,41 +78,20 @@ class Converter:
         except OSError:
             line = ""
         if not line:
-            status = process.wait()
-            said = self._note()
+            status, said = process.wait(), "" if self._said is None else self._said.last_lines()
             self.close()
-            raise self._ended(request.title, status, said)
+            what = f"Apple's library ended while it converted the {request.title}"
+            raise ended_early(what, status, said, "report it with the model, or convert for another target")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             problem, remedy, field = answer["error"]
             raise (CheckFailed if answer.get("failed") else S2PError)(problem, remedy, field)
         return answer
 
-    @staticmethod
-    def _ended(title: str, status: int, said: str) -> S2PError:
-        how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        error = S2PError(
-            f"Apple's library ended while it converted the {title} ({how})",
-            "report it with the model, or convert for another target",
-        )
-        if said:
-            error.add_note(f"Output before the end:\n{said}")
-        return error
-
-    def _note(self) -> str:
-        if self._said is None:
-            return ""
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
-        return "\n".join(lines[-_LINES_OF_NOTE:])
-
     def close(self) -> None:
         """End it; a later request starts another."""
         if self._process is not None:
-            for pipe in (self._process.stdin, self._process.stdout):
-                with contextlib.suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
+            close_pipes(self._process)
             self._process.wait()
             self._process = None
         if self._said is not None:

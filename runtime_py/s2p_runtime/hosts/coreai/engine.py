@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,17 +13,17 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from s2p_runtime.child_process import Said, close_pipes, ended_early
 from s2p_runtime.errors import S2PError
 
 TIME_LIMIT = 1800.0
 """Seconds for one answer. A call of a U-Net of Stable Diffusion's size takes a minute or two on one core."""
 _SUPPORTED = (("Linux", "x86_64"), ("Darwin", "arm64"))
-_NOTE_LINES = 20
 
 Array = NDArray[Any]
 
@@ -55,7 +53,7 @@ class Engine:
         # The attributes first: an engine that is refused is closed too.
         self.time_limit = time_limit
         self._process: subprocess.Popen[bytes] | None = None
-        self._said: IO[bytes] | None = None
+        self._said: Said | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._buffer = bytearray()
         require_engine()
@@ -97,10 +95,7 @@ class Engine:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
+            close_pipes(process)
             process.kill()
             process.wait()
         if self._said is not None:
@@ -112,12 +107,13 @@ class Engine:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
+            self._said = Said()
             # The runtime compiles into its temporary folder, which has to go when the process is ended.
             self._scratch = tempfile.TemporaryDirectory(prefix="s2p-coreai-")
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "s2p_runtime.hosts.coreai.worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env={**os.environ, "TMPDIR": self._scratch.name},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said.file,
+                env={**os.environ, "TMPDIR": self._scratch.name},
             )  # fmt: skip
         return self._process
 
@@ -155,21 +151,10 @@ class Engine:
     def _ended(self, what: str) -> S2PError:
         """The process is gone; say how."""
         assert self._process is not None
-        status, said = self._process.wait(), self._note()
+        status, said = self._process.wait(), "" if self._said is None else self._said.last_lines()
         self.close()
-        how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        error = S2PError(
-            f"Apple's runtime ended while it ran {what} ({how})", "is there enough memory? else convert the checkpoint again"
-        )
-        if said:
-            error.add_note(f"Output before the end:\n{said}")
-        return error
-
-    def _note(self) -> str:
-        if self._said is None:
-            return ""
-        self._said.seek(0)
-        return "\n".join(self._said.read().decode("utf-8", "replace").strip().splitlines()[-_NOTE_LINES:])
+        remedy = "is there enough memory? else convert the checkpoint again"
+        return ended_early(f"Apple's runtime ended while it ran {what}", status, said, remedy)
 
     def load(self, what: str, path: Path, function: str, wide: bool = False) -> None:
         """Compile a program and load one of its functions under ``what``; ``wide``: see :mod:`s2p_runtime.hosts.coreai.widening`."""
