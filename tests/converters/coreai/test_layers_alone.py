@@ -69,7 +69,7 @@ def run_layers(checkpoint: Checkpoint, options: CoreAIOptions, path: Path) -> No
     kind = ChannelsFirstOperators if options.form == "channels-first" else CoreAIOperators
     operators = kind(builder, weights, checkpoint.floats, options)
     tables = SymbolTables(table_columns(checkpoint, options), {})
-    layers, feeds = list(program_layers(checkpoint, options).values()), []
+    layers, feeds = list(program_layers(checkpoint, options.form).values()), []
     for number, layer in enumerate(layers):
         spec, step = layer.spec, tensor("step", (1,), "int32")
         x = layer_input(layer, input_shape(layer), call, number)
