@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_serializer
+from pydantic_core import CoreSchema
 
 from s2p_runtime.errors import S2PError
 
@@ -17,7 +18,7 @@ class Contract(BaseModel):
 
     Every field of a format is always written, and a file that lacks one is refused: what there is not is null or an empty list.
     So no field has a default but ``format`` and ``version``, which :func:`parse_contract` looks at before all others, and
-    ``compute_unit`` of a program, which is absent where it chooses nothing.
+    ``compute_unit`` of a program, which is absent where it chooses nothing, and those of a :class:`SparseContract`.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, frozen=True)
@@ -26,6 +27,23 @@ class Contract(BaseModel):
     def added_since(cls, version: int) -> Mapping[str, Any]:
         """Fields of the document that a file of an older ``version`` lacks, each with what stands for it."""
         return {}
+
+
+class SparseContract(Contract):
+    """A contract with fields that came later: one whose default is None is absent where there is nothing to tell.
+
+    So files from before such a field stay what they were, and readers from before it take files without it.
+    """
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, fields: Callable[[SparseContract], dict[str, Any]]) -> dict[str, Any]:
+        later = {name for name, field in type(self).model_fields.items() if not field.is_required() and field.default is None}
+        return {name: value for name, value in fields(self).items() if value is not None or name not in later}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema of the fields: the serializer's own would be of any object."""
+        return handler(cast("CoreSchema", {key: value for key, value in core_schema.items() if key != "serialization"}))
 
 
 ContractT = TypeVar("ContractT", bound=Contract)

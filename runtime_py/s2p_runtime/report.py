@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from s2p_runtime.component import TARGET_PATTERN
-from s2p_runtime.contract import Contract
+from s2p_runtime.contract import Contract, SparseContract
 
 REPORT_FORMAT: Final = "s2p-report"
 REPORT_VERSION: Final = 2
@@ -23,6 +23,8 @@ LoadedUnit = Literal["neural-engine", "gpu", "all", "cpu"]
 """Processors that a program was loaded for: those of manifests, and the CPU alone."""
 Processor = Literal["neural-engine", "gpu", "cpu", "other"]
 """One processor of a device."""
+LoadPhase = Literal["compile", "specialise", "first", "cached"]
+"""Parts of getting a program ready: translation on the device, fitting it to the device's chip, the first load, and a load after that."""
 
 
 class Device(Contract):
@@ -45,7 +47,7 @@ class Protocol(Contract):
     threads: int | None = Field(description="null: the engine chose")
 
 
-class Timings(Contract):
+class Timings(SparseContract):
     """Raw samples in milliseconds, in the order in which they were taken. ``unet_call`` has one list per measured image."""
 
     load: dict[str, float] = Field(description="load time of each component, compilation included, once")
@@ -53,6 +55,9 @@ class Timings(Contract):
     unet_call: tuple[tuple[float, ...], ...]
     vae_decoder: tuple[float, ...]
     image: tuple[float, ...] = Field(description="prompt to picture")
+    load_phases: dict[str, dict[LoadPhase, float]] | None = Field(
+        default=None, description="per component and phase, ms; absent: the harness does not tell them apart"
+    )
 
 
 class Summary(Contract):
@@ -65,13 +70,14 @@ class Summary(Contract):
     trimmed_mean: float
 
 
-class Memory(Contract):
+class Memory(SparseContract):
     """Memory of the process, from a pass of its own."""
 
     baseline_bytes: int | None
     peak_bytes: int | None
     method: str = Field(description="e.g. 'VmHWM of /proc/self/status', 'phys_footprint'")
     samples: tuple[tuple[float, int], ...] = Field(description="(seconds since start, bytes)")
+    own_launch: bool | None = Field(default=None, description="in a process that did nothing else; absent: not told")
 
 
 class ThermalSample(Contract):
@@ -101,7 +107,7 @@ class Fidelity(Contract):
     image_max_abs: float | None
 
 
-class Validity(Contract):
+class Validity(SparseContract):
     """Conditions of a fair run; null where the device cannot tell."""
 
     unplugged: bool | None
@@ -109,6 +115,17 @@ class Validity(Contract):
     thermal_nominal_at_start: bool | None
     minimum_duration_met: bool
     fidelity_ok: bool
+    foreground: bool | None = Field(default=None, description="in front from start to end; absent: not an app, or not told")
+    unlocked: bool | None = Field(default=None, description="screen never locked; absent: no screen, or not told")
+    not_throttled: bool | None = Field(default=None, description="no reading of heat was serious or critical; absent: none")
+
+
+class RunEvent(Contract):
+    """Something that happened to the device while pictures were measured."""
+
+    seconds: float = Field(description="since the start of the measured pictures")
+    kind: Literal["background", "foreground", "lock", "unlock", "thermal"]
+    state: str | None = Field(description="of thermal: the new one; else null")
 
 
 class PlacedOperator(Contract):
@@ -123,7 +140,7 @@ class PlacedOperator(Contract):
     cost: float | None = Field(description="estimated share of the work of its program, 0 to 1; null: the engine does not tell")
 
 
-class BenchReport(Contract):
+class BenchReport(SparseContract):
     """``report.json``."""
 
     format: Literal["s2p-report"] = REPORT_FORMAT
@@ -147,6 +164,7 @@ class BenchReport(Contract):
     fidelity: tuple[Fidelity, ...]
     validity: Validity
     missing: dict[str, str] = Field(description="dotted path of a null or empty figure: reason")
+    events: tuple[RunEvent, ...] | None = Field(default=None, description="of the measured pictures; absent: nobody watched")
 
     @classmethod
     def added_since(cls, version: int) -> Mapping[str, Any]:

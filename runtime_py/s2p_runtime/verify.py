@@ -36,6 +36,9 @@ MINIMUM_LATENT_PSNR_DB = 30.0
 """Final latents as the program's own precision gives them against the golden ones: below this the picture is another one. The
 harnesses of the devices use the same number; docs/formats.md says why."""
 
+MINIMUM_PICTURE_PSNR_DB = 20.0
+"""Pictures against the golden ones, 8-bit with 255 as the peak: below this the decoder is a wrong one. docs/formats.md says why."""
+
 
 class ComponentCheck(Contract):
     """Worst relative error of a component over all golden runs."""

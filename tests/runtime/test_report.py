@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from s2p_runtime.contract import read_contract
+from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport
 
@@ -36,4 +36,28 @@ def test_version_1_is_as_strict_as_ever(tmp_path: Path) -> None:
             read(path)
     path.write_text(json.dumps({**written, "placement": []}))
     with pytest.raises(S2PError, match=r"is invalid \(placement: unknown in version 1\); get it from its author again"):
+        read(path)
+
+
+def test_what_came_later_is_absent_where_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    """Readers from before it take such a report."""
+    path = tmp_path / "report.json"
+    written = json.loads((FIXTURES / "report.json").read_text())
+    later = {"load_phases": {"unet": {"first": 3.0, "cached": 1.0}}}
+    assert "events" not in written and "foreground" not in written["validity"]
+    told = {
+        **written,
+        "timings_ms": {**written["timings_ms"], **later},
+        "memory": {**written["memory"], "own_launch": False},
+        "validity": {**written["validity"], "foreground": False, "unlocked": True, "not_throttled": False},
+        "events": [{"seconds": 2.5, "kind": "thermal", "state": "serious"}],
+    }
+    path.write_text(json.dumps(told))
+    report = read(path)
+    assert report.timings_ms.load_phases == later["load_phases"] and report.validity.foreground is False
+    write_contract(path, report)
+    assert json.loads(path.read_text()) == told
+    told["events"][0]["kind"] = "rain"
+    path.write_text(json.dumps(told))
+    with pytest.raises(S2PError, match=r"is invalid \(events.0.kind"):
         read(path)

@@ -39,7 +39,7 @@ from s2p_runtime.report import (
     Timings,
     Validity,
 )
-from s2p_runtime.verify import MINIMUM_LATENT_PSNR_DB, read_golden
+from s2p_runtime.verify import MINIMUM_LATENT_PSNR_DB, MINIMUM_PICTURE_PSNR_DB, read_golden
 
 Picture = NDArray[np.uint8]
 OnPicture = Callable[[str, Picture], None]
@@ -105,6 +105,8 @@ class _TimedDrawing:
     image: float
     latents: Array32
     picture: Picture
+    finite: bool
+    """Whether the decoder's numbers are: pixels cannot tell."""
 
 
 class _PatientAdvance:
@@ -149,8 +151,11 @@ class _TimedArtist(BundleArtist):
         text = part.lap()
         latents = final_states(self, conditions, [run.seed])
         part.lap()
-        picture = to_picture(self.decode(latents))
-        return _TimedDrawing(text, tuple(self._calls), part.lap(), whole.lap(), latents, np.ascontiguousarray(picture))
+        decoded = self.decode(latents)
+        picture = np.ascontiguousarray(to_picture(decoded))
+        decoder, image = part.lap(), whole.lap()
+        finite = bool(np.isfinite(decoded).all())
+        return _TimedDrawing(text, tuple(self._calls), decoder, image, latents, picture, finite)
 
 
 def bench_host(
@@ -303,6 +308,8 @@ def _compare(bundle: Bundle, run: GoldenRun, drawing: _TimedDrawing, on_picture:
             f"the final latents of golden run {run.id} are not finite",
             "convert the checkpoint in a higher precision",
         )
+    if not drawing.finite:
+        raise CheckFailed(f"the picture of golden run {run.id} is not finite", "convert the checkpoint in a higher precision")
     on_picture(run.id, drawing.picture)
     return Fidelity(
         golden_id=run.id,
@@ -318,9 +325,10 @@ def _finite(value: float | None) -> float | None:
 
 
 def _is_faithful(fidelity: Fidelity) -> bool:
-    """The floor of ``verify``, so that the two never disagree."""
-    psnr = fidelity.latent_psnr_db
-    return fidelity.latent_max_abs == 0 or (psnr is not None and psnr >= MINIMUM_LATENT_PSNR_DB)
+    """The floor of ``verify`` for the latents, so that the two never disagree, and one for the picture, which tells of the decoder."""
+    latents, picture = fidelity.latent_psnr_db, fidelity.image_psnr_db
+    right_latents = fidelity.latent_max_abs == 0 or (latents is not None and latents >= MINIMUM_LATENT_PSNR_DB)
+    return right_latents and (fidelity.image_max_abs == 0 or (picture is not None and picture >= MINIMUM_PICTURE_PSNR_DB))
 
 
 def _memory(bundle: Bundle, settings: HostSettings, progress: Progress) -> tuple[Memory, str | None]:

@@ -70,7 +70,7 @@ def measure_memory(bundle: Bundle, backend: Backend, threads: int | None, probes
     peak = probes.peak_bytes()
     if peak is None and engine is None:
         peak, method = peak_resident_bytes(), "ru_maxrss of getrusage, importing the engine included"
-    return Memory(baseline_bytes=baseline, peak_bytes=peak, method=method, samples=tuple(samples))
+    return Memory(baseline_bytes=baseline, peak_bytes=peak, method=method, samples=tuple(samples), own_launch=True)
 
 
 def peak_resident_bytes() -> int | None:

@@ -169,6 +169,19 @@ def test_latents_that_are_not_finite_end_it(bundle: Bundle, replay: Replay) -> N
         bench_host(bundle, HostSettings(runs=1, warmup=0), probes=pixel())
 
 
+def test_right_latents_and_a_wrong_decoder_are_not_ok(bundle: Bundle, replay: Replay) -> None:
+    replay.tensors = {**replay.tensors, "image": -replay.tensors["image"]}
+    report = bench_host(bundle, HostSettings(runs=1, warmup=0), probes=pixel())
+    (fidelity,) = report.fidelity
+    assert fidelity.latent_max_abs == 0 and not report.validity.fidelity_ok
+
+
+def test_pictures_that_are_not_finite_end_it(bundle: Bundle, replay: Replay) -> None:
+    replay.tensors = {**replay.tensors, "image": np.full_like(replay.tensors["image"], np.nan)}
+    with pytest.raises(CheckFailed, match="the picture of golden run only is not finite"):
+        bench_host(bundle, HostSettings(runs=1, warmup=0), probes=pixel())
+
+
 def test_no_memory_is_no_failure(bundle: Bundle, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixture's programs are dummies, so that the process which should draw with them fails."""
     monkeypatch.undo()
@@ -186,6 +199,7 @@ def test_memory_of_a_process_and_where_there_is_no_proc(bundle: Bundle, tmp_path
     memory = measure_memory(bundle, replay, 2, Probes(SystemFiles(copy)))
     assert (copy / "proc/self/clear_refs").read_text() == "5", "the high-water mark is set back, see proc(5)"
     assert (memory.baseline_bytes, memory.peak_bytes) == (20480 * 1024, 130048 * 1024)
+    assert memory.own_launch
     assert {value for _, value in memory.samples} == {18432 * 1024} and len(memory.samples) >= 2
     assert replay.did[0] == "start" and replay.did[1:4] == ["load text_encoder", "load unet", "load vae_decoder"]
     memory = measure_memory(bundle, replay, None, Probes(SystemFiles(tmp_path / "nothing")))
