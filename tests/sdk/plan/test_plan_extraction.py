@@ -266,3 +266,10 @@ def test_a_step_that_multiplies_a_state_beyond_float32_is_refused() -> None:
         extract_plan(scheduler, 2)
     assert caught.value.field == "scheduler"
     assert extract_plan(scheduler, 50).calls
+
+
+def test_advice_against_a_division_by_zero_leaves_out_what_is_set() -> None:
+    scheduler = diffusers.UniPCMultistepScheduler(lower_order_final=False)
+    with pytest.raises(S2PError, match="divides by zero at call 4") as caught:
+        extract_plan(scheduler, 5)
+    assert caught.value.remedy == "set lower_order_final to true or final_sigmas_type to sigma_min in its configuration"

@@ -33,6 +33,8 @@ _OFF = {
     "use_flow_sigmas": False,
     "solver_p": None,
 }
+_AGAINST_DIVISION = {"lower_order_final": True, "final_sigmas_type": "sigma_min", "rescale_betas_zero_snr": False}
+"""Settings of multistep schedulers that keep the noise level 0 out of a division."""
 # Settings under which the model must predict its variance as well, or the variance is read from the model.
 _LEARNED_VARIANCE = ("learned", "learned_range")
 
@@ -168,12 +170,19 @@ def _probe(scheduler: Any, told: list[float]) -> list[PlanCall]:
         if not np.isfinite(row).all():
             raise S2PError(
                 f"{type(scheduler).__name__} divides by zero at call {index}",
-                "set lower_order_final to true, "
-                "final_sigmas_type to sigma_min or rescale_betas_zero_snr to false in its configuration",
+                _against_division(scheduler.config),
             )
         row = _eliminate(row, index, basis, corrected, solved)
         calls.append(_plan_call(row, index, basis, told[index], input_scale))
     return calls
+
+
+def _against_division(config: Any) -> str:
+    """What keeps a scheduler from the noise level 0, of the settings that it has and that stand otherwise."""
+    settings = {name: wanted for name, wanted in _AGAINST_DIVISION.items() if name in config and config[name] != wanted}
+    if not settings:
+        return "choose another `scheduler` or `steps`"
+    return f"set {' or '.join(f'{name} to {str(wanted).lower()}' for name, wanted in settings.items())} in its configuration"
 
 
 def _once(noise: Vector, index: int) -> Any:
