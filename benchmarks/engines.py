@@ -10,6 +10,7 @@ is the same reference in float32. Roundings of activations flip in every float32
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.reference import reference_unet
 from s2p_converters.targets.golden import reference_call
+from s2p_mobile.sources.default_checkpoint import default_checkpoint
+from s2p_mobile.sources.opening import open_model
 from s2p_runtime.bundle import Bundle, open_bundle
 from s2p_runtime.conditioning import conditioner_of
 from s2p_runtime.engines import open_backend
@@ -29,9 +32,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=Path, nargs="+")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="that they were made of")
+    parser.add_argument("--checkpoint", type=Path, help="that they were made of (default: the built-in model's)")
     options = parser.parse_args()
-    checkpoint = open_checkpoint(options.checkpoint)
+    with nullcontext(options.checkpoint) if options.checkpoint else default_checkpoint(open_model(None)) as folder:
+        checkpoint = open_checkpoint(folder)
     exact, single = reference_unet(checkpoint), reference_unet(checkpoint).float()
     bundles = [open_bundle(folder) for folder in options.bundles]
     run, tensors = bundles[0].manifest.golden[0], read_golden(bundles[0], bundles[0].manifest.golden[0])
