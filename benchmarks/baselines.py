@@ -189,8 +189,8 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
         (layer.integers.size * layer.weight_bits + 7) // 8 + 2 * layer.scale.size for layer in checkpoint.layers.values()
     )
     general = sum(general_size_bytes(layer) for layer in checkpoint.general.values())
-    layers = [*checkpoint.layers.values(), *checkpoint.general.values()]
-    biases = sum(layer.bias.size for layer in layers if layer.bias is not None)
+    stored = [layer.bias for layer in checkpoint.layers.values()] + [layer.bias for layer in checkpoint.general.values()]
+    biases = sum(bias.size for bias in stored if bias is not None)
     floats = sum(value.size for value in (*checkpoint.floats.values(), *checkpoint.time_tables.values()))
     return int(quantized + general + 2 * (biases + floats))
 

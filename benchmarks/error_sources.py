@@ -50,7 +50,8 @@ class WindowArtist(TorchArtist):
 
     def predict(self, sample: Array32, call: int, *conditions: Array32) -> Array32:
         """See :class:`s2p_runtime.artist.Artist`."""
-        return (self._inside if call in self._calls else super()).predict(sample, call, *conditions)
+        predict = self._inside.predict if call in self._calls else super().predict
+        return predict(sample, call, *conditions)
 
 
 def errors(drawn: Drawings, original: Drawings) -> np.ndarray:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.targets.manifest import folder_bytes
@@ -132,6 +134,11 @@ def make(folder: Path, model: str, scale: float, whole: bool = False) -> Figures
     return {"parameters": parameters}
 
 
+def _random_integers(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    """Of four bits."""
+    return rng.integers(-8, 8, shape, np.int8)
+
+
 def random_integers(model: Path, out: Path) -> Figures:
     """A checkpoint like that of :func:`quantize` with random integers, for networks whose float32 form does not fit the machine."""
     from s2p_converters.core.checkpoint import write_checkpoint_tensors
@@ -151,7 +158,7 @@ def random_integers(model: Path, out: Path) -> Figures:
     specs = layer_specs(source.structure)
     layers = {
         spec.name: QuantizedLayer(
-            spec, 4, 8, lambda spec=spec: rng.integers(-8, 8, spec.weight_shape, np.int8),
+            spec, 4, 8, partial(_random_integers, rng, spec.weight_shape),
             np.full(spec.out_channels, 0.22 * math.sqrt(spec.out_channels / spec.weights), np.float16),
             np.zeros(spec.out_channels, np.float32) if spec.bias else None, np.full(1, 2.0**-5, np.float32),
         )

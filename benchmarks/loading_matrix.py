@@ -142,7 +142,7 @@ def _by_diffusers(configuration: Configuration, folder: Path) -> tuple[Array, Ar
 @contextlib.contextmanager
 def _known_noise(scheduler: Any) -> Iterator[None]:
     """Let a scheduler draw the noise that s2p-mobile draws: one stream after each U-Net call."""
-    modules = [
+    modules: list[Any] = [
         sys.modules[kind.__module__] for kind in type(scheduler).__mro__ if kind.__module__.startswith("diffusers.schedulers")
     ]
     patched = [module for module in modules if hasattr(module, "randn_tensor")]

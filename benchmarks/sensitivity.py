@@ -141,7 +141,7 @@ def main() -> None:
         rounded = round_candidates(weights, CANDIDATE_BITS, "mse")
         rankings: dict[str, Values] = {result.estimator: result.by_layer() for result in results}
         rankings["weight-error"] = {
-            name: {width: float(value.error(weights[name]).square().sum()) for width, value in widths.items()}
+            name: {width: float(value.error().square().sum()) for width, value in widths.items()}
             for name, widths in rounded.items()
         }
         reference = TorchArtist(model.name, model, unet, plan, model.guidance)
