@@ -12,7 +12,9 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
+from s2p_converters.core.graph import FloatLayer, StepUNet
 from s2p_mobile.quantize.stages.stage import Precision
 from s2p_runtime.contract import Contract
 
@@ -26,7 +28,10 @@ class ComputePlan(Contract):
     device: Literal["cpu", "cuda", "mps"] = Field(
         default="cpu", description="that it is for; of these only cuda has memory of its own"
     )
-    graph: Precision = Field(default="fp32", description="of FP networks that only run: trajectories, ranking, calibration")
+    graph: Precision = Field(
+        default="fp32",
+        description="of FP networks that only run: trajectories, ranking, calibration; on a processor of their weights alone",
+    )
     training: Precision = Field(default="fp32", description="of products in training and reconstruction")
     moments: Literal["fp32", "bf16"] = Field(default="fp32", description="of Adam's moments and of averages")
     pairs: int | None = Field(
@@ -41,9 +46,28 @@ class ComputePlan(Contract):
     )
 
     @property
+    def graph_products(self) -> Precision:
+        """Of products in the FP network. A processor multiplies in float32: without instructions for bfloat16, a convolution in it
+        takes two hundred times as long."""
+        return "fp32" if self.device == "cpu" else self.graph
+
+    @property
     def graph_dtype(self) -> torch.dtype:
-        """Of :attr:`graph`."""
+        """Of states in the FP network."""
+        return DTYPES[self.graph_products]
+
+    @property
+    def waiting_dtype(self) -> torch.dtype:
+        """Of states of the FP network that wait."""
         return DTYPES[self.graph]
+
+    def place(self, network: StepUNet, device: torch.device) -> StepUNet:
+        """An FP network on its device. Where only its weights are narrow, they are copies, each widened when it is used."""
+        if self.graph_products != self.graph:
+            for layer in network.modules():
+                if isinstance(layer, FloatLayer):
+                    layer.weight = nn.Parameter(layer.weight.to(DTYPES[self.graph]), requires_grad=False)
+        return network.to(device, self.graph_dtype) if self.graph_products == self.graph else network.to(device)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:

@@ -59,12 +59,12 @@ def pass_bytes(job: QuantizationJob, samples: int, precision: Precision | None =
         precision: of its tensors; the FP network's when None.
     """
     tokens = job.model.conditioner.tokens
-    return samples * forward_bytes(job.structure, tokens) * BYTES[precision or job.compute.graph] // FLOAT32
+    return samples * forward_bytes(job.structure, tokens) * BYTES[precision or job.compute.graph_products] // FLOAT32
 
 
 def gradient_bytes(job: QuantizationJob) -> dict[str, int]:
     """Of a call's pass through the FP network for gradients of all weights, which are let go of one by one."""
     saved = saved_by_fp(job.structure, job.model.conditioner.tokens)
-    kept = job.branches * saved.kept(job.compute.recompute) * BYTES[job.compute.graph] // FLOAT32
+    kept = job.branches * saved.kept(job.compute.recompute) * BYTES[job.compute.graph_products] // FLOAT32
     # A gradient, the rounding error, and a product of both.
     return {"activations": kept, "gradient of a layer": 4 * FLOAT32 * largest_layer(job).weights}

@@ -127,7 +127,7 @@ def candidates(job: QuantizationJob, room: Room) -> Iterator[QuantizationJob]:
 
 def plans_of(job: QuantizationJob, room: Room) -> Iterator[ComputePlan]:
     """Plan after plan: first blocks run again instead of being kept, then moments are halved, then fewer samples go together, and at
-    last the FP network is halved where it was not."""
+    last the FP network's weights are halved where they were not."""
     rule = job.recipe.training
     graph, training = _precisions(rule.precision, room)
     plan = ComputePlan(device=room.kind, graph=graph, training=training, recompute=rule.checkpoint_activations)
@@ -163,7 +163,10 @@ def _known(precision: str) -> Precision:
 def plan_words(job: QuantizationJob) -> str:
     """A plan in one line."""
     plan, rule = job.compute, job.recipe.training
-    words = [f"FP network in {plan.graph}", f"training in {plan.training}"]
+    words = [
+        f"FP network {'in' if plan.graph == plan.graph_products else 'rests in'} {plan.graph}",
+        f"training in {plan.training}",
+    ]
     if plan.recompute:
         words.append("blocks run again in the backward pass")
     words.append(f"{plan.pairs or rule.batch} of {rule.batch} pairs at a time")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from s2p_converters.core.graph import FloatLayer, layer_specs
 from s2p_mobile.cli.app import run
 from s2p_mobile.quantize.compute import ComputePlan
 from s2p_mobile.quantize.counts import counts_of, scaled
@@ -18,6 +19,7 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.jobs import make_job
 from s2p_mobile.quantize.memory_limits import chosen_plan, keep_plan, memory_bytes, within_memory
 from s2p_mobile.quantize.planning import Room, best_plan, plan_words, planned, stages_of
+from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.errors import S2PError
 
 GIB = 2**30
@@ -39,6 +41,32 @@ def test_the_first_plan_is_the_most_exact_one(job: QuantizationJob) -> None:
     assert (t4.graph, t4.training) == ("fp16", "fp16") and (newer.graph, newer.training) == ("fp16", "bf16")
     mac = best_plan(job, "s2p", Room("mps", None)).compute
     assert (mac.device, mac.graph, mac.training) == ("mps", "fp16", "fp32")
+
+
+def test_a_processor_widens_the_weights_that_rest_narrow(job: QuantizationJob) -> None:
+    """The narrow network is the float32 one whose weights were rounded to bfloat16, at half the memory."""
+    torch.manual_seed(0)
+    inputs = (torch.randn(2, 4, 8, 8), torch.tensor([1, 1]), torch.randn(2, job.model.conditioner.tokens, 128))
+    plan = ComputePlan(graph="bf16")
+    narrow = plan.place(float_unet(job.model, job.plan), torch.device("cpu"))
+    rounded = float_unet(job.model, job.plan)
+    rounded.load_state_dict(
+        {
+            name: value.to(torch.bfloat16).float() if is_weight(narrow, name) else value
+            for name, value in rounded.state_dict().items()
+        },
+        assign=True,
+    )
+    with torch.no_grad():
+        assert torch.equal(narrow(*inputs), rounded(*inputs))
+    weights = {name for name, value in narrow.state_dict().items() if value.dtype == torch.bfloat16}
+    assert weights == {f"{spec.name}.weight" for spec in layer_specs(job.model.structure)}
+    assert (plan.graph_dtype, plan.waiting_dtype) == (torch.float32, torch.bfloat16)
+
+
+def is_weight(network: torch.nn.Module, name: str) -> bool:
+    module, _, parameter = name.rpartition(".")
+    return parameter == "weight" and isinstance(network.get_submodule(module), FloatLayer)
 
 
 def test_plans_shrink_until_they_fit(job: QuantizationJob) -> None:

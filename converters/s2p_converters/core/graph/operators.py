@@ -63,7 +63,7 @@ class LayerSpec:
 
 
 class FloatLayer(nn.Module):
-    """The unquantized layer."""
+    """The unquantized layer. A weight may rest in a narrower type than its input has: it is widened for the product."""
 
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
@@ -72,7 +72,8 @@ class FloatLayer(nn.Module):
         self.bias = nn.Parameter(torch.empty(spec.out_channels)) if spec.bias else None
 
     def forward(self, x: Tensor, row: StepRow) -> Tensor:
-        return self.spec.apply(x, self.weight, self.bias)
+        weight = self.weight.to(x.dtype) if self.weight.itemsize < x.itemsize else self.weight
+        return self.spec.apply(x, weight, self.bias)
 
 
 Value = TypeVar("Value")

@@ -140,7 +140,7 @@ def _write_shards(job: LatentJob, scratch: Path, progress: Progress, workers: Wo
         )
         with atomic_file(scratch / TEXTS_FILE) as path:
             write_tensors(path, tensors)
-    unet = float_unet(job.model, job.plan).to(workers.device, job.compute.graph_dtype) if missing else None
+    unet = job.compute.place(float_unet(job.model, job.plan), workers.device) if missing else None
     with stop_on_interrupt() as stop, progress.stage(DRAWING_STAGE, sum(map(len, prompts.values()))) as advance:
         for index in mine:
             if index in missing:

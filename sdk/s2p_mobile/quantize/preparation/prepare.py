@@ -41,7 +41,7 @@ def prepare(job: QuantizationJob, latents: LatentDataset, device: torch.device) 
         latents: FP calls of the job's prompts.
         device: where the networks run.
     """
-    teacher = float_unet(job.model, job.plan, job.structure).to(device, job.compute.graph_dtype)
+    teacher = job.compute.place(float_unet(job.model, job.plan, job.structure), device)
     start = starting_point(job, teacher, lambda alike: _call_weights(job, _spec_of(alike), teacher, latents))
     spec = _spec_of(start)
     if job.recipe.training.loss.calls == "influence":

@@ -84,7 +84,7 @@ def reconstructed_weights(
     kept = FinishedUnits(finished_parts(job), generator)
     learn = partial(learn_rounding, rule=rule, generator=generator)
     detail = f"({rule.iterations} iterations a unit, {calls.count} samples)"
-    with waiting_room(device, job.compute.graph_dtype, job.compute.waiting, job.work) as room:
+    with waiting_room(device, job.compute.waiting_dtype, job.compute.waiting, job.work) as room:
         reconstruct(job, network, calls, learn, rule.quantized_inputs, WEIGHTS_STAGE, detail, room, kept)
     return RoundedWeights(network.layers, start.remainder)
 

@@ -88,7 +88,7 @@ def build_rounded(
         attention: the operands of attention are rounded with the activations.
     """
     structure, compute = job.structure, job.compute
-    teacher = float_unet(job.model, job.plan, structure).to(device, compute.graph_dtype)
+    teacher = compute.place(float_unet(job.model, job.plan, structure), device)
     source = split_shortcuts(job.model.unet.state_dict(), structure)
     splits = skip_splits(structure) if split_skips else {}
     layers = {}

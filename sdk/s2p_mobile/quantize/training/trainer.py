@@ -97,8 +97,7 @@ class Trainer:
     @cached_property
     def teacher(self) -> StepUNet:
         """The FP graph; in a run that learns from stored outputs alone it is never made."""
-        graph = float_unet(self.job.model, self.job.plan, self.job.structure)
-        return graph.to(self.workers.device, self.compute.graph_dtype)
+        return self.compute.place(float_unet(self.job.model, self.job.plan, self.job.structure), self.workers.device)
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a saved state.

@@ -32,7 +32,7 @@ def baseline_latents(job: QuantizationJob) -> Iterator[tuple[LatentDataset, torc
 
 def baseline_room(job: QuantizationJob, device: torch.device) -> AbstractContextManager[WaitingRoom]:
     """Where the samples of a reconstruction wait."""
-    return waiting_room(device, job.compute.graph_dtype, job.compute.waiting, job.work)
+    return waiting_room(device, job.compute.waiting_dtype, job.compute.waiting, job.work)
 
 
 def baseline_bits(job: QuantizationJob, teacher: StepUNet, edges: bool) -> dict[str, int]:
