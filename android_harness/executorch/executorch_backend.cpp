@@ -107,7 +107,8 @@ exec_aten_type scalar_type(DType dtype) {
 class ExecuTorchProgram : public Program {
  public:
   ExecuTorchProgram(const std::string& name, const std::filesystem::path& file) : name_(name), loader_(file) {
-    et::Result<et::Program> program = et::Program::load(&loader_);
+    // The whole structure is checked before anything of it is followed: a damaged file may have a right checksum.
+    et::Result<et::Program> program = et::Program::load(&loader_, et::Program::Verification::InternalConsistency);
     if (!program.ok()) fail(name_, "read", program.error());
     program_ = std::make_unique<et::Program>(std::move(*program));
     plan_memory();

@@ -74,8 +74,8 @@ class JavaProgram : public Program {
 
 std::unique_ptr<Program> JavaBackend::load(const std::string&, const Component&, const std::filesystem::path& file) {
   const JavaEnv env(engine_.machine());
-  const jmethodID load = engine_.method(env.get(), "load", "(Ljava/lang/String;)Lmobile/s2p/harness/EngineProgram;");
-  const jstring path = env->NewStringUTF(file.c_str());
+  const jmethodID load = engine_.method(env.get(), "load", "([B)Lmobile/s2p/EngineProgram;");
+  const jbyteArray path = to_bytes(env.get(), file.string());
   const jobject program = env->CallObjectMethod(engine_.get(), load, path);
   env->DeleteLocalRef(path);
   rethrow(env.get(), "load a component");

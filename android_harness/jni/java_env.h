@@ -4,6 +4,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "s2p/error.h"
 
@@ -59,23 +60,34 @@ class JavaObject {
   jobject object_;
 };
 
-inline std::string to_text(JNIEnv* env, jstring text) {
-  const char* bytes = env->GetStringUTFChars(text, nullptr);
-  std::string copy = bytes == nullptr ? "" : bytes;
-  if (bytes != nullptr) env->ReleaseStringUTFChars(text, bytes);
-  return copy;
-}
+/// What a Java function threw, on its way through the core to Java. The core's destructors are free to call Java meanwhile.
+struct JavaThrown {
+  jthrowable thrown;
+};
+
+/// Texts travel as UTF-8 in byte arrays: JNI's own strings are in a UTF-8 of their own, in which an emoji is six bytes that no file has.
+std::string to_text(JNIEnv* env, jbyteArray bytes);
+jbyteArray to_bytes(JNIEnv* env, const std::string& text);
 
 /// Turns a pending Java exception into Error(backend) with its message.
-inline void rethrow(JNIEnv* env, const char* action) {
-  const jthrowable thrown = env->ExceptionOccurred();
-  if (thrown == nullptr) return;
-  env->ExceptionClear();
-  const jclass type = env->GetObjectClass(thrown);
-  const auto message = static_cast<jstring>(env->CallObjectMethod(thrown, env->GetMethodID(type, "toString", "()Ljava/lang/String;")));
-  const std::string reason = env->ExceptionCheck() == JNI_TRUE || message == nullptr ? "no message" : to_text(env, message);
-  env->ExceptionClear();
-  throw Error(ErrorKind::backend, "the engine could not " + std::string(action) + " (" + reason + "); convert the model again");
+void rethrow(JNIEnv* env, const char* action);
+
+/// Throws mobile.s2p.S2PException with this message, unless something is thrown already.
+void throw_in_java(JNIEnv* env, const std::string& message);
+
+/// Runs `work` and turns what it throws into an exception of Java; `nothing` is the result then.
+template <typename Work, typename Result>
+Result guarded(JNIEnv* env, Result nothing, const Work& work) {
+  try {
+    return work();
+  } catch (const JavaThrown& failure) {
+    env->Throw(failure.thrown);
+  } catch (const std::bad_alloc&) {
+    throw_in_java(env, "out of memory; give the pipeline a smaller memory budget");
+  } catch (const std::exception& error) {
+    throw_in_java(env, error.what());
+  }
+  return nothing;
 }
 
 }  // namespace s2p

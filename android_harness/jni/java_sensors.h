@@ -14,10 +14,13 @@ class JavaSensors : public PlatformSensors {
 
   std::optional<int> thermal_status() override;
   std::optional<double> thermal_headroom() override { return ask("thermalHeadroom"); }
-  std::optional<double> milliwatts() override { return ask("milliwatts"); }
+  std::optional<double> battery_current() override { return ask("batteryCurrent"); }
+  std::optional<double> battery_millivolts() override { return ask("batteryMillivolts"); }
   std::optional<double> battery_level() override { return ask("batteryLevel"); }
   std::optional<bool> unplugged() override { return ask_whether("unplugged"); }
   std::optional<bool> low_power_mode_off() override { return ask_whether("lowPowerModeOff"); }
+  std::optional<bool> foreground() override { return ask_whether("foreground"); }
+  std::optional<bool> unlocked() override { return ask_whether("unlocked"); }
 
  private:
   std::optional<double> ask(const char* method) const;

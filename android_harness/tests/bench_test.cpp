@@ -74,7 +74,9 @@ class Bench : public ::testing::Test {
  protected:
   BenchResult measure(const Bundle& bundle, Backend& backend, const Protocol& protocol) {
     Probes probes(SystemFiles(testing::kTrees / "sysfs-jetson-orin"), std::make_unique<PlatformSensors>(), [] { return 0.0; });
-    return run_bench(bundle, backend, probes, {protocol, kDefaultFidelityFloorDb},
+    BenchOptions options;
+    options.protocol = protocol;
+    return run_bench(bundle, backend, probes, options,
                      [this](const BenchEvent& event) { events_.push_back(event); });
   }
 
@@ -145,6 +147,115 @@ TEST_F(Bench, ComparesWithTheGoldenRun) {
   EXPECT_EQ(kind_thrown([&] { run(broken, {0, 1, 0, 0, 1}); }), "check_failed");
 }
 
+/// The replay with another decoder.
+struct WrongDecoder : ReplayBackend {
+  using ReplayBackend::ReplayBackend;
+  struct Negative : Program {
+    explicit Negative(std::unique_ptr<Program> program) : inner(std::move(program)) {}
+    std::vector<float> run(const std::vector<TensorView>& inputs) override {
+      auto output = inner->run(inputs);
+      for (float& value : output) value = -value;
+      return output;
+    }
+    std::unique_ptr<Program> inner;
+  };
+  std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+    auto program = ReplayBackend::load(name, component, file);
+    if (name != "vae_decoder") return program;
+    return std::make_unique<Negative>(std::move(program));
+  }
+};
+
+TEST_F(Bench, FindsAWrongDecoderBehindRightLatents) {
+  WrongDecoder backend(bundle_);
+  const Report report = run(backend, {0, 1, 0, 0, 1});
+  EXPECT_EQ(report.fidelity.at(0).latents.max_abs, 0.0);
+  EXPECT_LT(report.fidelity.at(0).picture->psnr_db.value(), kDefaultPictureFloorDb);
+  EXPECT_FALSE(report.validity.fidelity_ok);
+}
+
+TEST_F(Bench, TellsFirstAndCachedLoadsApart) {
+  struct Slower : ReplayBackend {
+    using ReplayBackend::ReplayBackend;
+    std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+      if (name == "unet" && loads++ == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      return ReplayBackend::load(name, component, file);
+    }
+    int loads = 0;
+  } backend(bundle_);
+  const nlohmann::json report = run(backend, {0, 1, 0, 0, 1}).to_json();
+  const auto& phases = report["timings_ms"]["load_phases"];
+  EXPECT_EQ(backend.loads, 3);  // first, cached, and the memory pass
+  EXPECT_EQ(phases.size(), 3u);
+  EXPECT_GE(phases["unet"]["first"].get<double>(), 50.0);
+  EXPECT_EQ(report["timings_ms"]["load"]["unet"], phases["unet"]["first"]);
+  EXPECT_TRUE(phases["vae_decoder"].contains("cached"));
+}
+
+/// A phone whose sensors say what a test gives them, one reading a question, the last one for ever.
+struct PhoneSensors : PlatformSensors {
+  std::optional<int> thermal_status() override { return next(status); }
+  std::optional<bool> foreground() override { return next(front); }
+  std::optional<bool> unlocked() override { return true; }
+  template <typename T>
+  static T next(std::vector<T>& readings) {
+    const T reading = readings.front();
+    if (readings.size() > 1) readings.erase(readings.begin());
+    return reading;
+  }
+  std::vector<int> status = {0};
+  std::vector<bool> front = {true};
+};
+
+TEST_F(Bench, TellsWhatHappenedToThePhone) {
+  ReplayBackend backend(bundle_);
+  const auto measured = [&](std::vector<int> status, std::vector<bool> front, double cool = 0) {
+    auto sensors = std::make_unique<PhoneSensors>();
+    sensors->status = std::move(status);
+    sensors->front = std::move(front);
+    Probes probes(SystemFiles(testing::kTrees / "sysfs-jetson-orin"), std::move(sensors), [] { return 0.0; });
+    BenchOptions options;
+    options.protocol = {0, 1, 0, 0, 1};
+    options.cool_seconds = cool;
+    return run_bench(bundle_, backend, probes, options, [this](const BenchEvent& event) { events_.push_back(event); }).report.to_json();
+  };
+  // Asked before anything is loaded, at the first measured picture, and behind the last.
+  const auto calm = measured({0}, {true});
+  EXPECT_EQ(calm["events"], nlohmann::json::array());
+  for (const char* name : {"foreground", "unlocked", "not_throttled"}) EXPECT_EQ(calm["validity"][name], true) << name;
+  const auto eventful = measured({0, 0, 3}, {false, true});
+  EXPECT_EQ(eventful["validity"]["foreground"], false);
+  EXPECT_EQ(eventful["validity"]["not_throttled"], false);
+  std::vector<std::string> kinds;
+  for (const auto& event : eventful["events"]) kinds.push_back(event["kind"]);
+  EXPECT_EQ(kinds, (std::vector<std::string>{"background", "foreground", "thermal"}));
+  EXPECT_EQ(eventful["events"][2]["state"], "serious");
+  EXPECT_EQ(count(BenchEvent::Kind::waiting), 0u);
+  // Warm, warm, cool: it waits twice, then the state at the start is nominal.
+  const auto waited = measured({2, 2, 0}, {true}, 30);
+  EXPECT_EQ(count(BenchEvent::Kind::waiting), 2u);
+  EXPECT_EQ(waited["validity"]["thermal_nominal_at_start"], true);
+}
+
+TEST_F(Bench, TakesMemoryFromALaunchOfItsOwn) {
+  ReplayBackend backend(bundle_);
+  Probes probes(SystemFiles(testing::kTrees / "sysfs-jetson-orin"), std::make_unique<PlatformSensors>(), [] { return 0.0; });
+  BenchOptions options;
+  options.protocol = {0, 1, 0, 0, 1};
+  Memory apart{1, 2, "told", {{0.5, 2}}, true};
+  options.memory_launch = [&] { return std::optional(Memory::read(apart.to_json())); };
+  const auto progress = [this](const BenchEvent& event) { events_.push_back(event); };
+  const auto report = run_bench(bundle_, backend, probes, options, progress).report.to_json();
+  EXPECT_EQ(report["memory"], apart.to_json());
+  EXPECT_EQ(report["memory"]["own_launch"], true);
+  EXPECT_EQ(count(BenchEvent::Kind::memory_pass), 0u);
+  options.memory_launch = [] { return std::nullopt; };
+  const auto lost = run_bench(bundle_, backend, probes, options, progress).report.to_json();
+  EXPECT_TRUE(lost["memory"]["peak_bytes"].is_null());
+  EXPECT_NE(lost["missing"]["memory.peak_bytes"].get<std::string>().find("memory ran out"), std::string::npos);
+  EXPECT_FALSE(lost["summary_ms"].empty());
+}
+
 TEST_F(Bench, AsksForEveryGoldenRun) {
   const Bundle bundle = Bundle::open(testing::kFixtures / "replay.s2pmobile");
   OneTrackBackend backend(bundle);
@@ -192,7 +303,7 @@ TEST_F(Bench, WritesAWholeReportWithItsPicturesOrNone) {
   write_png(folder.path() / "expected.png", result.pictures.at("second"));
   EXPECT_EQ(testing::read_text(folder.path() / "phone-second.png"), testing::read_text(folder.path() / "expected.png"));
   EXPECT_EQ(kind_thrown([&] { write_result("/nowhere/report.json", result); }), "bad_input");
-  EXPECT_EQ(kind_thrown([&] { write_report("/nowhere/report.json", result.report); }), "bad_input");
+  EXPECT_EQ(kind_thrown([&] { write_json("/nowhere/report.json", result.report.to_json()); }), "bad_input");
 }
 
 TEST(Periodic, RunsAtOnceAndALastTime) {
@@ -207,6 +318,12 @@ TEST(Cores, AreListsAndRanges) {
   for (const char* text : {"", "a", "1-", "-1", "3-2", "1,,2", "99999", "1 2"}) {
     EXPECT_EQ(kind_thrown([&] { parse_cores(text); }), "bad_input") << text;
   }
+}
+
+TEST(Threads, AreAsManyAsNamedCoresOrHalfTheProcessors) {
+  EXPECT_EQ(default_threads(std::vector<int>{4, 5, 6, 7}), 4);
+  EXPECT_EQ(default_threads(std::vector<int>{4, 4}), 1);
+  EXPECT_EQ(default_threads(std::nullopt), std::max<long>(1, sysconf(_SC_NPROCESSORS_CONF) / 2));
 }
 
 TEST(Cores, ThatDoNotExistAreRefused) {

@@ -87,7 +87,7 @@ TEST(Pipeline, DecodesWithTheStatisticsOfEveryChannel) {
   const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
   const GoldenRun& golden = bundle.manifest().golden[0];
   DecoderBackend backend(bundle);
-  const std::vector<float> latents = Pipeline(bundle, backend).draw(golden.prompt, golden.seed).latents;
+  const std::vector<float> latents = Pipeline(bundle, backend).draw({golden.prompt, golden.seed, std::nullopt}).latents;
   // The fixture's numbers: latents * std / 0.5 + 0.125 + mean, each rounded to float in this order.
   const std::vector<float> means = {-1.5F, 1.75F, -1.25F, 2.5F};
   const std::vector<float> deviations = {8.5F, 6.0F, 6.5F, 5.25F};
@@ -106,7 +106,9 @@ TEST_P(GoldenPicture, IsDrawnFromPromptToPixels) {
   ReplayBackend backend(bundle);
   Pipeline pipeline(bundle, backend);
   std::size_t calls = 0;
-  const Drawing drawing = pipeline.draw(golden.prompt, golden.seed, [&](std::size_t call) { EXPECT_EQ(call, calls++); });
+  Watcher watcher;
+  watcher.on_call = [&](std::size_t call) { EXPECT_EQ(call, calls++); };
+  const Drawing drawing = pipeline.draw({golden.prompt, golden.seed, std::nullopt}, watcher);
   const TensorFile file(bundle.path(golden.path));
   EXPECT_EQ(drawing.latents, file.floats("quantized_latents"));
   EXPECT_EQ(drawing.picture.rgb, to_picture(file.floats("image"), drawing.picture.height, drawing.picture.width).rgb);
@@ -119,6 +121,110 @@ INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenPicture,
                          ::testing::Values(Case{"replay.s2pmobile", "first"}, Case{"ancestral.s2pmobile", "only"},
                                            Case{"chunked.s2pmobile", "only"}, Case{"pooled.s2pmobile", "only"}));
 
+/// Remembers the texts that the encoder is given, as token ids.
+struct ListeningBackend : ReplayBackend {
+  explicit ListeningBackend(const Bundle& bundle) : ReplayBackend(bundle), size(element_count(bundle.component("text_encoder").outputs[0].shape)) {}
+  struct Ear : Program {
+    explicit Ear(ListeningBackend& backend) : owner(backend) {}
+    std::vector<float> run(const std::vector<TensorView>& inputs) override {
+      const auto* ids = static_cast<const std::int32_t*>(inputs.at(0).data);
+      owner.heard.emplace_back(ids, ids + element_count(inputs.at(0).shape));
+      return std::vector<float>(owner.size);
+    }
+    ListeningBackend& owner;
+  };
+  std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+    if (name == "text_encoder") return std::make_unique<Ear>(*this);
+    return ReplayBackend::load(name, component, file);
+  }
+  std::size_t size;
+  std::vector<std::vector<std::int32_t>> heard;
+};
+
+TEST(Pipeline, TellsTheUnconditionalBranchTheNegativePrompt) {
+  const Bundle bundle = Bundle::open(kFixtures / "replay.s2pmobile");
+  ListeningBackend backend(bundle);
+  Pipeline pipeline(bundle, backend);
+  pipeline.draw({"a cat", 1, "a red hat"});
+  pipeline.draw({"a cat", 1, std::nullopt});
+  const TokenizerSpec& spec = bundle.manifest().tokenizer;
+  const auto tokenizer = ClipTokenizer::load(bundle.path(spec.vocab), bundle.path(spec.merges), spec);
+  ASSERT_EQ(backend.heard.size(), 4u);
+  EXPECT_EQ(backend.heard[0], tokenizer.encode("a red hat"));
+  EXPECT_EQ(backend.heard[1], tokenizer.encode("a cat"));
+  EXPECT_EQ(backend.heard[2], tokenizer.encode(""));
+  const Bundle unguided = Bundle::open(kFixtures / "ancestral.s2pmobile");
+  ReplayBackend replay(unguided);
+  EXPECT_EQ(kind_thrown([&] { Pipeline(unguided, replay).draw({"a blue cat", 3, "hat"}); }), "bad_input");
+}
+
+TEST(Pipeline, ShowsPreviewsAndEndsWhenItsWatcherDoes) {
+  const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
+  const GoldenRun& golden = bundle.manifest().golden[0];
+  ReplayBackend backend(bundle);
+  Pipeline pipeline(bundle, backend);
+  Watcher watcher;
+  std::vector<std::size_t> previews;
+  watcher.preview_every = 2;
+  watcher.on_preview = [&](std::size_t call, const Picture& picture) {
+    previews.push_back(call);
+    EXPECT_EQ(picture.rgb.size(), 3u * 32 * 48);
+  };
+  EXPECT_EQ(pipeline.draw({golden.prompt, golden.seed, std::nullopt}, watcher).latents,
+            pipeline.draw({golden.prompt, golden.seed, std::nullopt}).latents);
+  EXPECT_EQ(previews, (std::vector<std::size_t>{1, 3}));  // of six calls; the last state is the picture
+  struct Enough {};
+  std::size_t calls = 0;
+  watcher.on_call = [&](std::size_t) {
+    if (++calls == 3) throw Enough{};
+  };
+  EXPECT_THROW(pipeline.draw({golden.prompt, golden.seed, std::nullopt}, watcher), Enough);
+  EXPECT_EQ(calls, 3u);
+  EXPECT_EQ(kind_thrown([&] { pipeline.draw({golden.prompt, golden.seed, std::nullopt}); }), "none");
+}
+
+TEST(Pipeline, StaysWithinABudgetWhereItCan) {
+  const auto sum = [](const Bundle& bundle, const std::vector<std::string>& names) {
+    std::uint64_t total = 0;
+    for (const std::string& name : names) {
+      for (const auto& [file, entry] : bundle.manifest().files) {
+        const std::string& path = bundle.component(name).path;
+        if (file == path || file.rfind(path + "/", 0) == 0) total += entry.bytes;
+      }
+    }
+    return total;
+  };
+  const Bundle one = Bundle::open(kFixtures / "ancestral.s2pmobile");
+  const std::uint64_t all = sum(one, {"text_encoder", "unet", "vae_decoder"});
+  ASSERT_GT(all, 0u);
+  EXPECT_EQ(within_budget(one, 0).residency, Residency::keep);
+  EXPECT_EQ(within_budget(one, all).residency, Residency::keep);
+  EXPECT_EQ(within_budget(one, all - 1).residency, Residency::release);
+  EXPECT_EQ(within_budget(one, 1).chunks, Chunks::keep);  // one program cannot be taken apart
+  const Bundle parts = Bundle::open(kFixtures / "chunked.s2pmobile");
+  const std::uint64_t unet = sum(parts, {"unet_1", "unet_2", "unet_3"});
+  EXPECT_EQ(within_budget(parts, unet).chunks, Chunks::keep);
+  EXPECT_EQ(within_budget(parts, unet - 1).chunks, Chunks::release);
+}
+
+TEST(Pipeline, RefusesAPictureThatIsNotFinite) {
+  const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
+  const GoldenRun& golden = bundle.manifest().golden[0];
+  struct Broken : ReplayBackend {
+    using ReplayBackend::ReplayBackend;
+    struct Nothing : Program {
+      explicit Nothing(std::size_t count) : size(count) {}
+      std::vector<float> run(const std::vector<TensorView>&) override { return std::vector<float>(size, NAN); }
+      std::size_t size;
+    };
+    std::unique_ptr<Program> load(const std::string& name, const Component& component, const testing::fs::path& file) override {
+      if (name != "vae_decoder") return ReplayBackend::load(name, component, file);
+      return std::make_unique<Nothing>(element_count(component.outputs[0].shape));
+    }
+  } backend(bundle);
+  EXPECT_EQ(kind_thrown([&] { Pipeline(bundle, backend).draw({golden.prompt, golden.seed, std::nullopt}); }), "check_failed");
+}
+
 TEST(Pipeline, LoadsEachComponentOnceOrKeepsOneAtATime) {
   const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
   const GoldenRun& golden = bundle.manifest().golden[0];
@@ -128,7 +234,7 @@ TEST(Pipeline, LoadsEachComponentOnceOrKeepsOneAtATime) {
   Pipeline keep(bundle, keeping);
   Pipeline release(bundle, releasing, Residency::release);
   for (int picture = 0; picture < 2; ++picture) {
-    EXPECT_EQ(keep.draw(golden.prompt, golden.seed).latents, release.draw(golden.prompt, golden.seed).latents);
+    EXPECT_EQ(keep.draw({golden.prompt, golden.seed, std::nullopt}).latents, release.draw({golden.prompt, golden.seed, std::nullopt}).latents);
   }
   EXPECT_EQ(keeping.loaded, (std::vector<std::string>{"text_encoder", "unet", "vae_decoder"}));
   EXPECT_EQ(keeping.most_alive, 3);
@@ -200,7 +306,7 @@ TEST(Pipeline, CarriesTensorsBetweenTheProgramsOfTheUnet) {
   release.load();
   EXPECT_EQ(releasing.alive, 0);
   EXPECT_EQ(release.load_ms().count("unet"), 1u);
-  EXPECT_EQ(keep.draw(golden.prompt, golden.seed).latents, release.draw(golden.prompt, golden.seed).latents);
+  EXPECT_EQ(keep.draw({golden.prompt, golden.seed, std::nullopt}).latents, release.draw({golden.prompt, golden.seed, std::nullopt}).latents);
   EXPECT_EQ(keeping.right, calls);
   EXPECT_EQ(releasing.right, calls);
   EXPECT_EQ(keeping.most_alive, 3);
@@ -243,12 +349,12 @@ TEST(Pipeline, MakesTheTimeTableOfAPromptOnce) {
   Pipeline pipeline(bundle, backend);
   // A learned word of two vectors, and "!", which the second tokenizer fills with.
   const GoldenRun& golden = bundle.manifest().golden.front();
-  pipeline.draw(golden.prompt, golden.seed);
+  pipeline.draw({golden.prompt, golden.seed, std::nullopt});
   const std::map<std::string, int> expected = {{"text_encoder", 1}, {"time_table", 1}, {"unet", 6}, {"vae_decoder", 1}};
   EXPECT_EQ(backend.calls, expected);
   pipeline.load();
   EXPECT_EQ(pipeline.load_ms().size(), 4u);
-  EXPECT_EQ(kind_thrown([&] { pipeline.draw("another cat", 3); }), "backend");
+  EXPECT_EQ(kind_thrown([&] { pipeline.draw({"another cat", 3, std::nullopt}); }), "backend");
 }
 
 /// An engine whose programs manifests call coreml.
@@ -288,7 +394,7 @@ TEST(Pipeline, RefusesAnAnswerOfTheWrongSize) {
   const Bundle bundle = Bundle::open(kFixtures / "ancestral.s2pmobile");
   ShortBackend backend;
   Pipeline pipeline(bundle, backend);
-  EXPECT_EQ(kind_thrown([&] { pipeline.draw("x", 0); }), "backend");
+  EXPECT_EQ(kind_thrown([&] { pipeline.draw({"x", 0, std::nullopt}); }), "backend");
 }
 
 TEST(Pipeline, RefusesComponentsThatDoNotFitTheLatents) {

@@ -1,5 +1,7 @@
 #include "s2p/probes.h"
 
+#include <cmath>
+
 #include "fixtures.h"
 
 namespace s2p {
@@ -15,14 +17,29 @@ struct FakeSensors : PlatformSensors {
     ++headroom_questions;
     return 0.5;
   }
-  std::optional<double> milliwatts() override { return 1234.0; }
+  std::optional<double> battery_current() override { return -308500.0; }
+  std::optional<double> battery_millivolts() override { return 4000.0; }
   std::optional<double> battery_level() override { return 0.25; }
-  std::optional<bool> unplugged() override { return false; }
+  std::optional<bool> unplugged() override { return on_battery; }
   std::optional<bool> low_power_mode_off() override { return true; }
 
+  bool on_battery = false;
   int status = 0;
   int headroom_questions = 0;
 };
+
+// The same 812.5 mA at 4 V as systems tell it: in millionths or thousandths, of either sign.
+TEST(Battery, TellsMicroFromMilli) {
+  for (const double current : {812500.0, -812500.0, 812.5, -812.5}) {
+    for (const double voltage : {4000000.0, 4000.0}) EXPECT_DOUBLE_EQ(battery_milliwatts(current, voltage).value(), 3250.0);
+  }
+  // The least and the most that a phone draws, 20 mA and 20 A, in either unit.
+  EXPECT_DOUBLE_EQ(battery_milliwatts(20000, 4000).value(), 80.0);
+  EXPECT_DOUBLE_EQ(battery_milliwatts(19999, 4000).value(), 79996.0);
+  for (const auto& [current, voltage] : {std::pair{0.0, 4000.0}, {500.0, 0.0}, {500.0, -1.0}, {double{NAN}, 4000.0}}) {
+    EXPECT_FALSE(battery_milliwatts(current, voltage).has_value());
+  }
+}
 
 TEST(Probes, ReadAPixel) {
   Probes probes = tree("sysfs-pixel");
@@ -122,7 +139,10 @@ TEST(Probes, PreferThePlatformsOwnSensors) {
     fake->status = status;
     EXPECT_EQ(probes.thermal().state, state);
   }
+  EXPECT_FALSE(probes.energy().milliwatts.has_value());  // a charging battery's current says nothing
+  fake->on_battery = true;
   EXPECT_DOUBLE_EQ(probes.energy().milliwatts.value(), 1234.0);
+  fake->on_battery = false;
   EXPECT_DOUBLE_EQ(probes.energy().battery_level.value(), 0.25);
   EXPECT_EQ(probes.unplugged(), std::optional<bool>(false));
   EXPECT_EQ(probes.low_power_mode_off(), std::optional<bool>(true));

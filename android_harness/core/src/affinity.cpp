@@ -1,10 +1,13 @@
 #include "s2p/affinity.h"
 
 #include <sched.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <sstream>
 
 #include "s2p/error.h"
@@ -44,6 +47,18 @@ void pin_to_cores(const std::vector<int>& cores) {
   if (sched_setaffinity(0, sizeof set, &set) != 0) {
     throw Error(ErrorKind::bad_input, std::string("cannot run on these cores (") + std::strerror(errno) + "); choose others with --cores");
   }
+}
+
+std::optional<std::vector<int>> pin_to_named_cores(const std::optional<std::string>& list) {
+  if (!list) return std::nullopt;
+  std::vector<int> cores = parse_cores(*list);
+  pin_to_cores(cores);
+  return cores;
+}
+
+std::int64_t default_threads(const std::optional<std::vector<int>>& cores) {
+  if (cores) return static_cast<std::int64_t>(std::set<int>(cores->begin(), cores->end()).size());
+  return std::max<std::int64_t>(1, sysconf(_SC_NPROCESSORS_CONF) / 2);
 }
 
 }  // namespace s2p

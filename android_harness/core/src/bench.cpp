@@ -21,6 +21,7 @@ constexpr std::chrono::milliseconds kMemoryInterval{100};
 // A listener costs time inside the picture that is being measured (a pipe, a screen), so it hears of few calls.
 constexpr double kCallEventMilliseconds = 1000;
 constexpr const char* kNoReading = "the device gives no reading";
+constexpr const char* kNoLaunch = "the process that measures memory ended early, most likely because memory ran out";
 
 #ifdef __ANDROID__
 constexpr const char* kHarness = "android";
@@ -53,9 +54,68 @@ Fidelity compare_with_golden(const Bundle& bundle, const GoldenRun& golden, cons
   return {golden.id, difference, compare_pixels(picture.rgb, to_picture(image, picture.height, picture.width).rgb)};
 }
 
-bool is_faithful(const Fidelity& fidelity, double floor_db) {
-  return fidelity.latents.max_abs == 0.0 || fidelity.latents.psnr_db.value_or(-1.0) >= floor_db;
+bool is_near(const Difference& difference, double floor_db) {
+  return difference.max_abs == 0.0 || difference.psnr_db.value_or(-1.0) >= floor_db;
 }
+
+bool is_faithful(const Fidelity& fidelity, const BenchOptions& options) {
+  return is_near(fidelity.latents, options.fidelity_floor_db) &&
+         (!fidelity.picture || is_near(*fidelity.picture, options.picture_floor_db));
+}
+
+/// Waits until the device is cool, or does not tell, or the time is over.
+void wait_until_cool(Probes& probes, double seconds, const std::function<void(const BenchEvent&)>& progress) {
+  const auto start = Clock::now();
+  const auto total = static_cast<std::size_t>(seconds);
+  for (;;) {
+    const double waited = milliseconds_since(start) / 1000.0;
+    if (waited >= seconds || probes.thermal().state.value_or("nominal") == "nominal") return;
+    progress({BenchEvent::Kind::waiting, static_cast<std::size_t>(waited), total, waited * 1000.0});
+    std::this_thread::sleep_for(kSensorInterval);
+  }
+}
+
+/// What happens to the device while pictures are measured, from one look a second.
+class Watch {
+ public:
+  explicit Watch(Probes& probes) : probes_(probes) {}
+
+  void look(const ThermalSample& sample) {
+    compare(sample.seconds, front_, probes_.foreground(), "background", "foreground");
+    compare(sample.seconds, open_, probes_.unlocked(), "lock", "unlock");
+    if (!sample.state) return;
+    if (state_ && *state_ != *sample.state) events_.push_back({sample.seconds, "thermal", sample.state});
+    state_ = sample.state;
+    throttled_ = throttled_ || *state_ == "serious" || *state_ == "critical";
+  }
+
+  void tell(Report& report) const {
+    report.validity.foreground = front_.always;
+    report.validity.unlocked = open_.always;
+    if (state_) report.validity.not_throttled = !throttled_;
+    report.events = events_;
+  }
+
+ private:
+  struct Condition {
+    std::optional<bool> now;
+    std::optional<bool> always;
+  };
+
+  void compare(double seconds, Condition& condition, std::optional<bool> found, const char* left, const char* back) {
+    if (!found) return;
+    if (condition.now.value_or(true) != *found) events_.push_back({seconds, *found ? back : left, std::nullopt});
+    condition.now = found;
+    condition.always = condition.always.value_or(true) && *found;
+  }
+
+  Probes& probes_;
+  Condition front_;
+  Condition open_;
+  std::optional<std::string> state_;
+  bool throttled_ = false;
+  std::vector<RunEvent> events_;
+};
 
 void explain_missing(Report& report) {
   const auto note = [&](bool absent, const std::string& path, const std::string& reason) {
@@ -68,9 +128,10 @@ void explain_missing(Report& report) {
   note(!report.protocol.threads, "protocol.threads", "the engine chose");
   note(true, "compute_units", "this engine has no such choice");
   note(true, "placement", "this engine does not tell where operators run");
-  note(!report.memory.baseline_bytes, "memory.baseline_bytes", "/proc/self/status has no VmRSS");
-  note(!report.memory.peak_bytes, "memory.peak_bytes", "/proc/self/status has no VmHWM");
-  note(report.memory.samples.empty(), "memory.samples", "/proc/self/smaps_rollup cannot be read");
+  const bool launched = report.memory.method != kNoLaunch;
+  note(!report.memory.baseline_bytes, "memory.baseline_bytes", launched ? "/proc/self/status has no VmRSS" : kNoLaunch);
+  note(!report.memory.peak_bytes, "memory.peak_bytes", launched ? "/proc/self/status has no VmHWM" : kNoLaunch);
+  note(report.memory.samples.empty(), "memory.samples", launched ? "/proc/self/smaps_rollup cannot be read" : kNoLaunch);
   note(none(report.thermal, [](const auto& s) { return s.state.has_value(); }), "thermal.state", kNoReading);
   note(none(report.thermal, [](const auto& s) { return !s.celsius.empty(); }), "thermal.celsius", kNoReading);
   note(none(report.thermal, [](const auto& s) { return s.headroom.has_value(); }), "thermal.headroom",
@@ -95,21 +156,29 @@ class Session {
   Session(const Bundle& bundle, Backend& backend, Chunks chunks, const std::function<void(const BenchEvent&)>& progress)
       : calls_(bundle.manifest().plan.calls.size()), progress_(progress), pipeline_(bundle, backend, Residency::keep, chunks) {}
 
-  std::map<std::string, double> load() {
-    pipeline_.load();
+  /// Milliseconds of the first load of each component, and of one after that, from what the system keeps of the first.
+  std::map<std::string, std::map<std::string, double>> load() {
+    std::map<std::string, std::map<std::string, double>> phases;
     double total = 0;
-    for (const auto& [name, milliseconds] : pipeline_.load_ms()) total += milliseconds;
-    progress_({BenchEvent::Kind::loaded, 0, pipeline_.load_ms().size(), total});
-    return pipeline_.load_ms();
+    for (const char* phase : {"first", "cached"}) {
+      pipeline_.unload();
+      pipeline_.load();
+      for (const auto& [name, milliseconds] : pipeline_.load_ms()) phases[name][phase] = milliseconds;
+    }
+    for (const auto& [name, times] : phases) total += times.at("first");
+    progress_({BenchEvent::Kind::loaded, 0, phases.size(), total});
+    return phases;
   }
 
   Drawing draw(const GoldenRun& golden, BenchEvent::Kind kind, std::size_t index, std::size_t total) {
     auto heard = Clock::now();
-    Drawing drawing = pipeline_.draw(golden.prompt, golden.seed, [&](std::size_t call) {
+    Watcher watcher;
+    watcher.on_call = [&](std::size_t call) {
       if (milliseconds_since(heard) < kCallEventMilliseconds) return;
       heard = Clock::now();
       progress_({BenchEvent::Kind::call, call, calls_, 0});
-    });
+    };
+    Drawing drawing = pipeline_.draw({golden.prompt, golden.seed, std::nullopt}, watcher);
     progress_({kind, index, total, drawing.timings.image});
     return drawing;
   }
@@ -126,16 +195,11 @@ void compare(const Bundle& bundle, const GoldenRun& golden, Drawing drawing, Ben
   result.pictures.emplace(golden.id, std::move(drawing.picture));
 }
 
-void measure(Session& session, const Bundle& bundle, Probes& probes, BenchResult& result) {
+/// The measured pictures, and the first one's comparison.
+void draw_measured(Session& session, const Bundle& bundle, BenchResult& result) {
   const GoldenRun& golden = bundle.manifest().golden.front();
   Report& report = result.report;
   const std::int64_t runs = report.protocol.runs;
-  const auto start = Clock::now();
-  const Periodic sensors(kSensorInterval, [&] {
-    report.thermal.push_back(probes.thermal());
-    report.energy.push_back(probes.energy());
-    report.thermal.back().seconds = report.energy.back().seconds = seconds_since(start);
-  });
   for (std::int64_t run = 0; run < runs; ++run) {
     std::this_thread::sleep_for(std::chrono::duration<double>(report.protocol.cooldown_seconds));
     Drawing drawing =
@@ -148,6 +212,22 @@ void measure(Session& session, const Bundle& bundle, Probes& probes, BenchResult
   }
 }
 
+void measure(Session& session, const Bundle& bundle, Probes& probes, BenchResult& result) {
+  Report& report = result.report;
+  const auto start = Clock::now();
+  Watch watch(probes);
+  {
+    const Periodic sensors(kSensorInterval, [&] {
+      report.thermal.push_back(probes.thermal());
+      report.energy.push_back(probes.energy());
+      report.thermal.back().seconds = report.energy.back().seconds = seconds_since(start);
+      watch.look(report.thermal.back());
+    });
+    draw_measured(session, bundle, result);
+  }
+  watch.tell(report);
+}
+
 /// The golden runs behind the first, which was measured: each once, for its fidelity.
 void draw_others(Session& session, const Bundle& bundle, const Backend& backend, BenchResult& result) {
   std::vector<GoldenRun> others;
@@ -158,19 +238,23 @@ void draw_others(Session& session, const Bundle& bundle, const Backend& backend,
   }
 }
 
-/// A picture of its own: sampling memory would disturb the timings.
-void measure_memory(Session& session, const GoldenRun& golden, const Probes& probes, Memory& memory) {
+}  // namespace
+
+Memory measure_memory(const Bundle& bundle, Backend& backend, const Probes& probes, Chunks chunks,
+                      const std::function<void(const BenchEvent&)>& progress) {
+  Memory memory;
+  memory.method = "VmRSS (baseline) and VmHWM (peak) of /proc/self/status; samples: Pss of /proc/self/smaps_rollup";
+  memory.baseline_bytes = probes.resident_bytes();
   const auto start = Clock::now();
   {
     const Periodic sampler(kMemoryInterval, [&] {
       if (const auto bytes = probes.proportional_bytes()) memory.samples.push_back({seconds_since(start), *bytes});
     });
-    session.draw(golden, BenchEvent::Kind::memory_pass, 0, 1);
+    Session(bundle, backend, chunks, progress).draw(bundle.manifest().golden.front(), BenchEvent::Kind::memory_pass, 0, 1);
   }
   memory.peak_bytes = probes.peak_bytes();
+  return memory;
 }
-
-}  // namespace
 
 BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
                       const std::function<void(const BenchEvent&)>& progress) {
@@ -194,27 +278,36 @@ BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, co
     report.backend[is_chunk ? "unet" : name] = backend.describe(component);
   }
   report.protocol = protocol;
-  report.memory.baseline_bytes = probes.resident_bytes();
-  report.memory.method = "VmRSS (baseline) and VmHWM (peak) of /proc/self/status; samples: Pss of /proc/self/smaps_rollup";
+  wait_until_cool(probes, options.cool_seconds, progress);
   report.validity.unplugged = probes.unplugged();
   report.validity.low_power_mode_off = probes.low_power_mode_off();
   if (const auto state = probes.thermal().state) report.validity.thermal_nominal_at_start = *state == "nominal";
 
-  Session session(bundle, backend, options.chunks, progress);
-  report.timings.load = session.load();
-  for (std::int64_t run = 0; run < protocol.warmup_runs; ++run) {
-    session.draw(manifest.golden.front(), BenchEvent::Kind::warmup, static_cast<std::size_t>(run),
-                 static_cast<std::size_t>(protocol.warmup_runs));
+  const std::optional<std::int64_t> baseline = probes.resident_bytes();
+  {
+    Session session(bundle, backend, options.chunks, progress);
+    report.timings.load_phases = session.load();
+    for (const auto& [name, phases] : report.timings.load_phases) report.timings.load[name] = phases.at("first");
+    for (std::int64_t run = 0; run < protocol.warmup_runs; ++run) {
+      session.draw(manifest.golden.front(), BenchEvent::Kind::warmup, static_cast<std::size_t>(run),
+                   static_cast<std::size_t>(protocol.warmup_runs));
+    }
+    measure(session, bundle, probes, result);
+    draw_others(session, bundle, backend, result);
   }
-  measure(session, bundle, probes, result);
-  draw_others(session, bundle, backend, result);
-  measure_memory(session, manifest.golden.front(), probes, report.memory);
+  if (options.memory_launch) {
+    report.memory.method = kNoLaunch;
+    if (auto memory = options.memory_launch()) report.memory = std::move(*memory);
+  } else {
+    report.memory = measure_memory(bundle, backend, probes, options.chunks, progress);
+    report.memory.baseline_bytes = baseline;
+  }
 
   double measured_ms = 0;
   for (const double image : report.timings.image) measured_ms += image;
   report.validity.minimum_duration_met = measured_ms >= protocol.minimum_seconds * 1000.0;
   report.validity.fidelity_ok = std::all_of(report.fidelity.begin(), report.fidelity.end(), [&](const Fidelity& fidelity) {
-    return is_faithful(fidelity, options.fidelity_floor_db);
+    return is_faithful(fidelity, options);
   });
   if (report.validity.unplugged == true) report.validity.unplugged = probes.unplugged();
   explain_missing(report);
@@ -225,7 +318,7 @@ void write_result(const std::filesystem::path& report_path, const BenchResult& r
   for (const auto& [id, picture] : result.pictures) {
     write_png(report_path.parent_path() / (report_path.stem().string() + "-" + id + ".png"), picture);
   }
-  write_report(report_path, result.report);
+  write_json(report_path, result.report.to_json());
 }
 
 }  // namespace s2p

@@ -14,6 +14,11 @@ constexpr std::int64_t kVersion = 1;
 // Far above any picture, far below what would overflow when a shape is multiplied out.
 constexpr std::int64_t kMaxLatentDimension = 1 << 16;
 constexpr std::int64_t kMaxTokens = 1 << 16;
+// Of one tensor: eight gigabytes of float32, more than any phone has for one.
+constexpr std::int64_t kMaxElements = std::int64_t{1} << 31;
+constexpr std::size_t kMaxRank = 8;
+// Of one picture: a thousand times those of Stable Diffusion.
+constexpr std::int64_t kMaxLatentElements = std::int64_t{1} << 24;
 constexpr std::size_t kMaxAddedTokens = 1 << 16;
 constexpr std::int64_t kMaxTokenId = std::numeric_limits<std::int32_t>::max();
 
@@ -30,8 +35,11 @@ std::vector<TensorSpec> read_tensors(const Json& list, const std::string& path) 
     TensorSpec spec;
     spec.name = fields.text("name");
     spec.dtype = read_dtype(fields.choice("dtype", {"float16", "float32", "int32", "int64"}));
+    std::int64_t count = 1;
     for (const Json& dimension : fields.array("shape")) {
       spec.shape.push_back(whole_number(dimension, fields.path_of("shape"), 0, std::numeric_limits<std::int32_t>::max()));
+      count *= std::max<std::int64_t>(spec.shape.back(), 1);
+      if (spec.shape.size() > kMaxRank || count > kMaxElements) invalid(fields.path_of("shape"), "too large");
     }
     fields.finish();
     specs.push_back(std::move(spec));
@@ -68,6 +76,7 @@ LatentSpec read_latents(Fields fields) {
   latents.channels = fields.integer("channels", 1, kMaxLatentDimension);
   latents.height = fields.integer("height", 1, kMaxLatentDimension);
   latents.width = fields.integer("width", 1, kMaxLatentDimension);
+  if (latents.channels * latents.height * latents.width > kMaxLatentElements) invalid(fields.path_of("channels"), "too many latents");
   latents.scaling_factor = fields.positive("scaling_factor");
   latents.shift_factor = fields.number("shift_factor");
   latents.means = read_statistics(fields, "mean", latents.channels);

@@ -1,6 +1,7 @@
 #include "s2p/pipeline.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "s2p/error.h"
 #include "s2p/safetensors.h"
@@ -98,7 +99,35 @@ ClipTokenizer load_tokenizer(const Bundle& bundle, const TokenizerSpec& spec) {
   return ClipTokenizer::load(bundle.path(spec.vocab), bundle.path(spec.merges), spec);
 }
 
+/// Bytes of a component's files.
+std::uint64_t file_bytes(const Bundle& bundle, const std::string& name) {
+  const std::string& path = bundle.component(name).path;
+  std::uint64_t total = 0;
+  for (const auto& [file, entry] : bundle.manifest().files) {
+    if (file == path || file.compare(0, path.size() + 1, path + "/") == 0) total += entry.bytes;
+  }
+  return total;
+}
+
 }  // namespace
+
+Stay within_budget(const Bundle& bundle, std::uint64_t bytes) {
+  if (bytes == 0) return {};
+  std::uint64_t all = 0;
+  std::uint64_t unet = 0;
+  for (const std::string& name : bundle.manifest().unet_programs()) unet += file_bytes(bundle, name);
+  std::uint64_t largest = unet;
+  for (const char* name : {kTextEncoder, kTimeTable, kVaeDecoder}) {
+    if (bundle.manifest().components.count(name) == 0) continue;
+    const std::uint64_t own = file_bytes(bundle, name);
+    all += own;
+    largest = std::max(largest, own);
+  }
+  all += unet;
+  if (all <= bytes) return {};
+  const bool apart = largest > bytes && !bundle.manifest().chunks.empty();
+  return {Residency::release, apart ? Chunks::release : Chunks::keep};
+}
 
 Pipeline::Pipeline(const Bundle& bundle, Backend& backend, Residency residency, Chunks chunks)
     : bundle_(bundle),
@@ -167,6 +196,21 @@ void Pipeline::load() {
   program(kVaeDecoder);
 }
 
+void Pipeline::unload() { programs_.clear(); }
+
+void Pipeline::prewarm() {
+  program(kTextEncoder);
+  finished(kTextEncoder);
+  if (bundle_.manifest().conditioning) {
+    program(kTimeTable);
+    finished(kTimeTable);
+  }
+  load_unet();
+  for (const std::string& name : bundle_.manifest().unet_programs()) finished(name);
+  program(kVaeDecoder);
+  finished(kVaeDecoder);
+}
+
 void Pipeline::load_unet() {
   const std::vector<std::string> names = bundle_.manifest().unet_programs();
   // The sum over the programs begins again, unless nothing is to be loaded.
@@ -226,25 +270,30 @@ std::vector<float> Pipeline::call_unet(std::map<std::string, TensorView> known) 
   return std::move(between.at(bundle_.component(names.back()).outputs.front().name));
 }
 
-Drawing Pipeline::draw(const std::string& prompt, std::uint64_t seed, const OnCall& on_call) {
+Drawing Pipeline::draw(const Wish& wish, const Watcher& watcher) {
   Drawing drawing;
   const auto start = Clock::now();
-  const Conditions conditions = embed(prompt);
+  const Conditions conditions = embed(wish);
   drawing.timings.text_encoder = milliseconds_since(start);
-  drawing.latents = denoise_latents(conditions, seed, drawing.timings, on_call);
+  drawing.latents = denoise_latents(conditions, wish.seed, drawing.timings, watcher);
   const auto decoder_start = Clock::now();
   drawing.picture = decode(drawing.latents);
+  finished(kVaeDecoder);
   drawing.timings.vae_decoder = milliseconds_since(decoder_start);
   drawing.timings.image = milliseconds_since(start);
   return drawing;
 }
 
-Conditions Pipeline::embed(const std::string& prompt) {
+Conditions Pipeline::embed(const Wish& wish) {
   const Component& component = bundle_.component(kTextEncoder);
+  const bool guided = bundle_.manifest().batch() == 2;
+  if (wish.negative_prompt && !guided) {
+    throw Error(ErrorKind::bad_input, "a negative prompt has no effect in a bundle without guidance; leave it out");
+  }
   std::vector<std::string> texts;
-  if (bundle_.manifest().batch() == 2) texts.emplace_back();
-  texts.push_back(prompt);
-  if (bundle_.manifest().conditioning) return embed_pooled(texts);
+  if (guided) texts.push_back(wish.negative_prompt.value_or(""));
+  texts.push_back(wish.prompt);
+  if (bundle_.manifest().conditioning) return embed_pooled(texts, wish.negative_prompt.has_value());
   Conditions conditions;
   for (const std::string& text : texts) {
     const TokenIds ids(tokenizer_.encode(text), component.inputs[0]);
@@ -255,7 +304,7 @@ Conditions Pipeline::embed(const std::string& prompt) {
   return conditions;
 }
 
-Conditions Pipeline::embed_pooled(const std::vector<std::string>& texts) {
+Conditions Pipeline::embed_pooled(const std::vector<std::string>& texts, bool own_negative) {
   const Conditioning& conditioning = *bundle_.manifest().conditioning;
   const Component& encoder = bundle_.component(kTextEncoder);
   const Component& network = bundle_.component(kTimeTable);
@@ -264,7 +313,7 @@ Conditions Pipeline::embed_pooled(const std::vector<std::string>& texts) {
   std::vector<float> time_ids;
   for (const std::string& text : texts) {
     std::vector<std::vector<float>> outputs;
-    if (conditioning.zero_unconditional && texts.size() == 2 && &text == &texts.front()) {
+    if (conditioning.zero_unconditional && !own_negative && texts.size() == 2 && &text == &texts.front()) {
       for (const TensorSpec& output : encoder.outputs) outputs.emplace_back(element_count(output.shape), 0.0f);
     } else {
       const TokenIds first(tokenizer_.encode(text), encoder.inputs[0]);
@@ -289,7 +338,7 @@ Conditions Pipeline::embed_pooled(const std::vector<std::string>& texts) {
 }
 
 std::vector<float> Pipeline::denoise_latents(const Conditions& conditions, std::uint64_t seed,
-                                             ImageTimings& timings, const OnCall& on_call) {
+                                             ImageTimings& timings, const Watcher& watcher) {
   const Manifest& manifest = bundle_.manifest();
   const Component component = unet_interface(bundle_);
   const std::size_t count = manifest.latents.count();
@@ -317,10 +366,15 @@ std::vector<float> Pipeline::denoise_latents(const Conditions& conditions, std::
     }
     std::vector<float> output = call_unet(std::move(inputs));
     timings.unet_call.push_back(milliseconds_since(start));
-    if (on_call) on_call(call);
+    if (watcher.on_call) watcher.on_call(call);
     return guide(output, count, manifest.guidance);
   };
-  std::vector<float> latents = denoise(manifest.plan, predict, initial_latents(manifest.plan, seed, count), seed);
+  const std::size_t calls = manifest.plan.calls.size();
+  const auto on_state = [&](std::size_t call, const std::vector<float>& state) {
+    // The last state is the picture itself.
+    if (watcher.preview_every != 0 && (call + 1) % watcher.preview_every == 0 && call + 1 < calls) watcher.on_preview(call, decode(state));
+  };
+  std::vector<float> latents = denoise(manifest.plan, predict, initial_latents(manifest.plan, seed, count), seed, on_state);
   for (const std::string& name : manifest.unet_programs()) finished(name);
   return latents;
 }
@@ -340,7 +394,9 @@ Picture Pipeline::decode(const std::vector<float>& latents) {
   }
   const auto output = checked(program(kVaeDecoder).run({{DType::float32, component.inputs[0].shape, input.data()}}),
                               component.outputs[0], kVaeDecoder);
-  finished(kVaeDecoder);
+  if (!std::all_of(output.begin(), output.end(), [](float value) { return std::isfinite(value); })) {
+    throw Error(ErrorKind::check_failed, "the picture is not finite; convert the model with --precision fp32");
+  }
   const auto& shape = component.outputs[0].shape;
   return to_picture(output, static_cast<std::size_t>(shape[2]), static_cast<std::size_t>(shape[3]));
 }

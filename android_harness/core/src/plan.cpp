@@ -84,7 +84,8 @@ std::vector<float> initial_latents(const SamplingPlan& plan, std::uint64_t seed,
   return latents;
 }
 
-std::vector<float> denoise(const SamplingPlan& plan, const Predict& predict, std::vector<float> latents, std::uint64_t seed) {
+std::vector<float> denoise(const SamplingPlan& plan, const Predict& predict, std::vector<float> latents, std::uint64_t seed,
+                           const OnState& on_state) {
   const auto last_state = last_uses(plan, &PlanCall::states);
   const auto last_output = last_uses(plan, &PlanCall::outputs);
   const std::size_t count = latents.size();
@@ -103,6 +104,7 @@ std::vector<float> denoise(const SamplingPlan& plan, const Predict& predict, std
     for (const Term& term : call.outputs) add(total, term.coefficient, outputs.at(term.index));
     if (call.noise != 0.0) add(total, call.noise, gaussian(seed, count, static_cast<std::uint32_t>(i + 1)));
     states[i + 1].assign(total.begin(), total.end());
+    if (on_state) on_state(i, states[i + 1]);
     forget(states, last_state, i);
     forget(outputs, last_output, i);
   }

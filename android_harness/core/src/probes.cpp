@@ -9,6 +9,8 @@ constexpr const char* kThermalFolder = "sys/class/thermal";
 constexpr const char* kHwmonFolder = "sys/class/hwmon";
 constexpr const char* kSupplyFolder = "sys/class/power_supply";
 constexpr double kHeadroomIntervalSeconds = 1.0;
+constexpr double kLeastMicroamperes = 20'000;
+constexpr double kLeastMicrovolts = 100'000;
 
 /// A zone that is switched off reads 0 or far outside of this.
 bool is_temperature(double celsius) { return celsius != 0.0 && celsius > -40.0 && celsius < 200.0; }
@@ -21,6 +23,14 @@ std::string unique_name(const std::map<std::string, double>& taken, const std::s
 }
 
 }  // namespace
+
+std::optional<double> battery_milliwatts(double current, double voltage) {
+  const double amount = std::abs(current);
+  if (amount == 0 || voltage <= 0 || !std::isfinite(amount) || !std::isfinite(voltage)) return std::nullopt;
+  const double milliamperes = amount >= kLeastMicroamperes ? amount / 1000.0 : amount;
+  const double millivolts = voltage >= kLeastMicrovolts ? voltage / 1000.0 : voltage;
+  return milliamperes * millivolts / 1000.0;
+}
 
 Probes::Probes(SystemFiles files, std::unique_ptr<PlatformSensors> sensors, std::function<double()> now)
     : files_(std::move(files)), sensors_(std::move(sensors)), now_(std::move(now)) {}
@@ -97,9 +107,8 @@ std::map<std::string, double> Probes::zone_temperatures() const {
 
 EnergySample Probes::energy() {
   EnergySample sample;
-  sample.milliwatts = sensors_->milliwatts();
-  if (!sample.milliwatts) sample.milliwatts = rail_milliwatts();
-  if (!sample.milliwatts) sample.milliwatts = battery_milliwatts();
+  sample.milliwatts = rail_milliwatts();
+  if (!sample.milliwatts) sample.milliwatts = drawn_milliwatts();
   sample.battery_level = sensors_->battery_level();
   if (!sample.battery_level) {
     const auto battery = battery_folder();
@@ -145,15 +154,16 @@ std::optional<std::string> Probes::battery_folder() const {
   return std::nullopt;
 }
 
-std::optional<double> Probes::battery_milliwatts() const {
-  const auto battery = battery_folder();
+std::optional<double> Probes::drawn_milliwatts() {
   // While it charges, the battery's current says nothing about what the device draws.
+  const auto current = sensors_->battery_current();
+  const auto millivolts = sensors_->battery_millivolts();
+  if (current && millivolts) return sensors_->unplugged() == true ? battery_milliwatts(*current, *millivolts) : std::nullopt;
+  const auto battery = battery_folder();
   if (!battery || files_.text(*battery + "/status").value_or("") != "Discharging") return std::nullopt;
-  const auto microamperes = files_.number(*battery + "/current_now");
-  const auto microvolts = files_.number(*battery + "/voltage_now");
-  if (!microamperes || !microvolts || *microamperes == 0 || *microvolts <= 0) return std::nullopt;
-  // Makers disagree on the sign of a discharging current.
-  return std::abs(*microamperes) * *microvolts / 1e9;
+  const auto now = files_.number(*battery + "/current_now");
+  const auto voltage = files_.number(*battery + "/voltage_now");
+  return now && voltage ? battery_milliwatts(*now, *voltage) : std::nullopt;
 }
 
 std::optional<bool> Probes::unplugged() {

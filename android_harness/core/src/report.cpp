@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "s2p/error.h"
+#include "s2p/json_fields.h"
 
 namespace s2p {
 namespace {
@@ -47,11 +48,13 @@ Json to_json(const Protocol& protocol) {
 }
 
 Json to_json(const Timings& timings) {
-  return {{"load", timings.load},
-          {"text_encoder", timings.text_encoder},
-          {"unet_call", timings.unet_call},
-          {"vae_decoder", timings.vae_decoder},
-          {"image", timings.image}};
+  Json result = {{"load", timings.load},
+                 {"text_encoder", timings.text_encoder},
+                 {"unet_call", timings.unet_call},
+                 {"vae_decoder", timings.vae_decoder},
+                 {"image", timings.image}};
+  if (!timings.load_phases.empty()) result["load_phases"] = timings.load_phases;
+  return result;
 }
 
 Json summaries(const Timings& timings) {
@@ -66,15 +69,6 @@ Json summaries(const Timings& timings) {
     if (const auto summary = summarize(*samples)) result[name] = to_json(*summary);
   }
   return result;
-}
-
-Json to_json(const Memory& memory) {
-  Json samples = Json::array();
-  for (const MemorySample& sample : memory.samples) samples.push_back(Json::array({sample.seconds, sample.bytes}));
-  return {{"baseline_bytes", nullable(memory.baseline_bytes)},
-          {"peak_bytes", nullable(memory.peak_bytes)},
-          {"method", memory.method},
-          {"samples", samples}};
 }
 
 Json to_json(const ThermalSample& sample) {
@@ -104,11 +98,25 @@ Json to_json(const Fidelity& fidelity) {
 }
 
 Json to_json(const Validity& validity) {
-  return {{"unplugged", nullable(validity.unplugged)},
-          {"low_power_mode_off", nullable(validity.low_power_mode_off)},
-          {"thermal_nominal_at_start", nullable(validity.thermal_nominal_at_start)},
-          {"minimum_duration_met", validity.minimum_duration_met},
-          {"fidelity_ok", validity.fidelity_ok}};
+  Json result = {{"unplugged", nullable(validity.unplugged)},
+                 {"low_power_mode_off", nullable(validity.low_power_mode_off)},
+                 {"thermal_nominal_at_start", nullable(validity.thermal_nominal_at_start)},
+                 {"minimum_duration_met", validity.minimum_duration_met},
+                 {"fidelity_ok", validity.fidelity_ok}};
+  const std::pair<const char*, std::optional<bool>> later[] = {
+      {"foreground", validity.foreground}, {"unlocked", validity.unlocked}, {"not_throttled", validity.not_throttled}};
+  for (const auto& [name, value] : later) {
+    if (value) result[name] = *value;
+  }
+  return result;
+}
+
+Json to_json(const RunEvent& event) {
+  return {{"seconds", event.seconds}, {"kind", event.kind}, {"state", nullable(event.state)}};
+}
+
+std::optional<std::int64_t> bytes_or_null(Fields& fields, const std::string& name) {
+  return fields.is_null(name) ? std::nullopt : std::optional<std::int64_t>(fields.integer(name, 0));
 }
 
 template <typename T>
@@ -120,8 +128,34 @@ Json list(const std::vector<T>& values) {
 
 }  // namespace
 
+Json Memory::to_json() const {
+  Json list = Json::array();
+  for (const MemorySample& sample : samples) list.push_back(Json::array({sample.seconds, sample.bytes}));
+  return {{"baseline_bytes", nullable(baseline_bytes)},
+          {"peak_bytes", nullable(peak_bytes)},
+          {"method", method},
+          {"samples", list},
+          {"own_launch", own_launch}};
+}
+
+Memory Memory::read(const Json& value) {
+  Fields fields(value, "memory");
+  Memory memory;
+  memory.baseline_bytes = bytes_or_null(fields, "baseline_bytes");
+  memory.peak_bytes = bytes_or_null(fields, "peak_bytes");
+  memory.method = fields.text("method");
+  memory.own_launch = fields.boolean("own_launch");
+  for (const Json& sample : fields.array("samples")) {
+    if (!sample.is_array() || sample.size() != 2) invalid("memory.samples", "not pairs");
+    const std::int64_t bytes = whole_number(sample[1], "memory.samples", 0, std::numeric_limits<std::int64_t>::max());
+    memory.samples.push_back({finite_number(sample[0], "memory.samples"), bytes});
+  }
+  fields.finish();
+  return memory;
+}
+
 Json Report::to_json() const {
-  return {{"format", kReportFormat},
+  Json result = {{"format", kReportFormat},
           {"version", kReportVersion},
           {"harness", harness},
           {"harness_version", harness_version},
@@ -136,19 +170,21 @@ Json Report::to_json() const {
           {"protocol", s2p::to_json(protocol)},
           {"timings_ms", s2p::to_json(timings)},
           {"summary_ms", summaries(timings)},
-          {"memory", s2p::to_json(memory)},
+          {"memory", memory.to_json()},
           {"thermal", list(thermal)},
           {"energy", list(energy)},
           {"fidelity", list(fidelity)},
           {"validity", s2p::to_json(validity)},
           {"missing", missing}};
+  if (validity.not_throttled || validity.foreground || validity.unlocked) result["events"] = list(events);
+  return result;
 }
 
-void write_report(const std::filesystem::path& path, const Report& report) {
+void write_json(const std::filesystem::path& path, const Json& value) {
   const std::filesystem::path scratch = path.string() + "." + std::to_string(getpid()) + ".partial";
   std::ofstream stream(scratch, std::ios::binary);
   // The device's own texts (a model name, a sensor's type) need not be UTF-8.
-  stream << report.to_json().dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
+  stream << value.dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
   stream.close();
   std::error_code error;
   if (stream) std::filesystem::rename(scratch, path, error);

@@ -19,19 +19,27 @@ namespace s2p {
 /// the iOS harness use the same number.
 constexpr double kDefaultFidelityFloorDb = 30.0;
 
+/// The same of the 8-bit pictures, so that a wrong decoder is found, too.
+constexpr double kDefaultPictureFloorDb = 20.0;
+
 struct BenchOptions {
   Protocol protocol;
   double fidelity_floor_db = kDefaultFidelityFloorDb;
+  double picture_floor_db = kDefaultPictureFloorDb;
+  double cool_seconds = 0;  ///< how long to wait for a thermal state of nominal before anything is loaded
+  /// Measures memory in a process of its own, when everything is unloaded here; nothing where that failed. Absent: memory is measured
+  /// here, after the pictures.
+  std::function<std::optional<Memory>()> memory_launch;
   Chunks chunks = Chunks::keep;  ///< with release, loading is part of a call's time
 };
 
 /// One step of the protocol, for a progress bar or a plot. Of the calls only one a second is told.
 struct BenchEvent {
-  enum class Kind { loaded, warmup, image, call, fidelity, memory_pass };
+  enum class Kind { loaded, warmup, image, call, fidelity, memory_pass, waiting };
   Kind kind;
   std::size_t index = 0;      ///< of the picture (warmup, image, fidelity) or of the U-Net call (call)
   std::size_t total = 0;
-  double milliseconds = 0;    ///< of the load or the picture; 0 for calls and for the memory pass
+  double milliseconds = 0;    ///< of the load, the picture or the wait; 0 for calls and for the memory pass
 };
 
 struct BenchResult {
@@ -39,12 +47,17 @@ struct BenchResult {
   std::map<std::string, Picture> pictures;  ///< drawn here, by golden run
 };
 
-/// Measures a bundle: load, warm-up pictures, measured pictures of the first golden run's prompt and seed, the other golden
-/// runs for their fidelity alone, and one more picture during which memory is sampled. Temperature and power are sampled
-/// once a second on another thread while pictures are measured.
+/// Measures a bundle: load, and once more from what the system keeps of it, warm-up pictures, measured pictures of the first golden
+/// run's prompt and seed, the other golden runs for their fidelity alone, and one more picture during which memory is sampled.
+/// Temperature, power, and whether the app stays in front of an unlocked screen are sampled once a second on another thread while
+/// pictures are measured.
 /// Throws what Pipeline throws; Error(bad_input) when the bundle has no golden run or the protocol makes no sense,
 /// Error(check_failed) when final latents are not finite.
 BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
+                      const std::function<void(const BenchEvent&)>& progress);
+
+/// Loads everything and draws the first golden run while memory is sampled.
+Memory measure_memory(const Bundle& bundle, Backend& backend, const Probes& probes, Chunks chunks,
                       const std::function<void(const BenchEvent&)>& progress);
 
 /// Writes the report and, beside it, each picture as STEM-GOLDEN.png. Throws Error(bad_input); no report is written then.

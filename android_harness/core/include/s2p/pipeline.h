@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,6 +30,20 @@ struct ImageTimings {
   double image = 0;
 };
 
+/// What is to be drawn.
+struct Wish {
+  std::string prompt;
+  std::uint64_t seed = 0;
+  std::optional<std::string> negative_prompt;  ///< what the unconditional branch is told instead of the empty text
+};
+
+/// Who watches a picture grow. What a function throws ends the picture and comes out of `draw`.
+struct Watcher {
+  std::function<void(std::size_t call)> on_call;  ///< after every U-Net call
+  std::size_t preview_every = 0;                  ///< calls between two previews, 0: none; each costs a run of the decoder
+  std::function<void(std::size_t call, const Picture& picture)> on_preview;  ///< the state after a call, decoded
+};
+
 struct Drawing {
   std::vector<float> latents;  ///< final state, [1, C, H, W]
   Picture picture;
@@ -43,6 +58,16 @@ enum class Residency { keep, release };
 /// that no more than the largest is in memory.
 enum class Chunks { keep, release };
 
+/// What stays in memory.
+struct Stay {
+  Residency residency = Residency::keep;
+  Chunks chunks = Chunks::keep;
+};
+
+/// What lets programs, as large as their files, stay below `bytes`: all of them, else one stage at a time, else one program of the U-Net
+/// at a time. Where even that is too much, that. 0: no bound.
+Stay within_budget(const Bundle& bundle, std::uint64_t bytes);
+
 /// What a prompt tells the U-Net, the same for all calls.
 struct Conditions {
   std::vector<float> embeddings;  ///< [B, N, D], unconditional first
@@ -52,9 +77,6 @@ struct Conditions {
 /// Prompt to picture through the components of a bundle. Not thread-safe. Bundle and backend must outlive it.
 class Pipeline {
  public:
-  /// Called after every U-Net call with its index.
-  using OnCall = std::function<void(std::size_t call)>;
-
   /// Throws Error(wrong_target) when the bundle's programs are not the backend's, Error(bad_input) when its components do not
   /// take the tensors of docs/formats.md.
   Pipeline(const Bundle& bundle, Backend& backend, Residency residency = Residency::keep, Chunks chunks = Chunks::keep);
@@ -65,8 +87,15 @@ class Pipeline {
   /// Milliseconds of the latest load of each component; a U-Net in several programs counts as one.
   const std::map<std::string, double>& load_ms() const { return load_ms_; }
 
-  /// Throws Error(bad_input) for a prompt that is not UTF-8, Error(backend) when the engine fails.
-  Drawing draw(const std::string& prompt, std::uint64_t seed, const OnCall& on_call = {});
+  /// Loads what stays, or everything once, so that the system keeps the files at hand.
+  void prewarm();
+
+  /// Drops all loaded components; the next picture loads what it needs.
+  void unload();
+
+  /// Throws Error(bad_input) for a prompt that is not UTF-8, or a negative one where nothing is guided; Error(backend) when the
+  /// engine fails; Error(check_failed) when the decoder's numbers are not finite.
+  Drawing draw(const Wish& wish, const Watcher& watcher = {});
 
  private:
   /// The loaded component. `counted`: a load of a chunk counts to that of the U-Net.
@@ -75,10 +104,10 @@ class Pipeline {
   void load_unet();
   void finished_chunk(const std::string& name);
   std::vector<float> call_unet(std::map<std::string, TensorView> known);
-  Conditions embed(const std::string& prompt);
-  Conditions embed_pooled(const std::vector<std::string>& texts);
+  Conditions embed(const Wish& wish);
+  Conditions embed_pooled(const std::vector<std::string>& texts, bool own_negative);
   std::vector<float> denoise_latents(const Conditions& conditions, std::uint64_t seed, ImageTimings& timings,
-                                     const OnCall& on_call);
+                                     const Watcher& watcher);
   Picture decode(const std::vector<float>& latents);
   void require_target() const;
   void check_components() const;

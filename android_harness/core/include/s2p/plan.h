@@ -46,8 +46,12 @@ std::vector<float> initial_latents(const SamplingPlan& plan, std::uint64_t seed,
 /// (scaled state, call index) -> guided output of the same size.
 using Predict = std::function<std::vector<float>(const std::vector<float>& scaled, std::size_t call)>;
 
+/// Called with the state that each row gives and the index of the call before it.
+using OnState = std::function<void(std::size_t call, const std::vector<float>& state)>;
+
 /// Walks all rows from `latents` (= x_0) and returns the final state. Each row is summed in double in the stored order
 /// (states, outputs, noise) and rounded to float once, as s2p_runtime.plan.denoise does: equal outputs give equal bits.
-std::vector<float> denoise(const SamplingPlan& plan, const Predict& predict, std::vector<float> latents, std::uint64_t seed);
+std::vector<float> denoise(const SamplingPlan& plan, const Predict& predict, std::vector<float> latents, std::uint64_t seed,
+                           const OnState& on_state = {});
 
 }  // namespace s2p

@@ -37,6 +37,8 @@ struct Timings {
   std::vector<std::vector<double>> unet_call;
   std::vector<double> vae_decoder;
   std::vector<double> image;
+  /// By component: `first`, and `cached`, a load after that one was dropped.
+  std::map<std::string, std::map<std::string, double>> load_phases;
 };
 
 struct MemorySample {
@@ -49,6 +51,11 @@ struct Memory {
   std::optional<std::int64_t> peak_bytes;
   std::string method;
   std::vector<MemorySample> samples;
+  bool own_launch = false;  ///< in a process that did nothing else
+
+  nlohmann::json to_json() const;
+  /// What `to_json` wrote. Throws Error(invalid).
+  static Memory read(const nlohmann::json& value);
 };
 
 struct ThermalSample {
@@ -76,6 +83,16 @@ struct Validity {
   std::optional<bool> thermal_nominal_at_start;
   bool minimum_duration_met = false;
   bool fidelity_ok = false;
+  std::optional<bool> foreground;
+  std::optional<bool> unlocked;
+  std::optional<bool> not_throttled;
+};
+
+/// Something that happened while pictures were measured.
+struct RunEvent {
+  double seconds;
+  std::string kind;                  ///< background, foreground, lock, unlock or thermal
+  std::optional<std::string> state;  ///< of thermal: the new one
 };
 
 /// report.json, field for field s2p_runtime.report.BenchReport. What could not be measured is null, and `missing` says why.
@@ -97,12 +114,13 @@ struct Report {
   std::vector<Fidelity> fidelity;
   Validity validity;
   std::map<std::string, std::string> missing;
+  std::vector<RunEvent> events;
 
   nlohmann::json to_json() const;
 };
 
 /// Writes beside `path` and renames, so that the file is whole or absent. Throws Error(bad_input).
-void write_report(const std::filesystem::path& path, const Report& report);
+void write_json(const std::filesystem::path& path, const nlohmann::json& value);
 
 /// The current time in UTC, ISO 8601.
 std::string utc_now();
