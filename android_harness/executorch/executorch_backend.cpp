@@ -148,11 +148,21 @@ class ExecuTorchProgram : public Program {
     return {values, values + tensor.numel()};
   }
 
+  void require_tensor(const et::Result<et::Tag>& tag) const {
+    if (!tag.ok()) fail(name_, "read", tag.error());
+    if (*tag != et::Tag::Tensor) fail(name_, "read", et::Error::InvalidProgram);
+  }
+
   void plan_memory() {
     const et::Result<et::MethodMeta> meta = program_->method_meta(kMethod);
     if (!meta.ok()) fail(name_, "find forward in", meta.error());
+    // ExecuTorch ends the process for an input or output that is none of the method's values; asked for its kind, it only says so.
+    for (std::size_t i = 0; i < meta->num_inputs(); ++i) require_tensor(meta->input_tag(i));
+    for (std::size_t i = 0; i < meta->num_outputs(); ++i) require_tensor(meta->output_tag(i));
     for (std::size_t i = 0; i < meta->num_memory_planned_buffers(); ++i) {
-      const auto size = static_cast<std::size_t>(meta->memory_planned_buffer_size(i).get());
+      const et::Result<std::int64_t> planned = meta->memory_planned_buffer_size(i);
+      if (!planned.ok() || *planned < 0) fail(name_, "read", et::Error::InvalidProgram);
+      const auto size = static_cast<std::size_t>(*planned);
       planned_.push_back(aligned_block(size));
       spans_.emplace_back(planned_.back().get(), size);
     }

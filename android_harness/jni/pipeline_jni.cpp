@@ -115,8 +115,14 @@ JNIEXPORT jintArray JNICALL Java_mobile_s2p_Native_draw(JNIEnv* env, jobject, jl
     s2p::Wish wish{s2p::to_text(env, prompt), static_cast<std::uint64_t>(seed), std::nullopt};
     if (negative != nullptr) wish.negative_prompt = s2p::to_text(env, negative);
     s2p::Watcher watcher;
-    watcher.on_call = [&](std::size_t call) { told.tell(call, nullptr); };
-    watcher.preview_every = static_cast<std::size_t>(std::max(preview_every, 0));
+    const auto every = static_cast<std::size_t>(std::max(preview_every, 0));
+    const std::size_t calls = pipeline.bundle.manifest().plan.calls.size();
+    watcher.preview_every = every;
+    watcher.on_call = [&](std::size_t call) {
+      // A call with a preview is told once, with it.
+      const bool shown = every != 0 && (call + 1) % every == 0 && call + 1 < calls;
+      if (!shown) told.tell(call, nullptr);
+    };
     watcher.on_preview = [&](std::size_t call, const s2p::Picture& picture) { told.tell(call, &picture); };
     try {
       return to_pixels(env, pipeline.pipeline.draw(wish, watcher).picture);

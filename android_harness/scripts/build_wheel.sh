@@ -1,10 +1,13 @@
 #!/bin/sh
-# Builds s2p-run and s2p-bench with the ExecuTorch of a Python environment: build_wheel.sh [PYTHON]. Result: build/wheel.
+# Builds s2p-run and s2p-bench with the ExecuTorch of a Python environment, and the library's native half where there is a JDK:
+# build_wheel.sh [PYTHON]. Result: build/wheel.
 set -eu
 python=${1:-python3}
 cd "$(dirname "$0")/.."
 . ../scripts/packages.sh
 need cmake make g++ nlohmann-json3-dev
 
-quietly cmake --preset wheel -DPython3_EXECUTABLE="$python" -DCMAKE_CXX_FLAGS_RELEASE=-O2
+jdk=$(readlink -f "$(command -v javac || true)" | sed 's|/bin/javac$||')
+if [ -f "$jdk/include/jni.h" ]; then jni=ON; else jni=OFF; fi
+quietly cmake --preset wheel -DPython3_EXECUTABLE="$python" -DCMAKE_CXX_FLAGS_RELEASE=-O2 -DS2P_JNI=$jni -DS2P_JDK="$jdk"
 quietly cmake --build --preset wheel -j "${S2P_JOBS:-$(nproc)}"

@@ -24,7 +24,7 @@ LoadedUnit = Literal["neural-engine", "gpu", "all", "cpu"]
 Processor = Literal["neural-engine", "gpu", "cpu", "other"]
 """One processor of a device."""
 LoadPhase = Literal["compile", "specialise", "first", "cached"]
-"""Parts of getting a program ready: translation on the device, fitting it to the device's chip, the first load, and a load after that."""
+"""Parts of getting a program ready: translation on the device, fitting it to the chip, the first load, and a load after that."""
 
 
 class Device(Contract):

@@ -9,8 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +53,16 @@ def runner_folder() -> Path:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Workers of one test run share a folder: one fills it, the others wait."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@pytest.fixture(scope="session")
+def folder_lock() -> Callable[[Path], AbstractContextManager[None]]:
+    """For what the workers of a test run make once."""
+    return _locked
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 Environment: ``S2P_STANDIN`` names a folder with ``config.json``. Its keys: ``devices`` (serial -> state), ``services``
 (dumpsys and settings: command -> text, or a list of texts, one per question), ``disk_full``, ``lost_at`` (drop the device
 when a line of the running program holds this text), ``killed_at`` (kill the program there). ``log.txt`` collects the calls.
+
+An app lives on it, too: once it is installed (``app`` names the runner that it measures with), ``am start`` runs standin_app.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +25,30 @@ TEMPORARY = "/data/local/tmp"
 
 
 def _local(remote: str) -> str:
-    return remote.replace(TEMPORARY, str(SANDBOX))
+    return remote.replace(TEMPORARY, str(SANDBOX)).replace("/sdcard", str(SANDBOX / "sdcard"))
+
+
+def _app(command: str, config: dict[str, Any]) -> int | None:
+    """What the app's commands do; None: it is another command."""
+    pid, installed = STATE / "app.pid", (STATE / "installed").exists() or config.get("installed", False)
+    words = shlex.split(command)
+    if words[:2] == ["pm", "path"]:
+        print(f"package:/data/app/{words[2]}/base.apk" if installed else "", end="")
+        return 0 if installed else 1
+    if words[:2] == ["am", "start"]:
+        if not installed:
+            print("Starting: Intent { }\nError type 3\nError: Activity class does not exist.")
+            return 0
+        runs = SANDBOX / "sdcard/Android/data" / words[3].split("/")[0] / "files/runs"
+        extras = [_local(word) for word in words[4:]]
+        run = [sys.executable, str(Path(__file__).with_name("standin_app.py")), config["app"], str(runs), *extras]
+        process = subprocess.Popen(
+            run, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        pid.write_text(str(process.pid))
+        print("Starting: Intent { }")
+        return 0
+    return None
 
 
 def _service(command: str, config: dict[str, Any]) -> str | None:
@@ -42,6 +68,10 @@ def _shell(command: str, serial: str, config: dict[str, Any]) -> int:
         return 0
     if command.startswith(("dumpsys", "settings")):
         return 127
+    done = _app(command, config)
+    if done is not None:
+        return done
+    command = _with_tools(command)
     process = subprocess.Popen(["sh", "-c", _local(command)], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -56,6 +86,16 @@ def _shell(command: str, serial: str, config: dict[str, Any]) -> int:
             os.killpg(process.pid, signal.SIGKILL)
     status = process.wait()
     return 128 - status if status < 0 else status
+
+
+def _with_tools(command: str) -> str:
+    """A shell's command on this machine, with what only a phone's shell has."""
+    pid = STATE / "app.pid"
+    tools = (
+        f'am() {{ [ -f {pid} ] && kill -9 -- -"$(cat {pid})" 2>/dev/null; rm -f {pid}; }}\n'
+        f'pidof() {{ [ -f {pid} ] && kill -0 "$(cat {pid})" 2>/dev/null && cat {pid}; }}\n'
+    )
+    return tools + command if "am force-stop" in command or "pidof" in command else command
 
 
 def main(arguments: list[str]) -> int:
@@ -76,6 +116,13 @@ def main(arguments: list[str]) -> int:
         return 1
     if verb == "shell":
         return _shell(rest[0], serial, config)
+    if verb == "install":
+        if config.get("refuses_apps"):
+            sys.stderr.write("adb: failed to install app.apk: Failure [INSTALL_FAILED_USER_RESTRICTED]\n")
+            return 1
+        (STATE / "installed").touch()
+        print("Success")
+        return 0
     source, target = rest
     if verb == "push":
         if config.get("disk_full"):

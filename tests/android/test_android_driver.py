@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from s2p_mobile.cli.app import as_options, run
-from s2p_mobile.devices import AndroidSettings, bench_android
+from s2p_mobile.devices import AndroidSettings, android, bench_android
 from s2p_runtime.bundle import Bundle, BundleManifest, file_entries
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
@@ -106,17 +106,27 @@ def test_measures_and_brings_the_report_back(phone: Phone) -> None:
     assert pictures == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_power_comes_from_the_battery_service_where_the_runner_sees_none(phone: Phone) -> None:
-    """The runner gets an empty system root, so that it finds no sensors, whatever this machine has."""
+def test_power_comes_from_the_battery_service_where_the_runner_sees_none(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner gets an empty system root, so that it finds no sensors, whatever this machine has. Only what is drawn while pictures
+    are measured counts: the phone is told to idle at another power before and after."""
+    monkeypatch.setattr(android, "_POWER_SECONDS", 0.0)
     (phone.folder / "empty").mkdir()
     script = phone.folder / "blind-runner"
     script.write_text(f'#!/bin/sh\nexec "{phone.runner}" "$@" --system-root "{phone.folder}/empty"\n')
     phone.runner = script
+    # Asked: until it is ready, before, after the first of two pictures, after.
+    idle, busy = COOL.replace("-500", "-20"), COOL
+    phone.configure(services={**SERVICES, "dumpsys battery": [idle, idle, busy, idle]})
     report = phone.bench()
-    assert [sample.battery_level for sample in report.energy] == [0.83, 0.83]
-    assert [sample.milliwatts for sample in report.energy] == [2000.0, 2000.0]  # 500 mA at 4 V
+    assert [(sample.battery_level, sample.milliwatts) for sample in report.energy] == [(0.83, 2000.0)]  # 500 mA at 4 V
     assert report.memory.peak_bytes is None and "memory.peak_bytes" in report.missing
     assert not {"energy.battery_level", "energy.milliwatts"} & set(report.missing)
+
+
+def test_power_in_micro_and_milliamperes() -> None:
+    for current in (-812_500, 812_500, 812.5, -812.5):
+        assert android.milliwatts(current, 4000) == 3250.0
+    assert android.milliwatts(20_000, 4000) == 80.0 and android.milliwatts(19_999, 4000) == 79_996.0
 
 
 def test_leaves_only_the_files_for_the_next_run_and_copies_only_what_changed(phone: Phone) -> None:

@@ -1,4 +1,4 @@
-"""The app and the command-line tool name the core's steps in the core's order, which travels as a number."""
+"""The library and the command-line tool name the core's steps in the core's order, which travels as a number."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def _words(file: str, pattern: str) -> list[str]:
 def test_steps_are_the_cores() -> None:
     steps = _words("core/include/s2p/bench.h", r"enum class Kind \{([^}]*)\}")
     assert "memory_pass" in steps
-    assert _words("app/src/main/java/mobile/s2p/harness/HarnessNative.kt", r"enum class Step \{([^}]*)\}") == steps
+    assert _words("library/src/main/java/mobile/s2p/bench/Benchmark.kt", r"enum class BenchStep \{([^}]*)\}") == steps
     assert _words("tools/s2p_bench.cpp", r"names\[\] = \{([^}]*)\}") == steps

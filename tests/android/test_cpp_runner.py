@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2p_runtime.bundle import Bundle
-from s2p_runtime.contract import read_contract
+from s2p_runtime.bundle import Bundle, file_entries
+from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.report import BenchReport
 from s2p_runtime.tensors import read_tensors
 from s2p_runtime.tokenizer import ClipTokenizer
@@ -180,3 +182,47 @@ def test_a_program_that_is_no_program_is_refused(runner_folder: Path, tmp_path: 
     done = subprocess.run([runner_folder / "s2p-run", bundle, "--prompt", "x"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert "error: ExecuTorch could not read component text_encoder" in done.stderr
+
+
+@pytest.mark.parametrize("offset", [0, 4, 32, 36, 40, 60, 784, 792, 1200])
+def test_a_damaged_program_with_a_right_checksum_is_refused(
+    runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path, offset: int
+) -> None:
+    """Offsets of the file's structure that point far away; at 784 and 792 stand places of inputs and outputs among its values."""
+    folder = Path(shutil.copytree(tiny_bundle.folder, tmp_path / "damaged.s2pmobile"))
+    data = bytearray((folder / "text_encoder.pte").read_bytes())
+    data[offset : offset + 4] = (0x7FFFFF00).to_bytes(4, "little")
+    (folder / "text_encoder.pte").write_bytes(data)
+    (folder / "manifest.json").unlink()
+    write_contract(folder / "manifest.json", tiny_bundle.manifest.model_copy(update={"files": file_entries(folder)}))
+    done = subprocess.run(
+        [runner_folder / "s2p-run", folder, "--prompt", "x", "--out", tmp_path / "x.png"], capture_output=True, text=True
+    )
+    # Some of these numbers are of no account to a reader. None may end the process otherwise than with a line.
+    assert done.returncode in (0, 2), done.stderr
+    assert done.returncode == 0 or "error: ExecuTorch could not " in done.stderr
+
+
+def test_memory_has_a_process_of_its_own_and_threads_are_told(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    options = ["--runs", "1", "--warmup", "0", "--minimum-seconds", "0", "--out", out]
+    subprocess.run([runner_folder / "s2p-bench", tiny_bundle.folder, *options], check=True, capture_output=True)
+    report = read_contract(out, BenchReport, "s2p-report", 2)
+    assert report.memory.own_launch and report.memory.peak_bytes is not None and report.memory.samples
+    assert report.protocol.threads == max(1, (os.cpu_count() or 2) // 2), "half the processors, as ExecuTorch's library has it"
+    assert report.timings_ms.load_phases is not None
+    for name, phases in report.timings_ms.load_phases.items():
+        assert phases["first"] == report.timings_ms.load[name] and phases["cached"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report-first.png", "report.json"]
+    subprocess.run([runner_folder / "s2p-bench", tiny_bundle.folder, *options, "--cores", "0"], check=True, capture_output=True)
+    assert read_contract(out, BenchReport, "s2p-report", 2).protocol.threads == 1
+
+
+def test_a_negative_prompt_draws_what_python_draws(runner_folder: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
+    prompt, negative, seed = "a red apple", "a green background", "7"
+    cpp, python = tmp_path / "cpp.png", tmp_path / "python.png"
+    options = ["--negative-prompt", negative, "--seed", seed, "--out"]
+    subprocess.run([runner_folder / "s2p-run", demo_bundle.folder, "--prompt", prompt, *options, cpp], check=True)
+    command = [sys.executable, "-m", "s2p_mobile", "generate", demo_bundle.folder, prompt, *options, python]
+    subprocess.run(command, check=True)
+    assert np.abs(np.asarray(Image.open(cpp), float) - np.asarray(Image.open(python), float)).max() <= 1

@@ -152,7 +152,7 @@ class _TimedArtist(BundleArtist):
         latents = final_states(self, conditions, [run.seed])
         part.lap()
         decoded = self.decode(latents)
-        picture = np.ascontiguousarray(to_picture(decoded))
+        picture = np.ascontiguousarray(to_picture(np.nan_to_num(decoded)))
         decoder, image = part.lap(), whole.lap()
         finite = bool(np.isfinite(decoded).all())
         return _TimedDrawing(text, tuple(self._calls), decoder, image, latents, picture, finite)
@@ -325,7 +325,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _is_faithful(fidelity: Fidelity) -> bool:
-    """The floor of ``verify`` for the latents, so that the two never disagree, and one for the picture, which tells of the decoder."""
+    """The floor of ``verify`` for the latents, so that the two never disagree, and one for the picture, which the decoder makes."""
     latents, picture = fidelity.latent_psnr_db, fidelity.image_psnr_db
     right_latents = fidelity.latent_max_abs == 0 or (latents is not None and latents >= MINIMUM_LATENT_PSNR_DB)
     return right_latents and (fidelity.image_max_abs == 0 or (picture is not None and picture >= MINIMUM_PICTURE_PSNR_DB))

@@ -37,6 +37,7 @@ class _Request:
     allow_charging: bool
     release_chunks: bool
     compute_unit: str | None
+    apk: Path | None
     out: Path
     progress: Progress
 
@@ -54,6 +55,7 @@ def bench(
     allow_charging: bool = False,
     release_chunks: bool = False,
     compute_unit: str | None = None,
+    apk: str | Path | None = None,
     out: str | Path | None = None,
     force: bool = False,
     progress: ProgressLike = None,
@@ -62,7 +64,8 @@ def bench(
 
     Args:
         bundle: opened or its folder.
-        device: ``host``, ``android``, ``android:SERIAL``, ``ios`` or ``ios:UDID``.
+        device: ``host``, ``android-app``, ``android``, ``ios``, or one of the phones with a colon and its serial number or UDID:
+            ``android-app:SERIAL``. ``android-app`` measures with the app, ``android`` with a runner that was built for the phone.
         runs: measured pictures, at least 1.
         warmup: pictures before them.
         cooldown: seconds of rest before each measured picture.
@@ -73,6 +76,7 @@ def bench(
         release_chunks: of a bundle whose U-Net is several programs, load each for every call and let go of it.
         compute_unit: on an iPhone, ``neural-engine``, ``gpu``, ``all`` or ``cpu`` for every program, or ``unet=gpu`` for one; what
             the bundle says when None.
+        apk: of the measuring app, to install first, with ``android-app``.
         out: report to write as well, with the pictures drawn beside it as ``STEM-GOLDEN.png``.
         force: replace what lies at ``out``.
         progress: see :class:`ProgressEvent`.
@@ -94,7 +98,9 @@ def bench(
 
     kind, colon, name = device.partition(":")
     if kind not in _DEVICES or (colon and not name):
-        raise S2PError(f"unknown device {device!r}", "give host, android, android:SERIAL, ios or ios:UDID", "device")
+        raise S2PError(f"unknown device {device!r}", f"give {', '.join(_DEVICES)}, or a phone as android-app:SERIAL", "device")
+    if apk is not None and kind != "android-app":
+        raise S2PError("`apk` is an option of android-app", "leave it out, or give `device=android-app`", "apk")
     HostSettings(runs, warmup, cooldown, minimum, threads).check()  # the numbers mean the same everywhere
     if out is not None:
         refuse_existing(Path(out), force)
@@ -102,7 +108,7 @@ def bench(
     with _report_place(out) as place:
         request = _Request(
             as_bundle(bundle), name or None, runs, warmup, cooldown, minimum, threads, cores, allow_charging, release_chunks,
-            compute_unit, place, listener(progress),
+            compute_unit, None if apk is None else Path(apk), place, listener(progress),
         )  # fmt: skip
         return _DEVICES[kind](request)
 
@@ -223,6 +229,24 @@ def _android(request: _Request) -> BenchReport:
     )  # fmt: skip
 
 
+def _android_app(request: _Request) -> BenchReport:
+    from s2p_mobile.devices import bench_android_app
+    from s2p_mobile.devices.android import AndroidSettings
+    from s2p_mobile.devices.android_app import AppSettings
+    from s2p_runtime.errors import S2PError
+
+    _refuse_unit(request)
+    if request.cores is not None:
+        raise S2PError("`cores` is an option of host and android", "an app cannot choose, leave it out", "cores")
+    phone = AndroidSettings(
+        allow_charging=request.allow_charging, minimum_seconds=request.minimum, release_chunks=request.release_chunks
+    )
+    return bench_android_app(
+        request.bundle.folder, request.name, request.runs, request.warmup, request.cooldown, request.threads, request.out,
+        request.progress, AppSettings(phone, request.apk),
+    )  # fmt: skip
+
+
 def _ios(request: _Request) -> BenchReport:
     from s2p_mobile.devices.ios import IosSettings, bench_ios
     from s2p_runtime.errors import S2PError
@@ -247,7 +271,12 @@ def _ios(request: _Request) -> BenchReport:
     )  # fmt: skip
 
 
-_DEVICES: dict[str, Callable[[_Request], BenchReport]] = {"host": _host, "android": _android, "ios": _ios}
+_DEVICES: dict[str, Callable[[_Request], BenchReport]] = {
+    "host": _host,
+    "android-app": _android_app,
+    "android": _android,
+    "ios": _ios,
+}
 
 
 def report(

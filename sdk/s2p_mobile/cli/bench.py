@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    device: Annotated[str, typer.Option(help="host, android[:SERIAL] or ios[:UDID].")] = "host",
+    device: Annotated[str, typer.Option(help="host, android-app[:SERIAL], android[:SERIAL] or ios[:UDID].")] = "host",
     runs: Annotated[int, typer.Option(min=1, help="Measured pictures.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Pictures before them.")] = 1,
     cooldown: Annotated[float, typer.Option(min=0, help="Seconds of rest before each measured picture.")] = 0.0,
@@ -44,20 +44,27 @@ def bench(
     compare_units: Annotated[
         bool, typer.Option("--compare-units", help="iOS: one run with neural-engine, gpu and all each, and one table.")
     ] = False,
+    apk: Annotated[Path | None, typer.Option("--apk", metavar="FILE", help="android-app: install this app first.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Report to write.")] = Path("report.json"),
     force: ForceOption = False,
     json: JsonOption = None,
 ) -> int:
     """Measure a bundle on this machine or on a phone. Exit status 1 when it draws something else than its golden picture."""
     if compare_units:
-        given = {"threads": threads, "cores": cores, "allow_charging": allow_charging or None, "compute_unit": compute_unit}
+        given = {
+            "threads": threads,
+            "cores": cores,
+            "allow_charging": allow_charging or None,
+            "compute_unit": compute_unit,
+            "apk": apk,
+        }
         return _compare_units(
             bundle, given, json, device=device, runs=runs, warmup=warmup, cooldown=cooldown, minimum=minimum,
             release_chunks=release_chunks, out=out, force=force, progress=True,
         )  # fmt: skip
     measured = s2p_mobile.bench(
         bundle, device=device, runs=runs, warmup=warmup, cooldown=cooldown, minimum=minimum, threads=threads, cores=cores,
-        allow_charging=allow_charging, release_chunks=release_chunks, compute_unit=compute_unit, out=out, force=force,
+        allow_charging=allow_charging, release_chunks=release_chunks, compute_unit=compute_unit, apk=apk, out=out, force=force,
         progress=True,
     )  # fmt: skip
 

@@ -131,6 +131,21 @@ class Adb:
         self._raise_if_lost(done.returncode, done.stderr)
         raise S2PError(f"cannot copy {source.name} to device {self.serial} ({_last_line(done.stderr)})", "check the device")
 
+    def install(self, package: Path) -> None:
+        """Install an app, or replace it and keep its data.
+
+        Raises:
+            S2PError: the device is gone, or refuses.
+        """
+        done = self._run(["install", "-r", str(package)])
+        if done.returncode != 0:
+            self._raise_if_lost(done.returncode, done.stderr)
+            reason = _last_line(done.stderr) if done.stderr.strip() else _last_line(done.stdout)
+            raise S2PError(
+                f"device {self.serial} does not install {package.name} ({reason})",
+                "allow installing over USB on it, or remove an older app that is signed with another key",
+            )
+
     def pull(self, source: str, target: Path) -> None:
         """Copy a file from the device.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ BUILT_RUNNER = Path(__file__).resolve().parents[3] / "android_harness" / "build"
 """Where the preset ``android`` of android_harness builds the runner."""
 
 _CHARGED = "it is being charged"
+_POWER_SECONDS = 1.0
+_LEAST_MICROAMPERES = 20_000
 
 _STAGES = {
     "loaded": "loading",
@@ -121,9 +124,8 @@ def bench_android(
         )
     runner = _find_runner(settings.runner)
     adb = Adb.connect(find_adb(settings.adb), serial)
-    _wait_until_ready(adb, settings, listener)
-    remote_bundle = f"{REMOTE_FOLDER}/bundles/{sha256_file(bundle / MANIFEST_NAME)[:16]}.s2pmobile"
-    _push(adb, opened, runner, remote_bundle, listener)
+    wait_until_ready(adb, settings, listener)
+    remote_bundle = push_bundle(adb, opened, listener, runner)
     command = [f"{REMOTE_FOLDER}/s2p-bench", remote_bundle, "--out", REMOTE_REPORT]
     command += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
     command += ["--minimum-seconds", str(settings.minimum_seconds)]
@@ -132,17 +134,22 @@ def bench_android(
     command += ["--release-chunks"] if settings.release_chunks else []
     with _cleaned_up(adb, settings.keep_files):
         before = read_state(adb)
-        started = time.monotonic()
         # The shell's process becomes the runner's, so that the file holds the runner's number.
         with RunningStages(listener) as stages:
-            adb.stream(f"echo $$ > {REMOTE_FOLDER}/run.pid && exec {shlex.join(command)}", lambda line: _pass_on(line, stages))
-        duration = time.monotonic() - started
+            power = _PowerReadings(adb)
+
+            def on_line(line: str) -> None:
+                event = _pass_on(line, stages)
+                if event is not None:
+                    power.hear(*event)
+
+            adb.stream(f"echo $$ > {REMOTE_FOLDER}/run.pid && exec {shlex.join(command)}", on_line)
         after = read_state(adb)
         with tempfile.TemporaryDirectory() as scratch:
             adb.pull(REMOTE_REPORT, Path(scratch) / "report.json")
             report = read_contract(Path(scratch) / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
-        _pull_pictures(adb, opened, report, out)
-    report = _completed(report, before, after, duration)
+        pull_pictures(adb, opened, report, REMOTE_REPORT, out)
+    report = completed(report, before, after, power.samples)
     with atomic_file(out) as scratch_file:
         write_contract(scratch_file, report)
     return report
@@ -155,13 +162,14 @@ def _find_runner(given: Path | None) -> Path:
     return runner
 
 
-def _pull_pictures(adb: Adb, bundle: Bundle, report: BenchReport, out: Path) -> None:
+def pull_pictures(adb: Adb, bundle: Bundle, report: BenchReport, remote: str, out: Path) -> None:
+    """Bring the pictures of ``report``, which lies at ``remote``, to their places beside ``out``."""
     # The report comes from another machine: only names that the bundle knows become file names here.
     drawn = {fidelity.golden_id for fidelity in report.fidelity}
     for run in bundle.manifest.golden:
         if run.id in drawn:
             with atomic_file(picture_path(out, run.id)) as scratch_file:
-                adb.pull(str(picture_path(Path(REMOTE_REPORT), run.id)), scratch_file)
+                adb.pull(str(picture_path(Path(remote), run.id)), scratch_file)
 
 
 def read_state(adb: Adb) -> DeviceState:
@@ -172,19 +180,54 @@ def read_state(adb: Adb) -> DeviceState:
     sources = re.findall(r"^\s*(?:AC|USB|Wireless|Dock) powered: (true|false)", battery, re.MULTILINE)
     level, scale = _field(battery, "level"), _field(battery, "scale")
     tenths = _field(battery, "temperature")
-    # Some makers add the current (mA); together with the voltage (mV) it gives the power.
     current, voltage = _field(battery, "current now"), _field(battery, "voltage")
     plugged = "true" in sources if sources else None
-    discharging = plugged is False and current not in (None, 0) and voltage not in (None, 0)
+    power = milliwatts(current, voltage) if plugged is False and current and voltage else None
     status = re.search(r"Thermal Status: (\d+)", thermal)
     return DeviceState(
         plugged=plugged,
         battery_level=level / scale if level is not None and scale else None,
         battery_celsius=tenths / 10 if tenths is not None else None,
-        milliwatts=abs(current or 0) * (voltage or 0) / 1000 if discharging else None,
+        milliwatts=power,
         thermal_status=int(status.group(1)) if status else None,
         low_power_mode={"0": False, "1": True}.get(power_mode),
     )
+
+
+def milliwatts(current: float, millivolts: float) -> float:
+    """Power of a battery, in milliwatts. Android defines microamperes, some makers give milliamperes, of either sign: a phone at work
+    draws between 20 mA and 20 A, so the size tells.
+    """
+    amount = abs(current)
+    return (amount / 1000 if amount >= _LEAST_MICROAMPERES else amount) * millivolts / 1000
+
+
+class _PowerReadings:
+    """What Android's battery service says while pictures are measured, for runners that can read no sensor themselves.
+
+    One look at most a second, and only in answer to what the runner tells: it goes on drawing meanwhile.
+    """
+
+    def __init__(self, adb: Adb) -> None:
+        self._adb = adb
+        self._begun: float | None = None
+        self._looked = -math.inf
+        self.samples: tuple[EnergySample, ...] = ()
+
+    def hear(self, event: str, index: int, total: int) -> None:
+        """``event`` and its numbers as the runner tells them."""
+        now = time.monotonic()
+        if event == "loaded" or (event == "warmup" and index + 1 == total):
+            self._begun = now
+        elif event in ("fidelity", "memory_pass") or (event == "image" and index + 1 == total):
+            self._begun = None  # The last measured picture is done: what is drawn now is not what was measured.
+        elif self._begun is not None and event in ("image", "call") and now - self._looked >= _POWER_SECONDS:
+            self._looked = now
+            state = read_state(self._adb)
+            if state.milliwatts is not None or state.battery_level is not None:
+                seconds = now - self._begun
+                sample = EnergySample(seconds=seconds, milliwatts=state.milliwatts, battery_level=state.battery_level)
+                self.samples = (*self.samples, sample)
 
 
 def _field(text: str, name: str) -> int | None:
@@ -203,7 +246,12 @@ def _obstacle(state: DeviceState, settings: AndroidSettings) -> str | None:
     return None
 
 
-def _wait_until_ready(adb: Adb, settings: AndroidSettings, progress: Progress) -> None:
+def wait_until_ready(adb: Adb, settings: AndroidSettings, progress: Progress) -> None:
+    """Wait for a cool, unplugged device.
+
+    Raises:
+        CheckFailed: it does not become so in time.
+    """
     deadline = time.monotonic() + settings.wait_seconds
     with RunningStages(progress) as stages:
         while (obstacle := _obstacle(read_state(adb), settings)) is not None:
@@ -225,12 +273,15 @@ def _refuse_to_wait(adb: Adb, obstacle: str, left: float) -> None:
         raise CheckFailed(f"device {adb.serial} is not ready: {obstacle}", "let it rest unplugged and try again")
 
 
-def _push(adb: Adb, bundle: Bundle, runner: Path, remote_bundle: str, progress: Progress) -> None:
+def push_bundle(adb: Adb, bundle: Bundle, progress: Progress, runner: Path | None = None) -> str:
+    """Copy those files of a bundle and of the runner that the device has not as they are here. Returns the bundle's folder there."""
+    remote_bundle = f"{REMOTE_FOLDER}/bundles/{sha256_file(bundle.folder / MANIFEST_NAME)[:16]}.s2pmobile"
     wanted = {f"{remote_bundle}/{name}": (bundle.path(name), entry.sha256) for name, entry in bundle.manifest.files.items()}
     manifest = bundle.folder / MANIFEST_NAME
     wanted[f"{remote_bundle}/{MANIFEST_NAME}"] = (manifest, sha256_file(manifest))
     remote_runner = f"{REMOTE_FOLDER}/s2p-bench"
-    wanted[remote_runner] = (runner, sha256_file(runner))
+    if runner is not None:
+        wanted[remote_runner] = (runner, sha256_file(runner))
 
     folders = sorted({remote.rsplit("/", 1)[0] for remote in wanted})
     adb.shell(f"mkdir -p {shlex.join(folders)}")
@@ -240,7 +291,9 @@ def _push(adb: Adb, bundle: Bundle, runner: Path, remote_bundle: str, progress: 
         for remote, local in changed.items():
             adb.push(local, remote)
             advance()
-    adb.shell(f"chmod 755 {remote_runner}")
+    if runner is not None:
+        adb.shell(f"chmod 755 {remote_runner}")
+    return remote_bundle
 
 
 def _remote_checksums(adb: Adb, paths: list[str]) -> dict[str, str]:
@@ -251,13 +304,16 @@ def _remote_checksums(adb: Adb, paths: list[str]) -> dict[str, str]:
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 
 
-def _pass_on(line: str, stages: RunningStages) -> None:
+def _pass_on(line: str, stages: RunningStages) -> tuple[str, int, int] | None:
+    """An event of the runner: its kind, index and total. None: a library on the device printed a line of its own."""
     try:
         event = json.loads(line)
-        title, index, total = _STAGES[event["event"]], int(event["index"]), int(event["total"])
+        kind, index, total = str(event["event"]), int(event["index"]), int(event["total"])
     except (ValueError, KeyError, TypeError):
-        return  # A library on the device may print lines of its own.
-    stages.tell(title, total if event["event"] == "loaded" else index + 1, total)
+        return None
+    if kind in _STAGES:
+        stages.tell(_STAGES[kind], total if kind == "loaded" else index + 1, total)
+    return kind, index, total
 
 
 @contextlib.contextmanager
@@ -277,8 +333,12 @@ def _cleaned_up(adb: Adb, keep_files: bool) -> Iterator[None]:
     adb.shell(remove, check=False)
 
 
-def _completed(report: BenchReport, before: DeviceState, after: DeviceState, duration: float) -> BenchReport:
-    """The report with what Android's services know and a program in adb's shell cannot read."""
+def completed(report: BenchReport, before: DeviceState, after: DeviceState, power: Sequence[EnergySample]) -> BenchReport:
+    """The report with what Android's services know and a program in adb's shell cannot read.
+
+    Args:
+        power: readings from during the measured pictures; what a phone draws before or after says nothing of them.
+    """
     missing = dict(report.missing)
     validity = report.validity
     plugged = None if before.plugged is None else bool(before.plugged or after.plugged)
@@ -293,12 +353,7 @@ def _completed(report: BenchReport, before: DeviceState, after: DeviceState, dur
             missing.pop(f"validity.{name}", None)
     energy = report.energy
     if all(sample.battery_level is None and sample.milliwatts is None for sample in energy):
-        states = ((0.0, before), (duration, after))
-        energy = tuple(
-            EnergySample(seconds=seconds, milliwatts=state.milliwatts, battery_level=state.battery_level)
-            for seconds, state in states
-            if state.battery_level is not None or state.milliwatts is not None
-        )
+        energy = tuple(power)
         for name in ("battery_level", "milliwatts"):
             if any(getattr(sample, name) is not None for sample in energy):
                 missing.pop(f"energy.{name}", None)

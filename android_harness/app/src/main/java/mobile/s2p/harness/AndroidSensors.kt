@@ -1,37 +1,47 @@
 package mobile.s2p.harness
 
+import android.app.KeyguardManager
 import android.content.Context
 import android.content.Intent
 import android.content.IntentFilter
 import android.os.BatteryManager
 import android.os.Build
 import android.os.PowerManager
-import kotlin.math.abs
+import java.util.concurrent.atomic.AtomicBoolean
+import mobile.s2p.bench.Sensors
 
-/** Thermal and battery services of Android. */
+/** Thermal and battery services of Android, and whether the app stayed in front of an unlocked screen. */
 class AndroidSensors(private val context: Context) : Sensors {
     private val power = context.getSystemService(PowerManager::class.java)
     private val battery = context.getSystemService(BatteryManager::class.java)
+    private val keyguard = context.getSystemService(KeyguardManager::class.java)
+    private val inFront = AtomicBoolean(true)
+    private val wasAway = AtomicBoolean(false)
 
-    /** The latest headroom that the core asked for: Android answers at most once a second, so the plot must not ask too. */
-    @Volatile
-    var latestHeadroom = Double.NaN
-        private set
+    /** The activity tells when it comes to the front and when it leaves. */
+    fun activityInFront(front: Boolean) {
+        inFront.set(front)
+        if (!front) wasAway.set(true)
+    }
+
+    override fun foreground(): Int = if (inFront.get() && !wasAway.getAndSet(false)) 1 else 0
+
+    override fun unlocked(): Int = if (keyguard.isKeyguardLocked || !power.isInteractive) 0 else 1
 
     override fun thermalStatus(): Int =
         if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.Q) power.currentThermalStatus else -1
 
-    override fun thermalHeadroom(): Double {
-        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.R) return Double.NaN
-        latestHeadroom = power.getThermalHeadroom(0).toDouble()
-        return latestHeadroom
+    override fun thermalHeadroom(): Double =
+        if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.R) power.getThermalHeadroom(0).toDouble() else Double.NaN
+
+    override fun batteryCurrent(): Double {
+        val current = battery.getIntProperty(BatteryManager.BATTERY_PROPERTY_CURRENT_NOW)
+        return if (current == 0 || current == Int.MIN_VALUE) Double.NaN else current.toDouble()
     }
 
-    override fun milliwatts(): Double {
-        val microamperes = battery.getIntProperty(BatteryManager.BATTERY_PROPERTY_CURRENT_NOW)
+    override fun batteryMillivolts(): Double {
         val millivolts = status()?.getIntExtra(BatteryManager.EXTRA_VOLTAGE, 0) ?: 0
-        val known = microamperes != 0 && microamperes != Int.MIN_VALUE && millivolts > 0 && unplugged() == 1
-        return if (known) abs(microamperes.toDouble()) * millivolts / 1e6 else Double.NaN
+        return if (millivolts > 0) millivolts.toDouble() else Double.NaN
     }
 
     override fun batteryLevel(): Double {

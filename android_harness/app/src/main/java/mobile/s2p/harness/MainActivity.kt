@@ -3,7 +3,6 @@ package mobile.s2p.harness
 import android.app.Activity
 import android.content.Intent
 import android.os.Bundle
-import android.os.Debug
 import android.os.Handler
 import android.os.Looper
 import android.text.InputType
@@ -18,8 +17,15 @@ import android.widget.TextView
 import androidx.core.content.FileProvider
 import java.io.File
 import kotlin.concurrent.thread
+import mobile.s2p.bench.BenchSettings
+import mobile.s2p.bench.BenchStep
+import mobile.s2p.bench.Benchmark
+import org.json.JSONObject
 
-/** The one screen: choose a bundle, measure, watch, share the report. */
+/**
+ * The one screen: choose a bundle, measure, look at the curves, share the report. While it measures, a line of text changes with every
+ * picture; curves are drawn afterwards, because drawing takes time from what is measured.
+ */
 class MainActivity : Activity() {
     private val main = Handler(Looper.getMainLooper())
     private val sensors by lazy { AndroidSensors(applicationContext) }
@@ -34,14 +40,6 @@ class MainActivity : Activity() {
     private lateinit var latency: PlotView
     private lateinit var memory: PlotView
     private lateinit var headroom: PlotView
-
-    private val sampleOnceASecond = object : Runnable {
-        override fun run() {
-            memory.add(Debug.getPss() / 1024.0)
-            headroom.add(sensors.latestHeadroom)
-            main.postDelayed(this, 1000)
-        }
-    }
 
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
@@ -74,6 +72,12 @@ class MainActivity : Activity() {
         val names = bundleFolder.list()?.filter { it.endsWith(".s2pmobile") }?.sorted().orEmpty()
         bundles.adapter = ArrayAdapter(this, android.R.layout.simple_spinner_dropdown_item, names)
         if (names.isEmpty()) status.text = getString(R.string.no_bundle, bundleFolder.path)
+        sensors.activityInFront(true)
+    }
+
+    override fun onPause() {
+        super.onPause()
+        sensors.activityInFront(false)
     }
 
     private fun layout(): View = LinearLayout(this).apply {
@@ -90,31 +94,34 @@ class MainActivity : Activity() {
         start.isEnabled = false
         listOf(latency, memory, headroom).forEach { it.clear() }
         window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
-        main.post(sampleOnceASecond)
         thread(name = "bench") {
             val outcome = runCatching {
-                HarnessNative.bench(
-                    File(bundleFolder, name).path, report.path, 1, count, 0.0, 0, ExecuTorchEngine(), sensors, ::onEvent,
-                )
+                Benchmark.measure(File(bundleFolder, name), report, BenchSettings(runs = count), sensors, ::onStep)
             }
             main.post { finished(outcome.exceptionOrNull()) }
         }
     }
 
-    private fun onEvent(kind: Int, index: Long, total: Long, milliseconds: Double) {
-        val step = Step.entries[kind]
-        main.post {
-            if (step == Step.IMAGE) latency.add(milliseconds)
-            status.text = getString(R.string.progress, step.name.lowercase(), index + 1, total)
-        }
+    private fun onStep(step: BenchStep, index: Long, total: Long, @Suppress("UNUSED_PARAMETER") milliseconds: Double) {
+        if (step == BenchStep.CALL) return
+        main.post { status.text = getString(R.string.progress, step.name.lowercase(), index + 1, total) }
     }
 
     private fun finished(error: Throwable?) {
-        main.removeCallbacks(sampleOnceASecond)
         window.clearFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
         start.isEnabled = true
         share.isEnabled = report.exists()
         status.text = if (error == null) getString(R.string.done, report.name) else getString(R.string.failed, error.message)
+        if (error == null) plot(JSONObject(report.readText()))
+    }
+
+    private fun plot(written: JSONObject) {
+        val images = written.getJSONObject("timings_ms").getJSONArray("image")
+        for (i in 0 until images.length()) latency.add(images.getDouble(i))
+        val samples = written.getJSONObject("memory").getJSONArray("samples")
+        for (i in 0 until samples.length()) memory.add(samples.getJSONArray(i).getDouble(1) / 1e6)
+        val heat = written.getJSONArray("thermal")
+        for (i in 0 until heat.length()) headroom.add(heat.getJSONObject(i).optDouble("headroom"))
     }
 
     private fun shareReport() {

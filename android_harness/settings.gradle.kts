@@ -4,6 +4,11 @@ pluginManagement {
         mavenCentral()
         gradlePluginPortal()
     }
+    plugins {
+        id("com.android.application") version "8.7.3"
+        id("com.android.library") version "8.7.3"
+        id("org.jetbrains.kotlin.android") version "2.0.21"
+    }
 }
 
 dependencyResolutionManagement {
@@ -14,4 +19,5 @@ dependencyResolutionManagement {
     }
 }
 
-rootProject.name = "s2p-harness"
+rootProject.name = "s2p-mobile"
+include(":library", ":app")

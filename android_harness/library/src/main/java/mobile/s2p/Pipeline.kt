@@ -1,0 +1,179 @@
+package mobile.s2p
+
+import android.graphics.Bitmap
+import java.io.Closeable
+import java.io.File
+import java.util.concurrent.ExecutorService
+import java.util.concurrent.Executors
+import java.util.concurrent.RejectedExecutionException
+import java.util.concurrent.atomic.AtomicBoolean
+import kotlin.coroutines.resume
+import kotlin.coroutines.resumeWithException
+import kotlinx.coroutines.channels.Channel
+import kotlinx.coroutines.channels.awaitClose
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.buffer
+import kotlinx.coroutines.flow.callbackFlow
+import kotlinx.coroutines.suspendCancellableCoroutine
+
+/**
+ * How a bundle is opened.
+ *
+ * @property memoryBudget bytes that the loaded programs should not exceed; null: no bound. Where all of them are too much, each stage
+ *   (text encoder, network, decoder) is loaded for its part of a picture and released, which costs time for every picture.
+ * @property threads of the engine; 0: half the processors, which is faster on phones than all of them.
+ */
+public class PipelineOptions(public val memoryBudget: Long? = null, public val threads: Int = 0) {
+    init {
+        require(memoryBudget == null || memoryBudget > 0) { "a memory budget is a number of bytes, or null for no bound" }
+        require(threads >= 0) { "threads are 0, for the engine's choice, or more" }
+    }
+}
+
+/** What a picture tells while it grows. */
+public sealed interface Step {
+    /**
+     * A call of the network is done.
+     *
+     * @property call how many are done, from 1.
+     * @property calls how many there are in a picture.
+     * @property preview the state after this call, decoded; only where previews were asked for.
+     */
+    public class Progress internal constructor(
+        public val call: Int,
+        public val calls: Int,
+        public val preview: Bitmap?,
+    ) : Step
+
+    /**
+     * The last step.
+     *
+     * @property picture ARGB_8888.
+     * @property milliseconds from the prompt to the picture, loading included.
+     */
+    public class Finished internal constructor(public val picture: Bitmap, public val milliseconds: Double) : Step
+}
+
+/**
+ * Draws pictures from prompts with the programs of a bundle, on the phone.
+ *
+ * ```
+ * val pipeline = Pipeline.open(File(folder, "app.s2pmobile"))
+ * pipeline.generate("a red apple", seed = 7).collect { step ->
+ *     when (step) {
+ *         is Step.Progress -> bar.progress = 100 * step.call / step.calls
+ *         is Step.Finished -> image.setImageBitmap(step.picture)
+ *     }
+ * }
+ * pipeline.close()
+ * ```
+ *
+ * All functions may be called from any thread; pictures of one pipeline are drawn one after the other, on a thread of its own. Pictures
+ * of the same bundle, prompt and seed are the same on all devices but for rounding.
+ *
+ * @property name of the bundle.
+ * @property width of pictures, pixels.
+ * @property height of pictures, pixels.
+ * @property calls of the network for a picture.
+ * @property guided whether a negative prompt has an effect.
+ * @property staysLoaded false where the budget makes every picture load and release its stages.
+ */
+public class Pipeline private constructor(private val worker: ExecutorService, private val handle: Long) : Closeable {
+    private val numbers = Native.numbers(handle)
+    private val closed = AtomicBoolean(false)
+
+    public val name: String = Native.name(handle).decodeToString()
+    public val width: Int = numbers[0].toInt()
+    public val height: Int = numbers[1].toInt()
+    public val calls: Int = numbers[2].toInt()
+    public val guided: Boolean = numbers[3] != 0L
+    public val staysLoaded: Boolean = numbers[4] != 0L
+
+    /**
+     * Loads what stays loaded, so that the first picture does not wait for it. Without it, everything is loaded when it is first needed.
+     *
+     * @throws S2PException the engine refuses a program.
+     */
+    public suspend fun prewarm(): Unit = worker.await { Native.prewarm(handle) }
+
+    /** Releases all programs, for example when the app goes to the background; the next picture loads them again. */
+    public suspend fun unload(): Unit = worker.await { Native.unload(handle) }
+
+    /**
+     * A picture, drawn anew for everyone who collects it: [calls] times [Step.Progress], then [Step.Finished].
+     *
+     * A collector that is cancelled ends the picture after the call that is under way, and nothing more is emitted.
+     *
+     * @param prompt what is to be seen; what is longer than the text encoder's limit is cut off.
+     * @param negativePrompt what is not to be seen; only where the bundle is [guided].
+     * @param seed of the noise: the same seed gives the same picture.
+     * @param previewEvery calls between two previews, 0 for none. A preview costs a run of the decoder and keeps it loaded.
+     * @throws S2PException a program fails, or a negative prompt would have no effect.
+     * @throws IllegalStateException the pipeline is closed.
+     */
+    public fun generate(prompt: String, negativePrompt: String? = null, seed: Long = 0, previewEvery: Int = 0): Flow<Step> {
+        require(previewEvery >= 0) { "previews come every so many calls, or never for 0" }
+        return callbackFlow<Step> {
+            val wanted = AtomicBoolean(true)
+            worker.run {
+                if (wanted.get()) {
+                    runCatching {
+                        val start = System.nanoTime()
+                        val pixels = Native.draw(handle, prompt.encodeToByteArray(), negativePrompt?.encodeToByteArray(), seed, previewEvery) {
+                                call, calls, preview ->
+                            trySend(Step.Progress(call + 1, calls, preview?.let(::bitmap)))
+                            wanted.get()
+                        }
+                        if (pixels != null) trySend(Step.Finished(bitmap(pixels), (System.nanoTime() - start) / 1e6))
+                    }.fold({ close() }, { close(it) })
+                }
+            }
+            awaitClose { wanted.set(false) }
+        }.buffer(Channel.UNLIMITED)
+    }
+
+    /** Releases everything, after the picture that is under way. Calling it again does nothing. */
+    override fun close() {
+        if (!closed.compareAndSet(false, true)) return
+        worker.execute { Native.close(handle) }
+        worker.shutdown()
+    }
+
+    private fun bitmap(pixels: IntArray): Bitmap = Bitmap.createBitmap(pixels, width, height, Bitmap.Config.ARGB_8888)
+
+    public companion object {
+        /**
+         * Opens a bundle for ExecuTorch. Every file is compared with its SHA-256, which takes a second for each gigabyte or two.
+         *
+         * @param bundle its folder, for example what [Bundles.fetch] made.
+         * @throws S2PException no bundle, one that was altered, or one for another engine.
+         */
+        public suspend fun open(bundle: File, options: PipelineOptions = PipelineOptions()): Pipeline =
+            open(bundle, options, ExecuTorchEngine(threadsOr(options.threads)))
+
+        internal suspend fun open(bundle: File, options: PipelineOptions, engine: Engine): Pipeline {
+            val worker = Executors.newSingleThreadExecutor { work -> Thread(work, "s2p-pipeline") }
+            try {
+                return worker.await {
+                    Pipeline(worker, Native.open(bundle.path.encodeToByteArray(), engine, options.memoryBudget ?: 0))
+                }
+            } catch (error: Throwable) {
+                worker.shutdown()
+                throw error
+            }
+        }
+    }
+}
+
+private fun ExecutorService.run(work: () -> Unit) {
+    try {
+        execute(work)
+    } catch (_: RejectedExecutionException) {
+        throw IllegalStateException("the pipeline is closed; open the bundle again")
+    }
+}
+
+/** The result of work on this thread. Cancelling the caller does not end the work. */
+private suspend fun <T> ExecutorService.await(work: () -> T): T = suspendCancellableCoroutine { caller ->
+    run { runCatching(work).fold({ caller.resume(it) }, { caller.resumeWithException(it) }) }
+}
