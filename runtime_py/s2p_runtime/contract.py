@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_serializer
-from pydantic_core import CoreSchema
 
 from s2p_runtime.errors import S2PError
 
@@ -41,9 +40,9 @@ class SparseContract(Contract):
         return {name: value for name, value in fields(self).items() if value is not None or name not in later}
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """The schema of the fields: the serializer's own would be of any object."""
-        return handler(cast("CoreSchema", {key: value for key, value in core_schema.items() if key != "serialization"}))
+        return handler({key: value for key, value in core_schema.items() if key != "serialization"})  # type: ignore[arg-type]
 
 
 ContractT = TypeVar("ContractT", bound=Contract)

@@ -290,7 +290,8 @@ def report(
     """Compare reports of :func:`bench` in one HTML file with charts and pictures that opens without a network.
 
     Args:
-        reports: files of any harness; ratios are to the first.
+        reports: files of any harness; ratios are to the first. Or one folder of reports of many devices: the page then has a table to
+            each bundle and a row to each device, by chip.
         out: HTML file to write.
         labels: names in the comparison, in order; the files' names when left out.
         bundles: folders that were measured, for their golden pictures and for where their target expects operators to run, which
@@ -306,10 +307,20 @@ def report(
     Example:
         >>> s2p_mobile.report(["host.json", "phone.json"], out="compared.html")
     """
-    from s2p_mobile.judge.reports import find_golden_pictures, read_entries, render_page
+    from s2p_mobile.judge.reports import find_golden_pictures, read_entries, read_folder, render_fleet, render_page
+    from s2p_runtime.errors import S2PError
     from s2p_runtime.files import atomic_file, refuse_existing
 
     refuse_existing(Path(out), force)
+    if any(Path(path).is_dir() for path in reports):
+        if len(reports) > 1 or labels or bundles:
+            raise S2PError(
+                "a folder of reports stands alone", "give one folder, or files, without `labels` and `bundles`", "reports"
+            )
+        entries = read_folder(Path(reports[0]))
+        with atomic_file(Path(out), force=force) as scratch:
+            scratch.write_text(render_fleet(entries), encoding="utf-8")
+        return entries
     entries = read_entries([Path(path) for path in reports], labels)
     golden = find_golden_pictures(entries, [Path(folder) for folder in bundles])
     entries = _compare_placement(entries, [Path(folder) for folder in bundles])

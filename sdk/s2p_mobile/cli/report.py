@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    reports: Annotated[list[Path], typer.Argument(help="Reports (.json) of any harness; ratios are to the first.")],
+    reports: Annotated[
+        list[Path],
+        typer.Argument(help="Reports (.json) of any harness, ratios are to the first; or a folder of reports of many devices."),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML file to write.")] = Path("report.html"),
     labels: Annotated[
         list[str] | None,
@@ -50,7 +53,10 @@ def report(
     from s2p_mobile.judge.reports import figures
 
     entries = s2p_mobile.report(reports, out=out, labels=labels or (), bundles=bundles or (), force=force)
-    print_table(entries, json)
+    if reports[0].is_dir():
+        _print_fleet(entries, json)
+    else:
+        print_table(entries, json)
     for entry in entries:
         for line in entry.placement.lines if entry.placement is not None else ():
             say(line if len(entries) == 1 else f"{entry.label}: {line}", json)
@@ -58,13 +64,28 @@ def report(
     emit_json(json, figures(entries))
 
 
+def _print_fleet(entries: Sequence[Entry], json: str | None) -> None:
+    """A line to each device, by bundle and chip."""
+    from s2p_mobile.judge.reports import COLUMNS, fleet_rows
+
+    table = Table("bundle", *COLUMNS, box=None, pad_edge=False)
+    for row in fleet_rows(entries):
+        table.add_row(*(Text(cell, style="red" if row.wrong else "") for cell in (row.bundle, *row.cells)))
+    _console(json).print(table)
+
+
+def _console(json: str | None) -> Console:
+    console = Console(file=sys.stderr if json == "-" else sys.stdout)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
 def print_table(entries: Sequence[Entry], json: str | None) -> None:
     """The main figures side by side, on stdout, or on stderr when stdout carries JSON."""
     from s2p_mobile.judge.reports import compact_rows, comparison_notes
 
-    console = Console(file=sys.stderr if json == "-" else sys.stdout)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    console = _console(json)
     # Text and not str: square brackets in a report are no markup.
     table = Table("", box=None, pad_edge=False)
     for entry in entries:

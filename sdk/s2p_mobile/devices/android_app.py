@@ -161,8 +161,8 @@ class _App:
         folder = f"{RUNS_FOLDER}/{RUN}"
         # A launch of its own: nothing of an earlier one is in memory.
         self.adb.shell(f"am force-stop {PACKAGE}; rm -f {folder}/error.txt {folder}/progress.txt {folder}/{result}")
-        extras = " ".join(f"--es {name} {shlex.quote(str(value))}" for name, value in words.items())
-        said = self.adb.shell(f"am start -n {ACTIVITY} {extras}")
+        extras = [part for name, value in words.items() for part in ("--es", name, str(value))]
+        said = self.adb.shell(shlex.join(["am", "start", "-n", ACTIVITY, *extras]))
         if "Error" in said:
             raise S2PError(f"device {self.adb.serial} does not start the app ({_last(said)})", "install the app again")
         with RunningStages(self._progress) as stages:

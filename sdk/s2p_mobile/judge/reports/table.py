@@ -162,6 +162,9 @@ def validity_notes(report: BenchReport) -> list[str]:
         "plugged in": validity.unplugged is False,
         "low-power mode on": validity.low_power_mode_off is False,
         "not cool at the start": validity.thermal_nominal_at_start is False,
+        "throttled meanwhile": validity.not_throttled is False,
+        "the app was left": validity.foreground is False,
+        "the screen was locked": validity.unlocked is False,
         f"measured for less than {protocol.minimum_seconds:g} s": not validity.minimum_duration_met,
     }
     return [note for note, holds in wrong.items() if holds]
