@@ -42,7 +42,7 @@ class SparseContract(Contract):
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """The schema of the fields: the serializer's own would be of any object."""
-        return handler({key: value for key, value in core_schema.items() if key != "serialization"})  # type: ignore[arg-type]
+        return handler({key: value for key, value in core_schema.items() if key != "serialization"})
 
 
 ContractT = TypeVar("ContractT", bound=Contract)
