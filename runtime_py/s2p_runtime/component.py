@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_serializer
+from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from s2p_runtime.contract import Contract
 
@@ -36,18 +36,30 @@ class Component(Contract):
     compute_unit: ComputeUnit | None = Field(
         default=None, description="processors that it was written for; absent: the engine's own choice"
     )
+    chips: Mapping[str, str] | None = Field(
+        default=None,
+        min_length=1,
+        description="chip -> its own file, of a program that is compiled for each; ``path`` is the first one's; absent: runs on any",
+    )
 
-    @field_validator("compute_unit", mode="before")
+    @field_validator("compute_unit", "chips", mode="before")
     @classmethod
     def _absent_or_named(cls, value: Any, info: ValidationInfo) -> Any:
         if value is None and info.mode == "json":
             raise ValueError("must be left out where there is none")
         return value
 
+    @model_validator(mode="after")
+    def _first_chip(self) -> Component:
+        if self.chips is not None and self.path != next(iter(self.chips.values())):
+            raise ValueError("chips: the first one's file is not `path`")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_nothing(self, fields: Callable[[Component], dict[str, Any]]) -> dict[str, Any]:
         """A program that chooses nothing has no such field, so that readers from before it take the manifest."""
         written = fields(self)
-        if self.compute_unit is None:
-            del written["compute_unit"]
+        for name in ("compute_unit", "chips"):
+            if getattr(self, name) is None:
+                del written[name]
         return written

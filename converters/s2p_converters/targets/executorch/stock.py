@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2p_converters.targets.executorch.protocol import Delegate
+from s2p_converters.targets.executorch.protocol import PartitionedDelegate
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
 from s2p_runtime.bundle import LayerSummary
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _FLOAT32 = 4
 
 
-class StockDelegate(Delegate):
+class StockDelegate(PartitionedDelegate):
     """A backend without kernels for the checkpoint's integers. Activations stay in float."""
 
-    def constants(self) -> Constants:
+    def constants(self, options: ExecuTorchOptions) -> Constants:
         """See :class:`Delegate`."""
         from s2p_converters.core.reference import CHECKPOINT_CONSTANTS
 
@@ -43,7 +43,7 @@ class StockDelegate(Delegate):
 
         ((method, latents),) = shapes.items()
         inputs, output = unet_inputs(checkpoint, "int64", latents), unet_output(checkpoint, latents)
-        unet = reference_unet(checkpoint, self.constants()).float()
+        unet = reference_unet(checkpoint, self.constants(options)).float()
         data = lower_methods(unet, {method: tuple(map(example, inputs))}, self)
         component = write_program(folder / "unet.pte", data, self.name, inputs, (output,))
         return ConvertedUNet({"unet": component}, _float_layers(checkpoint))
@@ -64,7 +64,7 @@ class StockCoreAI(StockDelegate):
     partitioner = "executorch.backends.apple.coreai:CoreAIPartitioner"
 
     def lowering(self) -> dict[str, Any]:
-        """See :class:`Delegate`."""
+        """See :class:`PartitionedDelegate`."""
         from coreai.authoring import AIProgram
         from executorch.backends.apple.coreai import get_default_compile_config, get_default_passes
 

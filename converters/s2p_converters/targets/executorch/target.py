@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from s2p_converters.targets.executorch.delegates import DELEGATES
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
-from s2p_converters.targets.protocol import Archive, ConvertedUNet, Inspection, LatentShapes, Target
+from s2p_converters.targets.protocol import Archive, ConvertedUNet, Inspection, LatentShapes, Notes, Target
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.component import Component
 
@@ -49,7 +49,15 @@ class ExecuTorchTarget(Target[ExecuTorchOptions]):
 
     def describe(self, options: ExecuTorchOptions) -> str:
         """See :class:`Target`."""
-        return f"ExecuTorch, {options.backend}"
+        return f"ExecuTorch, {options.backend}{' for ' if options.socs else ''}{' and '.join(options.socs)}"
+
+    def check(self, checkpoint: Checkpoint, options: ExecuTorchOptions) -> None:
+        """See :class:`Target`."""
+        DELEGATES[options.backend].check(checkpoint, options)
+
+    def notes(self, checkpoint: Checkpoint, options: ExecuTorchOptions) -> Notes:
+        """See :class:`Target`."""
+        return DELEGATES[options.backend].notes(checkpoint, options)
 
     def memory(self, checkpoint: Checkpoint, options: ExecuTorchOptions) -> int:
         """See :class:`Target`."""
@@ -67,9 +75,7 @@ class ExecuTorchTarget(Target[ExecuTorchOptions]):
         self, checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path, methods: Mapping[str, FloatComponent]
     ) -> Component:
         """See :class:`Target`."""
-        from s2p_converters.targets.executorch.programs import convert_float
-
-        return convert_float(DELEGATES[options.backend], folder, methods)
+        return DELEGATES[options.backend].lower(options, folder, methods)
 
     def lower_unet(
         self, checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path, shapes: LatentShapes
@@ -83,11 +89,15 @@ class ExecuTorchTarget(Target[ExecuTorchOptions]):
 
     def constants(self, options: ExecuTorchOptions) -> Constants:
         """See :class:`Target`."""
-        return DELEGATES[options.backend].constants()
+        return DELEGATES[options.backend].constants(options)
 
     def self_check_tolerance(self, options: ExecuTorchOptions, component: str) -> float | None:
         """See :class:`Target`."""
-        return DELEGATES[options.backend].self_check_tolerance(component)
+        return DELEGATES[options.backend].self_check_tolerance(options, component)
+
+    def runs_here(self, checkpoint: Checkpoint, options: ExecuTorchOptions, component: str) -> bool:
+        """See :class:`Target`."""
+        return DELEGATES[options.backend].runs_here(checkpoint, component)
 
     def inspect(self, bundle: Bundle) -> Inspection:
         """See :class:`Target`."""

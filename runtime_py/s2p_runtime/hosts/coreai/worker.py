@@ -2,27 +2,22 @@
 
     python -m s2p_runtime.hosts.coreai.worker
 
-Standard input has requests, each a line of JSON and the bytes of its ``arrays`` ([dtype, shape] each, C order); what was standard
-output gets answers of the same form, with ``error`` where something failed. What the runtime prints goes to standard error.
+Requests and answers: :mod:`s2p_runtime.array_worker`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Answer = tuple[dict[str, Any], list[Array]]
+from s2p_runtime.array_worker import Answer, Array, keep_to, own_output, requests, serve
 
 
 class Programs:
@@ -89,8 +84,7 @@ def kinds(path: Path) -> Answer:
 
 def start(threads: int | None) -> Answer:
     """Import the runtime; keep to so many cores."""
-    if threads is not None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    keep_to(threads)
     import coreai.authoring
     import coreai.runtime  # noqa: F401
 
@@ -115,33 +109,10 @@ async def answer(programs: Programs, request: Mapping[str, Any], arrays: list[Ar
     raise ValueError(f"unknown request {request['do']}")
 
 
-def _read(source: IO[bytes], dtype: str, shape: list[int]) -> Array:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer(source.read(size), dtype).reshape(shape)
-
-
-async def serve(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Answer until there are no more requests."""
-    programs = Programs()
-    while line := source.readline():
-        request = json.loads(line)
-        arrays = [_read(source, *spec) for spec in request["arrays"]]
-        try:
-            reply, results = await answer(programs, request, arrays)
-        except Exception as error:
-            lines = str(error).strip().splitlines()
-            reply, results = {"error": lines[0] if lines else type(error).__name__}, []
-        sink.write(json.dumps({**reply, "arrays": [[str(each.dtype), list(each.shape)] for each in results]}).encode() + b"\n")
-        for each in results:
-            sink.write(np.ascontiguousarray(each).tobytes())
-        sink.flush()
-
-
 def main() -> int:
     """Entry of the process."""
-    sink = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    asyncio.run(serve(sys.stdin.buffer, sink))
+    programs = Programs()
+    asyncio.run(serve(requests(), own_output(), lambda request, arrays: answer(programs, request, arrays)))
     return 0
 
 

@@ -9,7 +9,7 @@ from s2p_runtime.hosts.protocol import Host
 
 
 class ExecuTorchHost(Host):
-    """Runs .pte components as they are, in float32 and with the integer kernels of the delegates that this package holds."""
+    """Runs .pte components as they are, in the delegates that compute on this machine."""
 
     target = "executorch"
     title = "ExecuTorch"
@@ -19,12 +19,12 @@ class ExecuTorchHost(Host):
         """See :class:`Host`.
 
         Raises:
-            S2PError: made by another executorch, or for a delegate that does not run here.
+            S2PError: made by another executorch, for a delegate that does not run here, or its engine is missing.
         """
-        from s2p_runtime.hosts.executorch.backend import ExecuTorchBackend
-
-        return ExecuTorchBackend(bundle, self.default_method, release_chunks)
+        delegate = delegate_of(bundle.manifest.unet.backend, bundle.folder.name)
+        return delegate.open(bundle, self.default_method, release_chunks)
 
     def tolerance(self, manifest: BundleManifest, component: str) -> float:
         """See :class:`Host`."""
-        return delegate_of(manifest.unet.backend, manifest.name).tolerance(component)
+        narrow = any(layer.activation_bits == 8 for layer in manifest.quantization.layers)
+        return delegate_of(manifest.unet.backend, manifest.name).tolerance(component, narrow)

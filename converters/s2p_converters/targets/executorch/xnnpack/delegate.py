@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2p_converters.targets.executorch.protocol import Delegate
+from s2p_converters.targets.executorch.protocol import PartitionedDelegate
 from s2p_converters.targets.protocol import ConvertedUNet, Inspection, LatentShapes
 from s2p_runtime.bundle import Bundle
 
@@ -18,15 +18,16 @@ _FLOAT_TOLERANCE = 1e-4
 """Float components against the source's networks: the same arithmetic in another order (measured 3e-7, 4e-6)."""
 
 
-class Xnnpack(Delegate):
+class Xnnpack(PartitionedDelegate):
     """Takes the U-Net as a subgraph that we write ourselves, with the checkpoint's own integers."""
 
     name = "xnnpack"
     partitioner = "executorch.backends.xnnpack.partition.xnnpack_partitioner:XnnpackPartitioner"
-    shares_weights = True
+    sizes = True
+    chunks = True
     packs = True
 
-    def constants(self) -> Constants:
+    def constants(self, options: ExecuTorchOptions) -> Constants:
         """See :class:`Delegate`."""
         from s2p_converters.core.reference import CHECKPOINT_CONSTANTS
 
@@ -53,7 +54,7 @@ class Xnnpack(Delegate):
 
         return convert_chunks(checkpoint, options, folder)
 
-    def self_check_tolerance(self, component: str) -> float | None:
+    def self_check_tolerance(self, options: ExecuTorchOptions, component: str) -> float | None:
         """See :class:`Delegate`. The U-Net's layers are checked one by one when it is lowered: end to end roundings flip."""
         return None if component == "unet" else _FLOAT_TOLERANCE
 
