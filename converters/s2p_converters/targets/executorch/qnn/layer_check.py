@@ -32,8 +32,9 @@ from s2p_runtime.noise import gaussian
 _SIDE, _TOKENS = 8, 64
 _SEED = 2027
 _CUTS = 3
-"""Things that the chip cuts to multiples of 256 units: the sum over the lower bytes, the bias, and the zero point's part of the
-sum.""" _HALF = 2.0**-11
+"""Things that the chip cuts to multiples of 256 units: the sum over the lower bytes, the bias, and the zero point's part of
+it."""
+_HALF = 2.0**-11
 """Relative rounding error of float16."""
 
 
