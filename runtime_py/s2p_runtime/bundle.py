@@ -170,6 +170,9 @@ class BundleManifest(Contract):
         for name, component in self.components.items():
             if component.path not in self.files and not any(f.startswith(component.path + "/") for f in self.files):
                 raise ValueError(f"component {name} has no file {component.path}")
+            for chip, path in (component.chips or {}).items():
+                if path not in self.files:
+                    raise ValueError(f"component {name} has no file {path} for {chip}")
         tokenizers = [self.tokenizer, *([] if self.conditioning is None else [self.conditioning.second_tokenizer])]
         words = [path for spec in tokenizers for path in (spec.vocab, spec.merges)]
         for path in (*words, *(run.path for run in self.golden)):
@@ -308,7 +311,8 @@ def open_bundle(folder: Path) -> Bundle:
         raise S2PError(f"{folder} has no {MANIFEST_NAME}", "give a bundle made by s2p-mobile convert")
     manifest = read_contract(folder / MANIFEST_NAME, BundleManifest, BUNDLE_FORMAT, BUNDLE_VERSION)
     for component in manifest.components.values():
-        inside(folder, component.path)
+        for path in (component.path, *(component.chips or {}).values()):
+            inside(folder, path)
     check_files(folder, manifest.files)
     return Bundle(folder, manifest)
 

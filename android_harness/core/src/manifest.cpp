@@ -47,6 +47,20 @@ std::vector<TensorSpec> read_tensors(const Json& list, const std::string& path) 
   return specs;
 }
 
+/// Files of a program by chip; `path` is one of them.
+std::map<std::string, std::string> read_chips(Fields& fields, const std::string& path) {
+  const Json& listed = fields.required("chips");
+  if (!listed.is_object() || listed.empty()) invalid(fields.path_of("chips"), "not an object with a file for each chip");
+  std::map<std::string, std::string> chips;
+  for (const auto& [chip, file] : listed.items()) {
+    if (!file.is_string()) invalid(fields.path_of("chips"), "not a file for each chip");
+    chips.emplace(chip, file.get<std::string>());
+  }
+  const bool has_path = std::any_of(chips.begin(), chips.end(), [&path](const auto& entry) { return entry.second == path; });
+  if (!has_path) invalid(fields.path_of("chips"), "path is none of its files");
+  return chips;
+}
+
 Component read_component(Fields fields) {
   Component component;
   component.path = fields.text("path");
@@ -55,6 +69,7 @@ Component read_component(Fields fields) {
   component.outputs = read_tensors(fields.array("outputs"), fields.path_of("outputs"));
   component.backend = fields.text("backend");
   if (fields.has("compute_unit")) component.compute_unit = fields.choice("compute_unit", {"neural-engine", "gpu", "all"});
+  if (fields.has("chips")) component.chips = read_chips(fields, component.path);
   fields.finish();
   return component;
 }
@@ -273,6 +288,9 @@ void check_references(const Manifest& manifest) {
       return file.first == path || file.first.compare(0, folder.size(), folder) == 0;
     });
     if (!listed) invalid("components." + name, "no file " + component.path);
+    for (const auto& [chip, file] : component.chips) {
+      if (manifest.files.count(file) == 0) invalid("components." + name, "no file " + file + " for " + chip);
+    }
   }
   std::vector<std::string> paths = {manifest.tokenizer.vocab, manifest.tokenizer.merges};
   if (manifest.conditioning) {

@@ -30,6 +30,8 @@ struct Component {
   std::string backend;
   /// Processors that the program was written for: neural-engine, gpu or all. Absent: the engine's own choice.
   std::optional<std::string> compute_unit;
+  /// Chip to its own file, of a program that is compiled for each; `path` is one of them. Empty: the program runs on any.
+  std::map<std::string, std::string> chips;
 };
 
 struct FileEntry {

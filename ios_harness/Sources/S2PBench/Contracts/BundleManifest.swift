@@ -41,9 +41,11 @@ public struct ComponentSpec: Codable, Equatable, Sendable {
     public let backend: String
     /// What it was written for; absent: the engine's own choice.
     public let computeUnit: ComputeUnit?
+    /// Chip to its own file, of a program that is compiled for each; absent: it runs on any.
+    public let chips: [String: String]?
 
     enum CodingKeys: String, CodingKey {
-        case path, precision, inputs, outputs, backend
+        case path, precision, inputs, outputs, backend, chips
         case computeUnit = "compute_unit"
     }
 }
@@ -211,6 +213,11 @@ public struct BundleManifest: Contract {
             let folder = component.path + "/"
             let listed = files[component.path] != nil || files.keys.contains { $0.hasPrefix(folder) }
             try require(listed, "components.\(name)", "has no file \(component.path)")
+            guard let chips = component.chips else { continue }
+            try require(chips.values.contains(component.path), "components.\(name)", "chips: path is none of its files")
+            for (chip, file) in chips {
+                try require(files[file] != nil, "components.\(name)", "has no file \(file) for \(chip)")
+            }
         }
         for run in golden {
             let plain = !run.id.isEmpty && run.id.utf8.allSatisfy { (97...122).contains($0) || (48...57).contains($0) || $0 == 45 }

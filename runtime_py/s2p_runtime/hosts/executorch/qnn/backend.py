@@ -19,7 +19,7 @@ SLOW_HERE = "Qualcomm's emulator computes here as the NPU does, thousands of tim
 
 
 class QnnBackend(ProgramBackend):
-    """Runs the context binaries inside of a bundle's .pte programs, those of its first chip unless another is named."""
+    """Runs the context binaries inside of a bundle's .pte programs, for the chip of the manifest's ``path`` unless another is named."""
 
     def __init__(self, bundle: Bundle, default_method: str, release_chunks: bool = False, chip: str | None = None) -> None:
         """
@@ -31,10 +31,11 @@ class QnnBackend(ProgramBackend):
             S2PError: Qualcomm's packages are not installed, or the bundle names no chip.
         """
         super().__init__(bundle, default_method, release_chunks)
-        chips = bundle.manifest.unet.chips
-        if not chips:
+        program = bundle.manifest.unet
+        own = next((name for name, path in (program.chips or {}).items() if path == program.path), None)
+        if own is None:
             raise S2PError(f"{bundle.folder.name} does not say which chips it is for", "convert the checkpoint again")
-        self.soc = soc_named(chip or next(iter(chips)))
+        self.soc = soc_named(chip or own)
         self._engine = QnnEngine()
         self._scratch = tempfile.TemporaryDirectory(prefix="s2p-qnn-")
         self._loaded: set[str] = set()
