@@ -28,7 +28,7 @@ FORMATS: tuple[type[BaseModel], ...] = (
     Sensitivity,
 )
 ABSENT = {
-    "Component": {"compute_unit"},
+    "Component": {"compute_unit", "chips"},
     "Timings": {"load_phases"},
     "Memory": {"own_launch"},
     "Validity": {"foreground", "unlocked", "not_throttled"},

@@ -77,6 +77,13 @@ TEST(Bundle, ReadsTheComputeUnitsOfPrograms) {
   EXPECT_EQ(bundle.component("vae_decoder").compute_unit, "all");
 }
 
+TEST(Bundle, ReadsTheFilesOfProgramsByChip) {
+  const Bundle bundle = Bundle::open(kFixtures / "chunked.s2pmobile");
+  const std::map<std::string, std::string> expected = {{"SM8650", "text_encoder.pte"}};
+  EXPECT_EQ(bundle.component("text_encoder").chips, expected);
+  EXPECT_TRUE(bundle.component("vae_decoder").chips.empty());
+}
+
 TEST(Bundle, ReadsSeedsAboveTheRangeOfADouble) {
   const Bundle bundle = Bundle::open(kFixtures / "replay.s2pmobile");
   const auto document = testing::read_json(kFixtures / "replay.s2pmobile/manifest.json");

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
@@ -36,7 +36,7 @@ class Component(Contract):
     compute_unit: ComputeUnit | None = Field(
         default=None, description="processors that it was written for; absent: the engine's own choice"
     )
-    chips: Mapping[str, str] | None = Field(
+    chips: dict[str, str] | None = Field(
         default=None,
         min_length=1,
         description="chip to its own file, of a program that is compiled for each; absent: it runs on any",

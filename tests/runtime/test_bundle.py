@@ -261,3 +261,6 @@ def test_manifests_tell_the_compute_unit_of_each_program() -> None:
     parts = open_bundle(Path(__file__).parents[1] / "fixtures/chunked.s2pmobile").manifest.components
     units = {name: part.compute_unit for name, part in parts.items() if part.compute_unit is not None}
     assert units == {"unet_1": "neural-engine", "unet_2": "gpu", "vae_decoder": "all"}
+    assert {name: part.chips for name, part in parts.items() if part.chips is not None} == {
+        "text_encoder": {"SM8650": "text_encoder.pte"}
+    }

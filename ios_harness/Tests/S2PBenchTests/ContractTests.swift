@@ -30,6 +30,12 @@ import Testing
         #expect(components["unet_3"]?.computeUnit == nil)
     }
 
+    @Test func readsTheFilesOfProgramsByChip() throws {
+        let components = try ModelBundle(opening: Fixtures.chunked).manifest.components
+        #expect(components["text_encoder"]?.chips == ["SM8650": "text_encoder.pte"])
+        #expect(components["vae_decoder"]?.chips == nil)
+    }
+
     @Test func namesTheUnknownComputeUnit() throws {
         let data = try Fixtures.data("malformed/manifests/compute-unit-unknown.json")
         let error = benchError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }

@@ -38,8 +38,6 @@ def check_conversion(checkpoint: Checkpoint, options: ExecuTorchOptions) -> None
             raise S2PError(
                 f"layer {name} has {layer.weight_bits}-bit weights, and the chip multiplies 4 or 8", _XNNPACK, "backend"
             )
-        if not (layer.scale.astype("float32") > 0).all():
-            raise S2PError(f"layer {name} has a channel scale of 0, which the chip's grids cannot have", _XNNPACK, "backend")
     if options.activations == "uint8" and not any(
         layer.activation_scale is not None and layer.activation_bits == 8 for layer in checkpoint.layers.values()
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,16 @@ from s2p_converters.core.checkpoint import QuantizedLayer
 from s2p_converters.core.graph import LayerSpec
 from s2p_converters.targets.executorch.qnn.onnx_graph import Grid, OnnxGraph
 from s2p_converters.targets.executorch.qnn.symbols import Symbol
+from s2p_runtime.errors import S2PError
 
 NARROW, WIDE = 4, 8
 """Bits of a weight that the chip multiplies. Grids of 2 and 6 bits rest in them."""
 CUT = 256
 """The chip takes 16-bit activations apart into bytes, and cuts the sum over the lower ones to multiples of 256 units of (input
 scale) * (weight scale), as it does with the bias. Seen in Qualcomm's emulator: layers alone are off by -256 to 0 such units."""
+SMALLEST_RATIO = 2.0**-24
+"""Of (input scale) * (weight scale) to the output scale. Below it the chip gives the lowest number of the output's grid, whatever the
+sum (seen in Qualcomm's emulator)."""
 _LARGEST_BIAS = 2.0**30
 """The chip adds a bias as an int32 multiple of (input scale) * (weight scale); half of the range is left for the sum."""
 
@@ -49,10 +54,13 @@ class StoredWeight:
         """As they are written."""
         return np.left_shift(self.layer.integers, self.shift)
 
-    @property
+    @cached_property
     def scale(self) -> NDArray[np.float32]:
-        """As it is written, [C_out]; exact, as powers of two are."""
-        return self.layer.scale.astype(np.float32) * np.float32(2.0**-self.shift)
+        """As it is written, [C_out]; exact, as powers of two are. A channel without weights other than 0 takes the largest of the
+        others: whatever it is times 0."""
+        scale = self.layer.scale.astype(np.float32) * np.float32(2.0**-self.shift)
+        used = self.layer.integers.reshape(len(scale), -1).any(axis=1)
+        return np.where(used, scale, scale.max())
 
     @property
     def scheme(self) -> str:
@@ -82,6 +90,22 @@ class LayerGrids:
 
     input: Grid
     output: Grid
+
+
+def check_ratio(weight: StoredWeight, grids: LayerGrids) -> None:
+    """Demand that the chip can bring the sums of every channel onto the output's grid.
+
+    Raises:
+        S2PError: a channel's scale is too small for that.
+    """
+    ratio = grids.input.scale * weight.scale.astype(np.float64) / grids.output.scale
+    if ratio.min() < SMALLEST_RATIO:
+        smallest = weight.scale[ratio.argmin()]
+        raise S2PError(
+            f"layer {weight.layer.spec.name} has a channel scale of {smallest:.1e}, too small for the chip beside its output",
+            "use `backend=xnnpack`",
+            "backend",
+        )
 
 
 def holds_bias(weight: StoredWeight, input_scale: float) -> bool:
@@ -155,6 +179,7 @@ class IntegerSymbolLayer(_SymbolLayer):
 
     def __init__(self, spec: LayerSpec, weight: StoredWeight, grids: LayerGrids) -> None:
         super().__init__(spec, weight.layer.bias)
+        check_ratio(weight, grids)
         self.weight_form, self.grids = weight, grids
 
     def _written(self, x: Symbol, row: Mapping[str, Symbol]) -> Symbol:
@@ -175,6 +200,7 @@ class StepwiseSymbolLayer(_SymbolLayer):
             grids: of the divided input and of the sum over it.
         """
         super().__init__(spec, weight.layer.bias)
+        check_ratio(weight, grids)
         self.weight_form, self.grids = weight, grids
 
     def _written(self, x: Symbol, row: Mapping[str, Symbol]) -> Symbol:

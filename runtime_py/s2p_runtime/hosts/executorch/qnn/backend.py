@@ -19,7 +19,7 @@ SLOW_HERE = "Qualcomm's emulator computes here as the NPU does, thousands of tim
 
 
 class QnnBackend(ProgramBackend):
-    """Runs the context binaries inside of a bundle's .pte programs, for the chip of the manifest's ``path`` unless another is named."""
+    """Runs the context binaries inside of a bundle's .pte programs, for the chip of the U-Net's ``path`` unless another is named."""
 
     def __init__(self, bundle: Bundle, default_method: str, release_chunks: bool = False, chip: str | None = None) -> None:
         """

@@ -1,0 +1,43 @@
+"""The tests of Snapdragon's NPU need Qualcomm's packages, which exist for Linux on x86_64 alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_runtime.errors import S2PError
+from s2p_runtime.hosts.executorch.qnn.engine import QnnEngine, require_engine
+from s2p_runtime.progress import Silent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def qualcomms_packages() -> None:
+    try:
+        require_engine()
+    except S2PError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[QnnEngine]:
+    """Qualcomm's compiler and emulator in a process of their own."""
+    opened = QnnEngine(time_limit=300.0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def qnn_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The W4A8 checkpoint for two chips, with what ONNX Runtime loads."""
+    from s2p_converters.targets.conversion import convert_checkpoint
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.target import TARGET
+
+    folder = tmp_path_factory.mktemp("bundles") / "small-qnn.s2pmobile"
+    folder.mkdir()
+    options = ExecuTorchOptions(backend="qnn", soc="SM8650,SM8750", runtime="onnxruntime")
+    convert_checkpoint(checkpoint, TARGET, options, folder, Silent())
+    return folder

@@ -1,0 +1,136 @@
+"""Bundles for Snapdragon's NPU: what their files hold, and what Qualcomm's emulator makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.reference import reference_unet
+from s2p_converters.targets.executorch.options import ExecuTorchOptions
+from s2p_converters.targets.executorch.qnn.lowering import lower_unet, unet_form
+from s2p_converters.targets.executorch.qnn.unet import UNetWriter
+from s2p_converters.targets.executorch.target import TARGET
+from s2p_converters.targets.golden import reference_call
+from s2p_converters.targets.interface import unet_inputs
+from s2p_runtime.bundle import Bundle, BundleManifest, open_bundle
+from s2p_runtime.engines import open_backend
+from s2p_runtime.hosts.executorch.qnn.backend import QnnBackend
+from s2p_runtime.hosts.executorch.qnn.program import compiled_program
+from s2p_runtime.noise import gaussian
+from s2p_runtime.pictures import relative_error
+from s2p_runtime.verify import verify
+
+CHIPS = ("SM8650", "SM8750")
+CALL = 1
+
+
+@pytest.fixture(scope="module")
+def bundle(qnn_bundle: Path) -> Bundle:
+    return open_bundle(qnn_bundle)
+
+
+@pytest.fixture(scope="module")
+def given(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Noise for every input of the U-Net but the step."""
+    ports = [port for port in unet_inputs(checkpoint, "int32") if port.name != "step"]
+    return {port.name: gaussian(5, port.shape, stream=place) for place, port in enumerate(ports)}
+
+
+@pytest.fixture(scope="module")
+def wanted(checkpoint: Checkpoint, given: dict[str, np.ndarray]) -> np.ndarray:
+    """The checkpoint's weights with activations as they are, in float64."""
+    sample, *told = given.values()
+    unet = reference_unet(checkpoint, TARGET.constants(ExecuTorchOptions(backend="qnn")))
+    return reference_call(unet, sample, CALL, dict(enumerate(told)))  # type: ignore[arg-type]
+
+
+def predicted(backend: QnnBackend, given: dict[str, np.ndarray]) -> np.ndarray:
+    sample, *told = given.items()
+    return backend.predict(sample[1], CALL, dict(told))
+
+
+def test_the_bundle_is_what_the_emulator_computes(bundle: Bundle) -> None:
+    found = verify(bundle)
+    assert found.ok
+    assert {"unet", "text_encoder", "vae_decoder"} <= set(found.components)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_every_chip_is_as_near_to_the_weights_as_its_roundings_allow(
+    chip: str, bundle: Bundle, given: dict[str, np.ndarray], wanted: np.ndarray
+) -> None:
+    error = relative_error(predicted(QnnBackend(bundle, "forward", chip=chip), given), wanted)
+    # Not exact either: an engine that computes in float would be nearer than float16's half unit in the last place.
+    assert 2.0**-14 < error < TARGET.host.tolerance(bundle.manifest, "unet")
+
+
+@pytest.mark.parametrize("name", ["unet", "text_encoder", "vae_decoder"])
+def test_programs_are_one_delegate_under_the_name_of_its_graph(name: str, bundle: Bundle) -> None:
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    component = bundle.manifest.components[name]
+    assert component.chips is not None and tuple(component.chips) == CHIPS
+    for chip, path in component.chips.items():
+        found = compiled_program(bundle.path(path))
+        (plan,) = deserialize_pte_binary(bundle.path(path).read_bytes()).program.execution_plan
+        assert plan.name == found.graph and plan.name.encode() in found.context
+        (chain,) = plan.chains
+        assert len(chain.instructions) == 1, "nothing runs beside the delegate"
+        sizes = [tuple(plan.values[place].val.sizes) for place in plan.inputs]
+        assert sizes == [port.shape for port in component.inputs]
+        stub = onnx.load(bundle.folder / chip / "onnxruntime" / f"{name}.onnx", load_external_data=False)
+        (node,) = stub.graph.node
+        facts = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        assert facts["partition_name"].decode() == found.graph
+        assert (bundle.folder / chip / "onnxruntime" / facts["ep_cache_context"].decode()).read_bytes() == found.context
+        assert list(node.input) == [port.name for port in component.inputs]
+
+
+def test_the_interface_says_what_made_it_and_how_layers_rest(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    manifest = bundle.manifest
+    assert manifest.unet.backend.startswith("qnn executorch ") and " qairt " in manifest.unet.backend
+    assert next(port for port in manifest.unet.inputs if port.name == "step").dtype == "int32"
+    rows = {row.name: row for row in manifest.quantization.layers}
+    assert set(checkpoint.layers) == {name for name, row in rows.items() if row.activation_bits == 16}
+    facts = TARGET.inspect(bundle).facts
+    assert [title for title in facts if "SM8750" in title] == ["context binaries for SM8750"]
+
+
+def test_chunks_compute_what_the_whole_computes(
+    checkpoint: Checkpoint, bundle: Bundle, given: dict[str, np.ndarray], wanted: np.ndarray, tmp_path: Path
+) -> None:
+    options = ExecuTorchOptions(backend="qnn", chunks=3, self_check=False)
+    made = lower_unet(checkpoint, options, tmp_path)
+    parts = {**made.components, **{k: v for k, v in bundle.manifest.components.items() if k != "unet"}}
+    files = {
+        path: bundle.manifest.files["manifest"] if path == "manifest" else _entry(tmp_path / path)
+        for part in made.components.values()
+        for path in (part.chips or {}).values()
+    }
+    manifest = BundleManifest.model_construct(
+        **{**dict(bundle.manifest), "components": parts, "chunks": tuple(made.components), "files": files}
+    )
+    backend = open_backend(Bundle(tmp_path, manifest))
+    error = relative_error(predicted(backend, given), wanted)  # type: ignore[arg-type]
+    assert len(made.components) == 3
+    assert error < TARGET.host.tolerance(bundle.manifest, "unet")
+
+
+def _entry(path: Path) -> object:
+    from s2p_runtime.bundle import FileEntry
+    from s2p_runtime.files import sha256_file
+
+    return FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def test_the_same_checkpoint_gives_the_same_model(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    form = unet_form(checkpoint, ExecuTorchOptions(backend="qnn"))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        UNetWriter(checkpoint, form).whole(tmp_path / name / "unet.onnx")
+    for file in ("unet.onnx", "unet.bin"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
