@@ -15,6 +15,8 @@ coreml       checkpoint -> U-Net package
 coreai       checkpoint -> U-Net .aimodel, all weights, scales and tables read back by Apple's bindings; only where its packages are
 executorch   checkpoint -> U-Net .pte, every integer layer run alone and read back; after that, and not in its time and memory, the
              size of the program in the download form (``convert --archive``), where the 4-bit convolutions are packed
+qnn          checkpoint -> U-Net .pte of four programs for one Snapdragon's NPU, a layer of each kind alone in the emulator; only
+             where Qualcomm's packages are. ``compiler_peak_bytes`` is the compiler's own peak
 fingerprint  moments of every constant of the package, which are written at conversion and compared by ``verify``
 verify-*     one U-Net call of the written file against torch on the same integers: the interpreter in float64, ExecuTorch's runtime
 
@@ -28,6 +30,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -50,6 +53,7 @@ from s2p_runtime.pictures import relative_error
 from s2p_runtime.quiet import quiet_import
 
 GIB = 2**30
+QNN_CHUNKS = 4
 
 
 # The stages after the model is made, each in a process of its own
@@ -68,8 +72,12 @@ def quantize(model: Path, out: Path) -> Figures:
 
 
 def at_latents(folder: Path, side: int) -> Checkpoint:
-    """A checkpoint with latents of this height and width: nothing else in it depends on the size."""
-    checkpoint = open_checkpoint(folder)
+    """A checkpoint with latents of this height and width."""
+    return with_latents(open_checkpoint(folder), side)
+
+
+def with_latents(checkpoint: Checkpoint, side: int) -> Checkpoint:
+    """The same with other latents: nothing else in it depends on the size."""
     latents = checkpoint.manifest.latents.model_copy(update={"height": side, "width": side})
     manifest = checkpoint.manifest.model_copy(update={"latents": latents})
     return replace(checkpoint, manifest=manifest, structure=replace(checkpoint.structure, sample_size=(side, side)))
@@ -104,6 +112,32 @@ def executorch(checkpoint: Checkpoint, out: Path) -> Figures:
     out.mkdir()
     convert_unet(checkpoint, ExecuTorchOptions(), out)
     return {"bytes": folder_bytes(out)}
+
+
+def qnn(checkpoint: Checkpoint, out: Path) -> Figures:
+    """The U-Net of ``s2p-mobile convert --target executorch --backend qnn --chunks 4``, for one chip: grids from one call on noise at
+    small latents, since such a checkpoint has no golden runs, then one layer of each kind alone."""
+    from s2p_converters.targets.executorch.options import ExecuTorchOptions
+    from s2p_converters.targets.executorch.qnn.layer_check import check_layers, kinds
+    from s2p_converters.targets.executorch.qnn.lowering import compile_unet, form_of
+    from s2p_converters.targets.executorch.qnn.ranges import Call, ranges_over
+    from s2p_runtime.hosts.executorch.qnn.socs import soc_named
+
+    options = ExecuTorchOptions(backend="qnn", chunks=QNN_CHUNKS)
+    small = with_latents(checkpoint, 16)
+    sample, _, *told = call_inputs(small).values()
+    form = form_of(checkpoint, options, ranges_over(small, [Call(sample, 0, tuple(told))]))
+    middle = time.perf_counter()
+    check_layers(checkpoint, form, soc_named(options.socs[0]))
+    alone = time.perf_counter() - middle
+    out.mkdir()
+    middle = time.perf_counter()
+    compile_unet(checkpoint, options, out, form)
+    compiled = time.perf_counter() - middle
+    return {
+        "bytes": folder_bytes(out), "compile_seconds": compiled, "layers_alone": len(kinds(checkpoint.layers, form)),
+        "layers_seconds": alone, "compiler_peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10,
+    }  # fmt: skip
 
 
 def download(checkpoint: Checkpoint, out: Path) -> Figures:
@@ -201,6 +235,7 @@ STAGES = (
     "coreml",
     "coreai",
     "executorch",
+    "qnn",
     "fingerprint",
     "verify-coreml",
     "verify-executorch",
@@ -222,6 +257,7 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
     place.mkdir(parents=True, exist_ok=True)
     folder, checkpoint = place / "model", place / "checkpoint"
     package, program = (figures_path(place, name, model, latents).with_suffix("") for name in ("coreml", "executorch"))
+    hexagon = figures_path(place, "qnn", model, latents).with_suffix("")
     apples = figures_path(place, "coreai", model, latents).with_suffix("")
     steps: dict[str, Callable[[], Figures]] = {
         "make": lambda: make(folder, model, scale),
@@ -230,6 +266,7 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
         "coreml": lambda: coreml(at_latents(checkpoint, latents), package),
         "coreai": lambda: coreai(at_latents(checkpoint, latents), apples),
         "executorch": lambda: executorch(at_latents(checkpoint, latents), program),
+        "qnn": lambda: qnn(at_latents(checkpoint, latents), hexagon),
         "fingerprint": lambda: fingerprint(package),
         "verify-coreml": lambda: verify_coreml(at_latents(checkpoint, latents), package),
         "verify-executorch": lambda: verify_executorch(at_latents(checkpoint, latents), program),
@@ -241,6 +278,7 @@ def run_stage(stage: str, place: Path, model: str, scale: float, latents: int) -
         "coreml": [package],
         "coreai": [apples],
         "executorch": [program],
+        "qnn": [hexagon],
     }.get(stage, []):
         shutil.rmtree(out, ignore_errors=True)
     if stage not in MAKE_STAGES:
@@ -338,7 +376,10 @@ def main() -> None:
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
     parser.add_argument("--latents", type=int, help="height and width of the programs' latents; the model's own when left out")
     parser.add_argument(
-        "--stages", nargs="*", choices=STAGES, default=[name for name in STAGES if name not in ("random-integers", "coreai")]
+        "--stages",
+        nargs="*",
+        choices=STAGES,
+        default=[name for name in STAGES if name not in ("random-integers", "coreai", "qnn")],
     )
     parser.add_argument(
         "--report", type=Path, help="page whose part below the line of figures is replaced by all that --work holds"

@@ -43,7 +43,7 @@ class RunnableDelegate:
 
 RUNNABLE = {
     "xnnpack": RunnableDelegate("s2p_runtime.hosts.executorch.backend:ExecuTorchBackend", 1e-4, {"unet": 5e-2}),
-    "qnn": RunnableDelegate("s2p_runtime.hosts.executorch.qnn.backend:QnnBackend", 2e-2, of_8_bits={"unet": 0.5}),
+    "qnn": RunnableDelegate("s2p_runtime.hosts.executorch.qnn.backend:QnnBackend", 2e-2, of_8_bits={"unet": 0.2}),
 }
 """By the first word of a component's ``backend``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.executorch.qnn.components import write_float
 from s2p_converters.targets.executorch.qnn.layer_check import check_layers
 from s2p_converters.targets.executorch.qnn.program import wrap
-from s2p_converters.targets.executorch.qnn.ranges import layer_ranges, narrow_grids, wide_grids
+from s2p_converters.targets.executorch.qnn.ranges import LayerRanges, layer_ranges, narrow_grids, wide_grids
 from s2p_converters.targets.executorch.qnn.unet import Form, UNetWriter
 from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.integer_programs import layer_summaries
@@ -115,11 +115,21 @@ def lower_unet(checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path)
         S2PError: it cannot be lowered.
         CheckFailed: a file does not hold what it should, or a layer computes something else.
     """
-    compiler, form = Compiler.asked(options, folder), unet_form(checkpoint, options)
+    form = unet_form(checkpoint, options)
     if options.self_check:
-        for soc in compiler.socs:
-            check_layers(checkpoint, form, soc)
-    writer = UNetWriter(checkpoint, form)
+        for name in options.socs:
+            check_layers(checkpoint, form, soc_named(name))
+    return compile_unet(checkpoint, options, folder, form)
+
+
+def compile_unet(checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path, form: Form) -> ConvertedUNet:
+    """:func:`lower_unet` with grids that are known, no layer looked at alone.
+
+    Raises:
+        S2PError: it cannot be lowered.
+        CheckFailed: a file does not hold what it should.
+    """
+    compiler, writer = Compiler.asked(options, folder), UNetWriter(checkpoint, form)
     components = {}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if options.chunks == 1:
@@ -137,7 +147,11 @@ def lower_unet(checkpoint: Checkpoint, options: ExecuTorchOptions, folder: Path)
 
 def unet_form(checkpoint: Checkpoint, options: ExecuTorchOptions) -> Form:
     """The grids of the U-Net's layers."""
-    ranges = layer_ranges(checkpoint)
+    return form_of(checkpoint, options, layer_ranges(checkpoint))
+
+
+def form_of(checkpoint: Checkpoint, options: ExecuTorchOptions, ranges: Mapping[str, LayerRanges]) -> Form:
+    """The grids of the U-Net's layers over ranges that were met."""
     narrow = narrow_grids(ranges, checkpoint.layers) if options.activations == "uint8" else {}
     return Form(wide_grids(ranges, checkpoint.layers), narrow)
 

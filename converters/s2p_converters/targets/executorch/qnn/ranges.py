@@ -8,11 +8,12 @@ some 90.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
@@ -64,9 +65,35 @@ class LayerRanges:
     sum: Range
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Call:
+    """One U-Net call: state [B, C, H, W], index, and what the prompt brings, in the U-Net's order."""
+
+    sample: NDArray[np.float32]
+    step: int
+    conditions: tuple[NDArray[np.float32], ...]
+
+
 def layer_ranges(checkpoint: Checkpoint) -> dict[str, LayerRanges]:
     """Ranges of every layer over the calls of the golden runs."""
+    return ranges_over(checkpoint, golden_calls(checkpoint))
+
+
+def golden_calls(checkpoint: Checkpoint) -> Iterator[Call]:
+    """:func:`watched_calls` of every golden run, at the recorded states."""
+    manifest, conditioner = checkpoint.manifest, conditioner_of(checkpoint.manifest)
+    chosen = watched_calls(checkpoint)
+    for run in manifest.golden:
+        tensors = read_tensors(checkpoint.folder / run.path)
+        states = recorded_states(manifest.plan, manifest.guidance, run.seed, tensors, chosen)
+        conditions = conditioner.conditions(_with_time_table(checkpoint, tensors))
+        for step in chosen:
+            yield Call(np.repeat(states[step], conditions.branches, axis=0), step, tuple(conditions.inputs.values()))
+
+
+@torch.no_grad()
+def ranges_over(checkpoint: Checkpoint, calls: Iterable[Call]) -> dict[str, LayerRanges]:
+    """Ranges of every layer over some calls, and over the checkpoint's own activation grids."""
     unet = streamed_reference_unet(checkpoint).float()
     found = {spec.name: LayerRanges(Range(), Range(), Range()) for spec in checkpoint.specs}
 
@@ -84,16 +111,8 @@ def layer_ranges(checkpoint: Checkpoint) -> dict[str, LayerRanges]:
     for module in unet.modules():
         if isinstance(module, ReferenceLayer | FloatLayer):
             module.register_forward_hook(watch)
-    manifest, conditioner = checkpoint.manifest, conditioner_of(checkpoint.manifest)
-    for run in manifest.golden:
-        tensors = read_tensors(checkpoint.folder / run.path)
-        calls = watched_calls(checkpoint)
-        states = recorded_states(manifest.plan, manifest.guidance, run.seed, tensors, calls)
-        conditions = conditioner.conditions(_with_time_table(checkpoint, tensors))
-        told = [torch.from_numpy(value).float() for value in conditions.inputs.values()]
-        for call in calls:
-            sample = np.repeat(states[call], conditions.branches, axis=0)
-            unet(torch.from_numpy(sample).float(), torch.tensor([call]), *told)
+    for call in calls:
+        unet(torch.from_numpy(call.sample).float(), torch.tensor([call.step]), *map(torch.from_numpy, call.conditions))
     for name, layer in checkpoint.layers.items():
         if layer.activation_scale is not None:
             largest = float(layer.activation_scale.max())
