@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from s2p_converters.targets.executorch.protocol import PartitionedDelegate
+from s2p_converters.targets.executorch.protocol import Partitioned
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
 
-def partitioner(delegate: PartitionedDelegate) -> Any:
+def partitioner(delegate: Partitioned) -> Any:
     """The partitioner of a backend.
 
     Raises:
@@ -57,7 +57,7 @@ def _plain_attention(
     return torch.matmul(torch.softmax(scores, dim=-1), value)
 
 
-def lower(module: nn.Module, inputs: tuple[Any, ...], delegate: PartitionedDelegate) -> bytes:
+def lower(module: nn.Module, inputs: tuple[Any, ...], delegate: Partitioned) -> bytes:
     """A .pte with one method ``forward``; what the backend does not take stays with the portable operators.
 
     Raises:
@@ -66,7 +66,7 @@ def lower(module: nn.Module, inputs: tuple[Any, ...], delegate: PartitionedDeleg
     return lower_methods(module, {"forward": inputs}, delegate)
 
 
-def lower_methods(module: nn.Module, methods: Mapping[str, tuple[Any, ...]], delegate: PartitionedDelegate) -> bytes:
+def lower_methods(module: nn.Module, methods: Mapping[str, tuple[Any, ...]], delegate: Partitioned) -> bytes:
     """A .pte with a method for each tuple of example inputs; their constants exist once.
 
     Raises:

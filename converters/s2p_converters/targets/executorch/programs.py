@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from s2p_converters.targets.executorch.partitioned import lower_methods
-from s2p_converters.targets.executorch.protocol import PartitionedDelegate
+from s2p_converters.targets.executorch.protocol import Partitioned
 from s2p_converters.targets.executorch.pte import delegates_of
 from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.ports import example
@@ -35,7 +35,7 @@ def write_program(
     )
 
 
-def convert_float(delegate: PartitionedDelegate, folder: Path, methods: Mapping[str, FloatComponent]) -> Component:
+def convert_float(delegate: Partitioned, folder: Path, methods: Mapping[str, FloatComponent]) -> Component:
     """Write a component that stays in float, in float32, with a method for each of ``methods``.
 
     Raises:

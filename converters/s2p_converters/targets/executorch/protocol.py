@@ -76,7 +76,7 @@ class Delegate(ABC):
         return Inspection()
 
 
-class PartitionedDelegate(Delegate):
+class Partitioned(Delegate):
     """A backend whose float components ExecuTorch's own partitioner takes.
 
     Attributes:
@@ -88,9 +88,3 @@ class PartitionedDelegate(Delegate):
     def lowering(self) -> dict[str, Any]:
         """What ``to_edge_transform_and_lower`` takes besides the partitioner."""
         return {}
-
-    def lower(self, options: ExecuTorchOptions, folder: Path, methods: Mapping[str, FloatComponent]) -> Component:
-        """See :class:`Delegate`."""
-        from s2p_converters.targets.executorch.programs import convert_float
-
-        return convert_float(self, folder, methods)

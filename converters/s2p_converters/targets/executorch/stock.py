@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2p_converters.targets.executorch.protocol import PartitionedDelegate
+from s2p_converters.targets.executorch.partitioned_delegate import PartitionedDelegate
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
 from s2p_runtime.bundle import LayerSummary
 

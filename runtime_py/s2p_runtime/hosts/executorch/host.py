@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from s2p_runtime.backends import Backend, Compute
 from s2p_runtime.bundle import Bundle, BundleManifest
 from s2p_runtime.hosts.executorch.delegates import delegate_of
 from s2p_runtime.hosts.protocol import Host
+
+_ENGINES = {
+    "xnnpack": "s2p_runtime.hosts.executorch.backend:ExecuTorchBackend",
+    "qnn": "s2p_runtime.hosts.executorch.qnn.backend:QnnBackend",
+}
+"""Delegate to ``module:class`` of what runs its programs here."""
 
 
 class ExecuTorchHost(Host):
@@ -22,7 +30,9 @@ class ExecuTorchHost(Host):
             S2PError: made by another executorch, for a delegate that does not run here, or its engine is missing.
         """
         delegate = delegate_of(bundle.manifest.unet.backend, bundle.folder.name)
-        return delegate.open(bundle, self.default_method, release_chunks)
+        module, _, name = _ENGINES[delegate.name].partition(":")
+        opened: Backend = getattr(import_module(module), name)(bundle, self.default_method, release_chunks)
+        return opened
 
     def tolerance(self, manifest: BundleManifest, component: str) -> float:
         """See :class:`Host`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2p_converters.targets.executorch.protocol import PartitionedDelegate
+from s2p_converters.targets.executorch.partitioned_delegate import PartitionedDelegate
 from s2p_converters.targets.protocol import ConvertedUNet, Inspection, LatentShapes
 from s2p_runtime.bundle import Bundle
 
