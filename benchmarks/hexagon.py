@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ IMAGE, TOKENS, SCORES, LEFT, RIGHT = (2, 64, 16, 16), (2, 256, 64), (2, 4, 256, 
 GROUPS, EPSILON = 16, 1e-5
 
 
-def _norm(kind: str, **attributes: object) -> Callable[..., Symbol]:
+def _norm(kind: str, **attributes: Any) -> Callable[..., Symbol]:
     def write(x: Symbol) -> Symbol:
         size = x.shape[1] if kind == "GroupNormalization" else x.shape[-1]
         gain, shift = (x.graph.constant(np.full(size, value, np.float32)) for value in (1, 0))

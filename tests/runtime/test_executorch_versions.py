@@ -17,6 +17,12 @@ def test_the_same_minor_version_is_accepted(installed: str) -> None:
     check_version("xnnpack executorch 1.4.1", installed, "bundle")
 
 
+def test_what_else_made_a_program_may_follow() -> None:
+    check_version("qnn executorch 1.4.1 qairt 2.51.0", "1.4.2", "bundle")
+    with pytest.raises(S2PError, match=r"made by executorch 1\.4\.1, installed is 1\.5\.0"):
+        check_version("qnn executorch 1.4.1 qairt 2.51.0", "1.5.0", "bundle")
+
+
 @pytest.mark.parametrize(
     "built_with, message",
     [

@@ -85,8 +85,9 @@ class QnnOperators(GraphOperators[Symbol]):
         turned = k.reshape(batch, keys, heads, width).permute(0, 2, 3, 1)
         values = v.reshape(batch, keys, heads, width).permute(0, 2, 1, 3)
         parts = [self._attend(part, turned, values) for part in query.split(query_rows(count, keys), dim=2)]
-        mixed: Symbol = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)  # type: ignore[arg-type]
-        return mixed.permute(0, 2, 1, 3).reshape(batch, count, channels)
+        mixed: Any = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)  # type: ignore[arg-type]  # symbols
+        joined: Symbol = mixed
+        return joined.permute(0, 2, 1, 3).reshape(batch, count, channels)
 
     def _attend(self, query: Symbol, turned: Symbol, values: Symbol) -> Symbol:
         batch, heads, count, _ = query.shape
