@@ -1,4 +1,6 @@
 #include <array>
+#include <cstdlib>
+#include <new>
 #include <random>
 
 #include "fixtures.h"
@@ -7,12 +9,36 @@
 #include "s2p/tokenizer.h"
 
 // Mutated files must be read or refused with an Error, nothing else: no crash, no other exception, no endless work. Run
-// under sanitizers (scripts/test.sh sanitize) this also shows that no byte outside of a file is touched.
+// under sanitizers (scripts/test.sh sanitize) this also shows that no byte outside of a file is touched. No single piece of memory is
+// larger than four times the file: whoever believes a length in a file asks for more.
+
+namespace {
+
+/// The largest piece of memory that this thread asked for since it was set to 0.
+thread_local std::size_t largest_piece = 0;
+
+void* piece(std::size_t size) {
+  largest_piece = std::max(largest_piece, size);
+  void* memory = std::malloc(std::max<std::size_t>(size, 1));
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return piece(size); }
+void* operator new[](std::size_t size) { return piece(size); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace s2p {
 namespace {
 
 constexpr int kMutationsPerFile = 2500;
+// What readers use for themselves, whatever the file is.
+constexpr std::size_t kOwnBytes = 64 * 1024;
 
 class Mutator {
  public:
@@ -63,11 +89,13 @@ void fuzz(const std::string& text, const Read& read) {
   int refused = 0;
   for (int i = 0; i < kMutationsPerFile; ++i) {
     const std::string mutated = mutate(text);
+    largest_piece = 0;
     try {
       read(mutated);
     } catch (const Error&) {
       ++refused;
     }
+    ASSERT_LE(largest_piece, 4 * mutated.size() + kOwnBytes);
   }
   // Both ends of the reader were reached.
   EXPECT_GT(refused, kMutationsPerFile / 4);
@@ -78,6 +106,32 @@ TEST(Fuzz, Manifests) {
     fuzz(testing::read_text(testing::kFixtures / bundle / "manifest.json"),
          [](const std::string& text) { Manifest::parse(text, "manifest.json"); });
   }
+}
+
+// A pipeline on a manifest that lies about its tensors: refused, or memory for what it says of a picture that could be.
+TEST(Fuzz, ShapesThatNoPhoneCouldHold) {
+  const auto manifest = testing::read_json(testing::kFixtures / "ancestral.s2pmobile/manifest.json");
+  const auto kind = [&](const std::string& pointer, const nlohmann::json& value) {
+    auto changed = manifest;
+    changed[nlohmann::json::json_pointer(pointer)] = value;
+    const std::string text = changed.dump();
+    largest_piece = 0;
+    try {
+      Manifest::parse(text, "m");
+    } catch (const Error& error) {
+      EXPECT_LE(largest_piece, 4 * text.size() + kOwnBytes);
+      return std::string(kind_name(error.kind()));
+    }
+    return std::string("none");
+  };
+  EXPECT_EQ(kind("/tokenizer/max_length", std::int64_t{1} << 40), "invalid");
+  EXPECT_EQ(kind("/latents/height", 100000), "invalid");
+  EXPECT_EQ(kind("/latents/channels", 65536), "none");  // 65536 * 4 * 6 numbers
+  EXPECT_EQ(kind("/latents", {{"channels", 65536}, {"height", 65536}, {"width", 65536}, {"scaling_factor", 1.0},
+                              {"shift_factor", 0.0}, {"mean", nullptr}, {"std", nullptr}}), "invalid");
+  EXPECT_EQ(kind("/components/unet/inputs/0/shape", {2147483647, 2147483647, 4}), "invalid");
+  EXPECT_EQ(kind("/components/unet/inputs/0/shape", {1, 1, 1, 1, 1, 1, 1, 1, 1}), "invalid");
+  EXPECT_EQ(kind("/tokenizer/bos_id", -1), "invalid");
 }
 
 TEST(Fuzz, TensorFiles) {
