@@ -28,8 +28,7 @@ class Predictor:
             samples_at_a_time: so that memory does not depend on K; None: all at once.
         """
         self.unet = unet
-        like = unet.conv_norm_out.weight
-        self._conditions = [condition.to(like) for condition in conditions]
+        self._conditions = [condition.to(unet.device, unet.dtype) for condition in conditions]
         self.branches = conditions[0].shape[1]
         runs = conditions[0].shape[0]
         self._runs_at_a_time = runs if samples_at_a_time is None else max(1, samples_at_a_time // self.branches)
@@ -49,8 +48,8 @@ class Predictor:
 
     def _inputs(self, scaled: Array32, call: int) -> Iterator[tuple[Tensor, ...]]:
         """What the graph is called with, a few runs at a time."""
-        like = self.unet.conv_norm_out.weight
-        states, step = torch.from_numpy(scaled).to(like), torch.tensor([call], device=like.device)
+        device, dtype = self.unet.device, self.unet.dtype
+        states, step = torch.from_numpy(scaled).to(device, dtype), torch.tensor([call], device=device)
         for begin in range(0, len(states), self._runs_at_a_time):
             part = slice(begin, begin + self._runs_at_a_time)
             conditions = (condition[part].flatten(0, 1) for condition in self._conditions)

@@ -21,12 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from s2p_mobile.quantize.checkpointing import write_checkpoint
+from s2p_mobile.quantize.compute import ComputePlan
 from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.latents import LatentDataset
 from s2p_mobile.quantize.methods import run_method
 
 MakeJob = Callable[..., QuantizationJob]
 
+SMALLEST = ComputePlan(graph="bf16", moments="bf16", recompute=True, pairs=1, waiting=0)
+"""As where memory is short: an FP network that rests narrow, samples that wait on the disk."""
 PACKAGES = ("s2p_mobile/", "s2p_converters/")
 ON_THE_HOST = {
     "quantize/host.py": "the one place of float64",
@@ -117,21 +120,25 @@ def asked_by() -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(
-    ("method", "recipe", "training"),
+    ("method", "ranking", "training", "compute"),
     [
-        (
-            "s2p",
-            {"mixed": {"top": 0.01, "ranking": "linear"}},
-            {"start": {"rounding": "adaround", "iterations": 2, "samples": 8}},
-        ),
-        ("s2p", {"mixed": {"top": 0.01, "ranking": "fisher"}}, {"start": {"rounding": "gptq", "calls": 4}, "learn": "scales"}),
-        ("rtn", {"mixed": {"top": 0.01, "ranking": "sqnr"}}, {}),
+        ("s2p", "linear", {"start": {"rounding": "adaround", "iterations": 2, "samples": 8}}, SMALLEST),
+        ("s2p", "fisher", {"start": {"rounding": "gptq", "calls": 4}, "learn": "scales"}, ComputePlan()),
+        ("s2p", "sqnr", {"start": {"rounding": "gptq", "calls": 4}, "learn": "scales"}, SMALLEST),
+        ("rtn", "sqnr", {}, ComputePlan()),
     ],
 )
 def test_every_stage_keeps_the_rules(
-    make_job: MakeJob, latents: LatentDataset, tmp_path: Path, method: str, recipe: dict[str, Any], training: dict[str, Any]
+    make_job: MakeJob,
+    latents: LatentDataset,
+    tmp_path: Path,
+    method: str,
+    ranking: str,
+    training: dict[str, Any],
+    compute: ComputePlan,
 ) -> None:
-    job = make_job({"iterations": 2, **training}, recipe, latents=latents.folder)
+    recipe = {"mixed": {"top": 0.01, "ranking": ranking}}
+    job = make_job({"iterations": 2, **training}, recipe, latents=latents.folder, compute=compute)
     with Rules() as rules:
         unet = run_method(method, job)
         write_checkpoint(job, method, unet, tmp_path)

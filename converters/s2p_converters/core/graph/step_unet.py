@@ -303,6 +303,11 @@ class StepUNet(nn.Module):
         """Where the parameters lie."""
         return self.conv_norm_out.weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of states; weights of layers may rest in a narrower one."""
+        return self.conv_norm_out.weight.dtype
+
     def forward(self, sample: Tensor, step: Tensor, encoder_hidden_states: Tensor, of_prompt: Tensor | None = None) -> Tensor:
         """
         Args:

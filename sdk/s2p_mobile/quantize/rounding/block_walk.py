@@ -102,7 +102,7 @@ class BlockWalk:
 
     def _run(self, part: slice) -> tuple[Tensor, list[Tensor]]:
         """One batch through the present part."""
-        unet, dtype = self.unet, self.unet.conv_norm_out.weight.dtype
+        unet, dtype = self.unet, self.unet.dtype
         calls = self.calls.part(part)
         context, *of_prompt = (condition.to(unet.device, dtype) for condition in calls.conditions)
         x, skips = self._state.get(part).to(dtype), [rows.get(part).to(dtype) for rows in self._skips]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s2p_converters.core.graph import StepUNet
 from s2p_mobile.quantize.knapsack import Choices, solve
 from s2p_mobile.quantize.sensitivity.probes import normal_probe
 from s2p_mobile.quantize.sensitivity.samples import CallSample
@@ -27,7 +28,7 @@ Rounded = Callable[[str, int, Tensor], Tensor]
 
 
 def activation_errors(
-    unet: nn.Module,
+    unet: StepUNet,
     samples: Sequence[CallSample],
     names: Sequence[str],
     rounded: Rounded,

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from s2p_converters.core.graph import LayerSpec
+from s2p_converters.core.graph import LayerSpec, StepUNet
 from s2p_mobile.quantize.finished import NOTHING_KEPT, FinishedParts, numbers
 from s2p_mobile.quantize.sensitivity.candidates import Candidates
 from s2p_mobile.quantize.sensitivity.probes import Probe, probe_gradients
@@ -35,7 +35,7 @@ class Measurement:
         kept: where finished parts are kept.
     """
 
-    unet: nn.Module
+    unet: StepUNet
     weights: Mapping[str, nn.Parameter]
     rounded: Candidates
     samples: Sequence[CallSample]

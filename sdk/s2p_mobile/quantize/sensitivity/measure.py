@@ -43,7 +43,7 @@ CANDIDATES_STAGE = "rounding weights to every candidate"
 
 
 def rank_layers(
-    unet: nn.Module,
+    unet: StepUNet,
     samples: Sequence[CallSample],
     names: Sequence[str],
     name: str,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from s2p_converters.core.graph import StepUNet
 from s2p_mobile.quantize.sensitivity.samples import CallSample
 from s2p_runtime.noise import gaussian
 
@@ -34,7 +35,7 @@ _PROBE_SCALE = 2.0**-6
 
 
 def probe_gradients(
-    unet: nn.Module,
+    unet: StepUNet,
     weights: Mapping[str, nn.Parameter],
     sample: CallSample,
     probe: Callable[[tuple[int, ...]], Tensor],

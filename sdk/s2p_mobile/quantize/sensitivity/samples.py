@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from s2p_converters.core.graph import StepUNet
 from s2p_mobile.quantize.finished import NOTHING_KEPT, FinishedParts
@@ -40,26 +40,28 @@ class CallSample:
     conditions: tuple[Tensor, ...]
     guidance: float
 
-    def observe(self, unet: nn.Module) -> Tensor:
+    def observe(self, unet: StepUNet) -> Tensor:
         """The guided output ``u + guidance * (c - u)`` of a U-Net on this call, [1, C, H, W]: what the sampler uses."""
         return observe_all(unet, [self])[0]
 
 
-def observe_all(unet: nn.Module, samples: Sequence[CallSample]) -> list[Tensor]:
+def observe_all(unet: StepUNet, samples: Sequence[CallSample]) -> list[Tensor]:
     """:meth:`CallSample.observe` of every call. Calls of a small network go through it together, which takes half the time.
 
     Args:
         samples: all with or all without guidance, of one shape.
     """
-    like = next(unet.parameters())
     together = calls_together(samples[0].sample.numel())
     observed: list[Tensor] = []
     for begin in range(0, len(samples), together):
         part = samples[begin : begin + together]
         branches = part[0].sample.shape[0]
-        steps = torch.tensor([sample.call for sample in part], device=like.device).repeat_interleave(branches)
-        states = torch.cat([sample.sample for sample in part]).to(like)
-        conditions = [torch.cat(column).to(like) for column in zip(*(sample.conditions for sample in part), strict=True)]
+        steps = torch.tensor([sample.call for sample in part], device=unet.device).repeat_interleave(branches)
+        states = torch.cat([sample.sample for sample in part]).to(unet.device, unet.dtype)
+        conditions = [
+            torch.cat(column).to(unet.device, unet.dtype)
+            for column in zip(*(sample.conditions for sample in part), strict=True)
+        ]
         for sample, output in zip(part, unet(states, steps, *conditions).split(branches), strict=True):
             if branches == 1:
                 observed.append(output)
@@ -158,7 +160,7 @@ def _states(
 
 
 @torch.no_grad()
-def mean_signal(unet: nn.Module, samples: Sequence[CallSample], advance: Callable[[], None] = lambda: None) -> float:
+def mean_signal(unet: StepUNet, samples: Sequence[CallSample], advance: Callable[[], None] = lambda: None) -> float:
     """Mean over the samples of the FP output's energy, ``|f|^2``; ``advance`` is called after each sample."""
     energies = []
     for sample in samples:
