@@ -33,6 +33,12 @@ LAYERS = ("first", "second")
 class LinearStack(nn.Module):
     """``second(first(x))`` on [B, 3] -> [B, 2], without biases."""
 
+    device = torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)

@@ -59,6 +59,8 @@ def test_an_input_shared_by_layers_counts_for_each_alone() -> None:
     class Two(nn.Module):
         """``3 x + x``, by two layers that see one tensor."""
 
+        device, dtype = torch.device("cpu"), torch.float32
+
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
