@@ -55,11 +55,16 @@ def draw(model: Path, prompts: list[str], seed: int, steps: int, guidance: float
 
 
 @torch.no_grad()
-def judge(model: Path, pictures: torch.Tensor, prompts: list[str]) -> dict[str, float]:
-    """Mean cosine with the right caption, and how often it is first and among the first five of all captions."""
+def judge(model: Path, pictures: torch.Tensor, prompts: list[str], captions: list[str]) -> dict[str, float]:
+    """Mean cosine with the right caption, and how often it is first and among the first five of all captions.
+
+    Args:
+        model: folder with ``clip/``.
+        pictures: float32 [N, 3, size, size] in [-1, 1].
+        prompts: N captions, each one of ``captions``.
+    """
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer", local_files_only=True)
     clip = CLIPModel.from_pretrained(model / "clip", local_files_only=True).float().eval()
-    captions = [caption.text for caption in all_captions()]
     # The whole model on one picture and the captions in parts: embeddings without depending on the getters' return types.
     texts = torch.cat(
         [
@@ -125,7 +130,7 @@ def main() -> None:
         "steps": options.steps,
         "guidance": options.guidance,
         "seed": options.seed,
-        **judge(options.model, pictures, prompts),
+        **judge(options.model, pictures, prompts, [caption.text for caption in all_captions()]),
         "background_right": background_right(pictures, prompts),
         "seconds_per_picture": seconds / len(prompts),
     }

@@ -11,13 +11,13 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
 from demo_training.config import IMAGE_SIZE, ClipConfig, TrainConfig
-from demo_training.data import Pictures
+from demo_training.data import PictureSource, Shown
 from demo_training.diffusion import token_ids
 from demo_training.state import Clock, Phase, flat_then_cosine, generator, run
 
 
-def new_clip(config: ClipConfig, tokenizer: Any) -> Any:
-    """An untrained CLIPModel; pictures enter as float32 [B, 3, 64, 64] in [-1, 1]."""
+def new_clip(config: ClipConfig, tokenizer: Any, size: int = IMAGE_SIZE) -> Any:
+    """An untrained CLIPModel; pictures enter as float32 [B, 3, size, size] in [-1, 1]."""
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.text_width,
@@ -36,14 +36,14 @@ def new_clip(config: ClipConfig, tokenizer: Any) -> Any:
         "projection_dim": config.projection,
         "num_hidden_layers": config.vision_layers,
         "num_attention_heads": config.heads,
-        "image_size": IMAGE_SIZE,
+        "image_size": size,
         "patch_size": config.patch,
     }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.projection))
 
 
 def train_clip(
-    config: TrainConfig, pictures: Pictures, tokenizer: Any, folder: Path, device: torch.device, clock: Clock
+    config: TrainConfig, pictures: PictureSource[Shown], tokenizer: Any, folder: Path, device: torch.device, clock: Clock
 ) -> Any:
     """The finished CLIPModel, float32, in evaluation mode. State ``clip`` in ``folder``.
 
@@ -52,7 +52,7 @@ def train_clip(
     """
     settings, seed = config.clip, config.seed
     torch.manual_seed(seed + 2)
-    clip = new_clip(settings, tokenizer).to(device).train()
+    clip = new_clip(settings, tokenizer, pictures.size).to(device).train()
 
     def loss_of_step(step: int) -> Tensor:
         random = generator(seed, "clip", step)
@@ -67,5 +67,6 @@ def train_clip(
     def rate(step: int) -> float:
         return settings.learning_rate * min(1.0, (step + 1) / 100) * flat_then_cosine(step / settings.steps)
 
-    run(Phase("clip", {"clip": clip}, settings.steps, rate), loss_of_step, folder, config.fingerprint(), clock)
+    phase = Phase("clip", {"clip": clip}, settings.steps, rate, seconds=settings.seconds)
+    run(phase, loss_of_step, folder, config.fingerprint(), clock)
     return clip.eval()

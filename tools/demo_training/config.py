@@ -33,7 +33,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """AutoencoderKL: blocks of ``channels``, f4; joint training, then the decoder alone against a frozen encoder."""
+    """AutoencoderKL: blocks of ``channels``, f4; joint training, then the decoder alone against a frozen encoder.
+
+    Here and below ``seconds`` ends a training that has not made all its steps by then; see :class:`~demo_training.state.Phase`.
+    """
 
     channels: tuple[int, int, int] = (16, 32, 64)
     layers: int = 1
@@ -48,6 +51,8 @@ class VaeConfig:
     decoder_learning_rate: float = 1e-3
     decoder_latent_noise: float = 0.05
     statistics_batches: int = 64
+    seconds: float | None = None
+    decoder_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class DiffusionConfig:
     caption_drop: float = 0.1
     ema: float = 0.995
     autocast: bool = True
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class ClipConfig:
     batch: int = 128
     steps: int = 3_000
     learning_rate: float = 1e-3
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

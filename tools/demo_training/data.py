@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,36 @@ from demo_training.captions import BACKGROUNDS, Caption, EmojiObject, all_captio
 from demo_training.config import IMAGE_SIZE, DataConfig
 from demo_training.state import load_tensors, save_tensors
 from s2p_runtime.errors import S2PError
+
+
+class Captioned(Protocol):
+    """What a picture shows."""
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        ...
+
+
+Shown = TypeVar("Shown", bound=Captioned)
+
+
+class PictureSource(Protocol[Shown]):
+    """A world of captioned pictures, some of which are kept out of training."""
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side."""
+        ...
+
+    def draw(self, count: int, random: torch.Generator, *, held_out_too: bool = False, distinct: bool = False) -> list[Shown]:
+        """Random contents of pictures, from those of training only unless ``held_out_too``; ``distinct``: none twice."""
+        ...
+
+    def compose(self, captions: list[Shown], random: torch.Generator) -> Tensor:
+        """Pictures float32 [B, 3, size, size] in [-1, 1]."""
+        ...
+
 
 Renderer = Callable[[EmojiObject], Image.Image]
 """An object's picture, RGBA, cropped to what is drawn, any size."""
@@ -115,7 +146,7 @@ def load_sprites(path: Path, config: DataConfig, fingerprint: str, renderer: Cal
 
 @dataclass
 class Pictures:
-    """Random pictures of given captions.
+    """Random pictures of given captions; a :class:`PictureSource`.
 
     Attributes:
         sprites: see :func:`make_sprites`.
@@ -124,6 +155,7 @@ class Pictures:
 
     sprites: Tensor
     config: DataConfig
+    size: int = IMAGE_SIZE
 
     def __post_init__(self) -> None:
         self._object_index = {item.name: index for index, item in enumerate(objects())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from demo_training.config import LATENT_CHANNELS, LATENT_SIZE, DiffusionConfig, TrainConfig
-from demo_training.data import Pictures
+from demo_training.data import PictureSource, Shown
 from demo_training.state import Clock, Phase, flat_then_cosine, generator, run
 
 
@@ -31,10 +32,10 @@ def new_scheduler() -> Any:
     )
 
 
-def new_unet(config: DiffusionConfig) -> Any:
-    """An untrained UNet2DConditionModel for 16x16x4 latents."""
+def new_unet(config: DiffusionConfig, size: int = LATENT_SIZE) -> Any:
+    """An untrained UNet2DConditionModel for latents [4, size, size]."""
     return UNet2DConditionModel(
-        sample_size=LATENT_SIZE,
+        sample_size=size,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -99,9 +100,70 @@ class Diffusion:
     text_encoder: Any
     unet: Any
 
+    @property
+    def modules(self) -> dict[str, Any]:
+        """By name, for a :class:`~demo_training.state.Phase`."""
+        return {"text_encoder": self.text_encoder, "unet": self.unet}
+
+    def finished(self) -> Diffusion:
+        """In evaluation mode."""
+        return Diffusion(self.text_encoder.eval(), self.unet.eval())
+
+
+def noise_phase(config: DiffusionConfig, networks: Diffusion) -> Phase:
+    """The training of both; state ``unet``."""
+    steps = sum(cycle.steps for cycle in config.cycles)
+    rate = partial(learning_rate, config)
+    return Phase("unet", networks.modules, steps, rate, ema=config.ema, seconds=config.seconds)
+
+
+def new_diffusion(config: TrainConfig, tokenizer: Any, device: torch.device, size: int = LATENT_SIZE) -> Diffusion:
+    """Untrained networks for latents [4, size, size], in training mode."""
+    torch.manual_seed(config.seed + 1)
+    text_encoder = new_text_encoder(config.diffusion, tokenizer).to(device).train()
+    return Diffusion(text_encoder, new_unet(config.diffusion, size).to(device).train())
+
+
+class NoiseLoss:
+    """How far the networks are from the noise in latents."""
+
+    def __init__(self, config: DiffusionConfig, networks: Diffusion, device: torch.device) -> None:
+        self._config, self._networks, self._scheduler = config, networks, new_scheduler()
+        self._alphas = self._scheduler.alphas_cumprod.to(device)
+        self.timesteps = int(self._scheduler.config.num_train_timesteps)
+
+    def noise(self, like: Tensor, random: torch.Generator) -> Tensor:
+        """Noise for latents like these, on the device of ``random``."""
+        noise = torch.randn(like.shape, generator=random, device=random.device)
+        # A little noise that is constant over the picture: without it the model never learns to set the mean colour.
+        constant = torch.randn((*like.shape[:2], 1, 1), generator=random, device=random.device)
+        return noise + self._config.offset_noise * constant
+
+    def __call__(self, latents: Tensor, ids: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Weighted mean square error; scalar.
+
+        Args:
+            latents: float32 [B, 4, size, size], scaled.
+            ids: int64 [B, length], tokens of the captions.
+            noise: as the latents.
+            timesteps: int64 [B].
+        """
+        noisy = self._scheduler.add_noise(latents, noise, timesteps)
+        with torch.autocast(latents.device.type, torch.bfloat16, enabled=self._config.autocast):
+            states = self._networks.text_encoder(input_ids=ids).last_hidden_state
+            predicted = self._networks.unet(noisy, timesteps, encoder_hidden_states=states).sample
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        return (min_snr_weight(self._alphas, timesteps, self._config.snr_limit) * error).mean()
+
 
 def train_diffusion(
-    config: TrainConfig, pictures: Pictures, tokenizer: Any, vae: Any, folder: Path, device: torch.device, clock: Clock
+    config: TrainConfig,
+    pictures: PictureSource[Shown],
+    tokenizer: Any,
+    vae: Any,
+    folder: Path,
+    device: torch.device,
+    clock: Clock,
 ) -> Diffusion:
     """Train on latents of ``vae`` (frozen). State ``unet`` in ``folder``.
 
@@ -109,11 +171,8 @@ def train_diffusion(
         Paused: the clock ran out; the state is saved.
     """
     settings, seed = config.diffusion, config.seed
-    torch.manual_seed(seed + 1)
-    text_encoder = new_text_encoder(settings, tokenizer).to(device).train()
-    unet = new_unet(settings).to(device).train()
-    scheduler = new_scheduler()
-    alphas = scheduler.alphas_cumprod.to(device)
+    networks = new_diffusion(config, tokenizer, device)
+    error = NoiseLoss(settings, networks, device)
 
     def loss_of_step(step: int) -> Tensor:
         random = generator(seed, "unet", step)
@@ -122,28 +181,12 @@ def train_diffusion(
         dropped = torch.rand(settings.batch, generator=random) < settings.caption_drop
         texts = ["" if drop else caption.text for caption, drop in zip(captions, dropped.tolist(), strict=True)]
         ids = token_ids(tokenizer, texts).to(device)
-        timesteps = stratified_timesteps(settings.batch, scheduler.config.num_train_timesteps, random).to(device)
+        timesteps = stratified_timesteps(settings.batch, error.timesteps, random).to(device)
         with torch.no_grad():
             posterior = vae.encode(images).latent_dist
             draw = torch.randn(posterior.mean.shape, generator=random).to(device)
             latents = (posterior.mean + posterior.std * draw) * vae.config.scaling_factor
-        noise = torch.randn(latents.shape, generator=random)
-        # A little noise that is constant over the picture: without it the model never learns to set the mean colour.
-        noise += settings.offset_noise * torch.randn((*latents.shape[:2], 1, 1), generator=random)
-        noise = noise.to(device)
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
-            states = text_encoder(input_ids=ids).last_hidden_state
-            predicted = unet(noisy, timesteps, encoder_hidden_states=states).sample
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
-        return (min_snr_weight(alphas, timesteps, settings.snr_limit) * error).mean()
+        return error(latents, ids, error.noise(latents, random).to(device), timesteps)
 
-    phase = Phase(
-        "unet",
-        {"text_encoder": text_encoder, "unet": unet},
-        sum(cycle.steps for cycle in settings.cycles),
-        lambda step: learning_rate(settings, step),
-        ema=settings.ema,
-    )
-    run(phase, loss_of_step, folder, config.fingerprint(), clock)
-    return Diffusion(text_encoder.eval(), unet.eval())
+    run(noise_phase(settings, networks), loss_of_step, folder, config.fingerprint(), clock)
+    return networks.finished()

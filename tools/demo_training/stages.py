@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
 import torch
 from transformers import CLIPTokenizer
 
@@ -17,21 +14,14 @@ from demo_training.captions import all_captions
 from demo_training.clip import train_clip
 from demo_training.config import TrainConfig
 from demo_training.data import Pictures, Renderer, load_sprites
-from demo_training.diffusion import new_scheduler, train_diffusion
+from demo_training.diffusion import train_diffusion
+from demo_training.pipeline import write_pipeline
 from demo_training.state import Clock
 from demo_training.tokenizer import build_tokenizer, save_tokenizer
 from demo_training.vae import train_autoencoder
 from s2p_runtime.files import atomic_folder
 
 Stage = Literal["data", "tokenizer", "vae", "unet", "clip", "all"]
-
-_CLASSES = {
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 @dataclass
@@ -87,26 +77,8 @@ class Training:
 
     def all(self) -> Path:
         """Every stage, then the pipeline in fp16 under ``model/`` (an earlier one is replaced); its folder."""
-        diffusion, vae, clip = self.unet(), self.vae(), self.clip()
+        networks = {**self.unet().modules, "vae": self.vae(), "clip": self.clip()}
         target = self.out / "model"
         with atomic_folder(target, force=True) as scratch:
-            for name, network in (
-                ("text_encoder", diffusion.text_encoder),
-                ("unet", diffusion.unet),
-                ("vae", vae),
-                ("clip", clip),
-            ):
-                network.half().save_pretrained(str(scratch / name), safe_serialization=True)
-            new_scheduler().save_pretrained(str(scratch / "scheduler"))
-            shutil.copytree(self.out / "tokenizer", scratch / "tokenizer")
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copyfile(self.out / "tokenizer" / file, scratch / "clip" / file)
-            index = {
-                "_class_name": "StableDiffusionPipeline",
-                "_diffusers_version": diffusers.__version__,
-                **{name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")},
-                "requires_safety_checker": False,
-                **_CLASSES,
-            }
-            (scratch / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+            write_pipeline(scratch, networks, self.out / "tokenizer")
         return target

@@ -45,7 +45,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         save_file(whole, scratch, metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
 
-def load_tensors(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, int]]:
+def load_tensors(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Read what :func:`save_tensors` wrote.
 
     Raises:
@@ -94,6 +94,8 @@ class Phase:
         modules: trained modules by name.
         steps: in all.
         learning_rate: of step ``i``.
+        seconds: of training at most, interruptions not counted; None: the steps alone decide. The learning rate is that of the
+            step which lies as far on in ``steps`` as the time does in ``seconds``, so that it falls to its end in either case.
         ema: decay of the averaged weights that :func:`run` leaves in the modules; None keeps the last weights.
     """
 
@@ -102,6 +104,7 @@ class Phase:
     steps: int
     learning_rate: Callable[[int], float]
     ema: float | None = None
+    seconds: float | None = None
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters under ``module.parameter`` names."""
@@ -111,6 +114,10 @@ class Phase:
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
+
+    def place(self, done: int, spent: float) -> int:
+        """How far on a training is after so many steps and seconds, in steps."""
+        return done if self.seconds is None else max(done, int(self.steps * spent / self.seconds))
 
 
 def run(phase: Phase, loss_of_step: Callable[[int], Tensor], folder: Path, fingerprint: str, clock: Clock) -> None:
@@ -131,17 +138,18 @@ def run(phase: Phase, loss_of_step: Callable[[int], Tensor], folder: Path, finge
     parameters = phase.parameters()
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=1e-3)
     averages = {name: p.detach().clone() for name, p in parameters.items()} if phase.ema is not None else {}
-    done = 0
+    done, before = 0, 0.0
     if path.exists():
         tensors, header = load_tensors(path, fingerprint)
-        done = header["step"]
+        done, before = int(header["step"]), header.get("seconds", 0.0)
         _restore(parameters, averages, optimizer, tensors, done)
 
-    saved_at = time.monotonic()
+    began = saved_at = time.monotonic()
+    place = phase.place(done, before)
     try:
-        while done < phase.steps:
+        while place < phase.steps:
             for group in optimizer.param_groups:
-                group["lr"] = phase.learning_rate(done)
+                group["lr"] = phase.learning_rate(place)
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of_step(done)
             value = float(loss.detach())
@@ -157,12 +165,15 @@ def run(phase: Phase, loss_of_step: Callable[[int], Tensor], folder: Path, finge
             done += 1
             if phase.ema is not None:
                 _average(averages, parameters, phase.ema, done)
+            spent = before + time.monotonic() - began
+            place = phase.place(done, spent)
             if clock.on_step is not None:
                 clock.on_step(phase.name, done, phase.steps, value)
-            if done == phase.steps or time.monotonic() - saved_at >= clock.save_seconds or clock.spent:
-                save_tensors(path, _collect(parameters, averages, optimizer), {"step": done, "settings": fingerprint})
+            if place >= phase.steps or time.monotonic() - saved_at >= clock.save_seconds or clock.spent:
+                header = {"step": done} if phase.seconds is None else {"step": done, "seconds": spent}
+                save_tensors(path, _collect(parameters, averages, optimizer), {**header, "settings": fingerprint})
                 saved_at = time.monotonic()
-            if done < phase.steps and clock.spent:
+            if place < phase.steps and clock.spent:
                 raise Paused(
                     f"time is up in {phase.name} at step {done} of {phase.steps}", "the same command goes on from there"
                 )
@@ -177,8 +188,8 @@ def _average(averages: dict[str, Tensor], parameters: dict[str, nn.Parameter], d
     # The usual warm-up, so that the average is not held back by the first random weights.
     decay = min(decay, (1.0 + done) / (10.0 + done))
     with torch.no_grad():
-        for name, average in averages.items():
-            average.lerp_(parameters[name].detach(), 1.0 - decay)
+        # Together: one kernel a tensor would take a GPU as long as a small model's step.
+        torch._foreach_lerp_(list(averages.values()), [parameters[name] for name in averages], 1.0 - decay)
 
 
 def _collect(

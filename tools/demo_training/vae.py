@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from demo_training.config import IMAGE_SIZE, LATENT_CHANNELS, SCALING_FACTOR, TrainConfig, VaeConfig
-from demo_training.data import Pictures
+from demo_training.data import PictureSource, Shown
 from demo_training.state import Clock, Phase, flat_then_cosine, generator, run
 
 
-def new_autoencoder(config: VaeConfig) -> Any:
-    """An untrained AutoencoderKL whose posterior starts narrow.
+def new_autoencoder(config: VaeConfig, size: int = IMAGE_SIZE) -> Any:
+    """An untrained AutoencoderKL for pictures of ``size`` pixels whose posterior starts narrow.
 
     With the usual zero bias the first latents are almost pure noise and the decoder learns the mean picture for a long
     while; a log-variance near -5 (deviation 0.08) lets it see the latents from the first step.
@@ -30,7 +30,7 @@ def new_autoencoder(config: VaeConfig) -> Any:
         layers_per_block=config.layers,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=config.groups,
-        sample_size=IMAGE_SIZE,
+        sample_size=size,
         scaling_factor=SCALING_FACTOR,
     )
     with torch.no_grad():
@@ -77,7 +77,9 @@ def fold_statistics(vae: Any, mean: Tensor, deviation: Tensor) -> None:
         quant.bias[channels:] -= 2.0 * scale.log()
 
 
-def train_autoencoder(config: TrainConfig, pictures: Pictures, folder: Path, device: torch.device, clock: Clock) -> Any:
+def train_autoencoder(
+    config: TrainConfig, pictures: PictureSource[Shown], folder: Path, device: torch.device, clock: Clock
+) -> Any:
     """The finished autoencoder, float32, in evaluation mode. States ``vae`` and ``vae_decoder`` in ``folder``.
 
     Raises:
@@ -85,7 +87,7 @@ def train_autoencoder(config: TrainConfig, pictures: Pictures, folder: Path, dev
     """
     settings, seed = config.vae, config.seed
     torch.manual_seed(seed)
-    vae = new_autoencoder(settings).to(device)
+    vae = new_autoencoder(settings, pictures.size).to(device)
 
     def batch(phase: str, step: int) -> tuple[Tensor, torch.Generator]:
         random = generator(seed, phase, step)
@@ -101,7 +103,8 @@ def train_autoencoder(config: TrainConfig, pictures: Pictures, folder: Path, dev
     def cosine(peak: float, steps: int, flat: float) -> Any:
         return lambda step: peak * flat_then_cosine(step / steps, flat)
 
-    joint = Phase("vae", {"vae": vae}, settings.steps, cosine(settings.learning_rate, settings.steps, 0.0))
+    rate = cosine(settings.learning_rate, settings.steps, 0.0)
+    joint = Phase("vae", {"vae": vae}, settings.steps, rate, seconds=settings.seconds)
     run(joint, joint_loss, folder, config.fingerprint(), clock)
 
     # Before the decoder's fine-tuning: folding changes no reconstruction, and the encoder is frozen from here on.
@@ -123,8 +126,7 @@ def train_autoencoder(config: TrainConfig, pictures: Pictures, folder: Path, dev
         noisy = mean + settings.decoder_latent_noise / vae.config.scaling_factor * _noise(mean, random)
         return reconstruction_loss(vae.decode(noisy).sample, images, settings.gradient_weight)
 
-    tuning = Phase(
-        "vae_decoder", {"vae": vae}, settings.decoder_steps, cosine(settings.decoder_learning_rate, settings.decoder_steps, 0.0)
-    )
+    rate = cosine(settings.decoder_learning_rate, settings.decoder_steps, 0.0)
+    tuning = Phase("vae_decoder", {"vae": vae}, settings.decoder_steps, rate, seconds=settings.decoder_seconds)
     run(tuning, decoder_loss, folder, config.fingerprint(), clock)
     return vae.requires_grad_(False).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,28 @@ class Components:
             from diffusers import AutoencoderKL
         return load_module(AutoencoderKL, self.folder / "vae")
 
+    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Final states [K, C, H, W] -> decoder outputs [K, 3, H_image, W_image], float32, on the processor."""
+        return Decoder(self).decode(latents)
+
+
+class Decoder:
+    """The VAE's decoder on a device; it goes there when it first decodes."""
+
+    def __init__(self, components: Components, device: torch.device | str = "cpu") -> None:
+        self._components, self._device = components, torch.device(device)
+
+    @cached_property
+    def _vae(self) -> Any:
+        # A copy elsewhere: other users of the components find theirs where they left it.
+        vae = self._components.vae
+        return vae if self._device.type == "cpu" else copy.deepcopy(vae).to(self._device)
+
     @torch.no_grad()
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Final states [K, C, H, W] -> decoder outputs [K, 3, H_image, W_image], float32."""
-        scaled = self.latents.decoder_input(latents)
-        image: NDArray[np.float32] = self.vae.decode(torch.from_numpy(scaled)).sample.numpy()
+        scaled = torch.from_numpy(self._components.latents.decoder_input(latents)).to(self._device)
+        image: NDArray[np.float32] = self._vae.decode(scaled).sample.cpu().numpy()
         return image
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from claim import ROWS, Claim, Settings, differences, table
+from claim_page import differences, table
+from one_start import ROWS, Claim, Settings
 from paired_bootstrap import paired_interval
 from s2p_converters.core.checkpoint import open_checkpoint
+from s2p_mobile.demo import HELD_OUT_PROMPTS
 from s2p_mobile.sources.model import Model
 
 
@@ -43,11 +45,11 @@ def test_a_rehearsal_goes_on_where_it_was(tiny_model: Model, tmp_path: Path, mon
         factor=10_000,
         steps=3,
     )
-    claim = Claim(settings, "top5", tiny_model)
+    claim = Claim(settings, "top5", tiny_model, HELD_OUT_PROMPTS)
     for row in ROWS[:2]:
         claim.draw(row, 0)
     start = (tmp_path / "top5" / "start.pt").stat().st_mtime_ns
-    again = Claim(settings, "top5", tiny_model)
+    again = Claim(settings, "top5", tiny_model, HELD_OUT_PROMPTS)
     for row in ROWS:
         again.draw(row, 0)
     assert (tmp_path / "top5" / "start.pt").stat().st_mtime_ns == start

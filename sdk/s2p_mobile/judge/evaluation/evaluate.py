@@ -49,6 +49,7 @@ def evaluate(
     networks: Networks | None = None,
     clip: Path | None = None,
     judge: PictureMetrics | None = None,
+    together: int = SHARD_PROMPTS,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Draw prompts with the source and with its FP model and compare.
@@ -63,6 +64,7 @@ def evaluate(
         networks: the judges; found by ``resolve_networks`` when left out.
         clip: CLIP folder for ``resolve_networks``.
         judge: sees the pictures in place of one made of ``metrics`` and ``networks``; it knows each picture's figures afterwards.
+        together: prompts that are judged, and kept in ``cache``, at a time.
 
     Raises:
         S2PError: unknown metric, count or seed out of range, fewer prompts than asked for, NaN in the source.
@@ -80,8 +82,8 @@ def evaluate(
     latents: list[NDArray[np.float64]] = []
     shown: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
     with (progress or Silent()).stage(f"drawing {len(chosen)} prompts, FP and quantized", len(chosen)) as advance:
-        for start in range(0, len(chosen), SHARD_PROMPTS):
-            batch = chosen[start : start + SHARD_PROMPTS]
+        for start in range(0, len(chosen), together):
+            batch = chosen[start : start + together]
             seeds = [seed + start + k for k in range(len(batch))]
             original = (
                 draw(reference, batch, seeds) if store is None else store.get(batch, seeds, _drawer(source, batch, seeds))

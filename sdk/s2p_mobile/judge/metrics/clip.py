@@ -18,12 +18,13 @@ from s2p_runtime.quiet import quiet_import
 class ClipScorer:
     """CLIPScore (Hessel et al., 2021) with the weight 100 usual for text-to-image models: ``max(0, 100 cos(image, text))``."""
 
-    def __init__(self, folder: Path, *, own_judge: bool = False) -> None:
+    def __init__(self, folder: Path, *, own_judge: bool = False, device: torch.device | str = "cpu") -> None:
         """
         Args:
             folder: CLIPModel, its tokenizer and ``preprocessor_config.json``, as transformers saves them.
             own_judge: the folder is a model's own ``clip/``, trained on that model's pictures; without
                 ``preprocessor_config.json`` it takes them in [-1, 1] at its own size.
+            device: where the model runs.
 
         Raises:
             S2PError: not a complete CLIP folder.
@@ -56,7 +57,7 @@ class ClipScorer:
             raise S2PError(
                 f"{folder} cannot be loaded as a CLIP model ({reason})", "give a folder saved by transformers"
             ) from error
-        self.model.eval().requires_grad_(False)
+        self.model.eval().requires_grad_(False).to(device)
         vision = self.model.config.vision_config
         shape = f"ViT {vision.num_hidden_layers} x {vision.hidden_size}, {vision.image_size} px"
         self.name = f"{'the model' + chr(39) + 's own CLIP' if own_judge else 'CLIP ' + folder.resolve().name} ({shape})"
@@ -68,9 +69,14 @@ class ClipScorer:
             list(prompts), padding="max_length", truncation=True, max_length=self._text_length, return_tensors="pt"
         )
         pixels = self.processor(images=list(pictures), input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-        output = self.model(input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=pixels)
+        device = self.model.device
+        output = self.model(
+            input_ids=text["input_ids"].to(device),
+            attention_mask=text["attention_mask"].to(device),
+            pixel_values=pixels.to(device),
+        )
         # The model returns both embeddings at unit length.
-        cosine = (output.image_embeds.double() * output.text_embeds.double()).sum(dim=1)
+        cosine = (output.image_embeds.double() * output.text_embeds.double()).sum(dim=1).cpu()
         return np.maximum(100.0 * cosine.numpy(), 0.0)
 
     @property

@@ -103,6 +103,11 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = _norm(1280)
         self._fc = nn.Linear(1280, 1000)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self._fc.weight.device
+
     def blocks(self, x: Tensor) -> list[Tensor]:
         """Output of every block, float32 [B, C, h, w]."""
         x = F.relu6(self._bn0(self._conv_stem(x)))
@@ -174,9 +179,9 @@ class EfficientNetFeatures:
 
         sFID (Nash et al., 2021) takes the first 7 channels of the 17 x 17 map ``mixed_6/conv`` of Inception-v3.
         """
-        blocks = self.network.blocks(network_input(pictures, INPUT_SIZE))
+        blocks = self.network.blocks(network_input(pictures, INPUT_SIZE).to(self.network.device))
         spatial = self.network.spatial(blocks)[:, :SPATIAL_CHANNELS].flatten(1)
-        return self.network.pooled(blocks[-1]).numpy(), spatial.numpy()
+        return self.network.pooled(blocks[-1]).cpu().numpy(), spatial.cpu().numpy()
 
 
 class EfficientNetDistance:
@@ -195,11 +200,11 @@ class EfficientNetDistance:
     @torch.no_grad()
     def distances(self, pictures: Pictures, reference: Pictures) -> NDArray[np.float64]:
         """float64 [N]; the pictures keep their size, as in LPIPS."""
-        both = self.network.blocks(network_input(np.concatenate([pictures, reference])))
-        total = torch.zeros(len(pictures), dtype=torch.float64)
+        both = self.network.blocks(network_input(np.concatenate([pictures, reference])).to(self.network.device))
+        total = torch.zeros(len(pictures), dtype=torch.float64, device=self.network.device)
         for index in DISTANCE_BLOCKS:
             # In double, and the length only kept from 0: a place of equal features then has distance 0 exactly.
             unit = F.normalize(both[index].double(), dim=1, eps=1e-10)
             first, second = unit.chunk(2)
             total += (first - second).square().sum(dim=1).mean(dim=(1, 2))
-        return total.numpy()
+        return total.cpu().numpy()

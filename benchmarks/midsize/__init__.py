@@ -1,0 +1,1 @@
+"""A mid-size teacher, trained here and now, and the comparison from one start on it (README.md)."""
