@@ -79,6 +79,7 @@ class Settings:
         compute: how networks compute there.
         together: pictures drawn at a time; None: as everywhere.
         rounds: of measuring paces, each of a few steps.
+        metrics: that a row's pictures are judged by; ``psnr`` and ``lpips`` are among them.
     """
 
     work: Path
@@ -96,6 +97,7 @@ class Settings:
     compute: ComputePlan = field(default_factory=ComputePlan)
     together: int | None = None
     rounds: int = 3
+    metrics: tuple[str, ...] = METRIC_NAMES
 
     @property
     def pairs(self) -> int:
@@ -145,6 +147,7 @@ class Claim:
         self.model = open_model(None) if model is None else model
         self.captions = held_out_prompts(self.model, captions)
         self.workers = Workers(settings.device)
+        self._sources: dict[str, EvaluationSource] = {}
 
     def job(self, **training: Any) -> QuantizationJob:
         """The job of this rule, with changes to its training."""
@@ -248,7 +251,7 @@ class Claim:
             return
         prompts = [self.captions[k % len(self.captions)] for k in range(self.settings.count)]
         source = self.source(row)
-        judge = PictureMetrics(METRIC_NAMES, resolve_networks(source.model.folder, device=source.device))
+        judge = PictureMetrics(self.settings.metrics, resolve_networks(source.model.folder, device=source.device))
         together = self.settings.together or SHARD_PROMPTS
         cache = self.settings.work / "fp"
         result = evaluate(source, prompts, seed=1000 * seed_set, cache=cache, judge=judge, together=together)
@@ -256,12 +259,14 @@ class Claim:
         write_json(path, {"means": means, "each": {name: judge.each(name).tolist() for name in FIGURES}})
 
     def source(self, row: str) -> EvaluationSource:
-        """A row beside the FP model."""
-        source = open_evaluation(self.checkpoint(row), self.model, device=self.settings.device)
-        for artist in (source.artist, source.reference):
-            if self.settings.together is not None and isinstance(artist, TorchArtist):
-                artist.batch = self.settings.together
-        return source
+        """A row beside the FP model; opened once for all seed sets."""
+        if row not in self._sources:
+            source = open_evaluation(self.checkpoint(row), self.model, device=self.settings.device)
+            for artist in (source.artist, source.reference):
+                if self.settings.together is not None and isinstance(artist, TorchArtist):
+                    artist.batch = self.settings.together
+            self._sources[row] = source
+        return self._sources[row]
 
     def figures(self, row: str, seed_set: int) -> Path:
         """File of a seed set's figures."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Real sizes on one CUDA GPU in under nine minutes, without a network:
 #   benchmarks/real_size_gpu.sh WHEELS OUT
-# WHEELS: a folder of wheels with what the installed Python lacks beside PyTorch: diffusers, transformers, safetensors, pydantic, typer,
-#         PyYAML, scipy, pillow and what these ask for (pip download -d WHEELS -r benchmarks/real_size_gpu.txt on a machine with a network)
+# WHEELS: a folder of wheels: what the installed Python lacks of real_size_gpu.txt and of what these packages ask for, and nothing else
+#         (pip download --no-deps -d WHEELS NAME ... on a machine with a network)
 # OUT:    gets speed.txt, one JSON file for each quantization, and results-real-size.md
 # Each part has its time; one that takes longer is ended, and the others go on.
 set -uo pipefail
@@ -14,12 +14,12 @@ python="${PYTHON:-python3}"
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 
-"$python" -m venv --system-site-packages "$scratch/venv" || exit 1
-# Not this project itself: it runs from the source tree. What is installed already stays, PyTorch above all.
-"$scratch/venv/bin/pip" install --quiet --no-index --find-links "$wheels" -r benchmarks/real_size_gpu.txt || exit 1
-export PYTHONPATH="$PWD/sdk:$PWD/converters:$PWD/runtime_py:$PWD/tools:$PWD/benchmarks"
+# Beside what is installed, in a folder of its own: an environment made from one that is an environment itself would not see PyTorch.
+# This project is not installed at all: it runs from the source tree.
+"$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$scratch/site" "$wheels"/*.whl || exit 1
+export PYTHONPATH="$PWD/sdk:$PWD/converters:$PWD/runtime_py:$PWD/tools:$PWD/benchmarks:$scratch/site"
 export S2P_CACHE="$scratch/cache"
-run="$scratch/venv/bin/python"
+run="$python"
 
 "$run" -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())' | tee "$out/device.txt" || exit 1
 timeout 60 "$run" -c "

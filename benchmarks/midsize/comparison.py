@@ -54,6 +54,7 @@ class Comparison:
             compute=compute_plan(self.opened, counts, self.device),
             together=counts.together,
             rounds=counts.rounds,
+            metrics=("fid_to_fp", "lpips", "psnr", "psnr_mean"),
         )
 
     @cached_property

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A mid-size teacher and the comparison from one start on it, on one CUDA GPU, without a network, in calls of at most nine minutes:
 #   benchmarks/midsize/run.sh WHEELS OUT [options of python -m midsize]
-# WHEELS: a folder of wheels with what the machine's Python lacks beside PyTorch (wheels.txt; README.md has the command that fills it)
+# WHEELS: a folder of wheels: what the machine's Python lacks of wheels.txt, and nothing else (README.md has the command that fills it)
 # OUT:    gets results.json, report.md, teacher.png and log.txt, small files all of them
 # The same command again goes on where the last call stopped. What it goes on with lies in STATE (build/midsize). Where that is lost, name
 # the last call's results with --earlier OUT/results.json: a new teacher is trained, and the report keeps what is known of the old one.
@@ -18,16 +18,16 @@ limit="${LIMIT:-510}"  # seconds of a call
 python="${PYTHON:-python3}"
 mkdir -p "$out" "$state"
 
+# Beside what is installed, in a folder of its own: an environment made from one that is an environment itself would not see PyTorch.
+# This project is not installed at all: it runs from the source tree.
 if [ ! -e "$state/installed" ]; then
-  "$python" -m venv --clear --system-site-packages "$state/venv" || exit 2
-  # Not this project itself: it runs from the source tree. What is installed already stays, PyTorch above all.
-  "$state/venv/bin/pip" install --quiet --no-index --find-links "$wheels" -r benchmarks/midsize/wheels.txt || exit 2
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$state/site" "$wheels"/*.whl || exit 2
   touch "$state/installed"
 fi
-export PYTHONPATH="$PWD/sdk:$PWD/converters:$PWD/runtime_py:$PWD/tools:$PWD/benchmarks"
+export PYTHONPATH="$PWD/sdk:$PWD/converters:$PWD/runtime_py:$PWD/tools:$PWD/benchmarks:$state/site"
 export S2P_CACHE="$state/cache" TOKENIZERS_PARALLELISM=true HF_HUB_DISABLE_PROGRESS_BARS=1
 
 left=$((limit - SECONDS + began))
 # It stops by itself; should it hang, it is ended, and what it had saved is there for the next call.
 timeout --kill-after 5 "$((left + 25))" \
-  "$state/venv/bin/python" -m midsize --state "$state/run" --out "$out" --device "${DEVICE:-cuda}" --limit "$left" "$@"
+  "$python" -m midsize --state "$state/run" --out "$out" --device "${DEVICE:-cuda}" --limit "$left" "$@"

@@ -148,8 +148,7 @@ class Teacher:
         pool = self._pool(vae)
         self.journal.say(f"{counts.pool} pictures encoded in {time.monotonic() - began:.1f} s")
         networks = new_diffusion(counts.training, self.tokenizer, self.device, counts.latent_size)
-        if self.device.type == "cuda":
-            networks.unet.to(memory_format=torch.channels_last)
+        networks.unet.to(memory_format=torch.channels_last)
         error = NoiseLoss(settings, networks, self.device)
         empty = token_ids(self.tokenizer, [""]).to(self.device)
         shown = settings.batch // counts.parts
@@ -174,6 +173,8 @@ class Teacher:
             taken = compile_if_possible(networks.unet, lambda: loss_of_step(0), self.journal.say)
             phase = replace(phase, seconds=max(1.0, phase.seconds - taken))
         run(phase, loss_of_step, folder, counts.training.fingerprint(), self.clock)
+        # Files of weights know one order of numbers.
+        networks.unet.to(memory_format=torch.contiguous_format)
         return networks.finished()
 
 

@@ -32,6 +32,7 @@ from midsize.scenes import (
     things,
     words,
 )
+from midsize.teacher import compile_if_possible
 from one_start import Claim
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_mobile.sources.opening import open_model
@@ -156,6 +157,20 @@ def test_time_ends_a_training_and_leads_its_learning_rate(tmp_path: Path, monkey
     assert header == {"step": 4, "seconds": 12.0}
     run(phase, loss, tmp_path, "mine", Clock())
     assert len(rates) == 4, "a finished training goes on"
+
+
+def test_a_network_that_cannot_be_compiled_trains_as_it_is() -> None:
+    network, said = torch.nn.Linear(2, 1), []
+
+    def loss() -> torch.Tensor:
+        if network._compiled_call_impl is not None:
+            raise RuntimeError("no compiler here\nand more of it")
+        return network(torch.ones(1, 2)).sum()
+
+    assert compile_if_possible(network, loss, said.append) >= 0
+    assert len(said) == 1 and "not compiled (RuntimeError: no compiler here)" in said[0]
+    loss().backward()
+    assert network.weight.grad is not None and network.weight.grad.tolist() == [[1.0, 1.0]]
 
 
 def test_numbers_of_the_plan_are_arguments_and_those_of_a_state_are_kept(
