@@ -35,6 +35,8 @@ from s2p_runtime.files import atomic_file
 _AGAIN = 15.0
 """Seconds after which work that did not stop at the limit is asked again, less politely."""
 _SAVE_SECONDS = 120.0
+_SAVING = 10.0
+"""Seconds before the limit at which a training of the teacher stops, so that its state is saved in time."""
 _SHOWN = 64
 PICTURES = "teacher.png"
 
@@ -100,7 +102,8 @@ def run(counts: Counts, options: argparse.Namespace, earlier: list[dict[str, Any
     teacher: Teacher | None = None
     try:
         with limit(options.limit):
-            minutes = None if options.limit is None else (options.limit - (time.monotonic() - began)) / 60
+            left = None if options.limit is None else options.limit - (time.monotonic() - began)
+            minutes = None if left is None else max(0.0, left - _SAVING) / 60
             clock = Clock(minutes=minutes, save_seconds=_SAVE_SECONDS, on_step=journal.on_step)
             teacher = Teacher(counts, state / "teacher", device, clock, journal)
             model = teacher.make()
@@ -108,21 +111,23 @@ def run(counts: Counts, options: argparse.Namespace, earlier: list[dict[str, Any
             if gate.passed:
                 comparison = Comparison(counts, model, state / "claim", device, options.rules, journal)
                 comparison.make()
-        status = 0 if gate.passed else 1
+        return 0 if gate.passed else 1
     except KeyboardInterrupt:
-        status = 3
+        journal.say("stopped; the same command goes on from there")
+        return 3
     except S2PError as error:
         if error.exit_status != 3:
             raise
-        status = 3
-    if teacher is not None and gate is not None:
-        opened = Comparison(counts, teacher.model, state / "claim", device, options.rules, journal).opened
-        write_report(out, [teacher_entry(opened, counts, device, gate, journal, comparison), *earlier])
-        shutil.copyfile(state / PICTURES, out / PICTURES)
-    if status == 3:
-        journal.say("stopped; the same command goes on from there")
-    shutil.copyfile(journal.log, out / journal.log.name)
-    return status
+        journal.say(f"stopped ({error.problem}); the same command goes on from there")
+        return 3
+    finally:
+        # Whatever happened to one row, what is known of the others is told.
+        if teacher is not None and gate is not None:
+            opened = Comparison(counts, teacher.model, state / "claim", device, options.rules, journal).opened
+            write_report(out, [teacher_entry(opened, counts, device, gate, journal, comparison), *earlier])
+            shutil.copyfile(state / PICTURES, out / PICTURES)
+        if journal.log.exists():
+            shutil.copyfile(journal.log, out / journal.log.name)
 
 
 def main() -> int:
