@@ -3,22 +3,20 @@
 import PackageDescription
 
 let package = Package(
-    name: "S2PBench",
+    name: "S2PMobile",
     platforms: [.iOS(.v17), .macOS(.v14)],
     products: [
-        .library(name: "S2PBench", targets: ["S2PBench"]),
-        .library(name: "S2PBenchProbes", targets: ["S2PBenchProbes"]),
-        .library(name: "S2PBenchCoreML", targets: ["S2PBenchCoreML"]),
-        .library(name: "S2PBenchCoreAI", targets: ["S2PBenchCoreAI"]),
+        .library(name: "S2PMobile", targets: ["S2PMobile"]),
+        .library(name: "S2PBenchApp", targets: ["S2PBenchApp"]),
         .executable(name: "s2p-bench", targets: ["s2p-bench"]),
     ],
     targets: [
-        .target(name: "S2PBench"),
-        .target(name: "S2PBenchProbes", dependencies: ["S2PBench"]),
-        .target(name: "S2PBenchCoreML", dependencies: ["S2PBench"]),
-        .target(name: "S2PBenchCoreAI", dependencies: ["S2PBench"]),
-        .executableTarget(name: "s2p-bench", dependencies: ["S2PBench", "S2PBenchProbes", "S2PBenchCoreML", "S2PBenchCoreAI"]),
-        .testTarget(name: "S2PBenchTests", dependencies: ["S2PBench", "S2PBenchProbes"]),
+        .target(name: "S2PMobile"),
+        .target(name: "S2PBench", dependencies: ["S2PMobile"]),
+        .target(name: "S2PBenchProbes", dependencies: ["S2PBench", "S2PMobile"]),
+        .target(name: "S2PBenchApp", dependencies: ["S2PBench", "S2PBenchProbes", "S2PMobile"]),
+        .executableTarget(name: "s2p-bench", dependencies: ["S2PBench", "S2PBenchProbes", "S2PMobile"]),
+        .testTarget(name: "S2PMobileTests", dependencies: ["S2PMobile", "S2PBench", "S2PBenchProbes"]),
     ],
     swiftLanguageModes: [.v6]
 )

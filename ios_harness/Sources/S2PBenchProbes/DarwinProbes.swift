@@ -2,6 +2,7 @@
 @preconcurrency import Darwin  // mach_task_self_ is a global variable
 import Foundation
 import S2PBench
+import S2PMobile
 
 #if os(iOS)
 import UIKit
@@ -14,16 +15,6 @@ struct FootprintProbe: MemoryProbe {
 
     var footprintBytes: Int? { vmInfo.map { Int(clamping: $0.phys_footprint) } }
     var peakBytes: Int? { vmInfo.flatMap { $0.ledger_phys_footprint_peak > 0 ? Int(clamping: $0.ledger_phys_footprint_peak) : nil } }
-
-    var availableBytes: Int? {
-        #if os(iOS)
-        // 0 means that the process has no limit or has used it up.
-        let bytes = os_proc_available_memory()
-        return bytes > 0 ? Int(clamping: bytes) : nil
-        #else
-        return nil
-        #endif
-    }
 
     private var vmInfo: task_vm_info_data_t? {
         var info = task_vm_info_data_t()
@@ -92,9 +83,39 @@ struct DeviceBatteryProbe: BatteryProbe {
     }
 }
 
+#if os(iOS)
+/// The app's own notifications. A locked device takes the app's protected files away, which is how a lock is told.
+struct AppLifecycleProbe: LifecycleProbe {
+    func isForeground() async -> Bool? {
+        await MainActor.run { UIApplication.shared.applicationState != .background }
+    }
+
+    func isUnlocked() async -> Bool? {
+        await MainActor.run { UIApplication.shared.isProtectedDataAvailable }
+    }
+
+    func changes() -> AsyncStream<RunEvent.Kind> {
+        let kinds: [(Notification.Name, RunEvent.Kind)] = [
+            (UIApplication.didEnterBackgroundNotification, .background),
+            (UIApplication.willEnterForegroundNotification, .foreground),
+            (UIApplication.protectedDataWillBecomeUnavailableNotification, .lock),
+            (UIApplication.protectedDataDidBecomeAvailableNotification, .unlock),
+        ]
+        return AsyncStream { continuation in
+            let tasks = kinds.map { name, kind in
+                Task {
+                    for await _ in NotificationCenter.default.notifications(named: name).map({ _ in () }) { continuation.yield(kind) }
+                }
+            }
+            continuation.onTermination = { _ in tasks.forEach { $0.cancel() } }
+        }
+    }
+}
+#endif
+
 extension DeviceProbes {
     /// Probes of this device.
-    public static func current() async -> DeviceProbes {
+    package static func current() async -> DeviceProbes {
         let info = ProcessInfo.processInfo
         let version = info.operatingSystemVersion
         let number = "\(version.majorVersion).\(version.minorVersion).\(version.patchVersion)"
@@ -104,14 +125,16 @@ extension DeviceProbes {
         ]
         #if os(iOS)
         let (os, model, harness) = ("iOS \(number)", systemText("hw.machine") ?? "iPhone or iPad", BenchReport.Harness.ios)
+        let lifecycle = AppLifecycleProbe()
         reasons["device.soc"] = "iOS does not name the chip; the model identifier stands for it"
         #else
         let (os, model, harness) = ("macOS \(number)", systemText("hw.model") ?? "Mac", BenchReport.Harness.host)
+        let lifecycle = NoLifecycleProbe()
         reasons["energy"] = "this harness reads charge on iPhone and iPad only"
         reasons["validity.unplugged"] = reasons["energy"]
         #endif
         return DeviceProbes(
-            clock: SystemClock(), memory: FootprintProbe(), thermal: ProcessInfoThermalProbe(), battery: DeviceBatteryProbe(),
+            clock: SystemClock(), memory: FootprintProbe(), thermal: ProcessInfoThermalProbe(), battery: DeviceBatteryProbe(), lifecycle: lifecycle,
             device: DeviceInfo(
                 model: model, os: os, soc: systemText("machdep.cpu.brand_string"),
                 memoryBytes: Int(exactly: info.physicalMemory), cores: info.activeProcessorCount

@@ -1,6 +1,7 @@
 #if os(Linux)
 import Foundation
 import S2PBench
+import S2PMobile
 
 /// Resident memory of this process from /proc.
 struct ProcMemoryProbe: MemoryProbe {
@@ -8,7 +9,6 @@ struct ProcMemoryProbe: MemoryProbe {
 
     var footprintBytes: Int? { field("VmRSS:") }
     var peakBytes: Int? { field("VmHWM:") }
-    var availableBytes: Int? { nil }
 
     /// A line is `Name:  123 kB`.
     private func field(_ name: String) -> Int? {
@@ -30,7 +30,7 @@ struct NoBatteryProbe: BatteryProbe {
 
 extension DeviceProbes {
     /// Probes of this machine.
-    public static func current() async -> DeviceProbes {
+    package static func current() async -> DeviceProbes {
         let info = ProcessInfo.processInfo
         return DeviceProbes(
             clock: SystemClock(), memory: ProcMemoryProbe(), thermal: NoThermalProbe(), battery: NoBatteryProbe(),

@@ -1,0 +1,107 @@
+extension NamedProgram {
+    /// Runs once for one output.
+    package func predict(_ inputs: [String: ProgramInput], output: String) async throws -> Tensor {
+        guard let tensor = try await run(inputs, outputs: [output])[output] else {
+            throw S2PError.backend(component: name, reason: "the program has no output \(output)")
+        }
+        return tensor
+    }
+}
+
+/// A text encoder, or both of SDXL, as a program.
+package struct ProgramTextEncoder: TextEncoding {
+    private let program: any NamedProgram
+
+    package init(program: any NamedProgram) { self.program = program }
+
+    package func load() async throws { try await program.load() }
+    package func unload() async { await program.unload() }
+    package func firstLoad() async -> FirstLoad? { await program.firstLoad() }
+
+    package func encode(_ tokenIDs: [Int32]) async throws -> Tensor {
+        try await program.predict(["input_ids": .integers(tokenIDs)], output: "last_hidden_state")
+    }
+
+    package func encodePooled(_ tokenIDs: [Int32], second: [Int32]) async throws -> (hidden: Tensor, pooled: Tensor) {
+        let inputs: [String: ProgramInput] = ["input_ids": .integers(tokenIDs), "second_input_ids": .integers(second)]
+        let outputs = try await program.run(inputs, outputs: ["hidden_states", "pooled_text"])
+        guard let hidden = outputs["hidden_states"], let pooled = outputs["pooled_text"] else {
+            throw S2PError.backend(component: program.name, reason: "it gives no pooled text")
+        }
+        return (hidden, pooled)
+    }
+}
+
+/// What makes a prompt's time table, as a program.
+package struct ProgramTimeTable: TimeTabling {
+    private let program: any NamedProgram
+
+    package init(program: any NamedProgram) { self.program = program }
+
+    package func load() async throws { try await program.load() }
+    package func unload() async { await program.unload() }
+    package func firstLoad() async -> FirstLoad? { await program.firstLoad() }
+
+    package func timeTable(pooled: Tensor, timeIDs: Tensor) async throws -> Tensor {
+        try await program.predict(["pooled_text": .floats(pooled), "time_ids": .floats(timeIDs)], output: "time_table")
+    }
+}
+
+/// A VAE decoder as a program.
+package struct ProgramDecoder: ImageDecoding {
+    private let program: any NamedProgram
+
+    package init(program: any NamedProgram) { self.program = program }
+
+    package func load() async throws { try await program.load() }
+    package func unload() async { await program.unload() }
+    package func firstLoad() async -> FirstLoad? { await program.firstLoad() }
+
+    package func decode(_ latents: Tensor) async throws -> Tensor {
+        try await program.predict(["latents": .floats(latents)], output: "image")
+    }
+}
+
+extension ComponentSet {
+    /// The programs of a bundle as its components. `program` is asked for each by its name in the manifest and the part that it plays.
+    package init<Program: NamedProgram>(
+        of bundle: ModelBundle, chunks: ChunkPolicy, program: (_ name: String, _ part: String) throws -> Program,
+        describe: @escaping @Sendable (_ programs: BundlePrograms<Program>, _ placement: Bool) async -> EngineDescription
+    ) throws {
+        let programs = BundlePrograms(
+            text: try program("text_encoder", "text_encoder"),
+            table: try bundle.manifest.conditioning.map { _ in try program("time_table", "time_table") },
+            unet: try bundle.manifest.unetPrograms.map { try program($0, "unet") },
+            decoder: try program("vae_decoder", "vae_decoder")
+        )
+        self.init(
+            textEncoder: ProgramTextEncoder(program: programs.text), timeTable: programs.table.map { ProgramTimeTable(program: $0) },
+            unet: ProgramUNet(programs: programs.unet, policy: chunks), decoder: ProgramDecoder(program: programs.decoder)
+        ) { placement in await describe(programs, placement) }
+    }
+}
+
+/// The programs of a bundle by the parts that they play.
+package struct BundlePrograms<Program: NamedProgram>: Sendable {
+    package let text: Program
+    /// Where the time table belongs to the prompt.
+    package let table: Program?
+    /// In the order in which they run.
+    package let unet: [Program]
+    package let decoder: Program
+
+    /// In the order of use.
+    package var all: [Program] { [text] + (table.map { [$0] } ?? []) + unet + [decoder] }
+}
+
+extension EngineDescription {
+    /// Adds what ran a program, in words. Programs of one U-Net have one text together, under `unet`.
+    package mutating func add<Program: NamedProgram>(_ words: String, of program: Program, among programs: BundlePrograms<Program>) {
+        guard programs.unet.contains(where: { $0.name == program.name }) else {
+            backend[program.name] = words
+            return
+        }
+        let own = programs.unet.count == 1 ? words : "\(program.name): \(words)"
+        backend["unet"] = [backend["unet"], own].compactMap { $0 }.joined(separator: "; ")
+    }
+}

@@ -1,0 +1,224 @@
+import Foundation
+import Testing
+
+@testable import S2PBench
+@testable import S2PMobile
+import S2PBenchProbes
+
+@Suite(.timeLimit(.minutes(1))) struct BenchRunnerTests {
+    private let clock = JumpingClock()
+    private let thermal = SettableThermal(.nominal)
+    private let log = EventLog()
+
+    private func probes(_ change: (inout DeviceProbes) -> Void = { _ in }) -> DeviceProbes {
+        var probes = DeviceProbes(
+            clock: clock, memory: FixedMemory(), thermal: thermal, battery: FixedBattery(),
+            device: DeviceInfo(model: "Double1,1", os: "test", soc: nil, memoryBytes: 1, cores: 2), harness: .ios,
+            reasons: ["device.soc": "a test double has none"]
+        )
+        change(&probes)
+        return probes
+    }
+
+    private func run(
+        _ settings: BenchProtocol, residency: Residency = .resident, probes: DeviceProbes? = nil, instrument: Instrument? = nil,
+        minimumPSNR: Double = 30
+    ) async throws -> BenchReport {
+        let bundle = try ModelBundle(opening: Fixtures.replay)
+        let instrument = instrument ?? Instrument { [clock] in clock.advance(milliseconds: $0) }
+        let pipeline = try ImagePipeline(
+            bundle: bundle, components: instrument.wrap(Replay.components(of: bundle)), residency: residency, clock: clock
+        )
+        let runner = try BenchRunner(
+            pipeline: pipeline, probes: probes ?? self.probes(), settings: settings, minimumLatentPSNR: minimumPSNR
+        ) { [log] in log.append($0) }
+        let report = try await runner.run(goldenRuns: [Replay.recordedRun(of: bundle)])
+        // Whatever was measured, the report must be one that Python opens: read it back through the contract.
+        #expect(try decodeContract(BenchReport.self, from: encodeContract(report), name: "report") == report)
+        return report
+    }
+
+    @Test func measuresWithTheGivenClock() async throws {
+        let report = try await run(BenchProtocol(warmupRuns: 2, runs: 3, cooldownSeconds: 5, minimumSeconds: 0))
+        // One picture: two texts of 2 ms, six calls of 100 ms, 8 ms of decoder; loads happen before, and again as no-ops
+        // of 16 + 64 + 32 ms that this double charges every time.
+        #expect(report.timingsMS.load == ["text_encoder": 16, "unet": 64, "vae_decoder": 32])
+        #expect(report.timingsMS.textEncoder == [4, 4, 4])
+        #expect(report.timingsMS.unetCall == [[Double]](repeating: [Double](repeating: 100, count: 6), count: 3))
+        #expect(report.timingsMS.vaeDecoder == [8, 8, 8])
+        #expect(report.timingsMS.image == [724, 724, 724])
+        #expect(report.summaryMS["unet_call"]?.count == 18)
+        #expect(clock.sleeps == [5])
+        #expect(report.memory == MemoryFigures(baselineBytes: 100, peakBytes: 250, method: "a fixed figure", samples: report.memory.samples))
+        #expect(report.memory.samples.map(\.bytes) == [100, 100])
+        #expect(report.thermal.map(\.state) == ["nominal", "nominal"])
+        #expect(report.energy.map(\.batteryLevel) == [0.5, 0.5])
+        #expect(report.energy.map(\.seconds) == report.thermal.map(\.seconds))
+        #expect(
+            report.validity
+                == Validity(unplugged: true, lowPowerModeOff: true, thermalNominalAtStart: true, minimumDurationMet: true, fidelityOK: true)
+        )
+        #expect(report.missing["device.soc"] == "a test double has none")
+        #expect(report.missing["energy.milliwatts"] != nil && report.missing["thermal"] == nil)
+        #expect(report.backend["unet"] == "replay of golden run first")
+        #expect(report.fidelity.map(\.goldenID) == ["first"] && report.fidelity[0].latentMaxAbs <= 1e-5)
+    }
+
+    @Test func goesOnUntilTheMinimumDuration() async throws {
+        let report = try await run(BenchProtocol(warmupRuns: 0, runs: 1, cooldownSeconds: 0, minimumSeconds: 2))
+        // Pictures of 724 ms: the third ends after 2.172 s.
+        #expect(report.timingsMS.image.count == 3)
+        #expect(report.validity.minimumDurationMet)
+    }
+
+    @Test func stopsWhenTheDeviceIsCriticallyHot() async throws {
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        let calls = Counter()
+        instrument.atCall = { [thermal] _ in
+            // Calls 0-5 belong to the memory pass, 6-11 to the first timed picture.
+            if calls.next() == 8 { thermal.set(.critical) }
+        }
+        let settings = BenchProtocol(warmupRuns: 0, runs: 5, cooldownSeconds: 0, minimumSeconds: 0)
+        let report = try await run(settings, instrument: instrument)
+        #expect(report.timingsMS.image.count == 1)
+        #expect(!report.validity.minimumDurationMet)
+        #expect(report.validity.thermalNominalAtStart == true)
+        #expect(report.thermal.last?.state == "critical")
+    }
+
+    @Test func stagedLoadsAndReleasesPerPicture() async throws {
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        let settings = BenchProtocol(warmupRuns: 0, runs: 2, cooldownSeconds: 0, minimumSeconds: 0)
+        let report = try await run(settings, residency: .staged, instrument: instrument)
+        for name in ["text_encoder", "unet", "vae_decoder"] {
+            #expect(instrument.count("load \(name)") == 3)
+            #expect(instrument.count("unload \(name)") == 3)
+        }
+        #expect(report.timingsMS.load == ["text_encoder": 16, "unet": 64, "vae_decoder": 32])
+    }
+
+    @Test func residentLoadsOnceMoreOnlyAsANoOp() async throws {
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        _ = try await run(BenchProtocol(warmupRuns: 0, runs: 2, cooldownSeconds: 0, minimumSeconds: 0), instrument: instrument)
+        #expect(instrument.count("unload unet") == 0)
+    }
+
+    @Test func everyMissingFigureHasAReason() async throws {
+        let bare = probes { probes in
+            probes.memory = FixedMemory(footprintBytes: nil, peakBytes: nil)
+            probes.thermal = SettableThermal(nil)
+            probes.battery = FixedBattery(reading: BatteryReading())
+            probes.device = DeviceInfo(model: "m", os: "o", soc: nil, memoryBytes: nil, cores: nil)
+        }
+        let report = try await run(BenchProtocol(warmupRuns: 0, runs: 1, cooldownSeconds: 0, minimumSeconds: 0), probes: bare)
+        let document = try JSONSerialization.jsonObject(with: encodeContract(report))
+        for path in emptyPaths(document) where path != "missing" {
+            #expect(report.missing[path]?.isEmpty == false, "\(path) has no reason")
+        }
+        #expect(Set(report.missing.keys) == Set(emptyPaths(document)))
+    }
+
+    @Test func chargerAndLowPowerModeAreTold() async throws {
+        let plugged = probes { $0.battery = FixedBattery(reading: BatteryReading(level: 1, unplugged: false, lowPowerMode: true)) }
+        let report = try await run(BenchProtocol(warmupRuns: 0, runs: 1, cooldownSeconds: 0, minimumSeconds: 0), probes: plugged)
+        #expect(report.validity.unplugged == false && report.validity.lowPowerModeOff == false)
+    }
+
+    @Test func tellsItsPhasesInOrder() async throws {
+        _ = try await run(BenchProtocol(warmupRuns: 0, runs: 1, cooldownSeconds: 0, minimumSeconds: 0))
+        let phases = log.events.compactMap { if case .phase(let phase) = $0 { phase } else { nil } }
+        #expect(phases == BenchPhase.allCases)
+        let pictures = log.events.compactMap { if case .compared(let drawn, let golden, _) = $0 { (drawn, golden) } else { nil } }
+        #expect(pictures.count == 1 && pictures.allSatisfy { $0 == $1 })
+    }
+
+    @Test func endsWhenCancelled() async throws {
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        instrument.atCall = { if $0 == 3 { throw CancellationError() } }
+        await #expect(throws: CancellationError.self) {
+            try await run(BenchProtocol(warmupRuns: 0, runs: 1, cooldownSeconds: 0, minimumSeconds: 0), instrument: instrument)
+        }
+    }
+
+    @Test func anotherPictureFailsTheCheck() throws {
+        let bundle = try ModelBundle(opening: Fixtures.replay)
+        let golden = try Replay.recordedRun(of: bundle)
+        var latents = golden.quantizedLatents
+        let range = Double((latents.data.max() ?? 0) - (latents.data.min() ?? 0))
+        for index in latents.data.indices { latents.data[index] += 0.5 }
+        let drawing = Drawing(
+            latents: latents, image: golden.image, loadMS: [:], textEncoderMS: 0, unetCallMS: [], decoderMS: 0, totalMS: 0
+        )
+        let fidelity = try Fidelity(drawing, against: golden)
+        // A shift by 1/2 everywhere: mse 1/4, up to float32 rounding of values below 64 (4e-6).
+        #expect(abs(fidelity.latentMaxAbs - 0.5) < 1e-5)
+        #expect(abs((fidelity.latentPSNR ?? 0) - 10 * log10(4 * range * range)) < 1e-3)
+        latents.data[0] = .nan
+        let broken = Drawing(
+            latents: latents, image: golden.image, loadMS: [:], textEncoderMS: 0, unetCallMS: [], decoderMS: 0, totalMS: 0
+        )
+        #expect(benchError { _ = try Fidelity(broken, against: golden) }?.kind == "backend")
+    }
+
+    @Test func samplesOnceASecondWhileWorkGoesOn() async throws {
+        let manual = ManualClock()
+        let probes = probes { $0.clock = manual }
+        let recorder = ProbeRecorder(probes, pass: .memory, start: 0) { _ in }
+        try await ProbeRecorder.during(recorder, clock: manual, thermalChanges: .finished) {
+            for second in 1...3 {
+                // The sampler must be asleep before the clock moves on.
+                while manual.sleepers == 0 { await Task.yield() }
+                manual.advance(milliseconds: 1000)
+                while await recorder.memory.count < second + 1 { await Task.yield() }
+            }
+        }
+        #expect(await recorder.memory.map(\.seconds) == [0, 1, 2, 3, 3])
+        #expect(await recorder.thermal.isEmpty)
+    }
+
+    @Test func recordsChangesOfTheThermalState() async throws {
+        let recorder = ProbeRecorder(probes(), pass: .timing, start: 0) { _ in }
+        try await ProbeRecorder.during(recorder, clock: clock, thermalChanges: thermal.changes()) {
+            thermal.set(.serious)
+            while await recorder.thermal.count < 2 { await Task.yield() }
+        }
+        #expect(await recorder.thermal.map(\.state) == ["nominal", "serious", "serious"])
+        #expect(await recorder.memory.isEmpty)
+    }
+
+    @Test func realProbesOfThisMachineAnswer() async throws {
+        let probes = await DeviceProbes.current()
+        let footprint = try #require(probes.memory.footprintBytes)
+        let peak = try #require(probes.memory.peakBytes)
+        #expect(footprint > 1_000_000 && peak >= 1_000_000)
+        #expect((probes.device.memoryBytes ?? 0) > footprint)
+    }
+
+    /// Dotted paths of nulls and empty lists of the report's top two levels that the schema calls missing figures.
+    private func emptyPaths(_ document: Any) -> [String] {
+        guard let fields = document as? [String: Any] else { return [] }
+        return fields.flatMap { key, value -> [String] in
+            if (value as? [Any])?.isEmpty == true || (value as? [String: Any])?.isEmpty == true { return [key] }
+            if let list = value as? [[String: Any]] {
+                return list.enumerated().flatMap { index, item in
+                    item.filter { $0.value is NSNull }.map { "\(key).\(index).\($0.key)" }
+                }
+            }
+            guard let inner = value as? [String: Any] else { return value is NSNull ? [key] : [] }
+            return inner.filter { $0.value is NSNull || ($0.value as? [Any])?.isEmpty == true }.map { "\(key).\($0.key)" }
+        }
+    }
+}
+
+/// Counts from 0 across threads.
+final class Counter: @unchecked Sendable {
+    private let lock = NSLock()
+    private var value = 0
+
+    func next() -> Int {
+        lock.withLock {
+            defer { value += 1 }
+            return value
+        }
+    }
+}
