@@ -20,6 +20,8 @@ import S2PBenchProbes
         return probes
     }
 
+    private static let quick = BenchProtocol(warmupRuns: 0, runs: 1, cooldownSeconds: 0, minimumSeconds: 0)
+
     private func run(
         _ settings: BenchProtocol, residency: Residency = .resident, probes: DeviceProbes? = nil, instrument: Instrument? = nil,
         minimumPSNR: Double = 30
@@ -49,14 +51,17 @@ import S2PBenchProbes
         #expect(report.timingsMS.image == [724, 724, 724])
         #expect(report.summaryMS["unet_call"]?.count == 18)
         #expect(clock.sleeps == [5])
-        #expect(report.memory == MemoryFigures(baselineBytes: 100, peakBytes: 250, method: "a fixed figure", samples: report.memory.samples))
+        #expect(report.memory == MemoryFigures(baselineBytes: 100, peakBytes: 250, method: "a fixed figure", samples: report.memory.samples, ownLaunch: false))
         #expect(report.memory.samples.map(\.bytes) == [100, 100])
         #expect(report.thermal.map(\.state) == ["nominal", "nominal"])
         #expect(report.energy.map(\.batteryLevel) == [0.5, 0.5])
         #expect(report.energy.map(\.seconds) == report.thermal.map(\.seconds))
         #expect(
             report.validity
-                == Validity(unplugged: true, lowPowerModeOff: true, thermalNominalAtStart: true, minimumDurationMet: true, fidelityOK: true)
+                == Validity(
+                    unplugged: true, lowPowerModeOff: true, thermalNominalAtStart: true, minimumDurationMet: true, fidelityOK: true,
+                    notThrottled: true
+                )
         )
         #expect(report.missing["device.soc"] == "a test double has none")
         #expect(report.missing["energy.milliwatts"] != nil && report.missing["thermal"] == nil)
@@ -132,6 +137,73 @@ import S2PBenchProbes
         #expect(pictures.count == 1 && pictures.allSatisfy { $0 == $1 })
     }
 
+    /// 600 seconds at most, five at a time; the report says that it was not cool.
+    @Test func waitsForAWarmDeviceButNotForever() async throws {
+        let warm = SettableThermal(.fair)
+        let report = try await run(Self.quick, probes: probes { $0.thermal = warm })
+        #expect(clock.sleeps.reduce(0, +) == 600 && Set(clock.sleeps) == [5])
+        #expect(report.validity.thermalNominalAtStart == false && report.validity.notThrottled == true)
+    }
+
+    @Test func beginsAsSoonAsTheDeviceIsCool() async throws {
+        let warm = CoolingThermal(after: 3)
+        let report = try await run(Self.quick, probes: probes { $0.thermal = warm })
+        #expect(clock.sleeps == [5, 5, 5] && report.validity.thermalNominalAtStart == true)
+    }
+
+    @Test func tellsThatTheAppWasLeftAndTheDeviceLocked() async throws {
+        let app = SettableLifecycle()
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        let calls = Counter()
+        instrument.atCall = { _ in
+            // Calls 0-5 belong to the memory pass, 6-11 to the timed picture.
+            if calls.next() == 8 { [.lock, .background, .unlock, .foreground].forEach(app.tell) }
+        }
+        let report = try await run(Self.quick, probes: probes { $0.lifecycle = app }, instrument: instrument)
+        #expect(report.validity.foreground == false && report.validity.unlocked == false)
+        let kinds = report.events?.map(\.kind)
+        #expect(kinds == [.lock, .background, .unlock, .foreground])
+        let calm = try await run(Self.quick, probes: probes { $0.lifecycle = SettableLifecycle() })
+        #expect(calm.validity.foreground == true && calm.validity.unlocked == true && calm.events == [])
+    }
+
+    @Test func throttlingIsAnEventAndMakesTheRunSuspect() async throws {
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        let calls = Counter()
+        instrument.atCall = { [thermal] _ in if calls.next() == 8 { thermal.set(.serious) } }
+        let report = try await run(Self.quick, instrument: instrument)
+        #expect(report.validity.notThrottled == false && report.validity.thermalNominalAtStart == true)
+        #expect(report.events?.map(\.kind) == [.thermal] && report.events?.first?.state == "serious")
+    }
+
+    /// Power is that of the measured pictures: nothing is read before they begin or after they end.
+    @Test func energyComesFromTheMeasuredPicturesAlone() async throws {
+        let report = try await run(BenchProtocol(warmupRuns: 1, runs: 2, cooldownSeconds: 50, minimumSeconds: 0))
+        // Loads of 112 ms, two pictures of 724 ms (memory pass and warm-up), fifty seconds of rest; then two pictures.
+        let begin = 0.112 + 2 * 0.724 + 50
+        #expect(report.energy.map(\.seconds).allSatisfy { $0 >= begin - 1e-9 && $0 <= begin + 2 * 0.724 + 1e-9 })
+        #expect(report.energy.count == 2)
+    }
+
+    @Test func tellsCompilationAndFirstLoadFromTheCachedOne() async throws {
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        instrument.firstLoad = { $0 == "unet" ? FirstLoad(compile: 9000, first: 400) : nil }
+        let report = try await run(Self.quick, instrument: instrument)
+        #expect(report.timingsMS.loadPhases == ["unet": ["compile": 9000, "first": 400, "cached": 64]])
+        #expect(report.timingsMS.load["unet"] == 64 && instrument.count("unload unet") == 1)
+        #expect(report.missing["timings_ms.load_phases.unet.specialise"] != nil)
+        #expect(try await run(Self.quick).timingsMS.loadPhases == nil)
+    }
+
+    /// The latents are right and the decoder is not.
+    @Test func aWrongDecoderFailsTheCheck() async throws {
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        instrument.decoded = { image in Tensor(shape: image.shape, data: image.data.map { -$0 }) }
+        let report = try await run(Self.quick, instrument: instrument)
+        #expect(report.fidelity[0].latentMaxAbs <= 1e-5 && (report.fidelity[0].imagePSNR ?? .infinity) < 20)
+        #expect(!report.validity.fidelityOK)
+    }
+
     @Test func endsWhenCancelled() async throws {
         let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
         instrument.atCall = { if $0 == 3 { throw CancellationError() } }
@@ -157,7 +229,7 @@ import S2PBenchProbes
         let broken = Drawing(
             latents: latents, image: golden.image, loadMS: [:], textEncoderMS: 0, unetCallMS: [], decoderMS: 0, totalMS: 0
         )
-        #expect(benchError { _ = try Fidelity(broken, against: golden) }?.kind == "backend")
+        #expect(thrownError { _ = try Fidelity(broken, against: golden) }?.kind == "backend")
     }
 
     @Test func samplesOnceASecondWhileWorkGoesOn() async throws {

@@ -39,7 +39,7 @@ import Testing
 
     @Test func namesTheUnknownComputeUnit() throws {
         let data = try Fixtures.data("malformed/manifests/compute-unit-unknown.json")
-        let error = benchError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        let error = thrownError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
         let line = "m is invalid (components.unet.compute_unit: is not one of neural-engine, gpu, all); get it from its author again"
         #expect(error?.description == line)
     }
@@ -61,7 +61,7 @@ import Testing
                 default: Issue.record("unknown edit \(edit)")
                 }
             }
-            let error = benchError { _ = try ModelBundle(opening: folder) }
+            let error = thrownError { _ = try ModelBundle(opening: folder) }
             #expect(error.map { item.kinds.contains($0.kind) } == true, "\(String(describing: error))")
             #expect(error?.description.contains("\n") == false)
         }
@@ -74,7 +74,7 @@ import Testing
             let data = try Fixtures.data("malformed/\(try #require(item.manifest))")
             try data.write(to: folder.appendingPathComponent("manifest.json"))
             let bundle = try ModelBundle(opening: folder)
-            let error = benchError { try bundle.requireTarget("coreml") }
+            let error = thrownError { try bundle.requireTarget("coreml") }
             #expect(error.map { item.kinds.contains($0.kind) } == true, "\(String(describing: error))")
             let line = "replay.s2pmobile is a bundle for \(bundle.manifest.target); this app runs coreml"
             #expect(error?.description.hasPrefix(line) == true)
@@ -84,8 +84,8 @@ import Testing
 
     @Test func namesTheNewerVersion() throws {
         let data = try Fixtures.data("malformed/manifests/version-two-other-fields.json")
-        let error = benchError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
-        #expect(error?.description == "m has format version 2, this harness reads 1; update the harness")
+        let error = thrownError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        #expect(error?.description == "m has format version 2, this app reads 1; update the app")
     }
 
     /// Reports come from other machines, too: any target will do.
@@ -100,7 +100,7 @@ import Testing
         let chunked = try ModelBundle(opening: Fixtures.chunked)
         #expect(chunked.manifest.componentNames == ["text_encoder", "unet", "vae_decoder"])
         try chunked.requireComponents(["unet", "vae_decoder"])
-        #expect(benchError { try chunked.requireComponents(["time_table"]) }?.kind == "no_component")
+        #expect(thrownError { try chunked.requireComponents(["time_table"]) }?.kind == "no_component")
         let pooled = try ModelBundle(opening: Fixtures.pooled)
         #expect(pooled.manifest.componentNames == ["text_encoder", "time_table", "unet", "vae_decoder"])
     }
@@ -108,13 +108,13 @@ import Testing
     @Test(arguments: Fixtures.index.reports)
     func refusesMalformedReport(_ item: Fixtures.MalformedFile) throws {
         let data = try Fixtures.data("malformed/\(item.file)")
-        let error = benchError { _ = try decodeContract(BenchReport.self, from: data, name: item.file) }
+        let error = thrownError { _ = try decodeContract(BenchReport.self, from: data, name: item.file) }
         #expect(error.map { item.kinds.contains($0.kind) } == true, "\(String(describing: error))")
     }
 
     @Test func namesTheUnknownField() throws {
         let data = try Fixtures.data("malformed/manifests/unknown-nested-field.json")
-        let error = benchError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        let error = thrownError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
         #expect(error == .invalid(file: "m", problem: "plan.calls.2.novelty: unknown field"))
     }
 
@@ -130,7 +130,7 @@ import Testing
         let text = try #require(String(data: Fixtures.data("replay.s2pmobile/manifest.json"), encoding: .utf8))
         #expect(text.contains(written))
         let data = Data(text.replacingOccurrences(of: written, with: changed).utf8)
-        let error = benchError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        let error = thrownError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
         #expect(error == .invalid(file: "m", problem: "\(path): is not an integer"), "\(String(describing: error))")
     }
 
@@ -148,7 +148,7 @@ import Testing
             }
             let text = try #require(String(data: JSONSerialization.data(withJSONObject: changed), encoding: .utf8))
             let data = Data(text.replacingOccurrences(of: "\"WHOLE\"", with: "2.0").utf8)
-            return benchError { _ = try decodeContract(BenchReport.self, from: data, name: "r") }?.kind
+            return thrownError { _ = try decodeContract(BenchReport.self, from: data, name: "r") }?.kind
         }
         #expect(try kind("samples", [[0.0, "WHOLE"]], in: "memory") == "invalid")
         #expect(try kind("cores", "WHOLE", in: "device") == "invalid")
@@ -189,14 +189,14 @@ import Testing
 
     @Test func aNewFieldInAnOldReportIsUnknown() throws {
         let data = try Fixtures.data("malformed/reports/version-one-with-units.json")
-        let error = benchError { _ = try decodeContract(BenchReport.self, from: data, name: "r") }
+        let error = thrownError { _ = try decodeContract(BenchReport.self, from: data, name: "r") }
         #expect(error == .invalid(file: "r", problem: "compute_units: unknown in version 1"))
     }
 
     @Test func doesNotWriteNumbersThatAreNotFinite() throws {
         var report = try decodeContract(BenchReport.self, from: Fixtures.data("report.json"), name: "r")
         report.timingsMS.image = [.nan]
-        #expect(benchError { _ = try encodeContract(report) }?.kind == "invalid")
+        #expect(thrownError { _ = try encodeContract(report) }?.kind == "invalid")
     }
 
     @Test func refusesALinkOutOfTheBundle() throws {
@@ -205,7 +205,7 @@ import Testing
             let elsewhere = folder.deletingLastPathComponent().appendingPathComponent("elsewhere")
             try FileManager.default.moveItem(at: golden, to: elsewhere)
             try FileManager.default.createSymbolicLink(at: golden, withDestinationURL: elsewhere)
-            let error = benchError { _ = try ModelBundle(opening: folder) }
+            let error = thrownError { _ = try ModelBundle(opening: folder) }
             #expect(error?.kind == "outside")
         }
     }
@@ -218,7 +218,7 @@ import Testing
             let text = try String(contentsOf: url, encoding: .utf8)
             try Data(text.replacingOccurrences(of: "\"name\": \"step\"", with: "\"name\": \"timestep\"").utf8).write(to: url)
             let bundle = try ModelBundle(opening: folder)
-            let error = benchError { try bundle.requireStepInput() }
+            let error = thrownError { try bundle.requireStepInput() }
             #expect(error?.kind == "usage" && error?.description.contains("Apple's layout") == true)
         }
     }

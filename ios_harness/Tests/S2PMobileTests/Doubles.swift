@@ -51,7 +51,6 @@ struct FixedMemory: MemoryProbe {
     var method = "a fixed figure"
     var footprintBytes: Int? = 100
     var peakBytes: Int? = 250
-    var availableBytes: Int? = nil
 }
 
 /// A thermal state that a test sets.
@@ -77,6 +76,47 @@ final class SettableThermal: ThermalProbe, @unchecked Sendable {
     }
 }
 
+/// Warm until it was asked so often.
+final class CoolingThermal: ThermalProbe, @unchecked Sendable {
+    private let left: Counter
+    private let after: Int
+
+    init(after: Int) {
+        self.after = after
+        left = Counter()
+    }
+
+    var state: ThermalState? { left.next() < after ? .serious : .nominal }
+    var celsius: [String: Double] { [:] }
+    func changes() -> AsyncStream<ThermalState> { .finished }
+}
+
+/// An app that is in sight on an unlocked device, until a test tells otherwise.
+final class SettableLifecycle: LifecycleProbe, @unchecked Sendable {
+    private let lock = NSLock()
+    private var listeners: [AsyncStream<RunEvent.Kind>.Continuation] = []
+    private var told: [RunEvent.Kind] = []
+
+    func isForeground() async -> Bool? { true }
+    func isUnlocked() async -> Bool? { true }
+
+    func changes() -> AsyncStream<RunEvent.Kind> {
+        AsyncStream { continuation in
+            lock.withLock {
+                listeners.append(continuation)
+                told.forEach { continuation.yield($0) }
+            }
+        }
+    }
+
+    func tell(_ kind: RunEvent.Kind) {
+        lock.withLock {
+            told.append(kind)
+            listeners.forEach { $0.yield(kind) }
+        }
+    }
+}
+
 struct FixedBattery: BatteryProbe {
     var reading = BatteryReading(level: 0.5, unplugged: true, lowPowerMode: false)
     func read() async -> BatteryReading { reading }
@@ -97,6 +137,10 @@ final class Instrument: @unchecked Sendable {
     private var counts: [String: Int] = [:]
     private let advance: @Sendable (Double) -> Void
     var atCall: @Sendable (Int) throws -> Void = { _ in }
+    /// What loading took the first time, by component.
+    var firstLoad: @Sendable (String) -> FirstLoad? = { _ in nil }
+    /// What becomes of a decoded picture.
+    var decoded: @Sendable (Tensor) -> Tensor = { $0 }
     /// In the place of what the replay says of itself.
     var describe: (@Sendable (Bool) async -> EngineDescription)?
 
@@ -121,6 +165,7 @@ final class Instrument: @unchecked Sendable {
         let log: Instrument
         func load() async throws { log.note("load text_encoder", milliseconds: 16) }
         func unload() async { log.note("unload text_encoder") }
+        func firstLoad() async -> FirstLoad? { log.firstLoad("text_encoder") }
         func encode(_ tokenIDs: [Int32]) async throws -> Tensor {
             log.note("encode", milliseconds: 2)
             return try await inner.encode(tokenIDs)
@@ -136,6 +181,7 @@ final class Instrument: @unchecked Sendable {
         let log: Instrument
         func load() async throws { log.note("load time_table", milliseconds: 8) }
         func unload() async { log.note("unload time_table") }
+        func firstLoad() async -> FirstLoad? { log.firstLoad("time_table") }
         func timeTable(pooled: Tensor, timeIDs: Tensor) async throws -> Tensor {
             log.note("table", milliseconds: 1)
             return try await inner.timeTable(pooled: pooled, timeIDs: timeIDs)
@@ -147,6 +193,7 @@ final class Instrument: @unchecked Sendable {
         let log: Instrument
         func load() async throws { log.note("load unet", milliseconds: 64) }
         func unload() async { log.note("unload unet") }
+        func firstLoad() async -> FirstLoad? { log.firstLoad("unet") }
         func predict(sample: Tensor, step: Int, embeddings: Tensor, timeTable: Tensor?) async throws -> Tensor {
             log.note("predict", milliseconds: 100)
             try log.atCall(step)
@@ -159,9 +206,10 @@ final class Instrument: @unchecked Sendable {
         let log: Instrument
         func load() async throws { log.note("load vae_decoder", milliseconds: 32) }
         func unload() async { log.note("unload vae_decoder") }
+        func firstLoad() async -> FirstLoad? { log.firstLoad("vae_decoder") }
         func decode(_ latents: Tensor) async throws -> Tensor {
             log.note("decode", milliseconds: 8)
-            return try await inner.decode(latents)
+            return log.decoded(try await inner.decode(latents))
         }
     }
 }

@@ -62,7 +62,7 @@ enum Fixtures {
 }
 
 /// The error that `body` throws, which must be a `S2PError`.
-func s2pError(_ body: () throws -> Void) -> S2PError? {
+func thrownError(_ body: () throws -> Void) -> S2PError? {
     do {
         try body()
         return nil

@@ -12,7 +12,7 @@ import Testing
         var (refused, torn) = (0, 0)
         for round in 0..<6000 {
             let mutant = mutate(sources[round % 3], &random)
-            let error = benchError {
+            let error = thrownError {
                 if round % 3 == 2 {
                     _ = try encodeContract(decodeContract(BenchReport.self, from: mutant, name: "fuzz"))
                 } else {
@@ -42,7 +42,7 @@ import Testing
             // Now and then the length itself is wrong, too.
             if random.next() % 8 == 0 { count ^= 1 << (random.next() % 64) }
             let lengthBytes = Data((0..<8).map { UInt8(truncatingIfNeeded: count >> (8 * UInt64($0))) })
-            let error = benchError {
+            let error = thrownError {
                 let file = try SafetensorsFile(lengthBytes + header + small[(8 + length)...], name: "fuzz")
                 for name in file.entries.keys {
                     _ = try? file.floats(name)

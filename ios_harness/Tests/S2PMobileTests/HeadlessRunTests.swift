@@ -55,6 +55,53 @@ import Testing
         #expect(!FileManager.default.fileExists(atPath: documents.appendingPathComponent("report.json").path))
     }
 
+    /// A bundle is no output: it stays, and the mistake is told.
+    @Test(arguments: [
+        ["--out", "replay.s2pmobile"], ["--out", "replay.s2pmobile/manifest.json"], ["--pictures", "replay.s2pmobile"], ["--out", "folder"],
+    ])
+    func keepsABundleThatIsNamedAsOutput(_ words: [String]) async throws {
+        let documents = try makeDocuments()
+        defer { try? FileManager.default.removeItem(at: documents) }
+        let folder = documents.appendingPathComponent("folder")
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        #expect(try await perform(["run", "replay.s2pmobile"] + Self.quick + words, in: documents) == 2)
+        _ = try ModelBundle(opening: documents.appendingPathComponent("replay.s2pmobile"))
+        #expect(FileManager.default.fileExists(atPath: folder.path))
+        let text = try String(contentsOf: documents.appendingPathComponent("error.txt"), encoding: .utf8)
+        #expect(text.hasPrefix("error: ") && text.contains("; name a"))
+    }
+
+    /// What is not there cannot be opened, and costs the earlier report nothing else than itself.
+    @Test func memoryOfALaunchOfItsOwnCompletesTheReport() async throws {
+        let documents = try makeDocuments()
+        defer { try? FileManager.default.removeItem(at: documents) }
+        #expect(try await perform(["memory", "replay.s2pmobile"], in: documents) == 2)
+        #expect(try await perform(["run", "replay.s2pmobile"] + Self.quick, in: documents) == 0)
+        let file = documents.appendingPathComponent("report.json")
+        let first = try decodeContract(BenchReport.self, from: Data(contentsOf: file), name: "first")
+        #expect(first.memory.ownLaunch == false)
+        #expect(try await perform(["memory", "replay.s2pmobile"], in: documents) == 0)
+        var second = try decodeContract(BenchReport.self, from: Data(contentsOf: file), name: "second")
+        #expect(second.memory.ownLaunch == true && second.memory.samples.count >= 2)
+        second.memory = first.memory
+        #expect(second == first)
+        // A report of another bundle is left alone.
+        try FileManager.default.copyItem(at: Fixtures.chunked, to: documents.appendingPathComponent("chunked.s2pmobile"))
+        #expect(try await perform(["memory", "chunked.s2pmobile"], in: documents) == 2)
+        #expect(try decodeContract(BenchReport.self, from: Data(contentsOf: file), name: "third").memory.ownLaunch == true)
+    }
+
+    @Test func chartsStandStillWhilePicturesAreMeasured() {
+        var charts = BenchCharts()
+        charts.add(.phase(.warmUp))
+        #expect(charts.mayShow)
+        charts.add(.phase(.timing))
+        charts.add(.unetCall(index: 0, milliseconds: 20))
+        #expect(!charts.mayShow && charts.calls.map(\.y) == [20])
+        charts.add(.phase(.finished))
+        #expect(charts.mayShow && charts.calls.count == 1)
+    }
+
     @Test func drawsAPrompt() async throws {
         let documents = try makeDocuments()
         defer { try? FileManager.default.removeItem(at: documents) }

@@ -29,10 +29,20 @@ import Testing
 
     @Test func countsOperatorsByProcessor() {
         func counts(_ processors: [Processor?]) -> String? {
-            operatorCounts(placement(of: processors.map { operation("add", ["x"], on: $0) }, program: "p", function: "main"))
+            operatorShares(placement(of: processors.map { operation("add", ["x"], on: $0) }, program: "p", function: "main"))
         }
-        #expect(counts([.cpu, .neuralEngine, nil, .neuralEngine, .other]) == "Neural Engine 2, CPU 1, other 1")
+        #expect(counts([.cpu, .neuralEngine, nil, .neuralEngine, .other]) == "Neural Engine 2 operators, CPU 1, other 1")
         #expect(counts([nil]) == nil && counts([]) == nil)
+    }
+
+    /// Nine operators of no weight on the CPU are not nine tenths of the work.
+    @Test func weighsOperatorsByTheirShareOfTheWork() {
+        let small = (0..<9).map { operation("add", ["x\($0)"], on: .cpu, cost: 0.01) }
+        let placed = placement(of: small + [operation("conv", ["y"], on: .neuralEngine, cost: 0.91)], program: "p", function: "main")
+        #expect(operatorShares(placed) == "Neural Engine 91 % of the work (1 operators), CPU 9 % (9)")
+        // One without an estimate: there is no whole to take a share of.
+        let unknown = placed + placement(of: [operation("mul", ["z"], on: .gpu)], program: "p", function: "main")
+        #expect(operatorShares(unknown) == "Neural Engine 1 operators, GPU 1, CPU 9")
     }
 
     /// The report is on disk before the engine looks at the programs once more, and has their placement in the end.

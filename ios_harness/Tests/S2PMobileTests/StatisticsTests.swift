@@ -1,3 +1,4 @@
+import Foundation
 import Testing
 
 @testable import S2PBench
@@ -33,11 +34,15 @@ import Testing
         #expect(maximumDifference(a, Tensor(shape: [2], data: [.nan, 2])) == .infinity)
     }
 
+    /// The programs of replay.s2pmobile have 189 bytes, those of chunked.s2pmobile 311, of which the three of the U-Net are 180.
     @Test(arguments: [
-        (900, 1000, Residency.staged), (500, 1000, .resident), (nil, 1000, .resident), (900, nil, .resident),
-    ] as [(Int?, Int?, Residency)])
-    func residencyFollowsFreeMemory(_ bytes: Int?, _ available: Int?, _ expected: Residency) {
-        #expect(Residency.suited(to: bytes, availableBytes: available) == expected)
+        (Fixtures.replay, nil, Residency.resident, ChunkPolicy.resident), (Fixtures.replay, 1 << 20, .resident, .resident),
+        (Fixtures.replay, 100, .staged, .resident), (Fixtures.chunked, 1 << 20, .resident, .resident),
+        (Fixtures.chunked, 200, .staged, .resident), (Fixtures.chunked, 100, .staged, .released),
+    ] as [(URL, Int?, Residency, ChunkPolicy)])
+    func programsStayWithinTheBudget(_ folder: URL, _ budget: Int?, _ residency: Residency, _ chunks: ChunkPolicy) throws {
+        let plan = MemoryPlan(for: try ModelBundle(opening: folder), budget: budget)
+        #expect(plan.residency == residency && plan.chunks == chunks)
     }
 }
 
@@ -64,7 +69,7 @@ import Testing
         ["draw", "a", "b", "--seed", "18446744073709551616"],
     ])
     func refusesBadUsage(_ arguments: [String]) {
-        #expect(benchError { _ = try RunOptions(arguments: arguments) }?.kind == "usage")
+        #expect(thrownError { _ = try RunOptions(arguments: arguments) }?.kind == "usage")
     }
 
     /// What was asked for comes first, then what the bundle says, then what the engine likes.
@@ -78,11 +83,11 @@ import Testing
         let options = try RunOptions(arguments: ["run", "a"] + asked.flatMap { ["--compute-unit", $0] })
         let spec = try #require(try ModelBundle(opening: Fixtures.chunked).manifest.components[program])
         let component = program.hasPrefix("unet") ? "unet" : program
-        #expect(options.computeUnit(for: component, spec, choice: .cpu) == expected)
+        #expect(options.engine.computeUnit(for: component, spec, choice: .cpu) == expected)
     }
 
     @Test func namesTheComputeUnitsThereAre() {
-        let error = benchError { _ = try RunOptions(arguments: ["run", "a", "--compute-unit", "unet=ane"]) }
+        let error = thrownError { _ = try RunOptions(arguments: ["run", "a", "--compute-unit", "unet=ane"]) }
         #expect(error?.description == "--compute-unit unet=ane names no compute unit; choose neural-engine, gpu, all, cpu")
     }
 
@@ -93,6 +98,6 @@ import Testing
         #expect(try RunOptions.headless(arguments: ["App", "--headless"] + words, environment: [:]) == expected)
         let environment = ["S2P_BENCH": #"["run", "x.s2pmobile", "--runs", "3"]"#]
         #expect(try RunOptions.headless(arguments: ["App"], environment: environment) == expected)
-        #expect(benchError { _ = try RunOptions.headless(arguments: [], environment: ["S2P_BENCH": "run x"]) }?.kind == "usage")
+        #expect(thrownError { _ = try RunOptions.headless(arguments: [], environment: ["S2P_BENCH": "run x"]) }?.kind == "usage")
     }
 }

@@ -8,7 +8,7 @@ import Testing
     @Test(arguments: Fixtures.index.tensors)
     func refusesMalformedFile(_ item: Fixtures.MalformedFile) throws {
         let data = try Fixtures.data("malformed/\(item.file)")
-        let error = benchError { _ = try SafetensorsFile(data, name: item.file) }
+        let error = thrownError { _ = try SafetensorsFile(data, name: item.file) }
         #expect(error.map { item.kinds.contains($0.kind) } == true, "\(String(describing: error))")
     }
 
@@ -19,8 +19,8 @@ import Testing
         let file = try SafetensorsFile(Data(length + Array(header.utf8) + bytes), name: "x")
         #expect(try file.floats("a") == Tensor(shape: [], data: [1.5]))
         #expect(try file.int32s("b").data == [1, -2])
-        #expect(benchError { _ = try file.floats("b") }?.kind == "bad_tensors")
-        #expect(benchError { _ = try file.floats("c") }?.kind == "bad_tensors")
+        #expect(thrownError { _ = try file.floats("b") }?.kind == "bad_tensors")
+        #expect(thrownError { _ = try file.floats("c") }?.kind == "bad_tensors")
     }
 }
 
@@ -45,7 +45,7 @@ import Testing
         let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: 6 * 4, alignment: 16)
         defer { bytes.deallocate() }
         let fits = strides == [0, 1]
-        let error = benchError {
+        let error = thrownError {
             try StridedCopy.write([1, 2, 3, 4, 5, 6], shape: [2, 3], to: bytes, strides: strides, as: .float32)
         }
         #expect((error == nil) == fits)
@@ -86,7 +86,7 @@ import Testing
     }
 
     @Test func refusesOtherShapes() {
-        #expect(benchError { _ = try Picture(Tensor(shape: [3, 1, 1], data: [0, 0, 0])) }?.kind == "shape_mismatch")
+        #expect(thrownError { _ = try Picture(Tensor(shape: [3, 1, 1], data: [0, 0, 0])) }?.kind == "shape_mismatch")
     }
 }
 

@@ -74,7 +74,7 @@ import Testing
             let spec = TokenizerSpec(
                 kind: .clip, vocab: "v", merges: "m", maxLength: 4, bosID: bos, eosID: 1, unkID: 1, padID: 1, addedTokens: []
             )
-            return benchError { _ = try ClipTokenizer(vocabData: vocab, mergesData: Data(merges.utf8), spec: spec) }?.kind
+            return thrownError { _ = try ClipTokenizer(vocabData: vocab, mergesData: Data(merges.utf8), spec: spec) }?.kind
         }
         #expect(kind(vocab, "") == nil)
         #expect(kind(vocab, "", bos: 7) == "bad_tokenizer")
