@@ -16,7 +16,10 @@ let package = Package(
         .target(name: "S2PBenchProbes", dependencies: ["S2PBench", "S2PMobile"]),
         .target(name: "S2PBenchApp", dependencies: ["S2PBench", "S2PBenchProbes", "S2PMobile"]),
         .executableTarget(name: "s2p-bench", dependencies: ["S2PBench", "S2PBenchProbes", "S2PMobile"]),
-        .testTarget(name: "S2PMobileTests", dependencies: ["S2PMobile", "S2PBench", "S2PBenchProbes"], exclude: ["Data"]),
+        .target(name: "AllocationGuard", path: "Tests/AllocationGuard"),
+        .testTarget(
+            name: "S2PMobileTests", dependencies: ["S2PMobile", "S2PBench", "S2PBenchProbes", "AllocationGuard"], exclude: ["Data"]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )

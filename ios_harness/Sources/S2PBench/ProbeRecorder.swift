@@ -61,8 +61,9 @@ actor ProbeRecorder {
         let listening = Task {
             for await state in thermalChanges { await recorder.record(thermal: state) }
         }
+        let changes = recorder.lifecycleChanges
         let watching = Task {
-            for await kind in recorder.lifecycleChanges { await recorder.record(kind) }
+            for await kind in changes { await recorder.record(kind) }
         }
         defer {
             ticking.cancel()
@@ -71,6 +72,9 @@ actor ProbeRecorder {
         }
         let result = try await body()
         await recorder.sample()
+        // What was told before the end still lies in the stream: a cancelled one is read to its end.
+        watching.cancel()
+        await watching.value
         return result
     }
 

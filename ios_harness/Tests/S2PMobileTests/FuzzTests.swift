@@ -1,18 +1,32 @@
+import AllocationGuard
 import Foundation
 import Testing
 
 @testable import S2PBench
 @testable import S2PMobile
 
-/// Mutated inputs give a value or a `S2PError`, never a trap. The mutations are the same on every run.
+/// Mutated inputs give a value or a `S2PError`, never a trap, and no number in them is believed: the largest piece of memory that a
+/// reader asks for is at most four times the input, and what readers need for anything. The mutations are the same on every run.
 @Suite struct FuzzTests {
+    /// Windows, buffers of files, and tables of the JSON decoder: measured without any mutation, the largest has 64 KiB.
+    private static let slackBytes = 128 << 10
+
+    /// What `body` throws. A reader that asks for too much is an issue.
+    private func guarded(_ input: Data, _ body: () throws -> Void) -> S2PError? {
+        allocation_guard_begin()
+        let error = thrownError(body)
+        let largest = allocation_guard_largest()
+        if largest > 4 * input.count + Self.slackBytes { Issue.record("\(largest) bytes at once for an input of \(input.count)") }
+        return error
+    }
+
     @Test func manifests() throws {
         let sources = try ["replay.s2pmobile/manifest.json", "ancestral.s2pmobile/manifest.json", "report.json"].map(Fixtures.data)
         var random = SplitMix(state: 42)
         var (refused, torn) = (0, 0)
-        for round in 0..<6000 {
+        for round in 0..<10_000 {
             let mutant = mutate(sources[round % 3], &random)
-            let error = thrownError {
+            let error = guarded(mutant) {
                 if round % 3 == 2 {
                     _ = try encodeContract(decodeContract(BenchReport.self, from: mutant, name: "fuzz"))
                 } else {
@@ -28,7 +42,50 @@ import Testing
         }
         #expect(torn == 0)
         // Most mutations hurt; if few do, the mutator is at fault.
-        #expect(refused > 3000)
+        #expect(refused > 5000)
+    }
+
+    @Test func vocabularies() throws {
+        let vocab = try Fixtures.data("replay.s2pmobile/tokenizer/vocab.json"), merges = try Fixtures.data("replay.s2pmobile/tokenizer/merges.txt")
+        let spec = try ModelBundle(opening: Fixtures.replay).manifest.tokenizer
+        var random = SplitMix(state: 44)
+        var (refused, wrong) = (0, 0)
+        for round in 0..<10_000 {
+            let (words, joins) = round % 2 == 0 ? (mutate(vocab, &random), merges) : (vocab, mutate(merges, &random))
+            let error = guarded(words + joins) {
+                let tokenizer = try ClipTokenizer(vocabData: words, mergesData: joins, spec: spec)
+                let ids = tokenizer.encode("a red cat in a blue hat")
+                if ids.count != spec.maxLength || ids.contains(where: { $0 < 0 }) { wrong += 1 }
+            }
+            if error != nil { refused += 1 }
+        }
+        #expect(wrong == 0 && refused > 3000)
+    }
+
+    /// A small bundle of tiny files (Data/README.md): most mutations hit what describes the files, not the files.
+    @Test func archives() throws {
+        let source = try Data(contentsOf: Archives.small)
+        try Archives.inScratch { folder in
+            let store = folder.appendingPathComponent("a/store")
+            try FileManager.default.createDirectory(at: store, withIntermediateDirectories: true)
+            var random = SplitMix(state: 45)
+            var (refused, unpacked) = (0, 0)
+            for _ in 0..<10_000 {
+                let mutant = mutate(source, &random)
+                let place = store.appendingPathComponent("bundle")
+                let error = guarded(mutant) {
+                    let archive = try BundleArchive(ZipArchive(mutant, name: "fuzz.zip"))
+                    try FileManager.default.createDirectory(at: place, withIntermediateDirectories: false)
+                    _ = try archive.unpack(into: place)
+                }
+                error == nil ? (unpacked += 1) : (refused += 1)
+                try? FileManager.default.removeItem(at: place)
+            }
+            // Some bytes mean nothing: dates and rights of members.
+            #expect(refused > 8000 && unpacked > 0)
+            #expect(try FileManager.default.contentsOfDirectory(atPath: store.path).isEmpty)
+            #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == ["a"])
+        }
     }
 
     @Test func safetensorsHeaders() throws {
@@ -42,7 +99,7 @@ import Testing
             // Now and then the length itself is wrong, too.
             if random.next() % 8 == 0 { count ^= 1 << (random.next() % 64) }
             let lengthBytes = Data((0..<8).map { UInt8(truncatingIfNeeded: count >> (8 * UInt64($0))) })
-            let error = thrownError {
+            let error = guarded(small) {
                 let file = try SafetensorsFile(lengthBytes + header + small[(8 + length)...], name: "fuzz")
                 for name in file.entries.keys {
                     _ = try? file.floats(name)

@@ -48,6 +48,8 @@ struct ZipWriter {
 enum Archives {
     /// Written by Python's zipfile, all members deflated (Data/README.md).
     static let deflated = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Data/replay.s2pmobile.zip")
+    /// The same with a few bytes for each file and a packed one.
+    static let small = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Data/small.s2pmobile.zip")
     static let plainIndex = Data(#"{"format": "s2p-archive", "version": 1, "packed": {}}"#.utf8)
 
     /// The files of a bundle, manifest and all.
