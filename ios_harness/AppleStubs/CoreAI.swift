@@ -4,9 +4,11 @@
 import Foundation
 
 /// https://developer.apple.com/documentation/coreai/computeunitkind
+@available(iOS 27.0, macOS 27.0, *)
 public enum ComputeUnitKind: Hashable, Sendable { case cpu, gpu, neuralEngine }
 
 /// https://developer.apple.com/documentation/coreai/specializationoptions
+@available(iOS 27.0, macOS 27.0, *)
 public struct SpecializationOptions: Sendable {
     /// https://developer.apple.com/documentation/coreai/specializationoptions/default
     public static let `default` = SpecializationOptions(preferredComputeUnitKind: .cpu)
@@ -17,6 +19,7 @@ public struct SpecializationOptions: Sendable {
 }
 
 /// https://developer.apple.com/documentation/coreai/aimodelcache
+@available(iOS 27.0, macOS 27.0, *)
 public final class AIModelCache: Sendable {
     /// https://developer.apple.com/documentation/coreai/aimodelcache/default
     public static let `default` = AIModelCache()
@@ -25,6 +28,7 @@ public final class AIModelCache: Sendable {
 }
 
 /// https://developer.apple.com/documentation/coreai/aimodel
+@available(iOS 27.0, macOS 27.0, *)
 public struct AIModel: Sendable {
     /// https://developer.apple.com/documentation/coreai/aimodel/init(contentsof:options:)
     public init(contentsOf modelURL: URL, options: SpecializationOptions = .default) async throws {}
@@ -33,6 +37,7 @@ public struct AIModel: Sendable {
 }
 
 /// https://developer.apple.com/documentation/coreai/inferencefunction
+@available(iOS 27.0, macOS 27.0, *)
 public struct InferenceFunction: Sendable {
     /// https://developer.apple.com/documentation/coreai/inferencefunction/mutableviews
     public struct MutableViews: ~Copyable { public init() {} }
@@ -47,9 +52,11 @@ public struct InferenceFunction: Sendable {
 }
 
 /// https://developer.apple.com/documentation/coreai/inferencevalue
+@available(iOS 27.0, macOS 27.0, *)
 public struct InferenceValue { public var ndArray: NDArray? { fatalError() } }
 
 /// https://developer.apple.com/documentation/coreai/ndarray
+@available(iOS 27.0, macOS 27.0, *)
 public struct NDArray: Sendable {
     /// https://developer.apple.com/documentation/coreai/ndarray/scalartype-swift.enum
     public enum ScalarType: Sendable { case float16, float32, int32, int8 }

@@ -11,6 +11,11 @@ import Testing
     /// Windows, buffers of files, and tables of the JSON decoder: measured without any mutation, the largest has 64 KiB.
     private static let slackBytes = 128 << 10
 
+    /// Tests share as many threads as there are cores.
+    private static func letOthersRun(_ round: Int) async {
+        if round % 20 == 0 { await Task.yield() }
+    }
+
     /// What `body` throws. A reader that asks for too much is an issue.
     private func guarded(_ input: Data, _ body: () throws -> Void) -> S2PError? {
         allocation_guard_begin()
@@ -20,11 +25,12 @@ import Testing
         return error
     }
 
-    @Test func manifests() throws {
+    @Test func manifests() async throws {
         let sources = try ["replay.s2pmobile/manifest.json", "ancestral.s2pmobile/manifest.json", "report.json"].map(Fixtures.data)
         var random = SplitMix(state: 42)
         var (refused, torn) = (0, 0)
         for round in 0..<10_000 {
+            await Self.letOthersRun(round)
             let mutant = mutate(sources[round % 3], &random)
             let error = guarded(mutant) {
                 if round % 3 == 2 {
@@ -45,12 +51,13 @@ import Testing
         #expect(refused > 5000)
     }
 
-    @Test func vocabularies() throws {
+    @Test func vocabularies() async throws {
         let vocab = try Fixtures.data("replay.s2pmobile/tokenizer/vocab.json"), merges = try Fixtures.data("replay.s2pmobile/tokenizer/merges.txt")
         let spec = try ModelBundle(opening: Fixtures.replay).manifest.tokenizer
         var random = SplitMix(state: 44)
         var (refused, wrong) = (0, 0)
         for round in 0..<10_000 {
+            await Self.letOthersRun(round)
             let (words, joins) = round % 2 == 0 ? (mutate(vocab, &random), merges) : (vocab, mutate(merges, &random))
             let error = guarded(words + joins) {
                 let tokenizer = try ClipTokenizer(vocabData: words, mergesData: joins, spec: spec)
@@ -63,14 +70,15 @@ import Testing
     }
 
     /// A small bundle of tiny files (Data/README.md): most mutations hit what describes the files, not the files.
-    @Test func archives() throws {
+    @Test func archives() async throws {
         let source = try Data(contentsOf: Archives.small)
-        try Archives.inScratch { folder in
+        try await Archives.inScratch { folder in
             let store = folder.appendingPathComponent("a/store")
             try FileManager.default.createDirectory(at: store, withIntermediateDirectories: true)
             var random = SplitMix(state: 45)
             var (refused, unpacked) = (0, 0)
-            for _ in 0..<10_000 {
+            for round in 0..<10_000 {
+                await Self.letOthersRun(round)
                 let mutant = mutate(source, &random)
                 let place = store.appendingPathComponent("bundle")
                 let error = guarded(mutant) {
@@ -88,12 +96,13 @@ import Testing
         }
     }
 
-    @Test func safetensorsHeaders() throws {
+    @Test func safetensorsHeaders() async throws {
         let small = try Fixtures.data("noise.safetensors")
         let length = small.prefix(8).reversed().reduce(0) { $0 << 8 | Int($1) }
         var random = SplitMix(state: 43)
         var refused = 0
-        for _ in 0..<6000 {
+        for round in 0..<6000 {
+            await Self.letOthersRun(round)
             let header = mutate(Data(small[8..<8 + length]), &random)
             var count = UInt64(header.count)
             // Now and then the length itself is wrong, too.

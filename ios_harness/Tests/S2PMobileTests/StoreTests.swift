@@ -67,9 +67,20 @@ enum Archives {
         return zip
     }
 
-    static func inScratch<Result>(_ body: (URL) throws -> Result) throws -> Result {
+    static func inScratch<Result>(_ body: (URL) async throws -> Result) async throws -> Result {
+        let folder = try scratch()
+        defer { try? FileManager.default.removeItem(at: folder) }
+        return try await body(folder)
+    }
+
+    private static func scratch() throws -> URL {
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent("store-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        return folder
+    }
+
+    static func inScratch<Result>(_ body: (URL) throws -> Result) throws -> Result {
+        let folder = try scratch()
         defer { try? FileManager.default.removeItem(at: folder) }
         return try body(folder)
     }

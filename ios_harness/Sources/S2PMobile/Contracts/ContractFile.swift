@@ -74,7 +74,7 @@ private func parseJSON(_ data: Data, name: String) throws(S2PError) -> Any {
     do {
         return try JSONSerialization.jsonObject(with: data, options: [.fragmentsAllowed])
     } catch {
-        let reason = (error as NSError).userInfo["NSDebugDescription"] as? String ?? "not JSON"
+        let reason = (error as? CocoaError)?.userInfo["NSDebugDescription"] as? String ?? "not JSON"
         throw .notJSON(file: name, reason: reason.split(separator: "\n").joined(separator: " "))
     }
 }
