@@ -22,7 +22,7 @@ def _document(path: Path) -> Any:
 
 
 def test_there_are_workflows() -> None:
-    assert {"test.yml", "android.yml"} <= {path.name for path in WORKFLOWS}
+    assert {"test.yml", "android.yml", "ios.yml"} <= {path.name for path in WORKFLOWS}
 
 
 def _lint(*paths: Path) -> subprocess.CompletedProcess[str]:

@@ -95,13 +95,15 @@ def test_measures_and_brings_report_and_pictures_back(phone: Phone) -> None:
 
 def test_the_app_is_launched_as_documented(phone: Phone) -> None:
     phone.bench(compute_unit="unet=gpu")
-    (launch,) = phone.calls("process", "launch")
+    launch, memory = phone.calls("process", "launch")
     words = launch[launch.index("org.s2pmobile.bench") + 1 :]
     assert launch[:9] == ["devicectl", "device", "process", "launch", "--device", UDID, "--console", "--terminate-existing",
                           "org.s2pmobile.bench"]  # fmt: skip
     name = words[2]
     expected = f"--headless run {name} --out report.json --pictures pictures --runs 2 --warmup 1 --cooldown 0.0 --minimum 0.0"
     assert words == [*expected.split(), "--compute-unit", "unet=gpu"]
+    assert memory[:9] == launch[:9]
+    assert memory[9:] == f"--headless memory {name} --out report.json --compute-unit unet=gpu".split()
     assert open_bundle(phone.documents / name).manifest == open_bundle(phone.bundle).manifest
 
 
@@ -122,6 +124,37 @@ def test_a_picture_unlike_the_golden_one_is_a_report_all_the_same(phone: Phone) 
     assert phone.bench().validity.fidelity_ok is False
 
 
+def test_memory_comes_from_a_launch_of_its_own(phone: Phone) -> None:
+    memory = phone.bench().memory
+    assert memory.own_launch is True and memory.peak_bytes == 123_456_789
+    phone.configure(app={"memory_signal": 9})
+    # That launch failed: what was measured stands, and says where its memory comes from.
+    kept = phone.bench()
+    assert not kept.memory.own_launch and kept.summary_ms and read_contract(phone.out, BenchReport, "s2p-report", 2) == kept
+
+
+def test_finds_the_app_of_any_team(phone: Phone) -> None:
+    phone.configure(apps=["com.example.other", "org.s2pmobile.benchmark", "org.s2pmobile.bench.ABCDE12345"])
+    phone.bench()
+    assert {call[8] for call in phone.calls("process", "launch")} == {"org.s2pmobile.bench.ABCDE12345"}
+    phone.configure(apps=["org.s2pmobile.bench.ABCDE12345", "org.s2pmobile.bench.VWXYZ67890"])
+    with pytest.raises(S2PError, match="choose with `app_id`"):
+        phone.bench()
+    phone.bench(app_identifier="org.s2pmobile.bench.VWXYZ67890")
+    assert phone.calls("process", "launch")[-1][8] == "org.s2pmobile.bench.VWXYZ67890"
+
+
+def test_stages_are_loaded_as_the_command_says(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(phone.xcrun.parent), prepend=":")
+    for number, option in enumerate(("--stage", "--no-stage")):
+        out = str(phone.out.with_name(f"{number}.json"))
+        app = "org.s2pmobile.bench"
+        assert (
+            run(["bench", str(phone.bundle), "--device", "ios", option, "--app-id", app, "--minimum", "0", "--out", out]) == 0
+        )
+        assert [option in call for call in phone.calls("process", "launch")[-2:]] == [True, True]
+
+
 def test_an_idle_device_and_one_named_by_either_identifier_are_found(phone: Phone) -> None:
     idle = row(tunnelState="disconnected")
     phone.configure(devices=[row(OTHER, "Bo's iPad", tunnelState="unavailable"), idle])
@@ -133,7 +166,7 @@ def test_an_idle_device_and_one_named_by_either_identifier_are_found(phone: Phon
 
 
 def test_installs_a_built_app(phone: Phone) -> None:
-    app = phone.folder / "S2PBenchApp.app"
+    app = phone.folder / "S2PBenchMain.app"
     app.mkdir()
     phone.configure(apps=[])
     phone.bench(app=app)
@@ -165,7 +198,7 @@ FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[S2PError], str]] 
         S2PError,
         "is not on Ada's iPhone; build and install it as docs/devices.md says",
     ),
-    "no built app": ({}, {"app": Path("/nowhere/S2PBenchApp.app")}, S2PError, "is no built app; give the S2PBenchApp.app"),
+    "no built app": ({}, {"app": Path("/nowhere/S2PBenchMain.app")}, S2PError, "is no built app; give the S2PBenchMain.app"),
     "untrusted app": (
         {"refuse": {"launch": "the profile has not been explicitly trusted by the user."}},
         {},
@@ -288,7 +321,7 @@ def compare(phone: Phone, **settings: Any) -> list[UnitRun]:
 def test_units_are_compared_one_after_the_other_on_a_phone_that_rested(phone: Phone, slept: list[float]) -> None:
     runs = compare(phone)
     assert [one.unit for one in runs] == ["neural-engine", "gpu", "all"]
-    launches = phone.calls("process", "launch")
+    launches = [call for call in phone.calls("process", "launch") if "run" in call]
     assert [call[call.index("--compute-unit") + 1] for call in launches] == ["neural-engine", "gpu", "all"]
     for one in runs:
         assert one.report is not None and one.problem is None

@@ -37,6 +37,8 @@ class _Request:
     allow_charging: bool
     release_chunks: bool
     compute_unit: str | None
+    stage: bool | None
+    app_id: str | None
     apk: Path | None
     out: Path
     progress: Progress
@@ -55,6 +57,8 @@ def bench(
     allow_charging: bool = False,
     release_chunks: bool = False,
     compute_unit: str | None = None,
+    stage: bool | None = None,
+    app_id: str | None = None,
     apk: str | Path | None = None,
     out: str | Path | None = None,
     force: bool = False,
@@ -76,6 +80,8 @@ def bench(
         release_chunks: of a bundle whose U-Net is several programs, load each for every call and let go of it.
         compute_unit: on an iPhone, ``neural-engine``, ``gpu``, ``all`` or ``cpu`` for every program, or ``unet=gpu`` for one; what
             the bundle says when None.
+        stage: on an iPhone, load and release each program per picture, or never; by free memory when None.
+        app_id: on an iPhone, the identifier of the measuring app; the installed one when None.
         apk: of the measuring app, to install first, with ``android-app``.
         out: report to write as well, with the pictures drawn beside it as ``STEM-GOLDEN.png``.
         force: replace what lies at ``out``.
@@ -108,7 +114,7 @@ def bench(
     with _report_place(out) as place:
         request = _Request(
             as_bundle(bundle), name or None, runs, warmup, cooldown, minimum, threads, cores, allow_charging, release_chunks,
-            compute_unit, None if apk is None else Path(apk), place, listener(progress),
+            compute_unit, stage, app_id, None if apk is None else Path(apk), place, listener(progress),
         )  # fmt: skip
         return _DEVICES[kind](request)
 
@@ -180,8 +186,9 @@ def compare_units(
 def _refuse_unit(request: _Request) -> None:
     from s2p_runtime.errors import S2PError
 
-    if request.compute_unit is not None:
-        raise S2PError("`compute_unit` is an option of ios", "other engines have no such choice, leave it out", "compute_unit")
+    for name, given in (("compute_unit", request.compute_unit), ("stage", request.stage), ("app_id", request.app_id)):
+        if given is not None:
+            raise S2PError(f"`{name}` is an option of ios", "other engines have no such choice, leave it out", name)
 
 
 def _host(request: _Request) -> BenchReport:
@@ -263,8 +270,9 @@ def _ios(request: _Request) -> BenchReport:
             "allow_charging",
         )
     settings = IosSettings(
-        minimum_seconds=request.minimum, release_chunks=request.release_chunks, compute_unit=request.compute_unit
-    )
+        minimum_seconds=request.minimum, release_chunks=request.release_chunks, compute_unit=request.compute_unit,
+        stage=request.stage, app_identifier=request.app_id,
+    )  # fmt: skip
     return bench_ios(
         request.bundle.folder, request.name, request.runs, request.warmup, request.cooldown, request.out, request.progress,
         settings,

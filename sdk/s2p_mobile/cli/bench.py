@@ -44,6 +44,15 @@ def bench(
     compare_units: Annotated[
         bool, typer.Option("--compare-units", help="iOS: one run with neural-engine, gpu and all each, and one table.")
     ] = False,
+    stage: Annotated[
+        bool | None,
+        typer.Option(
+            "--stage/--no-stage", help="iOS: load and release each program per picture; by free memory when left out."
+        ),
+    ] = None,
+    app_id: Annotated[
+        str | None, typer.Option("--app-id", metavar="ID", help="iOS: the measuring app, where several are installed.")
+    ] = None,
     apk: Annotated[Path | None, typer.Option("--apk", metavar="FILE", help="android-app: install this app first.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Report to write.")] = Path("report.json"),
     force: ForceOption = False,
@@ -56,6 +65,8 @@ def bench(
             "cores": cores,
             "allow_charging": allow_charging or None,
             "compute_unit": compute_unit,
+            "stage": stage,
+            "app_id": app_id,
             "apk": apk,
         }
         return _compare_units(
@@ -64,8 +75,8 @@ def bench(
         )  # fmt: skip
     measured = s2p_mobile.bench(
         bundle, device=device, runs=runs, warmup=warmup, cooldown=cooldown, minimum=minimum, threads=threads, cores=cores,
-        allow_charging=allow_charging, release_chunks=release_chunks, compute_unit=compute_unit, apk=apk, out=out, force=force,
-        progress=True,
+        allow_charging=allow_charging, release_chunks=release_chunks, compute_unit=compute_unit, stage=stage, app_id=app_id, apk=apk,
+        out=out, force=force, progress=True,
     )  # fmt: skip
 
     from s2p_mobile.judge.reports import Entry

@@ -108,14 +108,14 @@ class Device:
             )
         return cls(xcrun, chosen.udid, chosen.name)
 
-    def has_app(self, identifier: str) -> bool:
-        """Whether an app is installed.
+    def apps(self) -> list[str]:
+        """Identifiers of the installed apps.
 
         Raises:
             S2PError: the device went away or refuses.
         """
-        apps = _list(self._device(["info", "apps"], "list its apps"), "apps")
-        return any(app.get("bundleIdentifier") == identifier for app in apps if isinstance(app, dict))
+        found = _list(self._device(["info", "apps"], "list its apps"), "apps")
+        return [str(app["bundleIdentifier"]) for app in found if isinstance(app, dict) and "bundleIdentifier" in app]
 
     def install(self, app: Path) -> None:
         """Install a built ``.app``.

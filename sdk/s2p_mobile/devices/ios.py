@@ -17,7 +17,7 @@ from s2p_runtime.progress import Progress, RunningStages, Silent
 from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport, picture_path
 
 APP_IDENTIFIER = "org.s2pmobile.bench"
-"""Of ios_harness/App/project.yml."""
+"""Of ios_harness/App/project.yml, which adds the developer's team behind a point: an identifier belongs to one team."""
 
 _MEASURED = "measured pictures"
 _PHASES = {
@@ -64,8 +64,9 @@ class IosSettings:
 
     Attributes:
         xcrun: the xcrun program; absent: the one on PATH.
-        app: a built S2PBenchApp.app to install first; absent: it is installed already.
-        app_identifier: of that app, for a build under another name.
+        app: a built S2PBenchMain.app to install first; absent: it is installed already.
+        app_identifier: of that app, for a build under another name; absent: the installed one that begins with
+            :data:`APP_IDENTIFIER`.
         minimum_seconds: the app measures at least this long.
         compute_unit: for every program (``neural-engine``, ``gpu``, ``all`` or ``cpu``), or for one (``unet=gpu``); absent: what
             the bundle says.
@@ -76,7 +77,7 @@ class IosSettings:
 
     xcrun: str | Path | None = None
     app: Path | None = None
-    app_identifier: str = APP_IDENTIFIER
+    app_identifier: str | None = None
     minimum_seconds: float = 60.0
     compute_unit: str | None = None
     stage: bool | None = None
@@ -95,6 +96,8 @@ def bench_ios(
     settings: IosSettings | None = None,
 ) -> BenchReport:
     """Measure ``bundle`` on a device; write the report, and beside it the pictures that the device drew.
+
+    The app is launched twice: once to measure, and once more for memory alone, when nothing is compiled.
 
     Args:
         bundle: a Core ML bundle.
@@ -115,24 +118,22 @@ def bench_ios(
     opened = open_bundle(bundle)
     _check_bundle(opened)
     device = Device.connect(find_xcrun(settings.xcrun), udid)
-    _ensure_app(device, settings)
+    app = _ensure_app(device, settings)
     digest = sha256_file(bundle / MANIFEST_NAME)
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', opened.manifest.name)}-{digest[:12]}.s2pmobile"
-    _push(device, settings.app_identifier, opened, name, digest, listener)
+    _push(device, app, opened, name, digest, listener)
     with RunningStages(listener) as stages:
         launch = device.launch(
-            settings.app_identifier,
-            _words(name, runs, warmup, cooldown, settings),
-            _Listener(stages, runs),
-            settings.limit_seconds,
+            app, _words(name, runs, warmup, cooldown, settings), _Listener(stages, runs), settings.limit_seconds
         )
     with tempfile.TemporaryDirectory() as scratch:
-        report = _fetch_report(device, settings.app_identifier, launch, Path(scratch))
+        report = _fetch_report(device, app, launch, Path(scratch))
         if report.bundle_sha256 != digest:
             raise S2PError(f"the report on {device.name} is of another bundle", "close the app on the device and run again")
+        report = _with_memory_of_its_own(device, app, name, report, settings, listener, Path(scratch))
         for fidelity in report.fidelity:
             picture = Path(scratch) / f"{fidelity.golden_id}.png"
-            if device.pull(settings.app_identifier, f"Documents/{_PICTURES}/{fidelity.golden_id}.png", picture):
+            if device.pull(app, f"Documents/{_PICTURES}/{fidelity.golden_id}.png", picture):
                 with atomic_file(picture_path(out, fidelity.golden_id)) as target:
                     target.write_bytes(picture.read_bytes())
     with atomic_file(out) as target:
@@ -199,15 +200,38 @@ def _check_bundle(bundle: Bundle) -> None:
         raise S2PError(f"{bundle.folder.name} is in Apple's layout", "convert without `layout=apple` to measure it", "layout")
 
 
-def _ensure_app(device: Device, settings: IosSettings) -> None:
+def _ensure_app(device: Device, settings: IosSettings) -> str:
+    """The identifier of the installed app."""
     if settings.app is not None:
         if settings.app.suffix != ".app" or not settings.app.is_dir():
-            raise S2PError(f"{settings.app} is no built app", "give the S2PBenchApp.app that docs/devices.md builds")
+            raise S2PError(f"{settings.app} is no built app", "give the S2PBenchMain.app that docs/devices.md builds")
         device.install(settings.app)
-    elif not device.has_app(settings.app_identifier):
+    wanted = settings.app_identifier
+    apps = [
+        name
+        for name in device.apps()
+        if (name == wanted if wanted is not None else name == APP_IDENTIFIER or name.startswith(f"{APP_IDENTIFIER}."))
+    ]
+    if not apps:
         raise S2PError(
-            f"the app {settings.app_identifier} is not on {device.name}", "build and install it as docs/devices.md says"
+            f"the app {wanted or APP_IDENTIFIER} is not on {device.name}", "build and install it as docs/devices.md says"
         )
+    if len(apps) > 1:
+        raise S2PError(f"{device.name} has several such apps: {', '.join(sorted(apps))}", "choose with `app_id`", "app_id")
+    return apps[0]
+
+
+def _with_memory_of_its_own(
+    device: Device, app: str, name: str, report: BenchReport, settings: IosSettings, progress: Progress, scratch: Path
+) -> BenchReport:
+    """The report as a second launch completes it; the first one's where that launch fails: its figures stand either way."""
+    words = ["--headless", "memory", name, "--out", "report.json", *_loading(settings)]
+    with RunningStages(progress) as stages:
+        launch = device.launch(app, words, _Listener(stages, 1), settings.limit_seconds)
+    if not launch.started or not device.pull(app, "Documents/report.json", scratch / "completed.json"):
+        return report
+    completed = read_contract(scratch / "completed.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
+    return completed if completed.bundle_sha256 == report.bundle_sha256 and completed.memory.own_launch else report
 
 
 def _push(device: Device, app: str, bundle: Bundle, name: str, digest: str, progress: Progress) -> None:
@@ -228,7 +252,12 @@ def _words(name: str, runs: int, warmup: int, cooldown: float, settings: IosSett
     words = ["--headless", "run", name, "--out", "report.json", "--pictures", _PICTURES]
     words += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
     words += ["--minimum", str(settings.minimum_seconds)]
-    words += ["--compute-unit", settings.compute_unit] if settings.compute_unit is not None else []
+    return words + _loading(settings)
+
+
+def _loading(settings: IosSettings) -> list[str]:
+    """How programs are loaded: the same in every launch."""
+    words = ["--compute-unit", settings.compute_unit] if settings.compute_unit is not None else []
     words += ["--release-chunks"] if settings.release_chunks else []
     if settings.stage is not None:
         words.append("--stage" if settings.stage else "--no-stage")

@@ -1,0 +1,96 @@
+"""The files that Xcode projects are made from. XcodeGen takes an unknown key without a word, so every key is held against its list."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+KEYS: dict[str, list[str]] = json.loads(Path(__file__).with_name("xcodegen_keys.json").read_text())
+PROJECTS = ("ios_harness/App/project.yml", "examples/ios/project.yml")
+
+
+def problems(document: dict[str, Any], folder: Path) -> list[str]:
+    """What XcodeGen would leave out, or not find."""
+    found: list[str] = []
+
+    def keys(kind: str, fields: Any, where: str) -> None:
+        found.extend(f"{where}: {kind} has no {key}" for key in fields if key not in KEYS[kind])
+
+    keys("project", document, "project")
+    keys("options", document.get("options", {}), "options")
+    keys("settings", document.get("settings", {}), "settings")
+    targets, packages = document["targets"], document.get("packages", {})
+    for name, package in packages.items():
+        keys("package", package, name)
+        manifest = folder / package["path"] / "Package.swift"
+        products = re.findall(r'\.library\(name: "(\w+)"', manifest.read_text()) if manifest.is_file() else []
+        for target, fields in targets.items():
+            for one in fields.get("dependencies", ()):
+                if one.get("package") == name and one.get("product") not in products:
+                    found.append(f"{target}: package {name} has no product {one.get('product')}")
+    for name, target in targets.items():
+        keys("target", target, name)
+        keys("settings", target.get("settings", {}), name)
+        for plist in ("info", "entitlements"):
+            keys("plist", target.get(plist, {}), f"{name}.{plist}")
+        keys("target scheme", target.get("scheme", {}), f"{name}.scheme")
+        found += [f"{name}: there is no folder {path}" for path in target["sources"] if not (folder / path).is_dir()]
+        for one in target.get("dependencies", ()):
+            keys("dependency", one, name)
+            if "target" in one and one["target"] not in targets:
+                found.append(f"{name}: there is no target {one['target']}")
+    for name, scheme in document.get("schemes", {}).items():
+        keys("scheme", scheme, name)
+        for action in ("build", "run", "test"):
+            keys(action, scheme.get(action, {}), f"{name}.{action}")
+            found += [
+                f"{name}: there is no target {one}" for one in scheme.get(action, {}).get("targets", ()) if one not in targets
+            ]
+    return found
+
+
+def read(path: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((REPOSITORY / path).read_text())
+    return document
+
+
+@pytest.mark.parametrize("path", PROJECTS)
+def test_every_key_is_one_that_xcodegen_knows(path: str) -> None:
+    assert problems(read(path), (REPOSITORY / path).parent) == []
+
+
+@pytest.mark.parametrize("path", PROJECTS)
+def test_an_identifier_belongs_to_one_team(path: str) -> None:
+    """The second team that registers a fixed one gets an error."""
+    document = read(path)
+    settings = [document.get("settings", {}), *(target.get("settings", {}) for target in document["targets"].values())]
+    identifiers = [
+        one["base"]["PRODUCT_BUNDLE_IDENTIFIER"] for one in settings if "PRODUCT_BUNDLE_IDENTIFIER" in one.get("base", {})
+    ]
+    assert identifiers and all("$(DEVELOPMENT_TEAM" in one for one in identifiers)
+
+
+def test_the_device_test_measures_a_release_build() -> None:
+    (scheme,) = read("ios_harness/App/project.yml")["schemes"].values()
+    assert scheme["test"]["config"] == scheme["run"]["config"] == "Release"
+    assert scheme["test"]["debugEnabled"] is False and scheme["run"]["debugEnabled"] is False
+
+
+def test_mistakes_are_found() -> None:
+    good, folder = read(PROJECTS[0]), (REPOSITORY / PROJECTS[0]).parent
+    scheme = copy.deepcopy(good)
+    scheme["targets"]["S2PBenchMain"]["scheme"] = {"run": {"config": "Release"}, "testTargets": ["S2PBenchDeviceTests"]}
+    product = copy.deepcopy(good)
+    product["targets"]["S2PBenchMain"]["dependencies"][0]["product"] = "S2PBenches"
+    target = copy.deepcopy(good)
+    target["schemes"]["S2PBench"]["test"]["targets"] = ["DeviceTests"]
+    assert problems(scheme, folder) == ["S2PBenchMain.scheme: target scheme has no run"]
+    assert problems(product, folder) == ["S2PBenchMain: package S2PMobile has no product S2PBenches"]
+    assert problems(target, folder) == ["S2PBench: there is no target DeviceTests"]
