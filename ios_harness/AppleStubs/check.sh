@@ -61,20 +61,33 @@ flock -u 9
 
 modules="$scratch/modules"
 mkdir "$modules"
-check() {  # NAME FOLDER
-  find "$2" -name '*.swift' >"$scratch/sources"
-  plugins="$toolchain/lib/swift/host/plugins"
-  # Macros such as @Observable are programs of the toolchain's own.
-  frontend -I "$declarations" -I "$modules" -package-name s2p_mobile -plugin-path "$plugins" -module-name "$1" -emit-module \
-    -experimental-skip-non-inlinable-function-bodies-without-types -o "$modules/$1.swiftmodule" "@$scratch/sources"
-  frontend -I "$declarations" -I "$modules" -package-name s2p_mobile -plugin-path "$plugins" -module-name "$1" -typecheck "@$scratch/sources"
+# Macros such as @Observable are programs of the toolchain's own.
+source() {  # NAME FOLDER ARGUMENTS...
+  name="$1"; folder="$2"; shift 2
+  find "$folder" -name '*.swift' >"$scratch/sources"
+  frontend -I "$declarations" -I "$modules" -plugin-path "$toolchain/lib/swift/host/plugins" -module-name "$name" "$@" "@$scratch/sources"
 }
-for name in S2PMobile S2PBench S2PBenchProbes S2PBenchApp; do check "$name" "$package/Sources/$name"; done
+# What was found right stays right: a module whose sources, and those below it, are the same words as before is taken as it was made.
+below="$stubs"
+for name in S2PMobile S2PBench S2PBenchProbes S2PBenchApp; do
+  below="$( (echo "$below"; cd "$package/Sources/$name"; find . -name '*.swift' | LC_ALL=C sort | xargs cat) | cksum | tr ' ' -)"
+  made="$kept/right/$name-$below.swiftmodule"
+  if [ -f "$made" ]; then
+    cp "$made" "$modules/$name.swiftmodule"
+    touch "$made"
+  else
+    source "$name" "$package/Sources/$name" -package-name s2p_mobile -emit-module -o "$modules/$name.swiftmodule" 2>"$scratch/said" || {
+      cat "$scratch/said" >&2
+      exit 1
+    }
+    cat "$scratch/said" >&2
+    mkdir -p "$kept/right"
+    # Warnings are told each time.
+    [ -s "$scratch/said" ] || { cp "$modules/$name.swiftmodule" "$made.$$" && mv "$made.$$" "$made"; }
+  fi
+done
+find "$kept/right" -mtime +7 -delete 2>/dev/null || true
 # Apps stand outside of the package: what is not public is not theirs.
-apps() {  # NAME FOLDER
-  find "$2" -name '*.swift' >"$scratch/sources"
-  frontend -I "$declarations" -I "$modules" -plugin-path "$toolchain/lib/swift/host/plugins" -module-name "$1" -typecheck "@$scratch/sources"
-}
-apps S2PBenchMain "$package/App/Sources"
-apps S2PBenchDeviceTests "$package/App/DeviceTests"
-apps S2PExample "$root/examples/ios/Sources"
+source S2PBenchMain "$package/App/Sources" -typecheck
+source S2PBenchDeviceTests "$package/App/DeviceTests" -typecheck
+source S2PExample "$root/examples/ios/Sources" -typecheck

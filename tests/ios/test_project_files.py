@@ -1,4 +1,4 @@
-"""The files that Xcode projects are made from. XcodeGen takes an unknown key without a word, so every key is held against its list."""
+"""The files that Xcode projects are made from. XcodeGen takes an unknown key without a word: each is held against its list."""
 
 from __future__ import annotations
 
