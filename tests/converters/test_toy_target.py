@@ -286,7 +286,6 @@ def test_help_and_words(toy: None, lines: Callable[..., tuple[int, str]]) -> Non
         (("--target", "toy", "--wheels", "many"), "--wheels many is not valid; give a valid integer"),
         (("--target", "toy", "--wheels", "3"), "--wheels 3 topples; give another number"),
         (("--target", "toy", "--chunks", "2"), "--chunks: the target toy takes the U-Net whole; leave it out"),
-        (("--target", "coreml", "--archive", "a.zip"), "--archive is an option of the target executorch or toy; "),
     ],
 )
 def test_bad_words_are_one_line(

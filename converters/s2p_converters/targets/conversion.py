@@ -15,7 +15,6 @@ from s2p_converters.targets.manifest import copy_tokenizers, draft_manifest, wri
 from s2p_converters.targets.needs import require_conversion
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
-from s2p_converters.targets.registry import require_archive
 from s2p_converters.targets.self_check import SelfCheck, check_sizes
 from s2p_converters.targets.sizes import latent_shapes, picture_sizes
 from s2p_runtime.bundle import Bundle, BundleManifest
@@ -55,11 +54,10 @@ class Conversion:
         """Refuse at once what cannot be.
 
         Raises:
-            S2PError: something is there already, no download form, what :func:`check_early` refuses, too little memory or disk.
+            S2PError: something is there already, what :func:`check_early` refuses, too little memory or disk.
         """
         refuse_existing(self.out, self.force)
         if self.archive is not None:
-            require_archive(self.target)
             refuse_existing(self.archive, self.force)
         check_early(self.checkpoint, self.target, self.options)
         require_conversion(self.checkpoint, self.target, self.options, self.out)
@@ -75,7 +73,7 @@ class Conversion:
         with atomic_folder(self.out, force=self.force) as scratch:
             manifest = convert_checkpoint(self.checkpoint, self.target, self.options, scratch, progress)
         bundle = Bundle(self.out, manifest)
-        if self.archive is not None and self.target.archive is not None:
+        if self.archive is not None:
             self.target.archive.write(bundle, self.archive, force=self.force)
         return bundle
 
@@ -111,7 +109,7 @@ def convert_checkpoint(
     components = _float_components(checkpoint, shapes)
     lowered = _lower(checkpoint, target, options, folder, components, shapes, progress)
     tokenizers = copy_tokenizers(checkpoint, folder, target.tokenizer_folder(options))
-    download = None if target.archive is None else target.archive.unet_bytes(folder, lowered.unet)
+    download = target.archive.unet_bytes(folder, lowered.unet)
     draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizers, download)
 
     reference = target.reference(checkpoint, options)

@@ -71,14 +71,14 @@ def draft_manifest(
     others: Mapping[str, Component],
     sizes: tuple[PictureSize, ...],
     tokenizers: tuple[TokenizerSpec, Conditioning | None],
-    download_bytes: int | None,
+    download_bytes: int,
 ) -> BundleManifest:
     """The manifest of a bundle without golden runs: enough for a host to run its programs, and not valid yet.
 
     Args:
         others: components besides the U-Net.
         tokenizers: what :func:`copy_tokenizers` returned.
-        download_bytes: of the U-Net, where the target has a download form.
+        download_bytes: of the U-Net in the download form.
     """
     source, chunks = checkpoint.manifest, tuple(unet.components) if tuple(unet.components) != ("unet",) else ()
     unet_bytes = sum(folder_bytes(folder / component.path) for component in unet.components.values())
@@ -101,7 +101,7 @@ def draft_manifest(
             recipe=str(source.recipe.get("name", "")),
             average_weight_bits=source.average_weight_bits,
             unet_bytes=unet_bytes,
-            unet_download_bytes=unet_bytes if download_bytes is None else download_bytes,
+            unet_download_bytes=download_bytes,
             unet_fp32_bytes=source.source.unet_fp32_bytes,
             layers=unet.layers,
         ),

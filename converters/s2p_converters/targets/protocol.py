@@ -16,6 +16,7 @@ from s2p_converters.targets.options import TargetOptions
 from s2p_runtime.bundle import Bundle, LayerSummary
 from s2p_runtime.component import Component
 from s2p_runtime.errors import S2PError
+from s2p_runtime.files import list_files
 from s2p_runtime.hosts import HOSTS, Host
 from s2p_runtime.residency import Residency
 from s2p_runtime.workload import Workload
@@ -73,7 +74,7 @@ class Inspection:
 
 
 class Archive(ABC):
-    """The download form of a target whose bundles it makes smaller."""
+    """How a target's bundles become one file to download."""
 
     @abstractmethod
     def unet_bytes(self, folder: Path, unet: ConvertedUNet) -> int:
@@ -88,6 +89,22 @@ class Archive(ABC):
         """
 
 
+class PlainArchive(Archive):
+    """The files as they are. Nothing is compressed: packed weights do not shrink, and a phone unpacks the faster."""
+
+    def unet_bytes(self, folder: Path, unet: ConvertedUNet) -> int:
+        """See :class:`Archive`."""
+        places = [folder / part.path for part in unet.components.values()]
+        return sum(place.stat().st_size for root in places for place in (root, *root.rglob("*")) if place.is_file())
+
+    def write(self, bundle: Bundle, path: Path, *, force: bool = False) -> None:
+        """See :class:`Archive`."""
+        from s2p_converters.targets.archives import write_members
+
+        members = ((name, (bundle.folder / name).read_bytes()) for name in list_files(bundle.folder))
+        write_members(path, members, {}, deflated=False, force=force)
+
+
 class Target(ABC, Generic[Options]):
     """One target: how a checkpoint becomes programs. Everything takes (checkpoint, options, folder, ...) in this order.
 
@@ -98,14 +115,14 @@ class Target(ABC, Generic[Options]):
         title: for people.
         options: its model.
         step: type of the call's index at the U-Net's interface.
-        archive: the download form, or None.
+        archive: the download form.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     options: type[Options]
     step: ClassVar[Literal["int32", "int64"]] = "int32"
-    archive: ClassVar[Archive | None] = None
+    archive: ClassVar[Archive] = PlainArchive()
 
     @property
     def host(self) -> Host:

@@ -42,18 +42,3 @@ def read_options(target: Target[Any], given: Mapping[str, Any]) -> TargetOptions
                 )
     options: TargetOptions = target.options(**given)
     return options
-
-
-def require_archive(target: Target[Any]) -> None:
-    """Demand a target with a download form.
-
-    Raises:
-        S2PError: it has none (names those that have).
-    """
-    if target.archive is None:
-        able = [other.name for other in TARGETS.entries.values() if other.archive is not None]
-        raise S2PError(
-            f"`archive` is an option of the target {' or '.join(able) or 'none that is installed'}",
-            f"bundles for {target.name} are small as they are, leave it out",
-            "archive",
-        )

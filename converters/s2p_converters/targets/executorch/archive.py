@@ -6,8 +6,6 @@ a byte; :mod:`s2p_runtime.archive` puts them back and arrives at the same bytes.
 
 from __future__ import annotations
 
-import json
-import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,16 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from s2p_converters.core.packing import integer_range, pack_nibbles
+from s2p_converters.targets.archives import LEVEL, write_members
 from s2p_converters.targets.executorch.delegates import DELEGATES
 from s2p_converters.targets.executorch.xnnpack.inspection import read_program
 from s2p_converters.targets.executorch.xnnpack.operators import FOUR_BITS
-from s2p_runtime.archive import ARCHIVE_FORMAT, ARCHIVE_VERSION, INDEX_NAME, NIBBLES_SUFFIX, REST_SUFFIX
+from s2p_runtime.archive import NIBBLES_SUFFIX, REST_SUFFIX
 from s2p_runtime.bundle import Bundle, LayerSummary
-from s2p_runtime.files import atomic_file, list_files
-
-_LEVEL = 9
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time a zip can hold, for every member: the same bundle gives the same archive."""
+from s2p_runtime.files import list_files
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ def split_program(data: bytes, layers: Iterable[LayerSummary]) -> SplitProgram:
 def packed_bytes(data: bytes, layers: Iterable[LayerSummary]) -> int:
     """Bytes of a U-Net program in the download form."""
     split = split_program(data, tuple(layers))
-    return len(zlib.compress(split.rest, _LEVEL)) + len(zlib.compress(split.nibbles, _LEVEL))
+    return len(zlib.compress(split.rest, LEVEL)) + len(zlib.compress(split.nibbles, LEVEL))
 
 
 def write_archive(bundle: Bundle, path: Path, *, force: bool = False) -> None:
@@ -83,27 +78,14 @@ def write_archive(bundle: Bundle, path: Path, *, force: bool = False) -> None:
     packing = {name for name, delegate in DELEGATES.items() if delegate.packs}
     unet = bundle.manifest.unet_programs.values()
     programs = [part.path for part in unet if part.backend.split(" ")[0] in packing]
-    packed: dict[str, list[list[int]]] = {}
-    index = {"format": ARCHIVE_FORMAT, "version": ARCHIVE_VERSION, "packed": packed}
+    packed: dict[str, list[tuple[int, int]]] = {}
     members: dict[str, bytes] = {}
     for name in list_files(bundle.folder):
         data = (bundle.folder / name).read_bytes()
         if name in programs:
             split = split_program(data, bundle.manifest.quantization.layers)
-            packed[name] = [list(region) for region in split.regions]
+            packed[name] = list(split.regions)
             members[name + REST_SUFFIX], members[name + NIBBLES_SUFFIX] = split.rest, split.nibbles
         else:
             members[name] = data
-    with (
-        atomic_file(path, force=force) as scratch,
-        zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as zip_file,
-    ):
-        _add(zip_file, INDEX_NAME, (json.dumps(index, indent=1) + "\n").encode())
-        for name, data in sorted(members.items()):
-            _add(zip_file, name, data)
-
-
-def _add(zip_file: zipfile.ZipFile, name: str, data: bytes) -> None:
-    info = zipfile.ZipInfo(name, _EPOCH)
-    info.compress_type = zipfile.ZIP_DEFLATED
-    zip_file.writestr(info, data, compresslevel=_LEVEL)
+    write_members(path, sorted(members.items()), packed, deflated=True, force=force)
