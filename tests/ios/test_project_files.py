@@ -94,3 +94,12 @@ def test_mistakes_are_found() -> None:
     assert problems(scheme, folder) == ["S2PBenchMain.scheme: target scheme has no run"]
     assert problems(product, folder) == ["S2PBenchMain: package S2PMobile has no product S2PBenches"]
     assert problems(target, folder) == ["S2PBench: there is no target DeviceTests"]
+
+
+def test_the_repository_is_a_package_of_the_same_library() -> None:
+    """Swift's package manager looks for a manifest at the root of a repository alone."""
+    root, own = (REPOSITORY / "Package.swift").read_text(), (REPOSITORY / "ios_harness/Package.swift").read_text()
+    (path,) = re.findall(r'\.target\(name: "S2PMobile", path: "([\w/]+)"\)', root)
+    assert (REPOSITORY / path).resolve() == REPOSITORY / "ios_harness/Sources/S2PMobile"
+    for setting in (r"platforms: \[(.*)\]", r"swiftLanguageModes: \[(.*)\]", r"swift-tools-version: (.*)"):
+        assert re.findall(setting, root) == re.findall(setting, own) != []
