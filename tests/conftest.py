@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from s2p_mobile.sources.model import Model
+    from s2p_runtime.bundle import Bundle
 
 # Tests run in parallel processes; with more than one thread in each, OpenMP's threads wait for each other in busy loops.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,3 +57,34 @@ def make_small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str,
         return Model(folder)
 
     return make
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Workers of one test run share a folder: one fills it, the others wait."""
+    folder.mkdir(exist_ok=True, parents=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def folder_lock() -> Callable[[Path], AbstractContextManager[None]]:
+    """For what the workers of a test run make once."""
+    return _locked
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The demo model as ``s2p-mobile convert`` makes it, converted once for all workers of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo-bundle"
+    bundle = shared / "demo.s2pmobile"
+    with _locked(shared):
+        if not bundle.exists():
+            command = [sys.executable, "-m", "s2p_mobile", "convert", "--target", "executorch", "--out", bundle]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    from s2p_runtime.bundle import open_bundle
+
+    return open_bundle(bundle)

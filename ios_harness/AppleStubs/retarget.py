@@ -2,8 +2,8 @@
 
 usage: retarget.py IN.swiftinterface OUT.swiftinterface
 
-The target is exchanged, so that `os(iOS)` and availability are real. What is deployed back needs a body where it stands: a declaration that
-shows none loses the attribute, the others are emitted into their callers. Nothing of Linux's C library is imported.
+The target is exchanged: `os(iOS)` and availability become real. What is deployed back needs a body where it stands: a declaration
+that shows none loses the attribute, the others are emitted into their callers. Nothing of Linux's C library is imported.
 """
 
 from __future__ import annotations

@@ -3,14 +3,12 @@ runtime."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -38,31 +36,16 @@ WIDTH = 8
 
 
 @pytest.fixture(scope="session")
-def runner_folder() -> Path:
+def runner_folder(folder_lock: Callable[[Path], AbstractContextManager[None]]) -> Path:
     """Folder of s2p-run and s2p-bench, built from this tree with the ExecuTorch of this environment."""
     build = HARNESS / "build"
-    with _locked(build):
+    with folder_lock(build):
         command = [HARNESS / "scripts" / "build_wheel.sh", sys.executable]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "missing packages" in done.stderr:
         pytest.skip(done.stderr)  # only where this user may not install them
     assert done.returncode == 0, done.stderr
     return build / "wheel"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Workers of one test run share a folder: one fills it, the others wait."""
-    folder.mkdir(exist_ok=True, parents=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@pytest.fixture(scope="session")
-def folder_lock() -> Callable[[Path], AbstractContextManager[None]]:
-    """For what the workers of a test run make once."""
-    return _locked
 
 
 @pytest.fixture(scope="session")
@@ -74,20 +57,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundle") / "tiny.s2pmobile"
     _export_programs(folder)
     return open_bundle(folder)
-
-
-@pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The demo model as ``s2p-mobile convert`` makes it, converted once for all workers of a test run."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "android-demo"
-    bundle = shared / "demo.s2pmobile"
-    with _locked(shared):
-        if not bundle.exists():
-            command = [sys.executable, "-m", "s2p_mobile", "convert", "--target", "executorch", "--out", bundle]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-    return open_bundle(bundle)
 
 
 @pytest.fixture(scope="session", params=["tiny", "demo"])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from s2p_runtime.bundle import Bundle
 from s2p_runtime.contract import read_contract
 from s2p_runtime.files import sha256_file
 from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport
@@ -60,6 +61,38 @@ def test_replayed_run_writes_a_valid_report(tool: Path, tmp_path: Path, name: st
     expected = np.rint(np.clip(recorded / 2 + 0.5, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     with Image.open(tmp_path / f"drawn/{GOLDEN[name]}.png") as picture:
         assert np.array_equal(np.asarray(picture.convert("RGB")), expected)
+
+
+def test_the_library_draws_the_demo_bundles_golden_picture(tool: Path, tmp_path: Path, demo_bundle: Bundle) -> None:
+    """Tokenizer, noise, sampler and pipeline are Swift's; what the programs answer is the golden run's."""
+    (golden, *_) = demo_bundle.manifest.golden
+    done = run(
+        tool,
+        tmp_path,
+        "draw",
+        str(demo_bundle.folder),
+        golden.prompt,
+        "--seed",
+        str(golden.seed),
+        "--replay",
+        "--out",
+        "demo.png",
+    )
+    assert done.returncode == 0, done.stderr
+    recorded = load_file(demo_bundle.folder / golden.path)["image"][0]
+    expected = np.rint(np.clip(recorded / 2 + 0.5, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert np.array_equal(np.asarray(picture.convert("RGB")), expected)
+
+
+def test_memory_is_measured_in_a_process_of_its_own(tool: Path, tmp_path: Path) -> None:
+    bundle = str(FIXTURES / "replay.s2pmobile")
+    done = run(tool, tmp_path, "run", bundle, "--replay", "--runs", "1", "--warmup", "0", "--cooldown", "0", "--minimum", "0")
+    assert done.returncode == 0, done.stderr
+    report = read_contract(tmp_path / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
+    assert report.memory.own_launch is True and report.memory.peak_bytes
+    # Whoever reads the times of a replay is told what they are.
+    assert "replayed: no program ran" in done.stdout
 
 
 def test_every_null_of_the_schema_has_a_reason(tool: Path, tmp_path: Path) -> None:

@@ -73,14 +73,17 @@ package struct BenchSession: Sendable {
 
     private var reportPath: String { options.out ?? "report.json" }
 
-    /// Draws a prompt, and writes the picture.
-    package func draw(_ prompt: String, seed: UInt64) async throws -> (picture: Picture, drawing: Drawing) {
-        let pipeline = try makePipeline()
-        let drawing = try await pipeline.draw(prompt, seed: seed)
+    /// Draws a prompt as an app does, and writes the picture.
+    package func draw(_ prompt: String, seed: UInt64) async throws -> (picture: Picture, milliseconds: Double) {
+        let pipeline = try Pipeline(bundle: bundle, components: components, residency: residency)
+        let start = probes.clock.milliseconds
+        var drawn: Picture?
+        for try await step in pipeline.generate(prompt, seed: seed) { drawn = step.picture }
+        let elapsed = probes.clock.milliseconds - start
         await pipeline.unload()
-        let picture = try Picture(drawing.image)
-        try write(picture.png(), to: options.out ?? "picture.png")
-        return (picture, drawing)
+        guard let drawn else { throw CancellationError() }
+        try write(drawn.png(), to: options.out ?? "picture.png")
+        return (drawn, elapsed)
     }
 
     /// The golden runs that the components can draw: all, or the one that is replayed.
@@ -94,11 +97,10 @@ package struct BenchSession: Sendable {
     }
 
     private func makePipeline() throws(S2PError) -> ImagePipeline {
-        let automatic = MemoryPlan(for: bundle, budget: MemoryPlan.systemBudget).residency
-        return try ImagePipeline(
-            bundle: bundle, components: components, residency: options.residency ?? automatic, clock: probes.clock
-        )
+        try ImagePipeline(bundle: bundle, components: components, residency: residency, clock: probes.clock)
     }
+
+    private var residency: Residency { options.residency ?? MemoryPlan(for: bundle, budget: MemoryPlan.systemBudget).residency }
 
     private func place(_ path: String) -> URL {
         path.hasPrefix("/") ? URL(fileURLWithPath: path) : outputFolder.appendingPathComponent(path)

@@ -30,8 +30,8 @@ struct S2PBenchTool {
         )
         switch options.command {
         case .draw(let prompt, let seed):
-            let (picture, drawing) = try await session.draw(prompt, seed: seed)
-            print("\(picture.width) x \(picture.height) in \(format(drawing.totalMS)) ms: \(options.out ?? "picture.png")")
+            let (picture, milliseconds) = try await session.draw(prompt, seed: seed)
+            print("\(picture.width) x \(picture.height) in \(format(milliseconds)) ms: \(options.out ?? "picture.png")")
             return true
         case .memory:
             let memory = try await session.measureMemory().memory
