@@ -103,3 +103,23 @@ def test_the_repository_is_a_package_of_the_same_library() -> None:
     assert (REPOSITORY / path).resolve() == REPOSITORY / "ios_harness/Sources/S2PMobile"
     for setting in (r"platforms: \[(.*)\]", r"swiftLanguageModes: \[(.*)\]", r"swift-tools-version: (.*)"):
         assert re.findall(setting, root) == re.findall(setting, own) != []
+
+
+def test_the_page_takes_a_stranger_past_developer_mode() -> None:
+    """Without the switch no app of one's own starts on iOS 16 and newer; it stands before what needs it."""
+    page = (REPOSITORY / "docs/devices.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^(\d+)\. (.*)", page[page.index("## iPhone and iPad") : page.index("### From the desk")], re.MULTILINE)
+    assert [int(number) for number, _ in steps] == list(range(1, 11))
+    (switch,) = [int(number) for number, words in steps if "Developer Mode" in words]
+    (measure,) = [int(number) for number, words in steps if "s2p-mobile bench" in words]
+    assert switch < measure
+
+
+def test_the_documentation_lists_all_that_is_public() -> None:
+    sources = REPOSITORY / "ios_harness/Sources/S2PMobile"
+    text = "".join(path.read_text() for path in sorted(sources.rglob("*.swift")))
+    public = set(
+        re.findall(r"^public (?:final class|struct|enum|protocol|actor|func|let|var|typealias) (\w+)", text, re.MULTILINE)
+    )
+    topics = set(re.findall(r"^- ``(\w+)``", (sources / "S2PMobile.docc/S2PMobile.md").read_text(), re.MULTILINE))
+    assert public == topics == {"Pipeline", "Step", "Picture", "ComputeUnit", "BundleStore", "S2PError"}

@@ -88,6 +88,20 @@ import Testing
         #expect(error?.description == "m has format version 2, this app reads 1; update the app")
     }
 
+    /// Sizes that no memory holds are refused before anything of that size is made.
+    @Test(arguments: [
+        ("\"max_length\": 16,", "\"max_length\": 1099511627776,", "tokenizer.max_length: must be from 2 to 65536"),
+        ("\"channels\": 4,", "\"channels\": 70000,", "latents.channels: must be from 1 to 65536"),
+        ("\"height\": 8,\n  \"width\": 8,", "\"height\": 60000,\n  \"width\": 60000,", "latents: are more than 67108864 numbers"),
+    ])
+    func refusesSizesThatNoMemoryHolds(_ written: String, _ changed: String, _ problem: String) throws {
+        let text = try #require(String(data: Fixtures.data("replay.s2pmobile/manifest.json"), encoding: .utf8))
+        #expect(text.contains(written))
+        let data = Data(text.replacingOccurrences(of: written, with: changed).utf8)
+        let error = thrownError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        #expect(error == .invalid(file: "m", problem: problem), "\(String(describing: error))")
+    }
+
     /// Reports come from other machines, too: any target will do.
     @Test(arguments: ["coreml", "tflite", "x", "a-9"])
     func reportsOfAnyTargetOpen(_ name: String) throws {

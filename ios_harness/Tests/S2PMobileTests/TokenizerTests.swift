@@ -83,4 +83,16 @@ import Testing
         #expect(kind(Data("[]".utf8), "") == "bad_tokenizer")
         #expect(kind(Data(#"{"a":"0","b":1}"#.utf8), "") == "bad_tokenizer")
     }
+
+    /// Ids go to programs as 32-bit integers that are no less than 0.
+    @Test(arguments: ["-1", "2147483648"]) func refusesIdsThatNoProgramTakes(_ id: String) throws {
+        let bundle = try ModelBundle(opening: Fixtures.replay)
+        let spec = bundle.manifest.tokenizer
+        var vocab = String(decoding: try Data(contentsOf: bundle.path(spec.vocab)), as: UTF8.self)
+        let brace = try #require(vocab.lastIndex(of: "}"))
+        vocab.replaceSubrange(brace..., with: ", \"unheard\": \(id)}")
+        let merges = try Data(contentsOf: bundle.path(spec.merges))
+        let error = thrownError { _ = try ClipTokenizer(vocabData: Data(vocab.utf8), mergesData: merges, spec: spec) }
+        #expect(error?.description.contains("is negative, or not below 2^31") == true, "\(String(describing: error))")
+    }
 }

@@ -13,6 +13,8 @@ import pytest
 from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.cli.app import run
 from s2p_mobile.judge.reports import compare_placement
+from s2p_mobile.judge.reports.placement import work_on_engine
+from s2p_mobile.judge.reports.table import engine_work
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.errors import S2PError
 from s2p_runtime.report import BenchReport
@@ -60,6 +62,19 @@ def residency(placements: dict[str, list[OperatorPlacement]]) -> Residency:
         for name, operators in placements.items()
     )
     return Residency(accelerator="Apple Neural Engine", programs=programs, rules=())
+
+
+def test_work_is_weighed_by_cost() -> None:
+    """Nine small operators on the CPU are not nine tenths of the work; of a U-Net in two programs each counts alike."""
+    report = measured("ecccccccc")
+    costs = [0.92, *[0.01] * 8]
+    weighed = [one.model_copy(update={"cost": cost}) for one, cost in zip(report.placement, costs, strict=True)]
+    whole = report.model_copy(update={"placement": tuple(weighed)})
+    assert work_on_engine(whole) == pytest.approx(0.92) and engine_work(whole) == "92 %"
+    second = [one.model_copy(update={"program": "unet_2", "preferred": "neural-engine"}) for one in weighed]
+    assert work_on_engine(report.model_copy(update={"placement": (*weighed, *second)})) == pytest.approx(0.96)
+    assert work_on_engine(report) is None and engine_work(report) is None
+    assert work_on_engine(report.model_copy(update={"placement": (*weighed, report.placement[0])})) is None
 
 
 def test_a_program_that_runs_as_expected_has_no_differences() -> None:

@@ -101,6 +101,23 @@ def share_on_engine(report: BenchReport) -> tuple[int, int]:
     return sum(place == ENGINE for place in places), len(places)
 
 
+def work_on_engine(report: BenchReport) -> float | None:
+    """Share of the U-Net's work that is to run on the Neural Engine, by the engine's own estimate of each operator's cost, 0 to 1.
+
+    Costs are shares of a program's work, so those of different components do not add up; the programs of one U-Net count alike. None
+    where an operator has no estimate: there is no whole to take a share of.
+    """
+    shares = []
+    for _, group in groupby((one for one in report.placement if one.program.startswith("unet")), key=lambda one: one.program):
+        operators = [one for one in group if one.preferred is not None]
+        costs = [one.cost for one in operators if one.cost is not None]
+        if not costs or len(costs) < len(operators) or not sum(costs):
+            return None
+        taken = sum(one.cost or 0.0 for one in operators if one.preferred == ENGINE)
+        shares.append(taken / sum(costs))
+    return sum(shares) / len(shares) if shares else None
+
+
 def compare_placement(report: BenchReport, expected: Mapping[str, Sequence[OperatorPlacement]]) -> PlacementComparison:
     """The programs that both know, in the order of the report.
 

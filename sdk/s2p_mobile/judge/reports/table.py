@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from s2p_mobile.judge.reports.entries import Entry, printable
-from s2p_mobile.judge.reports.placement import share_on_engine
+from s2p_mobile.judge.reports.placement import share_on_engine, work_on_engine
 from s2p_runtime.report import BenchReport, Fidelity, Summary
 
 STAGES = {"text_encoder": "text encoder", "unet_call": "U-Net call", "vae_decoder": "VAE decoder", "image": "whole picture"}
@@ -121,6 +121,12 @@ def engine_share(report: BenchReport) -> str | None:
     return f"{taken / told:.0%} ({taken} of {told})".replace("%", " %") if told else None
 
 
+def engine_work(report: BenchReport) -> str | None:
+    """``88 %``: by cost, as a hundred small operators elsewhere may be less than one convolution."""
+    share = work_on_engine(report)
+    return None if share is None else f"{100 * share:.0f} %"
+
+
 def loaded_for(report: BenchReport) -> str | None:
     """The compute units of the programs; one word where all have the same."""
     units = report.compute_units
@@ -136,6 +142,7 @@ def _placement_rows(entries: Sequence[Entry]) -> list[Row]:
     return [
         _text_row("Run", "compute units", entries, loaded_for),
         _text_row("Run", "operators on the Neural Engine", entries, engine_share),
+        _text_row("Run", "U-Net's work on the Neural Engine", entries, engine_work),
     ]
 
 
@@ -304,6 +311,7 @@ def figures(entries: Sequence[Entry]) -> dict[str, Any]:
                 "compute_units": report.compute_units,
                 "operators_on_engine": share_on_engine(report)[0] if report.placement else None,
                 "operators_placed": share_on_engine(report)[1] if report.placement else None,
+                "unet_work_on_engine": work_on_engine(report),
                 "placement": None if entry.placement is None else list(entry.placement.figures),
                 "summary_ms": {name: summary.model_dump() for name, summary in report.summary_ms.items()},
                 "p50_ratio_to_first": ratios,
