@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <new>
@@ -18,9 +19,13 @@ namespace {
 /// The largest piece of memory that this thread asked for since it was set to 0.
 thread_local std::size_t largest_piece = 0;
 
-void* piece(std::size_t size) {
+void* piece_or_null(std::size_t size) noexcept {
   largest_piece = std::max(largest_piece, size);
-  void* memory = std::malloc(std::max<std::size_t>(size, 1));
+  return std::malloc(std::max<std::size_t>(size, 1));
+}
+
+void* piece(std::size_t size) {
+  void* memory = piece_or_null(size);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
@@ -29,8 +34,13 @@ void* piece(std::size_t size) {
 
 void* operator new(std::size_t size) { return piece(size); }
 void* operator new[](std::size_t size) { return piece(size); }
+// The library's sorting asks in this way. A sanitizer refuses what one side allocated and the other freed.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return piece_or_null(size); }
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return piece_or_null(size); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
