@@ -79,6 +79,15 @@ class ArrayProcess:
             raise self.refused(what, answer["error"])
         return answer, [self._array(what, deadline, *spec) for spec in answer.get("arrays", ())]
 
+    def call(self, what: str, inputs: Mapping[str, Array], **more: str) -> dict[str, Array]:
+        """Run what is loaded under ``what``; arrays by the names of its inputs and outputs.
+
+        Raises:
+            S2PError: see :meth:`ask`.
+        """
+        answer, arrays = self.ask(what, {"do": "run", "key": what, "names": list(inputs), **more}, list(inputs.values()))
+        return dict(zip(answer["names"], arrays, strict=True))
+
     def refused(self, what: str, reason: str) -> S2PError:
         """The error for what the library could not do."""
         return S2PError(f"{self.library} cannot run {what} ({reason})", self.remedy)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_converters.core.graph.splitting import CONTEXT, OUTPUT, SAMPLE, STEP
+from s2p_converters.core.graph.splitting import CONTEXT, OUTPUT, SAMPLE, STEP, Chunk, plan_chunks
 from s2p_converters.targets.float_components import prompt_components
 from s2p_converters.targets.ports import Dtype, context_shape, sample_shape, tensor
 from s2p_runtime.component import TensorSpec
@@ -33,3 +35,26 @@ def unet_output(checkpoint: Checkpoint, latents: tuple[int, int] | None = None) 
     """``noise_pred`` [B, C, H, W]."""
     batch, _, *size = sample_shape(checkpoint, latents)
     return tensor(OUTPUT, (batch, checkpoint.structure.out_channels, *size))
+
+
+def planned_chunks(
+    checkpoint: Checkpoint,
+    count: int,
+    costs: Mapping[str, int],
+    inputs: Sequence[TensorSpec],
+    output: TensorSpec,
+    between: Dtype = "float32",
+) -> tuple[tuple[Chunk, ...], dict[str, TensorSpec]]:
+    """The U-Net as so many programs, and every port of theirs by name.
+
+    Args:
+        costs: bytes of each layer's weights, by name.
+        inputs, output: of the whole U-Net.
+        between: type of tensors that one program hands to another.
+
+    Raises:
+        S2PError: the U-Net has fewer units than that.
+    """
+    plan = plan_chunks(checkpoint.structure, count, costs, sample_shape(checkpoint), context_shape(checkpoint))
+    ports = {name: tensor(name, shape, between) for name, shape in plan[0].shapes.items()}
+    return plan, ports | {port.name: port for port in (*inputs, output)}

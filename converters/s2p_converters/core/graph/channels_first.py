@@ -8,6 +8,7 @@ Apple's "Deploying Transformers on the Apple Neural Engine" and the rules for au
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -77,6 +78,6 @@ class ChannelsFirst(GraphOperators[Any]):
         found = [self.attend(some, keys, values) for some in query.split(rows, dim=3)]
         return found[0] if len(found) == 1 else torch.cat(found, dim=3)
 
+    @abstractmethod
     def attend(self, query: Any, keys: Any, values: Any) -> Any:
         """One head: query [B, c, 1, N], keys [B, M, 1, c], values [B, c, 1, M] -> [B, c, 1, N]; scores have the keys as channels."""
-        raise NotImplementedError

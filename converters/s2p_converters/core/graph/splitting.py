@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +154,18 @@ def chunk_tables(tables: nn.Module, chunk: Chunk) -> StepTables | None:
     return StepTables(columns, of_prompt) if columns or of_prompt is not None else None
 
 
-def chunk_inputs(chunk: Chunk, tables: StepTables | None) -> tuple[str, ...]:
+class LooksUpRows(Protocol):
+    """Tables of a chunk.
+
+    Attributes:
+        of_prompt: None where calls bring no table of the prompt's.
+    """
+
+    @property
+    def of_prompt(self) -> object | None: ...
+
+
+def chunk_inputs(chunk: Chunk, tables: LooksUpRows | None) -> tuple[str, ...]:
     """Names of what a chunk takes: of the U-Net's own inputs, then of the tensors of earlier programs."""
     own = {
         SAMPLE: chunk.start == 0,

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import CutRow, StepUNet, prompt_columns
-from s2p_converters.core.graph.splitting import TIME_TABLE, Chunk, UNetChunk, chunk_inputs, plan_chunks
+from s2p_converters.core.graph.splitting import TIME_TABLE, Chunk, UNetChunk, chunk_inputs
 from s2p_converters.core.reference import exact, load_floats
 from s2p_converters.targets.coreai.builder import Builder, Value, ca
 from s2p_converters.targets.coreai.operators import ChannelsFirstOperators, CoreAIOperators
@@ -23,29 +21,17 @@ from s2p_converters.targets.coreai.readback import check_stored
 from s2p_converters.targets.coreai.symbols import Symbol
 from s2p_converters.targets.coreai.weights import EmittedWeight, emitted_weight
 from s2p_converters.targets.integer_programs import layer_summaries, program_layers
-from s2p_converters.targets.interface import unet_inputs, unet_output
-from s2p_converters.targets.ports import Dtype, context_shape, tensor
+from s2p_converters.targets.interface import planned_chunks, unet_inputs, unet_output
+from s2p_converters.targets.ports import Dtype, tensor
 from s2p_converters.targets.protocol import LatentShapes
 from s2p_converters.targets.timesteps import call_thresholds
+from s2p_converters.targets.traced import Columns, TracedTables, name_norms
 from s2p_runtime.bundle import LayerSummary
 from s2p_runtime.component import TensorSpec
 
-Columns = dict[str, NDArray[np.float32]]
 
-
-class SymbolTables(nn.Module):
-    """One gather from the step table, its row cut into columns, and the row of the prompt's time table where calls bring one."""
-
-    def __init__(self, columns: Columns, of_prompt: Mapping[str, int]) -> None:
-        """
-        Args:
-            columns: name -> [T, C]; may be empty where there is a prompt's part.
-            of_prompt: widths of the prompt's columns.
-        """
-        super().__init__()
-        self.widths = {name: column.shape[1] for name, column in columns.items()}
-        self.matrix = np.concatenate(list(columns.values()), axis=1) if columns else None
-        self.of_prompt = dict(of_prompt) or None
+class SymbolTables(TracedTables):
+    """See :class:`TracedTables`."""
 
     def forward(self, step: Symbol, time_table: Symbol | None = None) -> Mapping[str, Symbol]:
         """Call index int32 [1], table float32 [B, T, K] -> columns [1, C] and [B, C]."""
@@ -89,9 +75,7 @@ class _Writer:
         self.tables = SymbolTables(self.columns, self.of_prompt)
         self.unet = StepUNet(checkpoint.structure, self.tables, self.operators)
         load_floats(self.unet, checkpoint, exact)
-        for name, module in self.unet.named_modules():
-            if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-                module.s2p_name = name
+        name_norms(self.unet)
 
     def write(self, name: str, module: Callable[..., Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         """A graph that computes a module of symbols."""
@@ -182,22 +166,14 @@ def chunk_ports(checkpoint: Checkpoint, options: CoreAIOptions) -> list[tuple[Ch
     """
     ports, output = unet_ports(checkpoint, options)
     costs = {layer.name: layer.bytes for layer in unet_layers(checkpoint, options)}
-    plan = plan_chunks(checkpoint.structure, options.chunks, costs, ports[0].shape, context_shape(checkpoint))
     between: Dtype = "float16" if options.half else "float32"
-    by_name = {name: tensor(name, shape, between) for name, shape in plan[0].shapes.items()}
-    by_name |= {port.name: port for port in (*ports, output)}
+    plan, by_name = planned_chunks(checkpoint, options.chunks, costs, ports, output, between)
+    columns, of_prompt = table_columns(checkpoint, options), prompt_columns(checkpoint.structure)
     found = []
     for chunk in plan:
-        names = chunk_inputs(chunk, _tables(table_columns(checkpoint, options), prompt_columns(checkpoint.structure), chunk))  # type: ignore[arg-type]
+        names = chunk_inputs(chunk, SymbolTables.of_chunk(columns, of_prompt, chunk))
         found.append((chunk, [by_name[name] for name in names], [by_name[name] for name in chunk.outputs]))
     return found
-
-
-def _tables(columns: Columns, of_prompt: Mapping[str, int], chunk: Chunk) -> SymbolTables | None:
-    """Tables of a chunk's own columns; a time table that calls bring is taken whole or not at all."""
-    held = {name: column for name, column in columns.items() if chunk.holds(name)}
-    brought = of_prompt if any(chunk.holds(name) for name in of_prompt) else {}
-    return SymbolTables(held, brought) if held or brought else None
 
 
 def write_chunk(checkpoint: Checkpoint, options: CoreAIOptions, path: Path, number: int) -> None:
@@ -209,7 +185,7 @@ def write_chunk(checkpoint: Checkpoint, options: CoreAIOptions, path: Path, numb
     chunk, inputs, outputs = chunk_ports(checkpoint, options)[number - 1]
     weights = unet_weights(checkpoint, options)
     writer = _Writer(checkpoint, options, weights)
-    tables = _tables(writer.columns, writer.of_prompt, chunk)
+    tables = SymbolTables.of_chunk(writer.columns, writer.of_prompt, chunk)
     module = UNetChunk(writer.unet, chunk, [port.name for port in inputs], tables)
     writer.write("main", module, inputs, outputs)
     writer.builder.save(path)

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import StepUNet
-from s2p_converters.core.graph.splitting import CONTEXT, STEP, Chunk, UNetChunk, chunk_inputs, chunk_tables, plan_chunks
+from s2p_converters.core.graph.splitting import CONTEXT, STEP, Chunk, UNetChunk, chunk_inputs, chunk_tables
 from s2p_converters.targets.coreml.apple import TimestepUNet, call_at, text_tokens
 from s2p_converters.targets.coreml.components import component_entry, unet_module, unet_ports
 from s2p_converters.targets.coreml.emission import WeightTable, constant_name, emitted_weight
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
 from s2p_converters.targets.integer_programs import layer_summaries, program_layers
-from s2p_converters.targets.ports import Dtype, context_shape, tensor
+from s2p_converters.targets.interface import planned_chunks
+from s2p_converters.targets.ports import Dtype
 from s2p_converters.targets.protocol import ConvertedUNet
 
 
@@ -34,10 +35,8 @@ def convert_chunks(checkpoint: Checkpoint, options: CoreMLOptions, folder: Path)
     layers = layer_summaries(checkpoint, emitted, options.half, options.quantizes_activations)
     ports, output = unet_ports(checkpoint, options)
     costs = {layer.name: layer.bytes for layer in layers}
-    plan = plan_chunks(checkpoint.structure, options.chunks, costs, ports[0].shape, context_shape(checkpoint))
     between: Dtype = "float16" if options.half else "float32"
-    by_name = {name: tensor(name, shape, between) for name, shape in plan[0].shapes.items()}
-    by_name |= {port.name: port for port in (*ports, output)}
+    plan, by_name = planned_chunks(checkpoint, options.chunks, costs, ports, output, between)
     components = {}
     for number, chunk in enumerate(plan, 1):
         module = _module(unet, chunk)

@@ -51,7 +51,4 @@ class Engine(ArrayProcess):
 
     def run(self, what: str, function: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Call a loaded function."""
-        answer, arrays = self.ask(
-            what, {"do": "run", "key": what, "function": function, "names": list(inputs)}, list(inputs.values())
-        )
-        return dict(zip(answer["names"], arrays, strict=True))
+        return self.call(what, inputs, function=function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,7 +139,7 @@ def convolution(x: Symbol, spec: LayerSpec, weight: str, bias: str | None) -> Sy
     )  # fmt: skip
 
 
-class _SymbolLayer(nn.Module):
+class _SymbolLayer(nn.Module, ABC):
     """A layer that writes itself. Linear layers are convolutions of images of one row, which the chip has per-channel 4-bit
     weights for."""
 
@@ -146,8 +147,9 @@ class _SymbolLayer(nn.Module):
         super().__init__()
         self.spec, self.bias_values = spec, bias
 
+    @abstractmethod
     def _written(self, x: Symbol, row: Mapping[str, Symbol]) -> Symbol:
-        raise NotImplementedError
+        """Append the layer to the graph of an image."""
 
     def _shifted(self, y: Symbol) -> Symbol:
         """With the bias added in float."""

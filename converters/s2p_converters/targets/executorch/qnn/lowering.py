@@ -20,7 +20,7 @@ from s2p_converters.targets.integer_programs import layer_summaries
 from s2p_converters.targets.protocol import ConvertedUNet
 from s2p_runtime.bundle import LayerSummary
 from s2p_runtime.component import Component, TensorSpec
-from s2p_runtime.hosts.executorch.qnn.engine import QnnEngine
+from s2p_runtime.hosts.executorch.qnn.engine import QnnEngine, described_ports
 from s2p_runtime.hosts.executorch.qnn.socs import Soc, soc_named
 from s2p_runtime.hosts.executorch.qnn.worker import write_stub
 
@@ -92,8 +92,7 @@ class Compiler:
         folder.mkdir(exist_ok=True)
         binary = folder / f"{name}.bin"
         binary.write_bytes(context.read_bytes())
-        ports = {side: [[p.name, p.dtype, list(p.shape)] for p in those] for side, those in (("i", inputs), ("o", outputs))}
-        write_stub(folder / f"{name}.onnx", binary, graph, ports)
+        write_stub(folder / f"{name}.onnx", binary, graph, described_ports(inputs, outputs))
 
 
 def lower_float(options: ExecuTorchOptions, folder: Path, component: FloatComponent) -> Component:

@@ -14,6 +14,9 @@ from s2p_converters.targets.executorch.qnn.layers import NARROW, StoredWeight
 from s2p_converters.targets.executorch.qnn.onnx_graph import read_initializers
 from s2p_runtime.errors import CheckFailed
 
+STEP_TABLE = "step_table"
+"""Name of the step table in a model."""
+
 
 def check_stored(path: Path, weights: Mapping[str, StoredWeight], table: NDArray[np.float32] | None) -> None:
     """Compare a model with what it was made of.
@@ -36,7 +39,7 @@ def check_stored(path: Path, weights: Mapping[str, StoredWeight], table: NDArray
             raise _other(path, f"the channel scales of {name}")
         if layer.bias is not None and not _equal(found.get(f"{name}.bias"), layer.bias):
             raise _other(path, f"the bias of {name}")
-    if table is not None and not _equal(found.get("step_table"), table):
+    if table is not None and not _equal(found.get(STEP_TABLE), table):
         raise _other(path, "the step table")
 
 

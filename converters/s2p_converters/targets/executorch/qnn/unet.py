@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import CutRow, StepUNet, prompt_columns
-from s2p_converters.core.graph.splitting import Chunk, UNetChunk, chunk_inputs, plan_chunks
+from s2p_converters.core.graph.splitting import Chunk, UNetChunk, chunk_inputs
 from s2p_converters.core.reference import exact, load_floats, reciprocal_scale
 from s2p_converters.targets.executorch.qnn.layers import (
     IntegerSymbolLayer,
@@ -25,30 +24,16 @@ from s2p_converters.targets.executorch.qnn.layers import (
 )
 from s2p_converters.targets.executorch.qnn.onnx_graph import OnnxGraph
 from s2p_converters.targets.executorch.qnn.operators import QnnOperators
-from s2p_converters.targets.executorch.qnn.readback import check_stored
+from s2p_converters.targets.executorch.qnn.readback import STEP_TABLE, check_stored
 from s2p_converters.targets.executorch.qnn.symbols import Symbol
 from s2p_converters.targets.integer_programs import program_layers
-from s2p_converters.targets.interface import unet_inputs, unet_output
-from s2p_converters.targets.ports import context_shape, sample_shape, tensor
+from s2p_converters.targets.interface import planned_chunks, unet_inputs, unet_output
+from s2p_converters.targets.traced import Columns, TracedTables, name_norms
 from s2p_runtime.component import TensorSpec
 
-Columns = dict[str, NDArray[np.float32]]
-STEP_TABLE = "step_table"
 
-
-class SymbolTables(nn.Module):
-    """One gather from the step table, its row cut into columns, and the row of the prompt's time table where calls bring one."""
-
-    def __init__(self, columns: Columns, of_prompt: Mapping[str, int]) -> None:
-        """
-        Args:
-            columns: name -> [T, C]; may be empty where there is a prompt's part.
-            of_prompt: widths of the prompt's columns.
-        """
-        super().__init__()
-        self.widths = {name: column.shape[1] for name, column in columns.items()}
-        self.matrix = np.concatenate(list(columns.values()), axis=1).astype(np.float32) if columns else None
-        self.of_prompt = dict(of_prompt) or None
+class SymbolTables(TracedTables):
+    """See :class:`TracedTables`."""
 
     def forward(self, step: Symbol, time_table: Symbol | None = None) -> Mapping[str, Symbol]:
         """Call index int32 [1], table float32 [B, T, K] -> columns [1, C] and [B, C]."""
@@ -103,9 +88,7 @@ class UNetWriter:
         self.tables = SymbolTables(self.columns, self.of_prompt)
         self.unet = StepUNet(checkpoint.structure, self.tables, QnnOperators(self._layers(), checkpoint.floats))
         load_floats(self.unet, checkpoint, exact)
-        for name, module in self.unet.named_modules():
-            if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-                module.s2p_name = name
+        name_norms(self.unet)
 
     def _layers(self) -> dict[str, nn.Module]:
         specs = {spec.name: spec for spec in self.checkpoint.specs}
@@ -139,12 +122,10 @@ class UNetWriter:
             spec.name: self.weights[spec.name].stored_bytes if spec.name in self.weights else 2 * spec.weights
             for spec in checkpoint.specs
         }
-        plan = plan_chunks(checkpoint.structure, count, costs, sample_shape(checkpoint), context_shape(checkpoint))
-        by_name = {name: tensor(name, shape) for name, shape in plan[0].shapes.items()}
-        by_name |= {port.name: port for port in (*unet_inputs(checkpoint, "int32"), unet_output(checkpoint))}
+        plan, by_name = planned_chunks(checkpoint, count, costs, unet_inputs(checkpoint, "int32"), unet_output(checkpoint))
         found = []
         for chunk in plan:
-            names = chunk_inputs(chunk, self._tables(chunk))  # type: ignore[arg-type]
+            names = chunk_inputs(chunk, self._tables(chunk))
             found.append((chunk, [by_name[name] for name in names], [by_name[name] for name in chunk.outputs]))
         return found
 
@@ -160,10 +141,7 @@ class UNetWriter:
         check_stored(path, held, None if tables is None else tables.matrix)
 
     def _tables(self, chunk: Chunk) -> SymbolTables | None:
-        """Tables of a chunk's own columns; a time table that calls bring is taken whole or not at all."""
-        held = {name: column for name, column in self.columns.items() if chunk.holds(name)}
-        brought = self.of_prompt if any(chunk.holds(name) for name in self.of_prompt) else {}
-        return SymbolTables(held, brought) if held or brought else None
+        return SymbolTables.of_chunk(self.columns, self.of_prompt, chunk)
 
     def _write(
         self, path: Path, module: Callable[..., Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]

@@ -84,13 +84,17 @@ class QnnEngine(ArrayProcess):
         self, what: str, context: Path, graph: str, soc: Soc, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
     ) -> None:
         """Load a context binary under ``what``; ports in the graph's own order."""
-        ports = {name: [[p.name, p.dtype, list(p.shape)] for p in those] for name, those in (("i", inputs), ("o", outputs))}
+        ports = described_ports(inputs, outputs)
         self.ask(what, {"do": "load", "key": what, "context": str(context), "graph": graph, "ports": ports, **_chip(soc)})
 
     def run(self, what: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Call a loaded graph."""
-        answer, arrays = self.ask(what, {"do": "run", "key": what, "names": list(inputs)}, list(inputs.values()))
-        return dict(zip(answer["names"], arrays, strict=True))
+        return self.call(what, inputs)
+
+
+def described_ports(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict[str, list[list[Any]]]:
+    """Ports of a graph as requests and stubs have them: [name, type, shape] of the inputs ``i`` and the outputs ``o``."""
+    return {side: [[p.name, p.dtype, list(p.shape)] for p in those] for side, those in (("i", inputs), ("o", outputs))}
 
 
 def _chip(soc: Soc) -> dict[str, Any]:
