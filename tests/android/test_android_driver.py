@@ -246,6 +246,19 @@ def test_refuses_a_bundle_for_another_target(phone: Phone) -> None:
         phone.bench()
 
 
+def test_refuses_a_bundle_for_an_npu(phone: Phone, tmp_path: Path) -> None:
+    other = tmp_path / "npu.s2pmobile"
+    shutil.copytree(phone.bundle, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    unet = manifest["components"]["unet"]
+    unet["chips"] = {"SM8650": unet["path"]}
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    phone.bundle = other
+    with pytest.raises(S2PError, match=r"^npu\.s2pmobile is for the NPU of SM8650, whose engine runner and app do not bring;"):
+        phone.bench()
+    assert not (phone.folder / "log.txt").exists(), "nothing was asked of the phone"
+
+
 def test_a_runner_without_an_engine_says_so(phone: Phone) -> None:
     """The runner's own one-line error comes through adb unchanged."""
     script = phone.folder / "refusing-runner"

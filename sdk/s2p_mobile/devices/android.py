@@ -86,6 +86,26 @@ class DeviceState:
     low_power_mode: bool | None
 
 
+def open_phone_bundle(folder: Path) -> Bundle:
+    """Open a bundle that the runner and the app can run.
+
+    Raises:
+        S2PError: it is for another target, or for an NPU whose engine neither brings.
+    """
+    opened = open_bundle(folder)
+    if opened.manifest.target != "executorch":
+        raise S2PError(
+            f"{folder.name} is for {opened.manifest.target}", "convert with s2p-mobile convert `target=executorch`", "target"
+        )
+    if opened.manifest.unet.chips:
+        raise S2PError(
+            f"{folder.name} is for the NPU of {', '.join(opened.manifest.unet.chips)}, whose engine runner and app do not bring",
+            "convert with `backend=xnnpack` to measure the processor",
+            "backend",
+        )
+    return opened
+
+
 def bench_android(
     bundle: Path,
     serial: str | None,
@@ -117,11 +137,7 @@ def bench_android(
         CheckFailed: the device did not become cool and unplugged in time, the runner was killed or a check in it failed.
     """
     settings, listener = settings or AndroidSettings(), progress or Silent()
-    opened = open_bundle(bundle)
-    if opened.manifest.target != "executorch":
-        raise S2PError(
-            f"{bundle.name} is for {opened.manifest.target}", "convert with s2p-mobile convert `target=executorch`", "target"
-        )
+    opened = open_phone_bundle(bundle)
     runner = _find_runner(settings.runner)
     adb = Adb.connect(find_adb(settings.adb), serial)
     wait_until_ready(adb, settings, listener)

@@ -15,8 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from s2p_mobile.devices.adb import Adb, find_adb
-from s2p_mobile.devices.android import AndroidSettings, completed, pull_pictures, push_bundle, read_state, wait_until_ready
-from s2p_runtime.bundle import open_bundle
+from s2p_mobile.devices.android import (
+    AndroidSettings,
+    completed,
+    open_phone_bundle,
+    pull_pictures,
+    push_bundle,
+    read_state,
+    wait_until_ready,
+)
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import atomic_file
@@ -91,11 +98,7 @@ def bench_android_app(
     """
     settings, listener = settings or AppSettings(), progress or Silent()
     phone = settings.phone
-    opened = open_bundle(bundle)
-    if opened.manifest.target != "executorch":
-        raise S2PError(
-            f"{bundle.name} is for {opened.manifest.target}", "convert with s2p-mobile convert `target=executorch`", "target"
-        )
+    opened = open_phone_bundle(bundle)
     adb = Adb.connect(find_adb(phone.adb), serial)
     _install(adb, settings.apk)
     wait_until_ready(adb, phone, listener)
