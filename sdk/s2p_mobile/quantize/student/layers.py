@@ -132,8 +132,8 @@ class _Parts:
     # Inputs
 
     def _rounded(self) -> tuple[Tensor, Tensor]:
-        """Inputs in steps, not rounded and rounded."""
-        ratio = self.x.to(self.inverse.dtype) * self.spec.per_step(self.inverse)
+        """Inputs in steps, not rounded and rounded; in the wider of both precisions."""
+        ratio = self.x.to(torch.promote_types(self.x.dtype, self.inverse.dtype)) * self.spec.per_step(self.inverse)
         assert self.grids.activation is not None
         return ratio, ratio.round().clamp_(*self.grids.activation)
 
