@@ -27,11 +27,12 @@ os.environ["S2P_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(scope="session")
-def make_small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, tuple[int, int], int], Model]:
+def make_small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
     """``make_small_model(name, channels, seed)``: the demo model with a random U-Net of 8x8 latents, about 100,000 weights and every
-    kind of layer and block."""
+    kind of layer and block. With ``transformers=1`` in place of 4 only the middle block has one: every kind of layer, in a third of
+    the operators."""
 
-    def make(name: str, channels: tuple[int, int], seed: int) -> Model:
+    def make(name: str, channels: tuple[int, int], seed: int, transformers: int = 4) -> Model:
         # Imported here: torch counts its threads when it is loaded, and many tests do without it.
         import torch
         from diffusers import UNet2DConditionModel
@@ -43,12 +44,13 @@ def make_small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str,
         special = {"clip", "unet", "MODEL_CARD.md", "s2p_defaults.json", "prompts", "w4a8-mixed"}
         shutil.copytree(DEMO_MODEL, folder, ignore=lambda _, names: special & set(names))
         torch.manual_seed(seed)
+        crossed = "CrossAttn" if transformers == 4 else ""
         unet = UNet2DConditionModel(
             sample_size=8,
             block_out_channels=channels,
             layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=(f"{crossed}DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", f"{crossed}UpBlock2D"),
             cross_attention_dim=128,
             attention_head_dim=2,
             norm_num_groups=4,

@@ -19,13 +19,23 @@ MakeCheckpoint = Callable[..., Checkpoint]
 
 
 @pytest.fixture(scope="session")
-def small_model(make_small_model: Callable[[str, tuple[int, int], int], Model]) -> Model:
+def small_model(make_small_model: Callable[..., Model]) -> Model:
     return make_small_model("small", (16, 24), 3)
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
-    """Make an RTN checkpoint of the small model: ``make_checkpoint(weight_bits=4, activation_bits=8, mixed=True, split=True)``."""
+def checkpoints_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Model], MakeCheckpoint]:
+    """``checkpoints_of(model)(weight_bits=4, activation_bits=8, mixed=True, split=True)``: an RTN checkpoint, made once."""
+    return lambda model: _checkpoints(model, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(small_model: Model, checkpoints_of: Callable[[Model], MakeCheckpoint]) -> MakeCheckpoint:
+    """RTN checkpoints of the small model."""
+    return checkpoints_of(small_model)
+
+
+def _checkpoints(model: Model, tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
     made: dict[tuple[int, int | None, bool, bool], Checkpoint] = {}
 
     def make(weight_bits: int = 4, activation_bits: int | None = 8, mixed: bool = True, split: bool = True) -> Checkpoint:
@@ -40,8 +50,8 @@ def make_checkpoint(small_model: Model, tmp_path_factory: pytest.TempPathFactory
                 "split_shortcuts": split,
                 "mixed": {"top": "10%", "bits": 8, "ranking": "sqnr"} if mixed else None,
             }
-            plan = plan_for(small_model.folder / "scheduler", "ddim", 3)
-            job = QuantizationJob(small_model, plan, Recipe.model_validate(rules), ("a red apple on a blue background",), 4.0)
+            plan = plan_for(model.folder / "scheduler", "ddim", 3)
+            job = QuantizationJob(model, plan, Recipe.model_validate(rules), ("a red apple on a blue background",), 4.0)
             folder = tmp_path_factory.mktemp("checkpoints")
             write_checkpoint(job, "rtn", run_method("rtn", job), folder)
             made[key] = open_checkpoint(folder)

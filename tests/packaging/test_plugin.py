@@ -68,7 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(make_small_model: Callable[[str, tuple[int, int], int], Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(make_small_model: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands run: a small model of the plug-in's family, and prompts."""
     place = tmp_path_factory.mktemp("plugin")
     source = make_small_model("of-the-plug-in", (16, 16), 5).folder

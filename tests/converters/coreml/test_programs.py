@@ -99,12 +99,12 @@ def test_neither_form_is_farther_from_the_reference_in_float16(checkpoint: Check
 def test_chunks_of_queries_change_nothing(checkpoint: Checkpoint, converted: Callable[..., Path], monkeypatch: Any) -> None:
     from s2p_converters.core.graph import channels_first
 
-    # The small model has 64 positions at most; SD v1-4 has 4,096, whose scores are made 512 queries at a time.
+    # The transformer of the small model has 16 positions; SD v1-4 has 4,096, whose scores are made 512 queries at a time.
     assert channels_first.query_rows(4096, 4096) == channels_first.QUERIES_AT_ONCE == 512
     assert channels_first.query_rows(4096, 77) == 4096
     assert channels_first.query_rows(9216, 9216) == 9216 // 41 + 1  # 768x768: 41 chunks of 225 or fewer
     whole = converted(precision="fp32")
-    monkeypatch.setattr(channels_first, "SCORES_AT_ONCE", 20 * 64)
+    monkeypatch.setattr(channels_first, "SCORES_AT_ONCE", 5 * 16)
     from s2p_converters.targets.coreml.components import convert_unet
 
     chunked = whole.parent.parent / "chunked"

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
 
 from s2p_converters.targets.coreml.emission import PASS_NAME, WeightTable
 from s2p_converters.targets.coreml.functions import share_small_constants
+from s2p_converters.targets.coreml.passes import common_passes, unet_passes
 from s2p_converters.targets.ports import example
 from s2p_runtime.component import TensorSpec
 from s2p_runtime.errors import S2PError
@@ -34,11 +38,6 @@ if "alias" not in _TORCH_OPS_REGISTRY:
     def alias(context: Any, node: Any) -> None:
         """``aten.alias`` returns its input; transformers' text encoders export it and coremltools does not know it."""
         context.add(_get_inputs(context, node, expected=1)[0], torch_name=node.name)
-
-
-_FOLDING_PASSES = {"common::fuse_conv_scale", "common::fuse_conv_batchnorm", "common::fuse_elementwise_to_batchnorm"}
-"""They multiply a layer's output scale into its weights, which then are no longer the checkpoint's integers."""
-_HALVING_PASS = "common::add_fp16_cast"
 
 
 @torch.no_grad()
@@ -65,17 +64,14 @@ def convert_module(
     Raises:
         S2PError: torch or coremltools cannot convert the module, or a weight's constant is not in the program.
     """
-    pipeline = ct.PassPipeline.DEFAULT
-    pipeline.remove_passes(_FOLDING_PASSES)
+    pipeline = common_passes() if weights is None else unet_passes(PASS_NAME, half)
     if weights is not None:
-        # Of a float32 program coremltools removes the casting pass, and ours is the last.
-        pipeline.insert_pass(pipeline.passes.index(_HALVING_PASS) if half else len(pipeline.passes), PASS_NAME)
         pipeline.set_options(PASS_NAME, {"table": weights})
     try:
         with quiet_import():
             program = torch.export.export(module.eval(), tuple(example(port) for port in inputs), strict=False)
             model = ct.convert(
-                program.run_decompositions({}),
+                in_aten(program),
                 inputs=[ct.TensorType(name=port.name, shape=port.shape, dtype=_numpy_type(port)) for port in inputs],
                 outputs=[ct.TensorType(name=port.name, dtype=_numpy_type(port)) for port in outputs],
                 minimum_deployment_target=getattr(ct.target, minimum_os),
@@ -92,6 +88,36 @@ def convert_module(
     if weights is not None and weights.missing:
         raise S2PError(f"Core ML program lacks the constant {weights.missing[0]}", "report it with the model")
     _make_reproducible(path)
+
+
+def in_aten(program: ExportedProgram) -> ExportedProgram:
+    """A program in the dialect that coremltools takes.
+
+    ``run_decompositions({})`` traces the whole module once more, which takes as long as the export did, to write operators that
+    change their inputs as others that do not, and composite ones as simple ones. A program whose operators change nothing and are
+    known to coremltools only needs the name of the dialect.
+    """
+    if not all(_is_taken(node.target) for node in program.graph.nodes if node.op == "call_function"):
+        return program.run_decompositions({})
+    aten = torch.export.export(nn.Identity(), (torch.zeros(1),)).run_decompositions({})
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=program.graph,
+        graph_signature=program.graph_signature,
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=program.constants,
+        verifiers=aten.verifiers,
+    )
+
+
+def _is_taken(operator: Any) -> bool:
+    if operator is getitem:
+        return True
+    plain = isinstance(operator, OpOverload) and not operator._schema.is_mutable
+    return plain and _TORCH_OPS_REGISTRY.get_func(str(operator)) is not None
 
 
 def _numpy_type(port: TensorSpec) -> Any:
