@@ -53,7 +53,7 @@ class ChannelsFirst(GraphOperators[Any]):
 
     def halves(self, x: Any) -> tuple[Any, Any]:
         """Slices of channels."""
-        first, second = x.split(x.shape[1] // 2, dim=1)
+        first, second = x.chunk(2, dim=1)
         return first, second
 
     def layer(self, spec: LayerSpec) -> nn.Module:

@@ -103,7 +103,7 @@ class GraphOperators(ABC, Generic[Value]):
 
     def halves(self, x: Any) -> tuple[Any, Any]:
         """The first and the second half of the channels of tokens."""
-        first, second = x.split(x.shape[-1] // 2, dim=-1)
+        first, second = x.chunk(2, dim=-1)
         return first, second
 
     @abstractmethod

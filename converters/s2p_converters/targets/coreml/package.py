@@ -25,6 +25,7 @@ from s2p_runtime.quiet import quiet_import
 
 with quiet_import():
     import coremltools as ct
+    from coremltools.converters.mil import Builder as mb
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
     from coremltools.proto import Model_pb2
@@ -38,6 +39,15 @@ if "alias" not in _TORCH_OPS_REGISTRY:
     def alias(context: Any, node: Any) -> None:
         """``aten.alias`` returns its input; transformers' text encoders export it and coremltools does not know it."""
         context.add(_get_inputs(context, node, expected=1)[0], torch_name=node.name)
+
+
+if "chunk" not in _TORCH_OPS_REGISTRY:
+
+    @register_torch_op
+    def chunk(context: Any, node: Any) -> None:
+        """``aten.chunk`` into equal parts, as gated layers have it; coremltools knows it by the name in TorchScript only."""
+        x, parts, axis = _get_inputs(context, node, expected=3)
+        context.add(mb.split(x=x, num_splits=parts, axis=axis, name=node.name), torch_name=node.name)
 
 
 @torch.no_grad()
