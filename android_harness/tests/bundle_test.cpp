@@ -84,6 +84,81 @@ TEST(Bundle, ReadsTheFilesOfProgramsByChip) {
   EXPECT_TRUE(bundle.component("vae_decoder").chips.empty());
 }
 
+/// A copy of a fixture that is compiled for two chips, as an app finds it.
+class CompiledBundle : public ::testing::Test {
+ protected:
+  CompiledBundle() {
+    testing::fs::copy(kFixtures / "ancestral.s2pmobile", path_, testing::fs::copy_options::recursive);
+    testing::compile_for(path_, {"SM8650", "SM8750"});
+  }
+
+  const testing::TemporaryFolder folder_;
+  const testing::fs::path path_ = folder_.path() / "npu.s2pmobile";
+};
+
+TEST_F(CompiledBundle, PicksTheProgramsOfTheDevicesChip) {
+  EXPECT_EQ(Bundle::open(path_).chip(), std::nullopt);
+  EXPECT_EQ(Bundle::open(path_).component("unet").path, "SM8650/unet.pte");
+  for (const std::string chip : {"SM8650", "SM8750"}) {
+    const Bundle bundle = Bundle::open(path_, chip);
+    EXPECT_EQ(bundle.chip(), chip);
+    for (const auto& [name, component] : bundle.manifest().components) EXPECT_EQ(component.path, chip + "/" + name + ".pte");
+  }
+  const Bundle any = Bundle::open(kFixtures / "ancestral.s2pmobile", "SM8550");
+  EXPECT_EQ(any.chip(), std::nullopt);
+  EXPECT_EQ(any.component("unet").path, "unet.pte");
+}
+
+TEST_F(CompiledBundle, RefusesAnotherChipByName) {
+  const auto open = [&] { Bundle::open(path_, "SM8550"); };
+  EXPECT_EQ(kind_thrown(open), "wrong_target");
+  EXPECT_EQ(testing::message_thrown(open), "npu.s2pmobile is for the NPU of SM8650, SM8750, and this device has SM8550; convert the "
+                                           "checkpoint for that chip, or with --backend xnnpack");
+}
+
+TEST_F(CompiledBundle, NeedsNoFilesOfOtherChips) {
+  testing::fs::remove_all(path_ / "SM8650");
+  testing::fs::remove_all(path_ / "SM8750/onnxruntime");
+  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8750"); }), "none");
+  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8650"); }), "missing_file");
+  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_); }), "missing_file");
+}
+
+TEST_F(CompiledBundle, ChecksItsOwnFiles) {
+  for (const char* name : {"SM8750/unet.pte", "tokenizer/merges.txt", "golden/only.safetensors", "golden/size-32x48.safetensors"}) {
+    const testing::TemporaryFolder folder;
+    const auto copy = folder.path() / "b.s2pmobile";
+    testing::fs::copy(path_, copy, testing::fs::copy_options::recursive);
+    make_edit(copy, "flip", name);
+    EXPECT_EQ(kind_thrown([&] { Bundle::open(copy, "SM8750"); }), "altered") << name;
+  }
+}
+
+TEST_F(CompiledBundle, FilesInAChipsFolderThatOthersUseAreNeeded) {
+  auto manifest = testing::read_json(path_ / "manifest.json");
+  testing::fs::rename(path_ / "tokenizer", path_ / "SM8650/tokenizer");
+  for (const char* name : {"vocab.json", "merges.txt"}) {
+    const std::string old = std::string("tokenizer/") + name;
+    manifest["files"]["SM8650/" + old] = manifest["files"][old];
+    manifest["files"].erase(old);
+  }
+  manifest["tokenizer"]["vocab"] = "SM8650/tokenizer/vocab.json";
+  manifest["tokenizer"]["merges"] = "SM8650/tokenizer/merges.txt";
+  testing::write_text(path_ / "manifest.json", manifest.dump());
+  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8750"); }), "none");
+  make_edit(path_, "flip", "SM8650/tokenizer/merges.txt");
+  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8750"); }), "altered");
+}
+
+TEST_F(CompiledBundle, PathsOfOtherChipsMayNotLeaveTheFolderEither) {
+  auto manifest = testing::read_json(path_ / "manifest.json");
+  manifest["components"]["unet"]["chips"]["SM8650"] = "../unet.pte";
+  manifest["components"]["unet"]["path"] = "SM8750/unet.pte";
+  manifest["files"]["../unet.pte"] = manifest["files"]["SM8650/unet.pte"];
+  testing::write_text(path_ / "manifest.json", manifest.dump());
+  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8750"); }), "outside");
+}
+
 TEST(Bundle, ReadsSeedsAboveTheRangeOfADouble) {
   const Bundle bundle = Bundle::open(kFixtures / "replay.s2pmobile");
   const auto document = testing::read_json(kFixtures / "replay.s2pmobile/manifest.json");

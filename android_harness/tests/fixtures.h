@@ -8,8 +8,10 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "s2p/error.h"
+#include "s2p/sha256.h"
 
 namespace s2p::testing {
 
@@ -49,6 +51,29 @@ class TemporaryFolder {
   fs::path path_;
 };
 
+/// Makes an opened copy of a fixture one whose programs are compiled for chips: `CHIP/NAME.pte` of each, and a file beside them that
+/// only another runtime takes.
+inline void compile_for(const fs::path& bundle, const std::vector<std::string>& chips) {
+  auto manifest = read_json(bundle / "manifest.json");
+  const auto write = [&](const std::string& name, const std::string& text) {
+    fs::create_directories((bundle / name).parent_path());
+    write_text(bundle / name, text);
+    manifest["files"][name] = {{"sha256", sha256_file(bundle / name)}, {"bytes", text.size()}};
+  };
+  for (auto& [name, component] : manifest["components"].items()) {
+    const std::string old = component["path"];
+    fs::remove(bundle / old);
+    manifest["files"].erase(old);
+    for (const std::string& chip : chips) {
+      component["chips"][chip] = chip + "/" + name + ".pte";
+      write(component["chips"][chip], name + " of " + chip);
+      write(chip + "/onnxruntime/" + name + ".bin", "a context of " + chip);
+    }
+    component["path"] = component["chips"][chips.front()];
+  }
+  write_text(bundle / "manifest.json", manifest.dump());
+}
+
 /// The kind of the Error that `action` throws, or "none".
 template <typename Action>
 std::string kind_thrown(const Action& action) {
@@ -58,6 +83,17 @@ std::string kind_thrown(const Action& action) {
     return std::string(kind_name(error.kind()));
   }
   return "none";
+}
+
+/// What the Error that `action` throws says, or nothing.
+template <typename Action>
+std::string message_thrown(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
 }
 
 /// Whether one of a malformed fixture's right kinds was thrown.

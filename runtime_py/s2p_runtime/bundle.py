@@ -174,6 +174,9 @@ class BundleManifest(Contract):
                 if path not in self.files:
                     raise ValueError(f"component {name} has no file {path} for {chip}")
         tokenizers = [self.tokenizer, *([] if self.conditioning is None else [self.conditioning.second_tokenizer])]
+        named = {tuple(sorted(part.chips)) for part in self.components.values() if part.chips}
+        if len(named) > 1:
+            raise ValueError("chips: two components have programs for different chips")
         words = [path for spec in tokenizers for path in (spec.vocab, spec.merges)]
         for path in (*words, *(run.path for run in self.golden)):
             if path not in self.files:
@@ -209,6 +212,23 @@ class BundleManifest(Contract):
     def unet(self) -> Component:
         """The U-Net's interface, whether it is one program or several."""
         return unet_interface(self.unet_programs)
+
+    @property
+    def chips(self) -> tuple[str, ...]:
+        """Chips whose programs the bundle has; none: its programs run on any."""
+        return next((tuple(part.chips) for part in self.components.values() if part.chips), ())
+
+    def unused_on(self, chip: str) -> frozenset[str]:
+        """Files that a device with this chip has no use for: programs of other chips, and what else lies in the folders named after
+        chips."""
+        tokenizers = [self.tokenizer, *([] if self.conditioning is None else [self.conditioning.second_tokenizer])]
+        used = {path for spec in tokenizers for path in (spec.vocab, spec.merges)}
+        used |= {run.path for run in self.golden} | {size.check for size in self.sizes if size.check is not None}
+        used |= {(part.chips or {}).get(chip, part.path) for part in self.components.values()}
+        programs = {path for part in self.components.values() for path in (part.chips or {}).values()}
+        of_chips = {name for name in self.files if name in programs or name.split("/")[0] in self.chips}
+        # A program may be a folder.
+        return frozenset(name for name in of_chips if not any(name == path or name.startswith(f"{path}/") for path in used))
 
     def size_of(self, shape: tuple[int, ...]) -> PictureSize:
         """The size whose latents have the shape [..., H, W].

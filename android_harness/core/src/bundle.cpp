@@ -1,6 +1,7 @@
 #include "s2p/bundle.h"
 
 #include <algorithm>
+#include <set>
 #include <system_error>
 
 #include "s2p/error.h"
@@ -30,7 +31,25 @@ void check_file(const fs::path& folder, const std::string& name, const FileEntry
   }
 }
 
+/// Makes every component's path that of its program for this chip.
+void pick_programs(Manifest& manifest, const std::string& chip, const std::string& bundle) {
+  const std::vector<std::string> chips = manifest.chips();
+  if (std::find(chips.begin(), chips.end(), chip) == chips.end()) {
+    throw Error(ErrorKind::wrong_target, bundle + " is for the NPU of " + joined(chips) + ", and this device has " + chip +
+                                             "; convert the checkpoint for that chip, or with --backend xnnpack");
+  }
+  for (auto& [name, component] : manifest.components) {
+    if (!component.chips.empty()) component.path = component.chips.at(chip);
+  }
+}
+
 }  // namespace
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string line;
+  for (const std::string& name : names) line += (line.empty() ? "" : ", ") + name;
+  return line;
+}
 
 fs::path inside(const fs::path& folder, const std::string& relative) {
   const fs::path pure(relative);
@@ -51,7 +70,7 @@ fs::path inside(const fs::path& folder, const std::string& relative) {
   return folder / pure;
 }
 
-Bundle Bundle::open(const fs::path& given) {
+Bundle Bundle::open(const fs::path& given, const std::optional<std::string>& chip) {
   std::error_code error;
   // "x.s2pmobile/" has an empty file name, which would leave messages without the bundle's name.
   const fs::path folder = given.has_filename() ? given : given.parent_path();
@@ -66,19 +85,29 @@ Bundle Bundle::open(const fs::path& given) {
   const MappedFile file(manifest_path);
   const std::string text(reinterpret_cast<const char*>(file.data()), file.size());
   Manifest manifest = Manifest::parse(text, manifest_path.string());
-  for (const auto& [name, component] : manifest.components) inside(folder, component.path);
-  for (const auto& [name, entry] : manifest.files) check_file(folder, name, entry);
+  for (const auto& [name, component] : manifest.components) {
+    inside(folder, component.path);
+    for (const auto& [other, file] : component.chips) inside(folder, file);
+  }
+  const bool picks = chip.has_value() && !manifest.chips().empty();
+  if (picks) pick_programs(manifest, *chip, folder.filename().string());
+  const std::set<std::string> unused = picks ? manifest.unused_on(*chip) : std::set<std::string>{};
+  for (const auto& [name, entry] : manifest.files) {
+    // A path that leaves the folder is refused, whoever would use the file.
+    if (unused.count(name) != 0) inside(folder, name);
+    else check_file(folder, name, entry);
+  }
   Sha256 digest;
   digest.update(text.data(), text.size());
-  return Bundle(folder, std::move(manifest), digest.hex());
+  return Bundle(folder, std::move(manifest), digest.hex(), picks ? chip : std::nullopt);
 }
 
 const Component& Bundle::component(const std::string& name) const {
   const auto found = manifest_.components.find(name);
   if (found == manifest_.components.end()) {
-    std::string known;
-    for (const auto& [other, component] : manifest_.components) known += (known.empty() ? "" : ", ") + other;
-    throw Error(ErrorKind::bad_input, folder_.filename().string() + " has no component '" + name + "'; it has " + known);
+    std::vector<std::string> known;
+    for (const auto& [other, component] : manifest_.components) known.push_back(other);
+    throw Error(ErrorKind::bad_input, folder_.filename().string() + " has no component '" + name + "'; it has " + joined(known));
   }
   return found->second;
 }

@@ -306,6 +306,16 @@ void check_references(const Manifest& manifest) {
   }
 }
 
+/// A bundle is for a chip with all of its programs or not at all.
+void check_chips(const Manifest& manifest) {
+  const std::vector<std::string> known = manifest.chips();
+  for (const auto& [name, component] : manifest.components) {
+    const auto is_named = [&](const std::string& chip) { return component.chips.count(chip) != 0; };
+    const bool same = component.chips.size() == known.size() && std::all_of(known.begin(), known.end(), is_named);
+    if (!component.chips.empty() && !same) invalid("components." + name, "chips: others than those of another component");
+  }
+}
+
 Manifest read_manifest(const Json& document) {
   Fields fields(document, "");
   Manifest manifest;
@@ -351,12 +361,49 @@ Manifest read_manifest(const Json& document) {
   }
   fields.finish();
   check_references(manifest);
+  check_chips(manifest);
   check_sizes(manifest);
   if (!manifest.chunks.empty()) check_chunks(manifest);
   return manifest;
 }
 
 }  // namespace
+
+std::vector<std::string> Manifest::chips() const {
+  std::vector<std::string> names;
+  const auto has_chips = [](const auto& component) { return !component.second.chips.empty(); };
+  const auto first = std::find_if(components.begin(), components.end(), has_chips);
+  if (first == components.end()) return names;
+  for (const auto& [chip, file] : first->second.chips) names.push_back(chip);
+  return names;
+}
+
+std::set<std::string> Manifest::unused_on(const std::string& chip) const {
+  std::set<std::string> used = {tokenizer.vocab, tokenizer.merges};
+  if (conditioning) used.insert({conditioning->second_tokenizer.vocab, conditioning->second_tokenizer.merges});
+  for (const GoldenRun& run : golden) used.insert(run.path);
+  for (const PictureSize& size : sizes) {
+    if (size.check) used.insert(*size.check);
+  }
+  std::set<std::string> programs;
+  for (const auto& [name, component] : components) {
+    const auto own = component.chips.find(chip);
+    used.insert(own == component.chips.end() ? component.path : own->second);
+    for (const auto& [other, file] : component.chips) programs.insert(file);
+  }
+  std::set<std::string> folders;
+  for (const std::string& name : chips()) folders.insert(name);
+  std::set<std::string> unused;
+  for (const auto& [file, entry] : files) {
+    const bool is_a_chips = programs.count(file) != 0 || folders.count(file.substr(0, file.find('/'))) != 0;
+    // A program may be a folder.
+    const bool is_used = std::any_of(used.begin(), used.end(), [&file = file](const std::string& path) {
+      return file == path || file.compare(0, path.size() + 1, path + "/") == 0;
+    });
+    if (is_a_chips && !is_used) unused.insert(file);
+  }
+  return unused;
+}
 
 Manifest Manifest::parse(const std::string& text, const std::string& source) {
   Json document;

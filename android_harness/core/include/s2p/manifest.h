@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -148,6 +149,12 @@ struct Manifest {
 
   /// Components that are the U-Net, in the order in which they run.
   std::vector<std::string> unet_programs() const { return chunks.empty() ? std::vector<std::string>{"unet"} : chunks; }
+
+  /// Chips whose programs the bundle has; empty: its programs run on any.
+  std::vector<std::string> chips() const;
+
+  /// Files that a device with this chip has no use for: programs of other chips, and what else lies in the folders named after chips.
+  std::set<std::string> unused_on(const std::string& chip) const;
 
   /// Batch of the U-Net: 2 with classifier-free guidance, else 1.
   std::int64_t batch() const { return guidance > 1.0 ? 2 : 1; }

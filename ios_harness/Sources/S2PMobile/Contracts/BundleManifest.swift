@@ -215,6 +215,8 @@ package struct BundleManifest: Contract {
                 try require(files[file] != nil, "components.\(name)", "has no file \(file) for \(chip)")
             }
         }
+        let named = Set(components.values.compactMap { $0.chips.map { Set($0.keys) } })
+        try require(named.count <= 1, "components", "chips: two have programs for different chips")
         for run in golden {
             let plain = !run.id.isEmpty && run.id.utf8.allSatisfy { (97...122).contains($0) || (48...57).contains($0) || $0 == 45 }
             try require(plain, "golden", "id '\(run.id)' must be of a-z, 0-9 and -")

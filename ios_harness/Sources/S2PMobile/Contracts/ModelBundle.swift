@@ -24,6 +24,7 @@ package struct ModelBundle: Sendable {
         manifestSHA256 = SHA256Digest.hex(of: data)
         for component in manifest.components.values {
             _ = try path(component.path)
+            for file in (component.chips ?? [:]).values { _ = try path(file) }
         }
         for (name, entry) in manifest.files.sorted(by: { $0.key < $1.key }) {
             try check(name, entry)
