@@ -25,7 +25,8 @@ namespace {
 namespace et = executorch::runtime;
 using exec_aten_type = executorch::aten::ScalarType;
 
-constexpr const char* kMethod = "forward";
+// Of a program that has a method for each picture size, that of the first.
+constexpr const char* kFirstMethod = "forward";
 // ExecuTorch and its delegates ask for aligned memory; XNNPACK reads a little past the end of its inputs.
 constexpr std::size_t kAlignment = 64;
 
@@ -111,8 +112,9 @@ class ExecuTorchProgram : public Program {
     et::Result<et::Program> program = et::Program::load(&loader_, et::Program::Verification::InternalConsistency);
     if (!program.ok()) fail(name_, "read", program.error());
     program_ = std::make_unique<et::Program>(std::move(*program));
-    plan_memory();
-    et::Result<et::Method> method = program_->load_method(kMethod, manager_.get());
+    const std::string name_of_method = method_name();
+    plan_memory(name_of_method.c_str());
+    et::Result<et::Method> method = program_->load_method(name_of_method.c_str(), manager_.get());
     if (!method.ok()) fail(name_, "load", method.error());
     method_ = std::make_unique<et::Method>(std::move(*method));
   }
@@ -153,9 +155,17 @@ class ExecuTorchProgram : public Program {
     if (*tag != et::Tag::Tensor) fail(name_, "read", et::Error::InvalidProgram);
   }
 
-  void plan_memory() {
-    const et::Result<et::MethodMeta> meta = program_->method_meta(kMethod);
-    if (!meta.ok()) fail(name_, "find forward in", meta.error());
+  /// The one method that there is, whoever named it.
+  std::string method_name() const {
+    if (program_->num_methods() != 1) return kFirstMethod;
+    const et::Result<const char*> only = program_->get_method_name(0);
+    if (!only.ok()) fail(name_, "read", only.error());
+    return *only;
+  }
+
+  void plan_memory(const char* method) {
+    const et::Result<et::MethodMeta> meta = program_->method_meta(method);
+    if (!meta.ok()) fail(name_, "find a method in", meta.error());
     // ExecuTorch ends the process for an input or output that is none of the method's values; asked for its kind, it only says so.
     for (std::size_t i = 0; i < meta->num_inputs(); ++i) require_tensor(meta->input_tag(i));
     for (std::size_t i = 0; i < meta->num_outputs(); ++i) require_tensor(meta->output_tag(i));

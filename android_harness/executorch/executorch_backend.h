@@ -9,7 +9,7 @@
 
 namespace s2p {
 
-/// ExecuTorch. Programs are memory-mapped; the first output of their `forward` is the result.
+/// ExecuTorch. Programs are memory-mapped; the result is what the one method that they have gives, or `forward` of several.
 class ExecuTorchBackend : public Backend {
  public:
   /// `threads` sizes ExecuTorch's thread pool, which is one for the process; absent: ExecuTorch chooses.

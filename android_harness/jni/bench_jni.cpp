@@ -33,12 +33,12 @@ s2p::Chunks chunks_of(jboolean release) { return release == JNI_TRUE ? s2p::Chun
 extern "C" {
 
 /// The whole protocol on the calling thread, but for memory when that is measured in a launch of its own. Throws S2PException.
-JNIEXPORT void JNICALL Java_mobile_s2p_Native_bench(JNIEnv* env, jobject, jbyteArray bundle_path, jbyteArray report_path, jint warmup,
-                                                    jint runs, jdouble cooldown, jdouble minimum, jdouble cool, jint threads,
+JNIEXPORT void JNICALL Java_mobile_s2p_Native_bench(JNIEnv* env, jobject, jbyteArray bundle_path, jbyteArray chip, jbyteArray report_path,
+                                                    jint warmup, jint runs, jdouble cooldown, jdouble minimum, jdouble cool, jint threads,
                                                     jboolean release_chunks, jboolean memory_apart, jobject engine, jobject sensors,
                                                     jobject listener) {
   s2p::guarded(env, 0, [&] {
-    const s2p::Bundle bundle = s2p::Bundle::open(s2p::to_text(env, bundle_path));
+    const s2p::Bundle bundle = s2p::Bundle::open(s2p::to_text(env, bundle_path), s2p::to_text_or_none(env, chip));
     s2p::JavaBackend backend(env, engine);
     s2p::Probes probes = probes_of(env, sensors);
     s2p::BenchOptions options;
@@ -53,10 +53,10 @@ JNIEXPORT void JNICALL Java_mobile_s2p_Native_bench(JNIEnv* env, jobject, jbyteA
 }
 
 /// The `memory` of a report alone, drawn in this launch. Throws S2PException.
-JNIEXPORT void JNICALL Java_mobile_s2p_Native_memory(JNIEnv* env, jobject, jbyteArray bundle_path, jbyteArray out, jboolean release_chunks,
-                                                     jobject engine, jobject sensors, jobject listener) {
+JNIEXPORT void JNICALL Java_mobile_s2p_Native_memory(JNIEnv* env, jobject, jbyteArray bundle_path, jbyteArray chip, jbyteArray out,
+                                                     jboolean release_chunks, jobject engine, jobject sensors, jobject listener) {
   s2p::guarded(env, 0, [&] {
-    const s2p::Bundle bundle = s2p::Bundle::open(s2p::to_text(env, bundle_path));
+    const s2p::Bundle bundle = s2p::Bundle::open(s2p::to_text(env, bundle_path), s2p::to_text_or_none(env, chip));
     s2p::JavaBackend backend(env, engine);
     const s2p::Probes probes = probes_of(env, sensors);
     s2p::Memory memory = s2p::measure_memory(bundle, backend, probes, chunks_of(release_chunks), told(env, listener));

@@ -84,6 +84,17 @@ std::unique_ptr<Program> JavaBackend::load(const std::string&, const Component&,
   return loaded;
 }
 
+bool JavaBackend::prepare_npu() {
+  const JavaEnv env(engine_.machine());
+  env->CallVoidMethod(engine_.get(), engine_.method(env.get(), "prepareNpu", "()V"));
+  // What it throws says what the app lacks, and is for whoever builds the app: it goes there as it is.
+  if (const jthrowable thrown = env->ExceptionOccurred()) {
+    env->ExceptionClear();
+    throw JavaThrown{thrown};
+  }
+  return true;
+}
+
 std::string JavaBackend::describe(const Component& component) const { return "executorch AAR " + component.backend; }
 
 }  // namespace s2p

@@ -16,6 +16,7 @@ class JavaBackend : public Backend {
   std::unique_ptr<Program> load(const std::string& name, const Component& component,
                                 const std::filesystem::path& file) override;
   std::string describe(const Component& component) const override;
+  bool prepare_npu() override;
 
  private:
   JavaObject engine_;

@@ -30,6 +30,10 @@ std::string to_text(JNIEnv* env, jbyteArray bytes) {
   return text;
 }
 
+std::optional<std::string> to_text_or_none(JNIEnv* env, jbyteArray bytes) {
+  return bytes == nullptr ? std::nullopt : std::optional<std::string>(to_text(env, bytes));
+}
+
 jbyteArray to_bytes(JNIEnv* env, const std::string& text) {
   const auto size = static_cast<jsize>(text.size());
   const jbyteArray bytes = env->NewByteArray(size);

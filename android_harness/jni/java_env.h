@@ -2,6 +2,7 @@
 
 #include <jni.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -68,6 +69,7 @@ struct JavaThrown {
 /// Texts travel as UTF-8 in byte arrays: JNI's own strings are in a UTF-8 of their own, in which an emoji is six bytes that no file has.
 std::string to_text(JNIEnv* env, jbyteArray bytes);
 jbyteArray to_bytes(JNIEnv* env, const std::string& text);
+std::optional<std::string> to_text_or_none(JNIEnv* env, jbyteArray bytes);
 
 /// Turns a pending Java exception into Error(backend) with its message.
 void rethrow(JNIEnv* env, const char* action);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "java_backend.h"
@@ -14,8 +15,8 @@ namespace {
 
 /// An opened bundle with its pipeline; Java holds the address.
 struct OpenPipeline {
-  OpenPipeline(JNIEnv* env, const std::string& folder, jobject engine, std::uint64_t budget)
-      : bundle(s2p::Bundle::open(folder)), backend(env, engine), stay(s2p::within_budget(bundle, budget)),
+  OpenPipeline(JNIEnv* env, const std::string& folder, const std::optional<std::string>& chip, jobject engine, std::uint64_t budget)
+      : bundle(s2p::Bundle::open(folder, chip)), backend(env, engine), stay(s2p::within_budget(bundle, budget)),
         pipeline(bundle, backend, stay.residency, stay.chunks) {}
 
   s2p::Bundle bundle;
@@ -71,10 +72,11 @@ class Listener {
 
 extern "C" {
 
-JNIEXPORT jlong JNICALL Java_mobile_s2p_Native_open(JNIEnv* env, jobject, jbyteArray folder, jobject engine, jlong budget) {
+JNIEXPORT jlong JNICALL Java_mobile_s2p_Native_open(JNIEnv* env, jobject, jbyteArray folder, jbyteArray chip, jobject engine, jlong budget) {
   return s2p::guarded(env, jlong{0}, [&] {
     const auto limit = static_cast<std::uint64_t>(std::max<jlong>(budget, 0));
-    return reinterpret_cast<jlong>(std::make_unique<OpenPipeline>(env, s2p::to_text(env, folder), engine, limit).release());
+    auto pipeline = std::make_unique<OpenPipeline>(env, s2p::to_text(env, folder), s2p::to_text_or_none(env, chip), engine, limit);
+    return reinterpret_cast<jlong>(pipeline.release());
   });
 }
 
@@ -113,7 +115,7 @@ JNIEXPORT jintArray JNICALL Java_mobile_s2p_Native_draw(JNIEnv* env, jobject, jl
     OpenPipeline& pipeline = opened(handle);
     const Listener told(env, listener, pipeline.bundle.manifest().plan.calls.size());
     s2p::Wish wish{s2p::to_text(env, prompt), static_cast<std::uint64_t>(seed), std::nullopt};
-    if (negative != nullptr) wish.negative_prompt = s2p::to_text(env, negative);
+    wish.negative_prompt = s2p::to_text_or_none(env, negative);
     s2p::Watcher watcher;
     const auto every = static_cast<std::size_t>(std::max(preview_every, 0));
     const std::size_t calls = pipeline.bundle.manifest().plan.calls.size();

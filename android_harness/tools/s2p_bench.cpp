@@ -13,7 +13,7 @@ namespace {
 constexpr const char* kUsage =
     "s2p-bench BUNDLE [--out report.json] [--runs 5] [--warmup 1] [--cooldown SECONDS] [--minimum-seconds 60]\n"
     "          [--threads N] [--cores 4-7] [--cool SECONDS] [--fidelity-floor-db 30] [--picture-floor-db 20]\n"
-    "          [--system-root DIR] [--release-chunks] [--memory-only] [--replay]\n"
+    "          [--system-root DIR] [--release-chunks] [--chip NAME] [--memory-only] [--replay]\n"
     "\n"
     "Measures a bundle, writes a report and, beside it, the pictures of the golden runs as REPORT-ID.png; progress goes to\n"
     "stdout, one JSON object a line.\n"
@@ -21,6 +21,7 @@ constexpr const char* kUsage =
     "--cool waits at most so long for a device that is not throttled before anything is loaded.\n"
     "--memory-only draws one picture, samples memory and writes those figures alone; without it a process of its own does that.\n"
     "--release-chunks loads each program of a U-Net in several for every call and drops it.\n"
+    "--chip: of a bundle that is compiled for chips, the one whose files are looked at; those of others need not be there.\n"
     "--system-root reads /proc, /sys and /etc below DIR. --replay measures the harness without an engine.\n";
 
 void print(const s2p::BenchEvent& event) {
@@ -35,7 +36,7 @@ void print(const s2p::BenchEvent& event) {
 void run(int count, char** values) {
   const s2p::Arguments arguments(
       count, values,
-      {"out", "runs", "warmup", "cooldown", "minimum-seconds", "threads", "cores", "cool", "fidelity-floor-db", "picture-floor-db", "system-root"},
+      {"out", "runs", "warmup", "cooldown", "minimum-seconds", "threads", "cores", "cool", "fidelity-floor-db", "picture-floor-db", "system-root", "chip"},
       {"replay", "release-chunks", "memory-only"});
   const std::string out = arguments.text("out").value_or("report.json");
   s2p::BenchOptions options;
@@ -50,7 +51,7 @@ void run(int count, char** values) {
   options.picture_floor_db = arguments.number("picture-floor-db").value_or(options.picture_floor_db);
   protocol.threads = arguments.integer("threads", 1).value_or(s2p::default_threads(s2p::pin_to_named_cores(arguments.text("cores"))));
 
-  const s2p::Bundle bundle = s2p::Bundle::open(arguments.bundle());
+  const s2p::Bundle bundle = s2p::Bundle::open(arguments.bundle(), arguments.text("chip"));
   const auto backend = s2p::choose_backend(bundle, arguments.flag("replay"), protocol.threads);
   const auto start = s2p::Clock::now();
   s2p::Probes probes(s2p::SystemFiles(arguments.text("system-root").value_or("/")), s2p::native_sensors(),

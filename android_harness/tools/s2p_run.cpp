@@ -12,10 +12,11 @@ namespace {
 
 constexpr const char* kUsage =
     "s2p-run BUNDLE --prompt TEXT [--negative-prompt TEXT] [--seed N] [--out picture.png] [--latents latents.safetensors]\n"
-    "        [--threads N] [--cores 4-7] [--low-memory] [--release-chunks] [--replay]\n"
+    "        [--threads N] [--cores 4-7] [--low-memory] [--release-chunks] [--chip NAME] [--replay]\n"
     "\n"
     "Draws a picture. --latents also writes the final latents. --low-memory drops each component after use,\n"
     "--release-chunks each program of a U-Net in several after every call.\n"
+    "--chip: of a bundle that is compiled for chips, the one whose files are looked at.\n"
     "--replay answers with the bundle's first golden run instead of an engine.\n";
 
 /// One float32 tensor named "latents".
@@ -37,14 +38,14 @@ void write_latents(const std::string& path, const s2p::LatentSpec& spec, const s
 }
 
 void run(int count, char** values) {
-  const s2p::Arguments arguments(count, values, {"prompt", "negative-prompt", "seed", "out", "latents", "threads", "cores"}, {"low-memory", "release-chunks", "replay"});
+  const s2p::Arguments arguments(count, values, {"prompt", "negative-prompt", "seed", "out", "latents", "threads", "cores", "chip"}, {"low-memory", "release-chunks", "replay"});
   const auto prompt = arguments.text("prompt");
   if (!prompt) throw s2p::Error(s2p::ErrorKind::bad_input, "no prompt given; add --prompt TEXT");
   const std::uint64_t seed = arguments.seed("seed").value_or(0);
   const std::int64_t threads =
       arguments.integer("threads", 1).value_or(s2p::default_threads(s2p::pin_to_named_cores(arguments.text("cores"))));
 
-  const s2p::Bundle bundle = s2p::Bundle::open(arguments.bundle());
+  const s2p::Bundle bundle = s2p::Bundle::open(arguments.bundle(), arguments.text("chip"));
   const auto backend = s2p::choose_backend(bundle, arguments.flag("replay"), threads);
   s2p::Pipeline pipeline(bundle, *backend, arguments.flag("low-memory") ? s2p::Residency::release : s2p::Residency::keep,
                          arguments.flag("release-chunks") ? s2p::Chunks::release : s2p::Chunks::keep);

@@ -23,7 +23,7 @@ from s2p_runtime.bundle import (
     open_bundle,
 )
 from s2p_runtime.component import Component, TensorSpec
-from s2p_runtime.contract import write_contract
+from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.tensors import write_tensors
 from s2p_runtime.tokenizer import ClipTokenizer
 from s2p_runtime.walker import denoise, guide, initial_latents
@@ -57,6 +57,32 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundle") / "tiny.s2pmobile"
     _export_programs(folder)
     return open_bundle(folder)
+
+
+@pytest.fixture(scope="session")
+def compile_for_chips() -> Callable[..., Path]:
+    """``compile_for_chips(source, folder, chips)``: a copy of a bundle whose every program is there for each chip, as ``convert``
+    lays them out, with what ONNX Runtime takes beside them. The files hold a line each: nothing here can run them."""
+
+    def compile_for(source: Path, folder: Path, chips: tuple[str, ...] = ("SM8650", "SM8750")) -> Path:
+        shutil.copytree(source, folder)
+        manifest = read_contract(folder / MANIFEST_NAME, BundleManifest, "s2p-bundle", 1)
+        parts = {}
+        for name, part in manifest.components.items():
+            (folder / part.path).unlink()
+            for chip in chips:
+                (folder / chip / "onnxruntime").mkdir(parents=True, exist_ok=True)
+                (folder / chip / f"{name}.pte").write_text(f"{name} of {chip}")
+                (folder / chip / "onnxruntime" / f"{name}.bin").write_text(f"a context of {chip}")
+            paths = {chip: f"{chip}/{name}.pte" for chip in chips}
+            changes = {"path": paths[chips[0]], "chips": paths, "backend": "qnn executorch 1.4.1 qairt 2.51.0"}
+            parts[name] = part.model_copy(update=changes)
+        (folder / MANIFEST_NAME).unlink()
+        changed = manifest.model_copy(update={"components": parts, "files": file_entries(folder)})
+        write_contract(folder / MANIFEST_NAME, changed)
+        return folder
+
+    return compile_for
 
 
 @pytest.fixture(scope="session", params=["tiny", "demo"])

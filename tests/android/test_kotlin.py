@@ -14,7 +14,7 @@ import stat
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +83,16 @@ def desktop(compiled: Compiled, runner_folder: Path) -> Desktop:
         pytest.skip("there is no JDK whose jni.h the library's native half could be built with")
     classes = kotlin_check.classpath(compiled.folder, "desktop", "app", "library", "executorch")
 
-    def run(*words: object, heap: str = "64m") -> subprocess.CompletedProcess[str]:
-        settings = ["-Xcheck:jni", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:MaxDirectMemorySize=64m"]
+    def run(*words: object, heap: str = "64m", phone: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        described = [f"-Ds2p.{name}={value}" for name, value in (phone or {}).items()]
+        settings = [
+            *described,
+            "-Xcheck:jni",
+            f"-Xmx{heap}",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-XX:MaxDirectMemorySize=64m",
+        ]
         command = ["java", *settings, f"-Djava.library.path={runner_folder}", "-cp", classes, "mobile.s2p.DesktopKt"]
         environment = {**os.environ, "LC_ALL": "C.UTF-8"}
         done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, check=False, env=environment)
@@ -137,6 +145,62 @@ def test_an_app_draws_the_golden_picture(desktop: Desktop, bundle: Path, tmp_pat
     assert (pixels >> 24 == 255).all()
     drawn = np.stack([pixels >> shift & 255 for shift in (16, 8, 0)], axis=-1)
     np.testing.assert_array_equal(drawn, to_picture(read_tensors(bundle / run["path"])["image"]))
+
+
+GEN_3 = {"sdk": "34", "soc": "SM8650"}
+
+
+@pytest.fixture
+def npu_bundle(tmp_path: Path, compile_for_chips: Callable[..., Path]) -> Path:
+    """As a driver copies it to a phone with an SM8650: the files of the other chip are not there."""
+    folder = compile_for_chips(FIXTURES / "ancestral.s2pmobile", tmp_path / "npu.s2pmobile", ("SM8750", "SM8650"))
+    shutil.rmtree(folder / "SM8750")
+    return folder
+
+
+def test_the_npu_gets_the_phones_programs_or_the_app_says_what_it_lacks(
+    desktop: Desktop, npu_bundle: Path, tmp_path: Path
+) -> None:
+    run = json.loads((npu_bundle / "manifest.json").read_text())["golden"][0]
+    done = desktop("npu", npu_bundle, run["id"], run["seed"], run["prompt"], tmp_path, phone=GEN_3)
+    assert done.stdout.endswith("passed\n"), done.stderr
+    report = read_contract(tmp_path / "report.json", BenchReport, "s2p-report", 2)
+    assert report.validity.fidelity_ok and report.backend["unet"] == "executorch AAR qnn executorch 1.4.1 qairt 2.51.0"
+    assert report.bundle_sha256 == sha256_file(npu_bundle / "manifest.json"), "the manifest is that of all chips"
+    assert Memory.model_validate_json((tmp_path / "memory.json").read_text()).own_launch
+
+
+REFUSED_PHONES: dict[str, tuple[dict[str, str], str]] = {
+    "another chip": (
+        {"sdk": "33", "soc": "SM8550"},
+        "and this device has SM8550; convert the checkpoint for that chip, or with",
+    ),
+    "Android 11": (
+        {"sdk": "30", "soc": "SM8650"},
+        "and this device does not name its chip, which takes Android 12; convert with",
+    ),
+    "unnamed": ({"sdk": "34"}, "and this device does not name its chip, which takes Android 12; convert with"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_PHONES)
+def test_another_phones_bundle_is_refused_by_name(
+    desktop: Desktop, compile_for_chips: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    phone, message = REFUSED_PHONES[name]
+    whole = compile_for_chips(FIXTURES / "ancestral.s2pmobile", tmp_path / "npu.s2pmobile")
+    done = desktop("npu-opens", whole, tmp_path, phone=phone)
+    assert done.returncode == 2
+    assert f"error: npu.s2pmobile is for the NPU of SM8650, SM8750, {message} --backend xnnpack\n" in done.stderr
+
+
+def test_the_phones_own_bundle_is_opened(desktop: Desktop, npu_bundle: Path, tmp_path: Path) -> None:
+    assert desktop("npu-opens", npu_bundle, tmp_path, phone=GEN_3).stdout.endswith("passed\n")
+
+
+def test_of_several_methods_the_first_picture_sizes(desktop: Desktop, bundle: Path) -> None:
+    done = desktop("methods", bundle, "only")
+    assert done.stdout.endswith("passed\n"), done.stderr
 
 
 def test_the_app_takes_orders_over_adb_and_refuses_wrong_ones(desktop: Desktop) -> None:

@@ -137,6 +137,7 @@ Pipeline::Pipeline(const Bundle& bundle, Backend& backend, Residency residency, 
       tokenizer_(load_tokenizer(bundle, bundle.manifest().tokenizer)) {
   if (bundle.manifest().conditioning) second_tokenizer_ = load_tokenizer(bundle, bundle.manifest().conditioning->second_tokenizer);
   require_target();
+  require_chip();
   check_components();
   if (chunks == Chunks::release && bundle.manifest().chunks.empty()) {
     throw Error(ErrorKind::bad_input, "the U-Net of " + bundle.folder().filename().string() +
@@ -150,6 +151,21 @@ void Pipeline::require_target() const {
   if (!runs.empty() && runs != target) {
     throw Error(ErrorKind::wrong_target, bundle_.folder().filename().string() + " is a bundle for " + target + "; this app runs " +
                                              runs + ", so convert the checkpoint for that");
+  }
+}
+
+void Pipeline::require_chip() const {
+  const std::vector<std::string> chips = bundle_.manifest().chips();
+  // What runs no programs, as a replay, needs no chip for them.
+  if (chips.empty() || backend_.target().empty()) return;
+  const std::string is_for = bundle_.folder().filename().string() + " is for the NPU of " + joined(chips);
+  if (!backend_.prepare_npu()) {
+    throw Error(ErrorKind::wrong_target, is_for + ", whose engine this program does not bring; measure it with the app, or convert "
+                                                  "with --backend xnnpack");
+  }
+  if (!bundle_.chip()) {
+    throw Error(ErrorKind::wrong_target, is_for + ", and this device does not name its chip, which takes Android 12; convert with "
+                                                  "--backend xnnpack");
   }
 }
 

@@ -2,6 +2,7 @@
 
 package mobile.s2p
 
+import android.system.Os
 import java.io.File
 import kotlin.system.exitProcess
 import kotlinx.coroutines.flow.first
@@ -126,12 +127,81 @@ private fun draw(bundle: File, golden: String, seed: Long, prompt: String, out: 
     expect(StandIn.loaded.all { it.threads == half }) { "half the processors, not ${StandIn.loaded.last().threads}" }
 }
 
+/** Qualcomm's libraries in a folder, as an app has them that was installed. */
+private fun librariesOf(folder: File, vararg names: String): Npu {
+    folder.mkdirs()
+    for (name in names) File(folder, "lib$name.so").writeText("")
+    return Npu { name -> File(folder, "lib$name.so").takeIf(File::exists)?.path }
+}
+
+/** A bundle for the NPU of the phone that this machine's properties describe, in apps that lack parts and in one that has all. */
+private fun npu(bundle: File, golden: String, seed: Long, prompt: String, out: File): Unit = runBlocking {
+    val graph = "qnn_graph_7"
+    Replay(bundle, golden, method = graph).install()
+    val lines = listOf(
+        "executorch-android-qnn:", "com.qualcomm.qti:qnn-runtime:", "jniLibs.useLegacyPackaging = true", "-Ps2p.npu=true",
+    )
+    suspend fun lacks(npu: Npu, part: String) {
+        val error = thrown<S2PException> { Pipeline.open(bundle, PipelineOptions(), ExecuTorchEngine(1, npu)) }.message!!
+        expect(error.startsWith("this app lacks $part, which the NPU needs; ") && lines.all { it in error }) { error }
+        expect('\n' !in error && StandIn.loaded.isEmpty()) { "more than a line, or something was loaded" }
+    }
+    val plain = thrown<S2PException> { Pipeline.open(bundle) }.message!!
+    expect(plain.startsWith("this app lacks libQnnHtp.so and libQnnSystem.so of Qualcomm,")) { plain }
+    lacks(librariesOf(File(out, "half"), "QnnHtp"), "libQnnSystem.so of Qualcomm")
+    lacks(librariesOf(File(out, "stub"), "QnnHtp", "QnnSystem", "QnnHtpV75Stub"), "libQnnHtpV..Skel.so of Qualcomm")
+    lacks(Npu { "${File(out, "base.apk")}!/lib/arm64-v8a/lib$it.so" }, "Qualcomm's libraries as files")
+    expect("ADSP_LIBRARY_PATH" !in Os.environment) { "set by an app that lacks libraries" }
+
+    val folder = File(out, "lib/arm64")
+    val whole = librariesOf(folder, "QnnHtp", "QnnSystem", "QnnHtpV75Stub", "QnnHtpV75Skel")
+    lacks(whole, "ExecuTorch's QNN delegate")
+    Os.environment.clear()
+    // Asked of the runtime before anything is loaded, and of a program right after it is: the place is known at both times.
+    fun <T> whenSet(value: T): T = value.also { expect(Os.environment["ADSP_LIBRARY_PATH"] == folder.absolutePath) { "${Os.environment}" } }
+    StandIn.backends = { whenSet(listOf("XnnpackBackend", "QnnBackend")) }
+    StandIn.methods = { whenSet(listOf(graph)) }
+    val engine = ExecuTorchEngine(1, whole)
+    Pipeline.open(bundle, PipelineOptions(), engine).use { pipeline ->
+        val steps = pipeline.generate(prompt, seed = seed).toList()
+        expect(steps.last() is Step.Finished) { "$steps" }
+    }
+    val programs = StandIn.loaded.map { File(it.path).relativeTo(bundle).path }
+    expect(programs == listOf("text_encoder", "unet", "vae_decoder").map { "SM8650/$it.pte" }) { "$programs" }
+    expect(StandIn.prepared.toSet() == setOf(graph)) { "${StandIn.prepared}" }
+    Benchmark.measure(bundle, File(out, "report.json"), BenchSettings(1, 0, minimum = 0.0), StillPhone(), { _, _, _, _ -> }, engine)
+    Benchmark.memory(bundle, File(out, "memory.json"), BenchSettings(1, 0, minimum = 0.0), StillPhone(), { _, _, _, _ -> }, engine)
+}
+
+/** Opens a bundle in an app that has all that the NPU needs; what is wrong ends with status 2 and a line. */
+private fun npuOpens(bundle: File, out: File): Unit = runBlocking {
+    StandIn.backends = { listOf("QnnBackend") }
+    val engine = ExecuTorchEngine(1, librariesOf(out, "QnnHtp", "QnnSystem", "QnnHtpV75Skel"))
+    Pipeline.open(bundle, PipelineOptions(), engine).close()
+}
+
+/** Of a program with several methods, one for each picture size, the first size's is taken. */
+private fun methods(bundle: File, golden: String): Unit = runBlocking {
+    Replay(bundle, golden).install()
+    StandIn.methods = { listOf("size_32x48", "forward") }
+    Pipeline.open(bundle).use { it.prewarm() }
+    expect(StandIn.prepared.toSet() == setOf("forward")) { "${StandIn.prepared}" }
+    StandIn.methods = { listOf("size_32x48", "size_48x32") }
+    Pipeline.open(bundle).use { pipeline ->
+        val refused = thrown<S2PException> { pipeline.prewarm() }
+        expect("Failed to load method: forward" in refused.message!!) { refused.message!! }
+    }
+}
+
 fun main(words: Array<String>) {
     try {
         when (words[0]) {
             "bench" -> bench(File(words[1]), words[2], File(words[3]))
             "failures" -> failures(File(words[1]), words[2], File(words[3]))
             "draw" -> draw(File(words[1]), words[2], words[3].toLong(), words[4], File(words[5]))
+            "npu" -> npu(File(words[1]), words[2], words[3].toLong(), words[4], File(words[5]))
+            "npu-opens" -> npuOpens(File(words[1]), File(words[2]))
+            "methods" -> methods(File(words[1]), words[2])
             "unpack" -> unpack(File(words[1]), File(words[2]))
             "refuse" -> refuse(File(words[1]))
             "fuzz" -> fuzz(File(words[1]), File(words[2]), words[3].toInt())

@@ -1,6 +1,6 @@
 // What the library and the apps use of Android, as declarations; https://developer.android.com/reference has each class under its own
 // name, for example .../android/graphics/Bitmap. A class begins with a line "// file NAME". Bitmap holds its pixels, so that tests can
-// look at them on a desktop.
+// look at them on a desktop; s2p.sdk and s2p.soc say which phone that is, and Os.environment what was set.
 // file android.R
 public final class R { public static final class layout { public static final int simple_spinner_dropdown_item = 1; } }
 // file android.app.Activity
@@ -93,8 +93,10 @@ public class BatteryManager {
 }
 // file android.os.Build
 public class Build {
-    public static class VERSION { public static final int SDK_INT = Integer.parseInt("30"); }
-    public static class VERSION_CODES { public static final int Q = 29, R = 30; }
+    public static final String UNKNOWN = "unknown";
+    public static final String SOC_MODEL = System.getProperty("s2p.soc", UNKNOWN);
+    public static class VERSION { public static final int SDK_INT = Integer.getInteger("s2p.sdk", 30); }
+    public static class VERSION_CODES { public static final int Q = 29, R = 30, S = 31; }
 }
 // file android.os.Bundle
 public final class Bundle implements Parcelable {
@@ -115,6 +117,15 @@ public final class PowerManager {
     public float getThermalHeadroom(int seconds) { return 0; }
     public boolean isPowerSaveMode() { return false; }
     public boolean isInteractive() { return true; }
+}
+// file android.system.ErrnoException
+public final class ErrnoException extends Exception {}
+// file android.system.Os
+public final class Os {
+    public static final java.util.Map<String, String> environment = new java.util.concurrent.ConcurrentHashMap<>();
+    public static void setenv(String name, String value, boolean overwrite) throws ErrnoException {
+        if (overwrite) environment.put(name, value); else environment.putIfAbsent(name, value);
+    }
 }
 // file android.text.Editable
 public interface Editable extends CharSequence {}
@@ -197,6 +208,8 @@ public class TextView extends android.view.View {
 }
 // file androidx.core.content.FileProvider
 public class FileProvider { public static android.net.Uri getUriForFile(android.content.Context c, String authority, java.io.File file) { return null; } }
+// file dalvik.system.BaseDexClassLoader
+public class BaseDexClassLoader extends ClassLoader { @Override public String findLibrary(String name) { return null; } }
 // file org.json.JSONArray
 public class JSONArray {
     public int length() { return 0; }

@@ -11,13 +11,22 @@ import java.nio.FloatBuffer
 import java.nio.IntBuffer
 import java.nio.LongBuffer
 
-/** What stands for the native library: given path, load mode and threads, it answers calls. */
+/** What stands for the native library: given path, load mode and threads, it answers calls; and what it says of itself and of a program. */
 object StandIn {
     class Loaded(val path: String, val mode: Int, val threads: Int)
 
     val loaded: MutableList<Loaded> = java.util.Collections.synchronizedList(ArrayList())
     var destroyed: Int = 0
+    var methods: (path: String) -> List<String> = { listOf("forward") }
+    var backends: () -> List<String> = { listOf("XnnpackBackend") }
+    val prepared: MutableList<String> = java.util.Collections.synchronizedList(ArrayList())
     var answer: (path: String, method: String, inputs: List<Tensor>) -> List<FloatArray> = { _, _, _ -> error("no engine") }
+}
+
+class ExecuTorchRuntime private constructor() {
+    companion object {
+        @JvmStatic fun getRegisteredBackends(): Array<String> = StandIn.backends().toTypedArray()
+    }
 }
 
 class EValue private constructor(private val tensor: Tensor) {
@@ -62,7 +71,12 @@ open class Module private constructor(private val path: String) : Closeable {
         StandIn.answer(path, methodName, inputs.map { it.toTensor() })
             .map { EValue.from(Tensor.fromBlob(it, longArrayOf(it.size.toLong()))) }.toTypedArray()
 
-    open fun loadMethod(methodName: String) {}
+    open fun getMethods(): Array<String> = StandIn.methods(path).toTypedArray()
+
+    open fun loadMethod(methodName: String) {
+        require(methodName in getMethods()) { "Failed to load method: $methodName" }
+        StandIn.prepared += methodName
+    }
 
     open fun destroy() {
         StandIn.destroyed++

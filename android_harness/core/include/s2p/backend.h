@@ -45,6 +45,10 @@ class Backend {
   /// What runs the component, for the report, e.g. "executorch xnnpack".
   virtual std::string describe(const Component& component) const = 0;
 
+  /// Makes ready for programs that are compiled for chips, before any program is loaded. False: the engine runs none of them. Throws
+  /// what the engine throws when it lacks what they need.
+  virtual bool prepare_npu() { return false; }
+
   /// Whether the engine can draw a golden run. One that only plays a recording back knows its own run alone.
   virtual bool can_draw(const GoldenRun&) const { return true; }
 };

@@ -77,7 +77,8 @@ struct Conditions {
 /// Prompt to picture through the components of a bundle. Not thread-safe. Bundle and backend must outlive it.
 class Pipeline {
  public:
-  /// Throws Error(wrong_target) when the bundle's programs are not the backend's, Error(bad_input) when its components do not
+  /// Throws Error(wrong_target) when the bundle's programs are not the backend's, or are compiled for chips and the backend runs no such
+  /// programs or the device's chip is not known, what Backend::prepare_npu throws, Error(bad_input) when its components do not
   /// take the tensors of docs/formats.md.
   Pipeline(const Bundle& bundle, Backend& backend, Residency residency = Residency::keep, Chunks chunks = Chunks::keep);
 
@@ -110,6 +111,7 @@ class Pipeline {
                                      const Watcher& watcher);
   Picture decode(const std::vector<float>& latents);
   void require_target() const;
+  void require_chip() const;
   void check_components() const;
 
   const Bundle& bundle_;

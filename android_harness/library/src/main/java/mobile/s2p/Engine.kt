@@ -1,5 +1,6 @@
 package mobile.s2p
 
+import android.os.Build
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import org.pytorch.executorch.EValue
@@ -10,6 +11,9 @@ import org.pytorch.executorch.Tensor
 internal interface Engine {
     /** @param path of the program, UTF-8 */
     fun load(path: ByteArray): EngineProgram
+
+    /** Called before the first [load] where programs are compiled for chips. Throws [S2PException] when this app lacks what they need. */
+    fun prepareNpu()
 }
 
 /** A loaded program; called from the core, from one thread at a time. */
@@ -32,19 +36,27 @@ internal interface EngineProgram {
  */
 internal fun threadsOr(given: Int): Int = if (given > 0) given else maxOf(1, Runtime.getRuntime().availableProcessors() / 2)
 
+/** The chip as manifests name it; null before Android 12, which is the first to tell. */
+internal fun deviceChip(): String? =
+    if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.S) Build.SOC_MODEL.takeIf { it != Build.UNKNOWN } else null
+
 /** The ExecuTorch AAR. */
-internal class ExecuTorchEngine(private val threads: Int) : Engine {
+internal class ExecuTorchEngine(private val threads: Int, private val npu: Npu = Npu()) : Engine {
+    override fun prepareNpu() = npu.prepare()
+
     override fun load(path: ByteArray): EngineProgram {
         val module = Module.load(path.decodeToString(), Module.LOAD_MODE_MMAP, threads)
+        // The one that there is, whoever named it; of several, one for each picture size, the first size's.
+        val method = module.getMethods().singleOrNull() ?: FIRST_METHOD
         // Otherwise the first run would prepare the program, and a report would count that to the first picture.
-        module.loadMethod(METHOD)
-        return ExecuTorchProgram(module)
+        module.loadMethod(method)
+        return ExecuTorchProgram(module, method)
     }
 
-    private class ExecuTorchProgram(private val module: Module) : EngineProgram {
+    private class ExecuTorchProgram(private val module: Module, private val method: String) : EngineProgram {
         override fun run(inputs: Array<ByteBuffer>, dtypes: IntArray, shapes: Array<LongArray>): Array<FloatArray> {
             val values = Array(inputs.size) { i -> EValue.from(tensor(inputs[i].order(ByteOrder.nativeOrder()), dtypes[i], shapes[i])) }
-            return module.execute(METHOD, *values).map { it.toTensor().dataAsFloatArray }.toTypedArray()
+            return module.execute(method, *values).map { it.toTensor().dataAsFloatArray }.toTypedArray()
         }
 
         override fun close() = module.destroy()
@@ -58,6 +70,6 @@ internal class ExecuTorchEngine(private val threads: Int) : Engine {
     }
 
     private companion object {
-        const val METHOD = "forward"
+        const val FIRST_METHOD = "forward"
     }
 }

@@ -14,7 +14,8 @@ internal object Native {
         System.loadLibrary("s2p_jni")
     }
 
-    external fun open(folder: ByteArray, engine: Engine, budget: Long): Long
+    /** @param chip of this phone; null: it does not tell */
+    external fun open(folder: ByteArray, chip: ByteArray?, engine: Engine, budget: Long): Long
 
     external fun close(handle: Long)
 
@@ -33,12 +34,13 @@ internal object Native {
     ): IntArray?
 
     external fun bench(
-        bundle: ByteArray, report: ByteArray, warmup: Int, runs: Int, cooldown: Double, minimum: Double, cool: Double, threads: Int,
-        releaseChunks: Boolean, memoryApart: Boolean, engine: Engine, sensors: Sensors, listener: NativeBenchListener,
+        bundle: ByteArray, chip: ByteArray?, report: ByteArray, warmup: Int, runs: Int, cooldown: Double, minimum: Double, cool: Double,
+        threads: Int, releaseChunks: Boolean, memoryApart: Boolean, engine: Engine, sensors: Sensors, listener: NativeBenchListener,
     )
 
     external fun memory(
-        bundle: ByteArray, out: ByteArray, releaseChunks: Boolean, engine: Engine, sensors: Sensors, listener: NativeBenchListener,
+        bundle: ByteArray, chip: ByteArray?, out: ByteArray, releaseChunks: Boolean, engine: Engine, sensors: Sensors,
+        listener: NativeBenchListener,
     )
 }
 

@@ -145,17 +145,20 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
         /**
          * Opens a bundle for ExecuTorch. Every file is compared with its SHA-256, which takes a second for each gigabyte or two.
          *
+         * Of a bundle for Snapdragon's NPU the programs of this phone's chip are taken; files of other chips need not be there.
+         *
          * @param bundle its folder, for example what [Bundles.fetch] made.
-         * @throws S2PException no bundle, one that was altered, or one for another engine.
+         * @throws S2PException no bundle, one that was altered, one for another engine or chip, or this app lacks what the NPU needs.
          */
         public suspend fun open(bundle: File, options: PipelineOptions = PipelineOptions()): Pipeline =
             open(bundle, options, ExecuTorchEngine(threadsOr(options.threads)))
 
-        internal suspend fun open(bundle: File, options: PipelineOptions, engine: Engine): Pipeline {
+        internal suspend fun open(bundle: File, options: PipelineOptions, engine: Engine, chip: String? = deviceChip()): Pipeline {
             val worker = Executors.newSingleThreadExecutor { work -> Thread(work, "s2p-pipeline") }
             try {
                 return worker.await {
-                    Pipeline(worker, Native.open(bundle.path.encodeToByteArray(), engine, options.memoryBudget ?: 0))
+                    val folder = bundle.path.encodeToByteArray()
+                    Pipeline(worker, Native.open(folder, chip?.encodeToByteArray(), engine, options.memoryBudget ?: 0))
                 }
             } catch (error: Throwable) {
                 worker.shutdown()

@@ -4,6 +4,7 @@ import java.io.File
 import mobile.s2p.Engine
 import mobile.s2p.ExecuTorchEngine
 import mobile.s2p.Native
+import mobile.s2p.deviceChip
 import mobile.s2p.threadsOr
 
 /** For the measuring app of this project; other apps have no need of it, and it may change. */
@@ -98,8 +99,9 @@ public object Benchmark {
         bundle: File, report: File, settings: BenchSettings, sensors: Sensors, listener: BenchListener, engine: Engine,
     ) {
         Native.bench(
-            bundle.path.encodeToByteArray(), report.path.encodeToByteArray(), settings.warmup, settings.runs, settings.cooldown,
-            settings.minimum, settings.cool, threadsOr(settings.threads), settings.releaseChunks, settings.memoryApart, engine, sensors,
+            bundle.path.encodeToByteArray(), deviceChip()?.encodeToByteArray(), report.path.encodeToByteArray(), settings.warmup,
+            settings.runs, settings.cooldown, settings.minimum, settings.cool, threadsOr(settings.threads), settings.releaseChunks,
+            settings.memoryApart, engine, sensors,
         ) { kind, index, total, milliseconds -> listener.onStep(BenchStep.entries[kind], index, total, milliseconds) }
     }
 
@@ -107,7 +109,8 @@ public object Benchmark {
         bundle: File, out: File, settings: BenchSettings, sensors: Sensors, listener: BenchListener, engine: Engine,
     ) {
         Native.memory(
-            bundle.path.encodeToByteArray(), out.path.encodeToByteArray(), settings.releaseChunks, engine, sensors,
+            bundle.path.encodeToByteArray(), deviceChip()?.encodeToByteArray(), out.path.encodeToByteArray(), settings.releaseChunks,
+            engine, sensors,
         ) { kind, index, total, milliseconds -> listener.onStep(BenchStep.entries[kind], index, total, milliseconds) }
     }
 }
