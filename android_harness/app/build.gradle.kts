@@ -21,6 +21,9 @@ android {
         release { signingConfig = signingConfigs.getByName("debug") }
     }
 
+    // The NPU reads its library from a file: of an app for it, libraries are unpacked when it is installed.
+    packaging { jniLibs.useLegacyPackaging = providers.gradleProperty("s2p.npu").get().toBoolean() }
+
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17

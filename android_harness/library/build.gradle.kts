@@ -3,6 +3,9 @@ plugins {
     id("org.jetbrains.kotlin.android")
 }
 
+// Snapdragon's NPU: another ExecuTorch, Qualcomm's libraries, and the system's own that talks to the NPU.
+val npu = providers.gradleProperty("s2p.npu").get().toBoolean()
+
 android {
     namespace = "mobile.s2p"
     compileSdk = 35
@@ -25,6 +28,8 @@ android {
         }
     }
 
+    if (npu) sourceSets { getByName("main") { manifest.srcFile("src/npu/AndroidManifest.xml") } }
+
     externalNativeBuild { cmake { path = file("../CMakeLists.txt") } }
 
     compileOptions {
@@ -41,5 +46,11 @@ kotlin { explicitApi() }
 
 dependencies {
     api("org.jetbrains.kotlinx:kotlinx-coroutines-android:1.9.0")
-    implementation("org.pytorch:executorch-android:${providers.gradleProperty("s2p.executorch").get()}")
+    if (npu) {
+        implementation("org.pytorch:executorch-android-qnn:${providers.gradleProperty("s2p.executorch.qnn").get()}")
+        // ExecuTorch asks for an older one, which would not open what a newer compiler wrote.
+        implementation("com.qualcomm.qti:qnn-runtime:${providers.gradleProperty("s2p.qnn").get()}")
+    } else {
+        implementation("org.pytorch:executorch-android:${providers.gradleProperty("s2p.executorch").get()}")
+    }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,6 +78,96 @@ def test_settings_include_what_there_is(project: Path) -> None:
             assert f"\n{property_name}=" in (project / "gradle.properties").read_text()
     assert (project / "gradlew").stat().st_mode & 0o111
     assert "distributionUrl=" in (project / "gradle/wrapper/gradle-wrapper.properties").read_text()
+
+
+NPU_FILES = {
+    "library": HARNESS / "library/build.gradle.kts",
+    "app": MODULES["app"] / "build.gradle.kts",
+    "example": MODULES["example"] / "build.gradle.kts",
+    "manifest": HARNESS / "library/src/npu/AndroidManifest.xml",
+    "usual manifest": HARNESS / "library/src/main/AndroidManifest.xml",
+    "harness properties": HARNESS / "gradle.properties",
+    "example properties": REPOSITORY / "examples/android/gradle.properties",
+    "message": HARNESS / "library/src/main/java/mobile/s2p/Npu.kt",
+    "page": REPOSITORY / "docs/devices.md",
+}
+SWITCH = 'providers.gradleProperty("s2p.npu").get().toBoolean()'
+
+
+def npu_problems(files: Mapping[str, str]) -> list[str]:
+    """What is wrong with the parts that ``s2p.npu`` switches on, and with their being off without it."""
+    problems = []
+    library = files["library"]
+    branches = re.search(r"if \(npu\) \{\n(.*?)\n    \} else \{\n(.*?)\n    \}\n", library, re.DOTALL)
+    on, off = branches.groups() if branches else ("", "")
+    coordinate = r'implementation\("([\w.:-]+):\$\{providers\.gradleProperty\("([\w.]+)"\)\.get\(\)\}"\)'
+    switched = {"org.pytorch:executorch-android-qnn": "s2p.executorch.qnn", "com.qualcomm.qti:qnn-runtime": "s2p.qnn"}
+    if dict(re.findall(coordinate, on)) != switched:
+        problems.append("with the NPU: other libraries")
+    if dict(re.findall(coordinate, off)) != {"org.pytorch:executorch-android": "s2p.executorch"}:
+        problems.append("without the NPU: other libraries")
+    if f"val npu = {SWITCH}" not in library or library.count("org.pytorch:") != 2:
+        problems.append("the library has no switch, or an ExecuTorch outside of it")
+    source = re.search(r'if \(npu\) sourceSets \{ getByName\("main"\) \{ manifest\.srcFile\("([^"]+)"\)', library)
+    if source is None or (HARNESS / "library" / source.group(1)).resolve() != NPU_FILES["manifest"].resolve():
+        problems.append("another manifest")
+    for app in ("app", "example"):
+        if f"packaging {{ jniLibs.useLegacyPackaging = {SWITCH} }}" not in files[app]:
+            problems.append(f"{app}: libraries stay inside of the APK")
+    used = [
+        (one.get(f"{ANDROID}name"), one.get(f"{ANDROID}required"))
+        for application in ElementTree.fromstring(files["manifest"]).findall("application")
+        for one in application.findall("uses-native-library")
+    ]
+    if used != [("libcdsprpc.so", "false")] or "uses-native-library" in files["usual manifest"]:
+        problems.append("the system's library is not asked for as it should be")
+    properties = [
+        dict(line.split("=", 1) for line in files[f"{name} properties"].splitlines() if line.startswith("s2p."))
+        for name in ("harness", "example")
+    ]
+    if properties[0] != properties[1] or properties[0].get("s2p.npu") != "false":
+        problems.append("the properties differ, or the NPU is not off")
+    for place in ("message", "page"):
+        for name, key in switched.items():
+            named = set(re.findall(rf"{name}:([\d.]+)", files[place]))
+            if named != {properties[0].get(key)}:
+                problems.append(f"{place}: another version of {name}")
+    return problems
+
+
+NPU_TEXTS = {name: path.read_text(encoding="utf-8") for name, path in NPU_FILES.items()}
+
+
+def test_one_property_makes_the_app_one_for_the_npu() -> None:
+    assert npu_problems(NPU_TEXTS) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "right", "wrong"),
+    [
+        ("library", "executorch-android-qnn", "executorch-android"),
+        ("library", "com.qualcomm.qti:qnn-runtime", "com.qualcomm.qti:qnn-litert-delegate"),
+        ("library", "} else {", "} else if (false) {"),
+        ("library", 'gradleProperty("s2p.npu")', 'gradleProperty("s2p.qnn")'),
+        ("library", 'gradleProperty("s2p.executorch.qnn")', 'gradleProperty("s2p.executorch")'),
+        ("library", "src/npu/AndroidManifest.xml", "src/main/AndroidManifest.xml"),
+        ("library", "if (npu) sourceSets", "sourceSets"),
+        ("app", SWITCH, "false"),
+        ("example", "jniLibs.useLegacyPackaging", "jniLibs.keepDebugSymbols"),
+        ("manifest", "libcdsprpc.so", "libadsprpc.so"),
+        ("manifest", '"false"', '"true"'),
+        ("manifest", "application>", "queries>"),
+        ("usual manifest", "<manifest />", "<manifest><application><uses-native-library /></application></manifest>"),
+        ("harness properties", "s2p.npu=false", "s2p.npu=true"),
+        ("example properties", "s2p.qnn=", "s2p.qnn=1"),
+        ("message", "executorch-android-qnn:", "executorch-android-qnn:9"),
+        ("message", "qnn-runtime:", "qnn-runtime:9"),
+        ("page", "com.qualcomm.qti:qnn-runtime:", "com.qualcomm.qti:qnn-runtime:9"),
+    ],
+)
+def test_mistakes_in_what_the_npu_needs_are_found(place: str, right: str, wrong: str) -> None:
+    assert right in NPU_TEXTS[place]
+    assert npu_problems({**NPU_TEXTS, place: NPU_TEXTS[place].replace(right, wrong)}) != []
 
 
 def test_the_native_half_is_built_from_what_there_is() -> None:

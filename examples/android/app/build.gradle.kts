@@ -16,6 +16,9 @@ android {
         ndk { abiFilters += "arm64-v8a" }
     }
 
+    // The NPU reads its library from a file: of an app for it, libraries are unpacked when it is installed.
+    packaging { jniLibs.useLegacyPackaging = providers.gradleProperty("s2p.npu").get().toBoolean() }
+
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17
