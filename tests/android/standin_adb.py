@@ -1,7 +1,7 @@
 """A stand-in for adb: devices whose /data/local/tmp is a sandbox folder and whose programs run on this machine.
 
 Environment: ``S2P_STANDIN`` names a folder with ``config.json``. Its keys: ``devices`` (serial -> state), ``services``
-(dumpsys and settings: command -> text, or a list of texts, one per question), ``disk_full``, ``lost_at`` (drop the device
+(dumpsys, settings and getprop: command -> text, or a list of texts, one per question), ``disk_full``, ``lost_at`` (drop the device
 when a line of the running program holds this text), ``killed_at`` (kill the program there). ``log.txt`` collects the calls.
 
 An app lives on it, too: once it is installed (``app`` names the runner that it measures with), ``am start`` runs standin_app.py.
@@ -68,6 +68,9 @@ def _shell(command: str, serial: str, config: dict[str, Any]) -> int:
         return 0
     if command.startswith(("dumpsys", "settings")):
         return 127
+    if command.startswith("getprop"):
+        print()  # what Android says of a property that is not there
+        return 0
     done = _app(command, config)
     if done is not None:
         return done

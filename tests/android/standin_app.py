@@ -2,7 +2,7 @@
 
 Words: the runner, the folder of runs, then ``--es NAME VALUE`` as often as there are. ``S2P_STANDIN`` names the folder with
 config.json; its key ``app_killed_at`` ends the app when its progress holds this text, ``app_killed_in`` when it is launched for this
-pass.
+pass. With ``npu`` the app has the engine of an NPU, and its runs are replays; ``services`` tell the phone's chip.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ def main(words: list[str]) -> int:
     command = [runner, bundle, "--out", str(scratch), *(["--memory-only"] if kind == "memory" else [])]
     command += ["--release-chunks"] if given.pop("release-chunks", "0") == "1" else []
     command += [word for name, value in given.items() for word in (OPTIONS[name], value)]
+    if config.get("npu"):
+        # As the app does: the phone's own chip goes to the core, which picks the programs.
+        command += ["--replay", "--chip", config["services"]["getprop ro.soc.model"].strip()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None
     for line in process.stdout:

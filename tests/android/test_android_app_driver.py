@@ -4,6 +4,7 @@ runner."""
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from s2p_mobile.devices.android_app import PACKAGE, AppSettings, bench_android_a
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.contract import read_contract
 from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.files import list_files
 from s2p_runtime.progress import ProgressEvent, Told
 from s2p_runtime.report import BenchReport
 from s2p_runtime.tensors import read_tensors
@@ -128,6 +130,66 @@ def test_a_failure_says_what_to_do_and_leaves_nothing(phone: Phone, name: str) -
     assert type(caught.value) is kind
     assert message in as_options(str(caught.value)) and "\n" not in str(caught.value)
     assert not (phone.folder / "report.json").exists() and phone.left == []
+
+
+Compile = Callable[..., Path]
+GEN_3, GEN_2 = ({"services": {**SERVICES, "getprop ro.soc.model": f"{chip}\n"}} for chip in ("SM8650", "SM8550"))
+
+
+def test_measures_a_bundle_for_the_phones_npu(phone: Phone, compile_for_chips: Compile) -> None:
+    phone.bundle = compile_for_chips(phone.bundle, phone.folder / "npu.s2pmobile", ("SM8750", "SM8650"))
+    phone.configure(**GEN_3, npu=True)
+    report = phone.bench()
+    assert report.validity.fidelity_ok and report.memory.own_launch
+    assert report.device.soc == "SM8650" and "device.soc" not in report.missing
+    assert set(report.backend) == {"text_encoder", "unet", "vae_decoder"}
+    assert all(text.endswith(", NPU V75 of SM8650") for text in report.backend.values())
+    (remote,) = (phone.folder / "device/s2p-mobile/bundles").iterdir()
+    names = list_files(remote)
+    assert [name for name in names if name.startswith("SM")] == [f"SM8650/{name}.pte" for name in sorted(report.backend)]
+    assert {"manifest.json", "golden/first.safetensors", "tokenizer/vocab.json"} <= set(names)
+    assert read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 2) == report
+
+
+def test_refuses_a_bundle_for_other_chips_before_anything_is_copied(phone: Phone, compile_for_chips: Compile) -> None:
+    phone.bundle = compile_for_chips(phone.bundle, phone.folder / "npu.s2pmobile")
+    bundle = (
+        "npu.s2pmobile is for the NPU of SM8650 (Snapdragon 8 Gen 3), SM8750 (Snapdragon 8 Elite), and device 192.0.2.7:5555 "
+    )
+    for chip, message in {
+        "SM8550": "has SM8550 (Snapdragon 8 Gen 2); convert with --soc SM8550",
+        "Tensor G4": "has Tensor G4; convert with --backend xnnpack to measure its processor",
+        "": "does not name its chip, which takes Android 12; convert with --backend xnnpack to measure its processor",
+    }.items():
+        phone.configure(services={**SERVICES, "getprop ro.soc.model": f"{chip}\n"})
+        with pytest.raises(S2PError) as caught:
+            phone.bench()
+        assert as_options(str(caught.value)) == bundle + message
+    calls = [json.loads(line) for line in (phone.folder / "log.txt").read_text().splitlines()]
+    assert {tuple(call[2:]) for call in calls if call != ["devices"]} == {("shell", "getprop ro.soc.model")}
+
+
+def test_the_app_says_that_it_lacks_the_engine(phone: Phone, compile_for_chips: Compile) -> None:
+    phone.bundle = compile_for_chips(phone.bundle, phone.folder / "npu.s2pmobile", ("SM8650",))
+    phone.configure(**GEN_3)
+    script = phone.folder / "refusing-runner"
+    script.write_text('#!/bin/sh\necho "error: this app lacks a library, which the NPU needs; add a line" >&2\nexit 2\n')
+    script.chmod(0o755)
+    phone.configure(**GEN_3, app=str(script))
+    with pytest.raises(S2PError, match=r"^this app lacks a library, which the NPU needs; add a line$"):
+        phone.bench()
+
+
+def test_other_bundles_ask_for_no_chip(phone: Phone) -> None:
+    phone.configure(**GEN_2)
+    report = phone.bench()
+    assert report.validity.fidelity_ok and not any("NPU" in text for text in report.backend.values())
+    assert "getprop ro.soc.model" not in phone.shell()
+
+
+def test_drivers_know_chips_without_torch() -> None:
+    check = "import sys, s2p_mobile.devices; sys.exit(bool({'torch', 'onnxruntime', 'executorch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
 def test_an_interrupt_stops_the_app(phone: Phone) -> None:

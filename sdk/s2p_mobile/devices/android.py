@@ -10,11 +10,12 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from s2p_mobile.devices.adb import Adb, find_adb
+from s2p_mobile.devices.npu import refuse_chips
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
@@ -87,21 +88,15 @@ class DeviceState:
 
 
 def open_phone_bundle(folder: Path) -> Bundle:
-    """Open a bundle that the runner and the app can run.
+    """Open a bundle for the engine of runner and app.
 
     Raises:
-        S2PError: it is for another target, or for an NPU whose engine neither brings.
+        S2PError: it is for another target.
     """
     opened = open_bundle(folder)
     if opened.manifest.target != "executorch":
         raise S2PError(
             f"{folder.name} is for {opened.manifest.target}", "convert with s2p-mobile convert `target=executorch`", "target"
-        )
-    if opened.manifest.unet.chips:
-        raise S2PError(
-            f"{folder.name} is for the NPU of {', '.join(opened.manifest.unet.chips)}, whose engine runner and app do not bring",
-            "convert with `backend=xnnpack` to measure the processor",
-            "backend",
         )
     return opened
 
@@ -133,11 +128,12 @@ def bench_android(
         settings: see :class:`AndroidSettings`.
 
     Raises:
-        S2PError: no adb, no runner, no (or several) devices, no space, the device went away, a bundle for another target.
+        S2PError: no adb, no runner, no (or several) devices, no space, the device went away, a bundle for another target or an NPU.
         CheckFailed: the device did not become cool and unplugged in time, the runner was killed or a check in it failed.
     """
     settings, listener = settings or AndroidSettings(), progress or Silent()
     opened = open_phone_bundle(bundle)
+    refuse_chips(opened)
     runner = _find_runner(settings.runner)
     adb = Adb.connect(find_adb(settings.adb), serial)
     wait_until_ready(adb, settings, listener)
@@ -289,10 +285,15 @@ def _refuse_to_wait(adb: Adb, obstacle: str, left: float) -> None:
         raise CheckFailed(f"device {adb.serial} is not ready: {obstacle}", "let it rest unplugged and try again")
 
 
-def push_bundle(adb: Adb, bundle: Bundle, progress: Progress, runner: Path | None = None) -> str:
-    """Copy those files of a bundle and of the runner that the device has not as they are here. Returns the bundle's folder there."""
+def push_bundle(adb: Adb, bundle: Bundle, progress: Progress, runner: Path | None = None, unused: Collection[str] = ()) -> str:
+    """Copy those files of a bundle and of the runner that the device has not as they are here. Returns the bundle's folder there.
+
+    Args:
+        unused: files of the bundle that the device has no use for.
+    """
     remote_bundle = f"{REMOTE_FOLDER}/bundles/{sha256_file(bundle.folder / MANIFEST_NAME)[:16]}.s2pmobile"
-    wanted = {f"{remote_bundle}/{name}": (bundle.path(name), entry.sha256) for name, entry in bundle.manifest.files.items()}
+    files = {name: entry for name, entry in bundle.manifest.files.items() if name not in unused}
+    wanted = {f"{remote_bundle}/{name}": (bundle.path(name), entry.sha256) for name, entry in files.items()}
     manifest = bundle.folder / MANIFEST_NAME
     wanted[f"{remote_bundle}/{MANIFEST_NAME}"] = (manifest, sha256_file(manifest))
     remote_runner = f"{REMOTE_FOLDER}/s2p-bench"

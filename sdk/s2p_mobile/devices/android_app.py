@@ -24,6 +24,7 @@ from s2p_mobile.devices.android import (
     read_state,
     wait_until_ready,
 )
+from s2p_mobile.devices.npu import phone_chip, with_chip
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import atomic_file
@@ -92,17 +93,18 @@ def bench_android_app(
         settings: see :class:`AppSettings`.
 
     Raises:
-        S2PError: no adb, no (or several) devices, no app, no space, the device went away, a bundle for another target, or what the
-            app says.
+        S2PError: no adb, no (or several) devices, no app, no space, the device went away, a bundle for another target or chip,
+            or what the app says.
         CheckFailed: the device did not become cool and unplugged in time, or the app was killed.
     """
     settings, listener = settings or AppSettings(), progress or Silent()
     phone = settings.phone
     opened = open_phone_bundle(bundle)
     adb = Adb.connect(find_adb(phone.adb), serial)
+    chip = phone_chip(adb, opened)
     _install(adb, settings.apk)
     wait_until_ready(adb, phone, listener)
-    remote = push_bundle(adb, opened, listener)
+    remote = push_bundle(adb, opened, listener, unused=opened.manifest.unused_on(chip) if chip is not None else ())
     # What the shell copied belongs to the shell; apps may read it where everybody may.
     adb.shell(f"chmod -R a+rX {shlex.quote(remote)}")
     words = {"bundle": remote, "out": RUN, "runs": runs, "warmup": warmup, "cooldown": cooldown}
@@ -117,7 +119,7 @@ def bench_android_app(
         report = read_contract(Path(scratch) / "report.json", BenchReport, REPORT_FORMAT, REPORT_VERSION)
         pull_pictures(adb, opened, report, f"{RUNS_FOLDER}/{RUN}/report.json", out)
         report = _with_memory(report, app, words, Path(scratch))
-    report = completed(report, before, after, ())
+    report = with_chip(completed(report, before, after, ()), opened, chip)
     with atomic_file(out) as scratch_file:
         write_contract(scratch_file, report)
     return report
