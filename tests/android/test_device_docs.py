@@ -16,6 +16,7 @@ import pytest
 import typer
 
 from s2p_mobile.cli.app import app
+from s2p_runtime.hosts.executorch.qnn.socs import SOCS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HARNESS = REPOSITORY / "android_harness"
@@ -23,15 +24,15 @@ PAGE = (REPOSITORY / "docs" / "devices.md").read_text(encoding="utf-8")
 EXECUTORCH = json.loads(Path(__file__).with_name("executorch_cmake.json").read_text())
 ANDROID_TOOLCHAIN = {"ANDROID_ABI", "ANDROID_PLATFORM", "ANDROID_STL"}
 """Of the NDK: https://developer.android.com/ndk/guides/cmake#variables"""
-ADB = {"tcpip", "connect", "push", "pull", "shell", "install", "uninstall", "devices"}
+ADB = {"tcpip", "connect", "push", "pull", "shell", "install", "uninstall", "devices", "logcat"}
 """https://developer.android.com/tools/adb"""
 
 
 def commands(page: str) -> list[list[str]]:
     """Every command of the page's blocks and inline code that begins with a program that is looked at, as words."""
-    fenced = re.findall(r"^```\w*\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^ *```\w*\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
     lines = [line for block in fenced for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL))
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", page, flags=re.MULTILINE | re.DOTALL))
     found = []
     for line in lines:
         # Words of a table behind a command stand two or more spaces away.
@@ -153,8 +154,19 @@ def test_adb_and_gradle_know_what_they_are_asked() -> None:
     starts = [words[words.index("-n") + 1] for words in asked if "-n" in words]
     assert starts and all(f'android:name="{start.partition("/")[2]}"' in manifest for start in starts)
     settings = (HARNESS / "settings.gradle.kts").read_text()
-    tasks: list[Any] = [re.fullmatch(r":(\w+):assemble(Release|Debug)", word) for words in _named("gradlew") for word in words]
+    given = [word for words in _named("gradlew") for word in words]
+    switches = re.findall(r"^-P([\w.]+)=", "\n".join(given), re.MULTILINE)
+    properties = (HARNESS / "gradle.properties").read_text()
+    assert "s2p.npu" in switches and [name for name in switches if f"\n{name}=" not in properties] == []
+    tasks: list[Any] = [re.fullmatch(r":(\w+):assemble(Release|Debug)", word) for word in given if not word.startswith("-P")]
     assert tasks and all(task is not None and f'":{task.group(1)}"' in settings for task in tasks)
+
+
+def test_chips_are_those_that_there_are_programs_for() -> None:
+    rows = re.findall(
+        r"^\| `(SM\w+)` \| (.+?) \| V(\d+) \| `libQnnHtpV(\d+)Stub.so`, `libQnnHtpV(\d+)Skel.so` \|$", PAGE, re.MULTILINE
+    )
+    assert rows == [(soc.name, soc.title, *[str(soc.arch)] * 3) for soc in SOCS.values()]
 
 
 def test_from_a_phone_to_a_report_in_ten_steps() -> None:
