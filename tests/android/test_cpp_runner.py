@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from s2p_runtime.bundle import Bundle, file_entries
+from s2p_runtime.bundle import Bundle, file_entries, open_bundle
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.report import BenchReport
 from s2p_runtime.tensors import read_tensors
@@ -174,6 +175,34 @@ def test_bad_input_gets_one_line(
     )
     # ExecuTorch's libraries may have spoken before.
     assert done.returncode == 2 and done.stderr.endswith(message) and done.stderr.count("error: ") == 1
+
+
+def test_the_one_method_is_found_whoever_named_it(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """The same programs with their methods renamed, in place: the other name is as long."""
+    folder = Path(shutil.copytree(tiny_bundle.folder, tmp_path / "renamed.s2pmobile"))
+    for program in folder.glob("*.pte"):
+        assert b"forward" in program.read_bytes()
+        program.write_bytes(program.read_bytes().replace(b"forward", b"graph_7"))
+    (folder / "manifest.json").unlink()
+    write_contract(folder / "manifest.json", tiny_bundle.manifest.model_copy(update={"files": file_entries(folder)}))
+    latents, picture = _draw(runner_folder, open_bundle(folder), tmp_path)
+    expected_latents, expected_picture = _draw(runner_folder, tiny_bundle, tmp_path)
+    np.testing.assert_array_equal(latents, expected_latents)
+    np.testing.assert_array_equal(picture, expected_picture)
+
+
+def test_a_bundle_for_an_npu_is_refused_by_its_chips(
+    runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path, compile_for_chips: Callable[..., Path]
+) -> None:
+    folder = compile_for_chips(tiny_bundle.folder, tmp_path / "npu.s2pmobile")
+    is_for = "error: npu.s2pmobile is for the NPU of SM8650, SM8750, "
+    no_engine = "whose engine this program does not bring; measure it with the app, or convert with --backend xnnpack\n"
+    other_chip = "and this device has SM8550; convert the checkpoint for that chip, or with --backend xnnpack\n"
+    for command in (["s2p-run", "--prompt", "x"], ["s2p-bench", "--runs", "1"]):
+        for more, reason in ([], no_engine), (["--chip", "SM8750"], no_engine), (["--chip", "SM8550", "--replay"], other_chip):
+            words = [runner_folder / command[0], folder, *command[1:], *more]
+            done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+            assert done.returncode == 2 and done.stderr.endswith(is_for + reason), done.stderr
 
 
 def test_a_program_that_is_no_program_is_refused(runner_folder: Path, tmp_path: Path) -> None:
