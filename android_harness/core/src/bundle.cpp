@@ -87,7 +87,7 @@ Bundle Bundle::open(const fs::path& given, const std::optional<std::string>& chi
   Manifest manifest = Manifest::parse(text, manifest_path.string());
   for (const auto& [name, component] : manifest.components) {
     inside(folder, component.path);
-    for (const auto& [other, file] : component.chips) inside(folder, file);
+    for (const auto& [other, program] : component.chips) inside(folder, program);
   }
   const bool picks = chip.has_value() && !manifest.chips().empty();
   if (picks) pick_programs(manifest, *chip, folder.filename().string());

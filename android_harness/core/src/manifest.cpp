@@ -310,7 +310,7 @@ void check_references(const Manifest& manifest) {
 void check_chips(const Manifest& manifest) {
   const std::vector<std::string> known = manifest.chips();
   for (const auto& [name, component] : manifest.components) {
-    const auto is_named = [&](const std::string& chip) { return component.chips.count(chip) != 0; };
+    const auto is_named = [&own = component.chips](const std::string& chip) { return own.count(chip) != 0; };
     const bool same = component.chips.size() == known.size() && std::all_of(known.begin(), known.end(), is_named);
     if (!component.chips.empty() && !same) invalid("components." + name, "chips: others than those of another component");
   }
@@ -386,13 +386,13 @@ std::set<std::string> Manifest::unused_on(const std::string& chip) const {
     if (size.check) used.insert(*size.check);
   }
   std::set<std::string> programs;
-  for (const auto& [name, component] : components) {
+  for (const auto& [title, component] : components) {
     const auto own = component.chips.find(chip);
     used.insert(own == component.chips.end() ? component.path : own->second);
     for (const auto& [other, file] : component.chips) programs.insert(file);
   }
   std::set<std::string> folders;
-  for (const std::string& name : chips()) folders.insert(name);
+  for (const std::string& each : chips()) folders.insert(each);
   std::set<std::string> unused;
   for (const auto& [file, entry] : files) {
     const bool is_a_chips = programs.count(file) != 0 || folders.count(file.substr(0, file.find('/'))) != 0;
