@@ -29,10 +29,10 @@ os.environ["S2P_CACHE"] = _CACHE.name
 @pytest.fixture(scope="session")
 def make_small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
     """``make_small_model(name, channels, seed)``: the demo model with a random U-Net of 8x8 latents, about 100,000 weights and every
-    kind of layer and block. With ``transformers=1`` in place of 4 only the middle block has one: every kind of layer, in a third of
-    the operators."""
+    kind of layer and block. With ``one_transformer=True``, that of the middle block, in place of four: every kind of layer, a third
+    of the operators."""
 
-    def make(name: str, channels: tuple[int, int], seed: int, transformers: int = 4) -> Model:
+    def make(name: str, channels: tuple[int, int], seed: int, one_transformer: bool = False) -> Model:
         # Imported here: torch counts its threads when it is loaded, and many tests do without it.
         import torch
         from diffusers import UNet2DConditionModel
@@ -44,7 +44,7 @@ def make_small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
         special = {"clip", "unet", "MODEL_CARD.md", "s2p_defaults.json", "prompts", "w4a8-mixed"}
         shutil.copytree(DEMO_MODEL, folder, ignore=lambda _, names: special & set(names))
         torch.manual_seed(seed)
-        crossed = "CrossAttn" if transformers == 4 else ""
+        crossed = "" if one_transformer else "CrossAttn"
         unet = UNet2DConditionModel(
             sample_size=8,
             block_out_channels=channels,

@@ -8,19 +8,6 @@ namespace {
 using testing::kFixtures;
 using testing::kind_thrown;
 
-void make_edit(const testing::fs::path& bundle, const std::string& action, const std::string& name) {
-  const auto path = bundle / name;
-  std::string content = testing::read_text(path);
-  if (action == "remove") {
-    testing::fs::remove(path);
-  } else if (action == "truncate") {
-    testing::write_text(path, content.substr(0, 3));
-  } else {
-    content.back() = static_cast<char>(content.back() ^ 1);
-    testing::write_text(path, content);
-  }
-}
-
 TEST(Bundle, RefusesEveryMalformedBundle) {
   const auto cases = testing::read_json(kFixtures / "malformed/index.json")["bundles"];
   ASSERT_GT(cases.size(), 60u);
@@ -32,7 +19,7 @@ TEST(Bundle, RefusesEveryMalformedBundle) {
       testing::write_text(bundle / "manifest.json",
                           testing::read_text(kFixtures / "malformed" / fixture["manifest"].get<std::string>()));
     } else {
-      make_edit(bundle, fixture["edit"][0], fixture["edit"][1]);
+      testing::make_edit(bundle, fixture["edit"][0], fixture["edit"][1]);
     }
     testing::expect_kind(fixture, [&] { Bundle::open(bundle); });
   }
@@ -82,81 +69,6 @@ TEST(Bundle, ReadsTheFilesOfProgramsByChip) {
   const std::map<std::string, std::string> expected = {{"SM8650", "text_encoder.pte"}};
   EXPECT_EQ(bundle.component("text_encoder").chips, expected);
   EXPECT_TRUE(bundle.component("vae_decoder").chips.empty());
-}
-
-/// A copy of a fixture that is compiled for two chips, as an app finds it.
-class CompiledBundle : public ::testing::Test {
- protected:
-  CompiledBundle() {
-    testing::fs::copy(kFixtures / "ancestral.s2pmobile", path_, testing::fs::copy_options::recursive);
-    testing::compile_for(path_, {"SM8650", "SM8750"});
-  }
-
-  const testing::TemporaryFolder folder_;
-  const testing::fs::path path_ = folder_.path() / "npu.s2pmobile";
-};
-
-TEST_F(CompiledBundle, PicksTheProgramsOfTheDevicesChip) {
-  EXPECT_EQ(Bundle::open(path_).chip(), std::nullopt);
-  EXPECT_EQ(Bundle::open(path_).component("unet").path, "SM8650/unet.pte");
-  for (const std::string chip : {"SM8650", "SM8750"}) {
-    const Bundle bundle = Bundle::open(path_, chip);
-    EXPECT_EQ(bundle.chip(), chip);
-    for (const auto& [name, component] : bundle.manifest().components) EXPECT_EQ(component.path, chip + "/" + name + ".pte");
-  }
-  const Bundle any = Bundle::open(kFixtures / "ancestral.s2pmobile", "SM8550");
-  EXPECT_EQ(any.chip(), std::nullopt);
-  EXPECT_EQ(any.component("unet").path, "unet.pte");
-}
-
-TEST_F(CompiledBundle, RefusesAnotherChipByName) {
-  const auto open = [&] { Bundle::open(path_, "SM8550"); };
-  EXPECT_EQ(kind_thrown(open), "wrong_target");
-  EXPECT_EQ(testing::message_thrown(open), "npu.s2pmobile is for the NPU of SM8650, SM8750, and this device has SM8550; convert the "
-                                           "checkpoint for that chip, or with --backend xnnpack");
-}
-
-TEST_F(CompiledBundle, NeedsNoFilesOfOtherChips) {
-  testing::fs::remove_all(path_ / "SM8650");
-  testing::fs::remove_all(path_ / "SM8750/onnxruntime");
-  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8750"); }), "none");
-  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8650"); }), "missing_file");
-  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_); }), "missing_file");
-}
-
-TEST_F(CompiledBundle, ChecksItsOwnFiles) {
-  for (const char* name : {"SM8750/unet.pte", "tokenizer/merges.txt", "golden/only.safetensors", "golden/size-32x48.safetensors"}) {
-    const testing::TemporaryFolder folder;
-    const auto copy = folder.path() / "b.s2pmobile";
-    testing::fs::copy(path_, copy, testing::fs::copy_options::recursive);
-    make_edit(copy, "flip", name);
-    EXPECT_EQ(kind_thrown([&] { Bundle::open(copy, "SM8750"); }), "altered") << name;
-  }
-}
-
-TEST_F(CompiledBundle, FilesInAChipsFolderThatOthersUseAreNeeded) {
-  auto manifest = testing::read_json(path_ / "manifest.json");
-  testing::fs::rename(path_ / "tokenizer", path_ / "SM8650/tokenizer");
-  for (const char* name : {"vocab.json", "merges.txt"}) {
-    const std::string old = std::string("tokenizer/") + name;
-    manifest["files"]["SM8650/" + old] = manifest["files"][old];
-    manifest["files"].erase(old);
-  }
-  manifest["tokenizer"]["vocab"] = "SM8650/tokenizer/vocab.json";
-  manifest["tokenizer"]["merges"] = "SM8650/tokenizer/merges.txt";
-  testing::write_text(path_ / "manifest.json", manifest.dump());
-  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8750"); }), "none");
-  make_edit(path_, "flip", "SM8650/tokenizer/merges.txt");
-  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8750"); }), "altered");
-}
-
-TEST_F(CompiledBundle, PathsOfOtherChipsMayNotLeaveTheFolderEither) {
-  auto manifest = testing::read_json(path_ / "manifest.json");
-  manifest["components"]["unet"]["chips"]["SM8650"] = "../unet.pte";
-  manifest["components"]["unet"]["path"] = "SM8750/unet.pte";
-  manifest["files"]["../unet.pte"] = manifest["files"]["SM8650/unet.pte"];
-  testing::write_text(path_ / "manifest.json", manifest.dump());
-  EXPECT_EQ(kind_thrown([&] { Bundle::open(path_, "SM8750"); }), "outside");
 }
 
 TEST(Bundle, ReadsSeedsAboveTheRangeOfADouble) {

@@ -51,6 +51,20 @@ class TemporaryFolder {
   fs::path path_;
 };
 
+/// Removes, truncates or flips a bit of a file of a bundle.
+inline void make_edit(const fs::path& bundle, const std::string& action, const std::string& name) {
+  const auto path = bundle / name;
+  std::string content = read_text(path);
+  if (action == "remove") {
+    fs::remove(path);
+  } else if (action == "truncate") {
+    write_text(path, content.substr(0, 3));
+  } else {
+    content.back() = static_cast<char>(content.back() ^ 1);
+    write_text(path, content);
+  }
+}
+
 /// Makes an opened copy of a fixture one whose programs are compiled for chips: `CHIP/NAME.pte` of each, and a file beside them that
 /// only another runtime takes.
 inline void compile_for(const fs::path& bundle, const std::vector<std::string>& chips) {

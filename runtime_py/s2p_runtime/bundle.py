@@ -141,6 +141,11 @@ class PictureSize(Contract):
         return shape[-2:] == (self.latent_height, self.latent_width)
 
 
+def _lies_in(file: str, path: str) -> bool:
+    """Whether a file is what ``path`` names, or in it: a program may be a folder."""
+    return file == path or file.startswith(f"{path}/")
+
+
 class BundleManifest(Contract):
     """``manifest.json`` of a bundle."""
 
@@ -168,20 +173,18 @@ class BundleManifest(Contract):
     @model_validator(mode="after")
     def _references_exist(self) -> BundleManifest:
         for name, component in self.components.items():
-            if component.path not in self.files and not any(f.startswith(component.path + "/") for f in self.files):
+            if not any(_lies_in(file, component.path) for file in self.files):
                 raise ValueError(f"component {name} has no file {component.path}")
             for chip, path in (component.chips or {}).items():
                 if path not in self.files:
                     raise ValueError(f"component {name} has no file {path} for {chip}")
-        tokenizers = [self.tokenizer, *([] if self.conditioning is None else [self.conditioning.second_tokenizer])]
         named = {tuple(sorted(part.chips)) for part in self.components.values() if part.chips}
         if len(named) > 1:
             raise ValueError("chips: two components have programs for different chips")
-        words = [path for spec in tokenizers for path in (spec.vocab, spec.merges)]
-        for path in (*words, *(run.path for run in self.golden)):
+        for path in self._data_files:
             if path not in self.files:
                 raise ValueError(f"file {path} is not listed")
-        if len({spec.max_length for spec in tokenizers}) != 1:
+        if len({spec.max_length for spec in self._tokenizers}) != 1:
             raise ValueError("conditioning.second_tokenizer has another max_length than tokenizer")
         if (self.conditioning is not None) != ("time_table" in self.components):
             raise ValueError("conditioning and the component time_table go together")
@@ -221,14 +224,21 @@ class BundleManifest(Contract):
     def unused_on(self, chip: str) -> frozenset[str]:
         """Files that a device with this chip has no use for: programs of other chips, and what else lies in the folders named after
         chips."""
-        tokenizers = [self.tokenizer, *([] if self.conditioning is None else [self.conditioning.second_tokenizer])]
-        used = {path for spec in tokenizers for path in (spec.vocab, spec.merges)}
-        used |= {run.path for run in self.golden} | {size.check for size in self.sizes if size.check is not None}
+        used = {*self._data_files, *(size.check for size in self.sizes if size.check is not None)}
         used |= {(part.chips or {}).get(chip, part.path) for part in self.components.values()}
         programs = {path for part in self.components.values() for path in (part.chips or {}).values()}
         of_chips = {name for name in self.files if name in programs or name.split("/")[0] in self.chips}
-        # A program may be a folder.
-        return frozenset(name for name in of_chips if not any(name == path or name.startswith(f"{path}/") for path in used))
+        return frozenset(name for name in of_chips if not any(_lies_in(name, path) for path in used))
+
+    @property
+    def _tokenizers(self) -> tuple[TokenizerSpec, ...]:
+        return (self.tokenizer,) if self.conditioning is None else (self.tokenizer, self.conditioning.second_tokenizer)
+
+    @property
+    def _data_files(self) -> list[str]:
+        """Words of the tokenizers, and golden runs."""
+        words = [path for spec in self._tokenizers for path in (spec.vocab, spec.merges)]
+        return [*words, *(run.path for run in self.golden)]
 
     def size_of(self, shape: tuple[int, ...]) -> PictureSize:
         """The size whose latents have the shape [..., H, W].

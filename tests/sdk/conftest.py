@@ -15,13 +15,13 @@ from s2p_runtime.plan import SamplingPlan
 
 @pytest.fixture(scope="session")
 def tiny_model(make_small_model: Callable[..., Model]) -> Model:
-    return make_small_model("tiny", (16, 16), 0, transformers=1)
+    return make_small_model("tiny", (16, 16), 0, one_transformer=True)
 
 
 @pytest.fixture(scope="session")
 def other_tiny_model(make_small_model: Callable[..., Model]) -> Model:
     """The same shape, other weights."""
-    return make_small_model("other", (16, 16), 1, transformers=1)
+    return make_small_model("other", (16, 16), 1, one_transformer=True)
 
 
 @pytest.fixture(scope="session")

@@ -280,28 +280,36 @@ void check_format(const Json& document, const std::string& source) {
   }
 }
 
+/// Whether a file is what `path` names, or in it: a program may be a folder.
+bool lies_in(const std::string& file, const std::string& path) {
+  return file == path || file.compare(0, path.size() + 1, path + "/") == 0;
+}
+
+/// Words of the tokenizers, and golden runs.
+std::vector<std::string> data_files(const Manifest& manifest) {
+  std::vector<std::string> paths = {manifest.tokenizer.vocab, manifest.tokenizer.merges};
+  if (manifest.conditioning) {
+    const TokenizerSpec& second = manifest.conditioning->second_tokenizer;
+    paths.insert(paths.end(), {second.vocab, second.merges});
+  }
+  for (const GoldenRun& run : manifest.golden) paths.push_back(run.path);
+  return paths;
+}
+
 void check_references(const Manifest& manifest) {
   for (const auto& [name, component] : manifest.components) {
-    const std::string& path = component.path;
-    const std::string folder = path + "/";
-    const bool listed = std::any_of(manifest.files.begin(), manifest.files.end(), [&path, &folder](const auto& file) {
-      return file.first == path || file.first.compare(0, folder.size(), folder) == 0;
+    const bool listed = std::any_of(manifest.files.begin(), manifest.files.end(), [&path = component.path](const auto& file) {
+      return lies_in(file.first, path);
     });
     if (!listed) invalid("components." + name, "no file " + component.path);
     for (const auto& [chip, file] : component.chips) {
       if (manifest.files.count(file) == 0) invalid("components." + name, "no file " + file + " for " + chip);
     }
   }
-  std::vector<std::string> paths = {manifest.tokenizer.vocab, manifest.tokenizer.merges};
-  if (manifest.conditioning) {
-    const TokenizerSpec& second = manifest.conditioning->second_tokenizer;
-    paths.insert(paths.end(), {second.vocab, second.merges});
-    if (second.max_length != manifest.tokenizer.max_length) {
-      invalid("conditioning.second_tokenizer.max_length", "another than that of tokenizer");
-    }
+  if (manifest.conditioning && manifest.conditioning->second_tokenizer.max_length != manifest.tokenizer.max_length) {
+    invalid("conditioning.second_tokenizer.max_length", "another than that of tokenizer");
   }
-  for (const GoldenRun& run : manifest.golden) paths.push_back(run.path);
-  for (const std::string& path : paths) {
+  for (const std::string& path : data_files(manifest)) {
     if (manifest.files.count(path) == 0) invalid("files", path + " is not listed");
   }
 }
@@ -379,9 +387,8 @@ std::vector<std::string> Manifest::chips() const {
 }
 
 std::set<std::string> Manifest::unused_on(const std::string& chip) const {
-  std::set<std::string> used = {tokenizer.vocab, tokenizer.merges};
-  if (conditioning) used.insert({conditioning->second_tokenizer.vocab, conditioning->second_tokenizer.merges});
-  for (const GoldenRun& run : golden) used.insert(run.path);
+  const std::vector<std::string> data = data_files(*this);
+  std::set<std::string> used(data.begin(), data.end());
   for (const PictureSize& size : sizes) {
     if (size.check) used.insert(*size.check);
   }
@@ -396,9 +403,8 @@ std::set<std::string> Manifest::unused_on(const std::string& chip) const {
   std::set<std::string> unused;
   for (const auto& [file, entry] : files) {
     const bool is_a_chips = programs.count(file) != 0 || folders.count(file.substr(0, file.find('/'))) != 0;
-    // A program may be a folder.
-    const bool is_used = std::any_of(used.begin(), used.end(), [&file = file](const std::string& path) {
-      return file == path || file.compare(0, path.size() + 1, path + "/") == 0;
+    const bool is_used = std::any_of(used.begin(), used.end(), [&name_of_file = file](const std::string& path) {
+      return lies_in(name_of_file, path);
     });
     if (is_a_chips && !is_used) unused.insert(file);
   }

@@ -16,7 +16,7 @@ from s2p_mobile.sources.model import Model
 @pytest.fixture(scope="session")
 def small_model(make_small_model: Callable[..., Model]) -> Model:
     """coremltools takes seconds for every hundred operators, and these tests convert some thirty times: one transformer."""
-    return make_small_model("smaller", (16, 24), 3, transformers=1)
+    return make_small_model("smaller", (16, 24), 3, one_transformer=True)
 
 
 @pytest.fixture(scope="session")

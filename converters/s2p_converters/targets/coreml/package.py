@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from functools import cache
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,6 @@ def in_aten(program: ExportedProgram) -> ExportedProgram:
     """
     if not all(_is_taken(node.target) for node in program.graph.nodes if node.op == "call_function"):
         return program.run_decompositions({})
-    aten = torch.export.export(nn.Identity(), (torch.zeros(1),)).run_decompositions({})
     return ExportedProgram(
         root=program.graph_module,
         graph=program.graph,
@@ -119,8 +119,14 @@ def in_aten(program: ExportedProgram) -> ExportedProgram:
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
         constants=program.constants,
-        verifiers=aten.verifiers,
+        verifiers=_aten_verifiers(),
     )
+
+
+@cache
+def _aten_verifiers() -> Any:
+    """What marks a program as one in this dialect: those of any program that is."""
+    return torch.export.export(nn.Identity(), (torch.zeros(1),)).run_decompositions({}).verifiers
 
 
 def _is_taken(operator: Any) -> bool:
