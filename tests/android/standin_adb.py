@@ -2,7 +2,8 @@
 
 Environment: ``S2P_STANDIN`` names a folder with ``config.json``. Its keys: ``devices`` (serial -> state), ``services``
 (dumpsys, settings and getprop: command -> text, or a list of texts, one per question), ``disk_full``, ``lost_at`` (drop the device
-when a line of the running program holds this text), ``killed_at`` (kill the program there). ``log.txt`` collects the calls.
+when a line of the running program holds this text), ``killed_at`` (kill the program there), ``late_write`` (a stopped app finishes a
+write when its folder is being removed for the first time after it ran). ``log.txt`` collects the calls.
 
 An app lives on it, too: once it is installed (``app`` names the runner that it measures with), ``am start`` runs standin_app.py.
 """
@@ -74,7 +75,7 @@ def _shell(command: str, serial: str, config: dict[str, Any]) -> int:
     done = _app(command, config)
     if done is not None:
         return done
-    command = _with_tools(command)
+    command = _with_tools(command, config)
     process = subprocess.Popen(["sh", "-c", _local(command)], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -91,13 +92,19 @@ def _shell(command: str, serial: str, config: dict[str, Any]) -> int:
     return 128 - status if status < 0 else status
 
 
-def _with_tools(command: str) -> str:
+def _with_tools(command: str, config: dict[str, Any]) -> str:
     """A shell's command on this machine, with what only a phone's shell has."""
     pid = STATE / "app.pid"
     tools = (
         f'am() {{ [ -f {pid} ] && kill -9 -- -"$(cat {pid})" 2>/dev/null; rm -f {pid}; }}\n'
         f'pidof() {{ [ -f {pid} ] && kill -0 "$(cat {pid})" 2>/dev/null && cat {pid}; }}\n'
     )
+    if config.get("late_write") and (STATE / "app.pid").exists():
+        written = STATE / "late"
+        tools += (
+            'rm() { command rm "$@" || return; case "$*" in *-rf*) ;; *) return;; esac; '
+            f'[ -f {written} ] && return; touch {written}; mkdir "$2"; echo late >"$2/progress.txt"; return 1; }}\n'
+        )
     return tools + command if "am force-stop" in command or "pidof" in command else command
 
 

@@ -204,6 +204,12 @@ def test_an_interrupt_stops_the_app(phone: Phone) -> None:
     assert not (phone.folder / "app.pid").exists()
 
 
+def test_what_a_stopped_app_still_writes_goes_too(phone: Phone) -> None:
+    phone.configure(late_write=True)
+    phone.bench()
+    assert (phone.folder / "late").exists() and phone.left == []
+
+
 def test_the_command(phone: Phone, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", f"{phone.folder}:{Path(sys.executable).parent}:/usr/bin:/bin")
     command: Callable[..., int] = lambda *more: run(["bench", str(phone.bundle), "--runs", "1", "--minimum", "0", *more])  # noqa: E731

@@ -220,7 +220,9 @@ def _last(text: str) -> str:
 @contextlib.contextmanager
 def _cleaned_up(adb: Adb, remote: str, keep_files: bool) -> Iterator[None]:
     """Afterwards the app is not running and what a run leaves is gone, also when the run failed or was interrupted."""
-    remove = f"am force-stop {PACKAGE}; rm -rf {RUNS_FOLDER}/{RUN}" + ("" if keep_files else f" {shlex.quote(remote)}")
+    gone = f"rm -rf {RUNS_FOLDER}/{RUN}" + ("" if keep_files else f" {shlex.quote(remote)}")
+    # A stopped app may still finish a write behind the first removal, which then finds a folder that is not empty.
+    remove = f"am force-stop {PACKAGE}; {gone} || {{ sleep 0.5; {gone}; }}"
     adb.shell(remove, check=False)
     try:
         yield
