@@ -28,6 +28,7 @@ FORMATS: tuple[type[BaseModel], ...] = (
     Sensitivity,
 )
 ABSENT = {
+    "BundleManifest": {"image_starts"},
     "Component": {"compute_unit", "chips"},
     "Timings": {"load_phases"},
     "Memory": {"own_launch"},

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.errors import S2PError
-from s2p_runtime.pictures import to_picture
-from s2p_runtime.plan import SamplingPlan
-from s2p_runtime.walker import Array32, Walker, guide_runs
+from s2p_runtime.pictures import from_picture, to_picture
+from s2p_runtime.plan import ImageStart, SamplingPlan, skipped_steps
+from s2p_runtime.walker import Array32, Walker, guide_runs, picture_latents
 
 Observe = Callable[[int, Array32, Array32], None]
 """(call index, scaled states [K, C, H, W], raw model outputs [K, B, C, H, W])"""
@@ -55,9 +55,40 @@ class Artist(Protocol):
         """Final states [K, C, H, W] -> decoder outputs [K, 3, H_image, W_image] in [-1, 1]."""
         ...
 
+    def image_starts(self) -> tuple[ImageStart, ...]:
+        """Where runs from a picture begin, one to each step of the plan.
+
+        Raises:
+            S2PError: it draws from noise only.
+        """
+        ...
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height of what it draws, in pixels."""
+        ...
+
+    def encode(self, image: Array32) -> Array32:
+        """A picture [1, 3, H_image, W_image] in [-1, 1] -> its latents [1, C, H, W]; see
+        :meth:`s2p_runtime.bundle.LatentSpec.encoded`."""
+        ...
+
     def tokens_dropped(self, prompt: str) -> int:
         """How many tokens of a prompt the text encoder does not see."""
         ...
+
+
+@dataclass(frozen=True)
+class FromPicture:
+    """A picture to start from.
+
+    Attributes:
+        picture: uint8 [H, W, 3], of the size that is drawn; see :func:`s2p_runtime.pictures.fitted_picture`.
+        strength: how much of it is drawn anew, above 0 and at most 1; see :func:`s2p_runtime.plan.skipped_steps`.
+    """
+
+    picture: NDArray[np.uint8]
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +124,7 @@ def final_states(
     seeds: Sequence[int],
     observe: Observe | None = None,
     latents: Array32 | None = None,
+    start: ImageStart | None = None,
 ) -> Array32:
     """Draw K runs side by side and return their final states, float32 [K, C, H, W].
 
@@ -100,7 +132,8 @@ def final_states(
         conditions: of :meth:`Artist.conditions`.
         seeds: K of them.
         observe: called after each call.
-        latents: x_0 of the runs, float32 [K, C, H, W]; the noise of their seeds when None.
+        latents: x_0 of the runs, float32 [K, C, H, W]; the noise of their seeds when None. With a start, x of its call.
+        start: of runs from a picture.
     """
     branches = conditions[0].shape[0] // len(seeds)
 
@@ -113,21 +146,42 @@ def final_states(
 
     if latents is None:
         return Walker.from_seeds(artist.plan, seeds, artist.latent_shape).run(predict)
-    return Walker(artist.plan, latents, seeds).run(predict)
+    return Walker(artist.plan, latents, seeds, start).run(predict)
 
 
-def draw(artist: Artist, prompt: str, seed: int, negative_prompt: str | None = None, observe: Observe | None = None) -> Drawing:
-    """Draw a prompt from the noise of its seed.
+def image_start(artist: Artist, strength: float) -> ImageStart:
+    """Where a run from a picture begins.
+
+    Raises:
+        S2PError: the artist draws from noise only, or a strength out of range.
+    """
+    return artist.image_starts()[skipped_steps(artist.plan.steps, strength)]
+
+
+def draw(
+    artist: Artist,
+    prompt: str,
+    seed: int,
+    negative_prompt: str | None = None,
+    observe: Observe | None = None,
+    image: FromPicture | None = None,
+) -> Drawing:
+    """Draw a prompt from the noise of its seed, or from a picture with that noise on it (Meng et al. 2022, arXiv 2108.01073).
 
     Args:
         negative_prompt: what to stay away from; None: the empty text, as the model's family takes it.
         observe: called after each call.
+        image: the picture to start from.
 
     Raises:
-        S2PError: a negative prompt without guidance.
+        S2PError: a negative prompt without guidance, and what :func:`image_start` refuses.
     """
     check_negative_prompt(negative_prompt, artist.guidance)
-    latents = final_states(artist, artist.conditions([prompt], negative_prompt), [seed], observe)
+    start = None if image is None else image_start(artist, image.strength)
+    first = None
+    if image is not None and start is not None:
+        first = picture_latents(start, artist.encode(from_picture(image.picture)), seed)
+    latents = final_states(artist, artist.conditions([prompt], negative_prompt), [seed], observe, first, start)
     picture = to_picture(artist.decode(latents))
     dropped = (artist.tokens_dropped(text) for text in (prompt, negative_prompt or ""))
     return Drawing(np.ascontiguousarray(picture), latents, *dropped)

@@ -54,3 +54,11 @@ class Backend(Protocol):
     def decode(self, latents: Array32) -> Array32:
         """Scaled latents [1, C, H, W] -> image [1, 3, 8H, 8W] in [-1, 1]."""
         ...
+
+    def encode(self, image: Array32) -> Array32:
+        """Image [1, 3, 8H, 8W] in [-1, 1] -> moments of its latents [1, 2 C, H, W], means before log variances.
+
+        Raises:
+            S2PError: the bundle has no ``vae_encoder``.
+        """
+        ...

@@ -11,13 +11,13 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from s2p_runtime.component import TARGET_PATTERN, Component
-from s2p_runtime.contract import Contract, read_contract
+from s2p_runtime.contract import Contract, SparseContract, read_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside, list_files, sha256_file
-from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.plan import ImageStart, SamplingPlan, check_image_starts
 from s2p_runtime.tokenizer_spec import TokenizerSpec as TokenizerSpec
 from s2p_runtime.unet_programs import check_chunks, unet_interface
 
@@ -50,6 +50,17 @@ class LatentSpec(Contract):
             if values is not None and len(values) != self.channels:
                 raise ValueError(f"{name}: {len(values)} numbers for {self.channels} channels")
         return self
+
+    def encoded(self, moments: NDArray[Any]) -> NDArray[np.float32]:
+        """What a VAE encoder gives [..., 2 C, H, W], means before log variances -> latents [..., C, H, W]: ``(mean - shift_factor -
+        mean of the channel) / std * scaling_factor``, in float32 and from left to right. The mean stands for the distribution, as
+        diffusers' ``latent_dist.mode()``: nothing is drawn."""
+        latents = moments[..., : self.channels, :, :].astype(np.float32) - np.float32(self.shift_factor)
+        if self.mean is not None:
+            latents = latents - np.array(self.mean, np.float32)[:, None, None]
+        if self.std is not None:
+            latents = latents / np.array(self.std, np.float32)[:, None, None]
+        return (latents * np.float32(self.scaling_factor)).astype(np.float32)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -140,13 +151,17 @@ class PictureSize(Contract):
         """Whether an array of this shape, [..., H, W], is of this size's latents."""
         return shape[-2:] == (self.latent_height, self.latent_width)
 
+    def fits_picture(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape, [..., H, W], is of this size's pictures."""
+        return shape[-2:] == (self.height, self.width)
+
 
 def _lies_in(file: str, path: str) -> bool:
     """Whether a file is what ``path`` names, or in it: a program may be a folder."""
     return file == path or file.startswith(f"{path}/")
 
 
-class BundleManifest(Contract):
+class BundleManifest(SparseContract):
     """``manifest.json`` of a bundle."""
 
     format: Literal["s2p-bundle"] = BUNDLE_FORMAT
@@ -161,6 +176,10 @@ class BundleManifest(Contract):
         description="components that are the U-Net together, in the order in which they run; empty: it is one, ``unet``"
     )
     plan: SamplingPlan
+    image_starts: tuple[ImageStart, ...] | None = Field(
+        default=None,
+        description="where runs from a picture begin, one to each step of the plan; absent without the component vae_encoder",
+    )
     guidance: float = Field(description="1.0 or less: no classifier-free guidance, batch of one")
     latents: LatentSpec
     sizes: tuple[PictureSize, ...] = Field(description="sizes of pictures, that of ``latents`` first")
@@ -169,6 +188,13 @@ class BundleManifest(Contract):
     quantization: QuantizationSummary
     golden: tuple[GoldenRun, ...]
     files: dict[str, FileEntry] = Field(description="every file of the bundle but the manifest, by relative path")
+
+    @field_validator("image_starts", mode="after")
+    @classmethod
+    def _absent_or_given(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.mode == "json":
+            raise ValueError("must be left out where there is none")
+        return value
 
     @model_validator(mode="after")
     def _references_exist(self) -> BundleManifest:
@@ -188,6 +214,10 @@ class BundleManifest(Contract):
             raise ValueError("conditioning.second_tokenizer has another max_length than tokenizer")
         if (self.conditioning is not None) != ("time_table" in self.components):
             raise ValueError("conditioning and the component time_table go together")
+        if (self.image_starts is not None) != ("vae_encoder" in self.components):
+            raise ValueError("image_starts and the component vae_encoder go together")
+        if self.image_starts is not None:
+            check_image_starts(self.plan, self.image_starts)
         self._check_sizes()
         if self.chunks:
             if len(self.sizes) > 1:
@@ -251,6 +281,18 @@ class BundleManifest(Contract):
                 return size
         known = " or ".join(f"{size.latent_height}x{size.latent_width}" for size in self.sizes)
         raise S2PError(f"{self.name} takes latents [..., H, W] of {known}, not {list(shape)}", "use the shapes of the manifest")
+
+    def size_of_picture(self, shape: tuple[int, ...]) -> PictureSize:
+        """The size whose pictures have the shape [..., H, W].
+
+        Raises:
+            S2PError: the bundle has no such size.
+        """
+        for size in self.sizes:
+            if size.fits_picture(shape):
+                return size
+        known = " or ".join(size.title for size in self.sizes)
+        raise S2PError(f"{self.name} takes pictures of {known}, not {shape[-1]}x{shape[-2]}", "use the sizes of the manifest")
 
     def size_named(self, title: str) -> PictureSize:
         """The size called ``WIDTHxHEIGHT``.

@@ -10,6 +10,8 @@ import numpy as np
 from s2p_runtime.backends import Array32, Backend
 from s2p_runtime.bundle import Bundle, PictureSize
 from s2p_runtime.conditioning import bundle_tokenizers, conditioner_of, encode_prompt, tokens_dropped
+from s2p_runtime.errors import S2PError
+from s2p_runtime.plan import ImageStart
 from s2p_runtime.tokenizer import ClipTokenizer
 
 
@@ -51,6 +53,27 @@ class BundleArtist:
     def decode(self, states: Array32) -> Array32:
         """See :class:`s2p_runtime.artist.Artist`."""
         return np.concatenate([decode_latents(self._bundle, self._backend, state[None]) for state in states])
+
+    def image_starts(self) -> tuple[ImageStart, ...]:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        manifest = self._bundle.manifest
+        if manifest.image_starts is None:
+            raise S2PError(
+                f"{self.name} has no VAE encoder, so it cannot start from a picture",
+                "convert with `image_to_image`, or leave `image` out",
+                "image",
+            )
+        return manifest.image_starts
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        size = self._size or self._bundle.manifest.sizes[0]
+        return size.width, size.height
+
+    def encode(self, image: Array32) -> Array32:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        return self._bundle.manifest.latents.encoded(self._backend.encode(image))
 
     def tokens_dropped(self, prompt: str) -> int:
         """See :class:`s2p_runtime.artist.Artist`."""

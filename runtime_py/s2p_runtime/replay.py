@@ -14,7 +14,7 @@ from s2p_runtime.bundle import Bundle, GoldenRun
 from s2p_runtime.conditioning import bundle_tokenizers, conditioner_of, token_ids
 from s2p_runtime.contract import Contract
 from s2p_runtime.errors import S2PError
-from s2p_runtime.pictures import relative_error
+from s2p_runtime.pictures import from_picture, relative_error, to_picture
 from s2p_runtime.verify import SAMPLER_TOLERANCE, free_run, read_golden
 from s2p_runtime.walker import initial_latents
 
@@ -81,16 +81,30 @@ class ReplayBackend:
         return output
 
     def decode(self, latents: Array32) -> Array32:
+        """See :class:`s2p_runtime.backends.Backend`. The picture of a run from a picture is not recorded; the run's own stands for it.
+
+        Raises:
+            S2PError: other latents than the end of the run, or of the one from its picture.
+        """
+        spec = self.bundle.manifest.latents
+        for end in ("quantized_latents", "from_picture_latents"):
+            own = spec.decoder_input(self.tensors[end]) if end in self.tensors else None
+            if own is not None and latents.shape == own.shape and relative_error(latents, own) <= SAMPLER_TOLERANCE:
+                image: Array32 = self.tensors["image"]
+                return image
+        raise self._not_recorded("the picture of these latents")
+
+    def encode(self, image: Array32) -> Array32:
         """See :class:`s2p_runtime.backends.Backend`.
 
         Raises:
-            S2PError: other latents than the end of the run.
+            S2PError: another picture than the run's own, in 8 bits, or a run that was not encoded again.
         """
-        own = self.bundle.manifest.latents.decoder_input(self.tensors["quantized_latents"])
-        if latents.shape != own.shape or relative_error(latents, own) > SAMPLER_TOLERANCE:
-            raise self._not_recorded("the picture of these latents")
-        image: Array32 = self.tensors["image"]
-        return image
+        own = from_picture(to_picture(self.tensors["image"]))
+        if "moments" not in self.tensors or not np.array_equal(image, own):
+            raise self._not_recorded("the latents of this picture")
+        moments: Array32 = self.tensors["moments"]
+        return moments
 
     def _not_recorded(self, what: str) -> S2PError:
         return S2PError(

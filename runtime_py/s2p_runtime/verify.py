@@ -16,11 +16,11 @@ from s2p_runtime.contract import Contract
 from s2p_runtime.drawing import BundleArtist, decode_latents
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts import Host, host_of
-from s2p_runtime.pictures import psnr_db, relative_error
-from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.pictures import from_picture, psnr_db, relative_error, to_picture
+from s2p_runtime.plan import ImageStart, SamplingPlan
 from s2p_runtime.progress import Advance, Progress, Silent
 from s2p_runtime.tensors import read_tensors
-from s2p_runtime.walker import Walker, guide_runs
+from s2p_runtime.walker import Walker, guide_runs, picture_latents
 
 Array = NDArray[Any]
 
@@ -77,6 +77,10 @@ _GOLDEN_TENSORS = (
 """Besides those of the prompt, which its conditioner names."""
 
 
+FROM_PICTURE_TENSORS = ("moments", "from_picture_step", "from_picture_latents")
+"""Of the first run, where the bundle starts from pictures."""
+
+
 def read_golden(bundle: Bundle, run: GoldenRun) -> dict[str, Array]:
     """Tensors of a golden run.
 
@@ -119,6 +123,7 @@ def verify(bundle: Bundle, progress: Progress | None = None, full: bool = False)
                 checks.exact(run, tensors)
                 advance()
                 checks.picture(tensors, "vae_decoder")
+                checks.from_picture(run, tensors)
                 advance()
         elif full:
             checks.picture(tensors, "recorded calls")
@@ -153,14 +158,23 @@ def _loop(bundle: Bundle, host: Host, run: GoldenRun, tensors: dict[str, Array],
 
 
 def recorded_states(
-    plan: SamplingPlan, guidance: float, seed: int, tensors: Mapping[str, Array], calls: Sequence[int]
+    plan: SamplingPlan,
+    guidance: float,
+    seed: int,
+    tensors: Mapping[str, Array],
+    calls: Sequence[int],
+    begun: tuple[ImageStart, Array32] | None = None,
 ) -> dict[int, Array32]:
     """Scaled states [1, C, H, W] at some calls of a run whose every output is recorded; at T, the number of calls, the final state.
 
     Args:
         tensors: of the run; ``initial_latents`` and ``noise_pred`` are looked at.
+        begun: of a run from a picture over the same outputs, its start and the picture's latents.
     """
-    walker = Walker(plan, tensors["initial_latents"], [seed])
+    if begun is None:
+        walker = Walker(plan, tensors["initial_latents"], [seed])
+    else:
+        walker = Walker(plan, picture_latents(*begun, seed), [seed], begun[0])
     states = {}
     for call in sorted(set(calls)):
         walker.run(lambda _, index: guide_runs(tensors["noise_pred"][index][None], guidance), until=call)
@@ -215,7 +229,8 @@ class _Checks:
     def __init__(self, bundle: Bundle, host: Host) -> None:
         self.bundle, self.host, self.manifest = bundle, host, bundle.manifest
         self.backend, self.conditioner = host.open(bundle, "float64"), conditioner_of(bundle.manifest)
-        self._tolerances = {name: host.tolerance(bundle.manifest, name) for name in components_of(bundle)}
+        names = (*components_of(bundle), *(("vae_encoder",) if bundle.manifest.image_starts is not None else ()))
+        self._tolerances = {name: host.tolerance(bundle.manifest, name) for name in names}
         self._tolerances |= {"recorded calls": RECORDED_TOLERANCE, "sampler": SAMPLER_TOLERANCE}
         self._worst = dict.fromkeys(self._tolerances, 0.0)
 
@@ -257,6 +272,22 @@ class _Checks:
         """The decoder on the recorded final state, as an error of a component."""
         image = decode_latents(self.bundle, self.backend, tensors["quantized_latents"])
         self.update(component, relative_error(image, tensors["image"]))
+
+    def from_picture(self, run: GoldenRun, tensors: dict[str, Array]) -> None:
+        """Of a bundle that starts from pictures, the encoder on the recorded picture, and the rows from there."""
+        starts = self.manifest.image_starts
+        if starts is None:
+            return
+        for name in FROM_PICTURE_TENSORS:
+            if name not in tensors:
+                raise S2PError(f"golden run {run.id} of {self.bundle.folder.name} lacks {name}", "convert the checkpoint again")
+        moments = self.backend.encode(from_picture(to_picture(tensors["image"])))
+        self.update("vae_encoder", relative_error(moments, tensors["moments"]))
+        start = starts[int(tensors["from_picture_step"][0])]
+        encoded, plan = self.manifest.latents.encoded(tensors["moments"]), self.manifest.plan
+        total = len(plan.calls)
+        end = recorded_states(plan, self.manifest.guidance, run.seed, tensors, [total], (start, encoded))[total]
+        self.update("sampler", relative_error(end, tensors["from_picture_latents"]))
 
 
 def free_run(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_runtime.noise import gaussian
-from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.plan import ImageStart, SamplingPlan
 
 Array32 = NDArray[np.float32]
 Predict = Callable[[Array32, int], Array32]
@@ -43,6 +43,17 @@ def initial_latents(plan: SamplingPlan, seed: int, shape: tuple[int, ...]) -> Ar
     return (np.float32(plan.initial_scale) * gaussian(seed, shape)).astype(np.float32)
 
 
+def picture_latents(start: ImageStart, encoded: Array32, seed: int) -> Array32:
+    """``x_call`` of a run from a picture, float32: summed in double and rounded once.
+
+    Args:
+        encoded: the picture's latents, float32 [1, C, H, W], see :meth:`s2p_runtime.bundle.LatentSpec.encoded`.
+        seed: of the noise, Philox stream 0.
+    """
+    noise = gaussian(seed, encoded.shape).astype(np.float64)
+    return (start.latents * encoded.astype(np.float64) + start.noise * noise).astype(np.float32)
+
+
 class Walker:
     """The states of K runs of one plan.
 
@@ -55,19 +66,21 @@ class Walker:
         call: index of the call whose output is awaited; T when the walk is over.
     """
 
-    def __init__(self, plan: SamplingPlan, latents: Array32, seeds: Sequence[int]) -> None:
+    def __init__(self, plan: SamplingPlan, latents: Array32, seeds: Sequence[int], start: ImageStart | None = None) -> None:
         """
         Args:
-            latents: x_0 of every run, float32 [K, C, H, W].
+            latents: x_0 of every run, float32 [K, C, H, W]; with a start, x of its call.
             seeds: K of them.
+            start: where the runs begin; None: at the first call.
 
         Raises:
             ValueError: another number of seeds than of runs.
         """
         if len(seeds) != latents.shape[0]:
             raise ValueError(f"{len(seeds)} seeds for {latents.shape[0]} runs")
-        self.plan, self.seeds, self.call = plan, tuple(seeds), 0
-        self._states: dict[int, Array32] = {0: latents}
+        self.plan = plan if start is None else plan.begun_at(start)
+        self.seeds, self.call = tuple(seeds), 0 if start is None else start.call
+        self._states: dict[int, Array32] = {self.call: latents}
         self._outputs: dict[int, Array32] = {}
 
     @classmethod

@@ -31,6 +31,7 @@ WRITTEN = (
     "ancestral.s2pmobile",
     "chunked.s2pmobile",
     "pooled.s2pmobile",
+    "picture.s2pmobile",
     "malformed",
     "noise.safetensors",
     "report.json",

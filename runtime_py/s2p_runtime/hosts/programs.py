@@ -104,6 +104,17 @@ class ProgramBackend(ABC):
         outputs = self._outputs("vae_decoder", self._method_for(latents), {component.inputs[0].name: latents})
         return outputs[component.outputs[0].name].astype(np.float32)
 
+    def encode(self, image: Array32) -> Array32:
+        """See :class:`s2p_runtime.backends.Backend`.
+
+        Raises:
+            S2PError: no such component, wrong shape or dtype, or the program cannot run.
+        """
+        component, _ = self.bundle.component("vae_encoder")
+        method = self.bundle.manifest.size_of_picture(image.shape).method or self.default_method
+        outputs = self._outputs("vae_encoder", method, {component.inputs[0].name: image})
+        return outputs[component.outputs[0].name].astype(np.float32)
+
     def _method_for(self, latents: Array32) -> str:
         return self.bundle.manifest.size_of(latents.shape).method or self.default_method
 
@@ -125,14 +136,19 @@ class ProgramBackend(ABC):
 
 def port_at_size(bundle: Bundle, port: TensorSpec, method: str) -> TensorSpec:
     """An input as a method of another picture size than the own takes it."""
-    if port.name not in ("sample", "latents"):
-        return port
     return next((resized(port, size) for size in bundle.manifest.sizes if size.method == method), port)
 
 
+_OF_LATENTS, _OF_PICTURES = ("sample", "latents"), ("image",)
+
+
 def resized(spec: TensorSpec, size: PictureSize) -> TensorSpec:
-    """The manifest's entry of latents [..., H, W], at another picture size."""
-    return spec.model_copy(update={"shape": (*spec.shape[:-2], size.latent_height, size.latent_width)})
+    """The manifest's entry of an input of latents or a picture [..., H, W] at another picture size; others as they are."""
+    if spec.name in _OF_LATENTS:
+        return spec.model_copy(update={"shape": (*spec.shape[:-2], size.latent_height, size.latent_width)})
+    if spec.name in _OF_PICTURES:
+        return spec.model_copy(update={"shape": (*spec.shape[:-2], size.height, size.width)})
+    return spec
 
 
 def check_input(given: Array, wanted: TensorSpec, component: str) -> None:

@@ -12,6 +12,8 @@ every row refer to the whole past. ``c_i`` is made a basis vector too and elimin
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -99,18 +101,11 @@ def extract_plan(scheduler: Any, steps: int) -> SamplingPlan:
     double = double_precision(scheduler)
     # The timesteps come from the class as it is: they are what the original U-Net is told, float32 rounding included.
     told = type(scheduler).from_config(scheduler.config)
-    try:
+    with refusals(name, steps):
         told.set_timesteps(steps)
         double.set_timesteps(steps)
-        calls = _probe(double, [float(t) for t in told.timesteps])
+        calls = list(probe_calls(double, [float(t) for t in told.timesteps]))
         initial_scale = float(double.init_noise_sigma)
-    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
-        raise S2PError(
-            f"{name} refuses its configuration at {steps} steps ({reason})",
-            "choose another `scheduler` or `steps`",
-            "scheduler",
-        ) from error
     if not np.isfinite(initial_scale):
         raise S2PError(f"{name} starts from an infinite noise level", "set rescale_betas_zero_snr to false")
     plan = SamplingPlan(
@@ -120,13 +115,28 @@ def extract_plan(scheduler: Any, steps: int) -> SamplingPlan:
         initial_scale=initial_scale,
         calls=tuple(calls),
     )
-    _refuse_growth(plan)
+    refuse_growth(plan)
     for magnitude in (1e-2, 1e2):
         _check_linear(scheduler, plan, magnitude)
     return plan
 
 
-def _refuse_growth(plan: SamplingPlan) -> None:
+@contextmanager
+def refusals(name: str, steps: int) -> Iterator[None]:
+    """What a scheduler raises in the block becomes a :class:`S2PError`."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        raise S2PError(
+            f"{name} refuses its configuration at {steps} steps ({reason})",
+            "choose another `scheduler` or `steps`",
+            "scheduler",
+        ) from error
+
+
+def refuse_growth(plan: SamplingPlan) -> None:
+    """Raise :class:`S2PError` when a row multiplies a state beyond its float32 digits."""
     growth = max((abs(factor) for call in plan.calls for _, factor in call.states), default=0.0)
     if growth > _LARGEST_GROWTH:
         raise S2PError(
@@ -157,12 +167,22 @@ def _refuse_unsupported(scheduler: Any, steps: int) -> None:
         raise S2PError(f"{name} cannot sample in {steps} steps", f"choose `steps` from 1 to {limit}", "steps")
 
 
-def _probe(scheduler: Any, told: list[float]) -> list[PlanCall]:
+def probe_calls(scheduler: Any, told: Sequence[float], begin: int = 0) -> Iterator[PlanCall]:
+    """The rows of a scheduler one after the other.
+
+    Args:
+        scheduler: in double precision, fresh, with its timesteps set.
+        told: what the U-Net is told at each call.
+        begin: the first call that is made; the scheduler has been told, where it takes that.
+
+    Raises:
+        S2PError: a division by zero, or what a row cannot say.
+    """
     basis = _Basis(len(scheduler.timesteps))
     corrected = _tap_corrector(scheduler, basis)
     solved: dict[int, Vector] = {}
-    calls = []
-    for index, timestep in enumerate(scheduler.timesteps):
+    for index in range(begin, len(scheduler.timesteps)):
+        timestep = scheduler.timesteps[index]
         state = _tensor(basis.unit(basis.x(index)))
         input_scale = _input_scale(_vector(scheduler.scale_model_input(state, timestep)), basis, index)
         with noise_from(_once(basis.unit(basis.z(index)), index)):
@@ -173,8 +193,7 @@ def _probe(scheduler: Any, told: list[float]) -> list[PlanCall]:
                 _against_division(scheduler.config),
             )
         row = _eliminate(row, index, basis, corrected, solved)
-        calls.append(_plan_call(row, index, basis, told[index], input_scale))
-    return calls
+        yield _plan_call(row, index, basis, told[index], input_scale)
 
 
 def _against_division(config: Any) -> str:
