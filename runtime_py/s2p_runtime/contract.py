@@ -17,7 +17,8 @@ class Contract(BaseModel):
 
     Every field of a format is always written, and a file that lacks one is refused: what there is not is null or an empty list.
     So no field has a default but ``format`` and ``version``, which :func:`parse_contract` looks at before all others, and
-    ``compute_unit`` and ``chips`` of a program, which are absent where it chooses nothing, and later ones of a :class:`SparseContract`.
+    ``compute_unit`` and ``chips`` of a program, which are absent where it chooses nothing, and the later ones of a
+    :class:`SparseContract`.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, frozen=True)

@@ -57,8 +57,10 @@ class SamplingPlan(Contract):
 
 
 class ImageStart(Contract):
-    """How a run begins at a later call, from a picture in place of noise: ``x_call = latents * E + noise * z``, with ``E`` the encoded
-    picture and ``z`` the noise that ``x_0`` is made of."""
+    """How a run begins at a later call, from a picture in place of noise.
+
+    ``x_call = latents * E + noise * z``, with ``E`` the encoded picture and ``z`` the noise that ``x_0`` is made of.
+    """
 
     call: int = Field(ge=0, description="the first that is made")
     latents: float = Field(description="factor of the encoded picture")

@@ -81,7 +81,8 @@ class ReplayBackend:
         return output
 
     def decode(self, latents: Array32) -> Array32:
-        """See :class:`s2p_runtime.backends.Backend`. The picture of a run from a picture is not recorded; the run's own stands for it.
+        """See :class:`s2p_runtime.backends.Backend`. What a run from a picture ends in is not recorded; the run's own picture stands
+        for it.
 
         Raises:
             S2PError: other latents than the end of the run, or of the one from its picture.

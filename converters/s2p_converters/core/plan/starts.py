@@ -22,7 +22,12 @@ from s2p_converters.core.plan.schedulers import make_scheduler
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import ImageStart, PlanCall, SamplingPlan
 
-_PIPELINES_SET = ({}, {"steps_offset": 1}, {"clip_sample": False}, {"steps_offset": 1, "clip_sample": False})
+_PIPELINES_SET: tuple[dict[str, Any], ...] = (
+    {},
+    {"steps_offset": 1},
+    {"clip_sample": False},
+    {"steps_offset": 1, "clip_sample": False},
+)
 """What diffusers' pipelines may have changed in a model's scheduler, which a checkpoint's copy of the configuration does not tell."""
 _SAME = 1e-9
 _MEMORY = 6
