@@ -75,7 +75,7 @@ def executorch_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathF
 
     folder = tmp_path_factory.mktemp("bundles") / "small.s2pmobile"
     folder.mkdir()
-    convert_checkpoint(checkpoint, TARGET, ExecuTorchOptions(), folder, Silent())
+    convert_checkpoint(checkpoint, TARGET, ExecuTorchOptions(image_to_image=True), folder, Silent())
     return folder
 
 
@@ -88,7 +88,7 @@ def coreml_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFacto
 
     folder = tmp_path_factory.mktemp("bundles") / "small-coreml.s2pmobile"
     folder.mkdir()
-    convert_checkpoint(checkpoint, TARGET, CoreMLOptions(precision="fp32"), folder, Silent())
+    convert_checkpoint(checkpoint, TARGET, CoreMLOptions(precision="fp32", image_to_image=True), folder, Silent())
     return folder
 
 
@@ -102,5 +102,5 @@ def coreai_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFacto
 
     folder = tmp_path_factory.mktemp("bundles") / "small-coreai.s2pmobile"
     folder.mkdir()
-    convert_checkpoint(checkpoint, TARGET, CoreAIOptions(precision="fp32"), folder, Silent())
+    convert_checkpoint(checkpoint, TARGET, CoreAIOptions(precision="fp32", image_to_image=True), folder, Silent())
     return folder

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from s2p_runtime.__main__ import main
-from s2p_runtime.artist import draw
+from s2p_runtime.artist import FromPicture, draw
 from s2p_runtime.bundle import Bundle, open_bundle
 from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.errors import S2PError
@@ -23,7 +23,7 @@ from s2p_runtime.pictures import to_picture
 from s2p_runtime.replay import ReplayBackend, replay
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-NAMES = ["replay", "ancestral", "chunked", "pooled"]
+NAMES = ["replay", "ancestral", "chunked", "pooled", "picture"]
 
 
 def fixture(name: str) -> Bundle:
@@ -127,3 +127,31 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([str(tmp_path / "nothing")]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_a_run_from_its_own_picture_ends_where_the_record_says() -> None:
+    bundle = fixture("picture")
+    run, starts = bundle.manifest.golden[0], bundle.manifest.image_starts
+    backend = ReplayBackend(bundle, run)
+    picture = to_picture(backend.tensors["image"])
+    calls: list[int] = []
+    drawn = draw(
+        BundleArtist(bundle, backend),
+        run.prompt,
+        run.seed,
+        None,
+        lambda call, *_: calls.append(call),
+        FromPicture(picture, 0.6),
+    )
+    assert calls == [2, 3, 4, 5] and starts is not None and int(backend.tensors["from_picture_step"][0]) == 2
+    np.testing.assert_array_equal(drawn.latents, backend.tensors["from_picture_latents"])
+    with pytest.raises(S2PError, match="has not recorded the latents of this picture"):
+        draw(BundleArtist(bundle, backend), run.prompt, run.seed, image=FromPicture(picture[::-1].copy(), 0.6))
+
+
+def test_a_bundle_without_an_encoder_says_how_to_get_one() -> None:
+    bundle = fixture("replay")
+    artist = BundleArtist(bundle, ReplayBackend(bundle, bundle.manifest.golden[0]))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(S2PError, match=r"has no VAE encoder, so it cannot start from a picture; convert with `image_to_image`"):
+        draw(artist, bundle.manifest.golden[0].prompt, 1, image=FromPicture(picture, 0.5))

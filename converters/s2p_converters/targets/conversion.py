@@ -9,7 +9,14 @@ from typing import Any
 
 from s2p_converters.core.checkpoint import Checkpoint, require_symmetric
 from s2p_converters.core.graph.splitting import check_count
-from s2p_converters.targets.float_components import FloatComponent, SourceNetworks, decoder_component, prompt_components
+from s2p_converters.core.plan import image_starts
+from s2p_converters.targets.float_components import (
+    FloatComponent,
+    SourceNetworks,
+    decoder_component,
+    encoder_component,
+    prompt_components,
+)
 from s2p_converters.targets.golden import FloatPrograms, Recorder
 from s2p_converters.targets.manifest import copy_tokenizers, draft_manifest, write_manifest
 from s2p_converters.targets.needs import require_conversion
@@ -106,11 +113,12 @@ def convert_checkpoint(
     check_early(checkpoint, target, options)
     sizes = picture_sizes(checkpoint, options.size)
     shapes = latent_shapes(sizes, target.host.default_method)
-    components = _float_components(checkpoint, shapes)
+    components = _float_components(checkpoint, shapes, options)
+    starts = image_starts(checkpoint.manifest.plan, checkpoint.folder / "scheduler") if options.image_to_image else None
     lowered = _lower(checkpoint, target, options, folder, components, shapes, progress)
     tokenizers = copy_tokenizers(checkpoint, folder, target.tokenizer_folder(options))
     download = target.archive.unet_bytes(folder, lowered.unet)
-    draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizers, download)
+    draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizers, download, starts)
 
     reference = target.reference(checkpoint, options)
     parts = {name: tuple(methods.values()) for name, methods in components.items()}
@@ -122,7 +130,7 @@ def convert_checkpoint(
         # Golden runs record what the programs denote, where that can be told apart from how an engine rounds.
         floats = backend if target.host.exact else None
         del backend  # an engine that is not recorded from gives its memory back
-    recorder = Recorder(checkpoint, reference, floats or SourceNetworks(checkpoint), folder, progress)
+    recorder = Recorder(checkpoint, reference, floats or SourceNetworks(checkpoint), folder, progress, starts)
     golden = recorder.golden_runs()
     recorder.size_calls(sizes)
     target.host.record_constants(folder, draft.components)
@@ -145,12 +153,15 @@ class _Lowered:
     others: dict[str, Component]
 
 
-def _float_components(checkpoint: Checkpoint, shapes: LatentShapes) -> dict[str, dict[str, FloatComponent]]:
-    """The components around the U-Net: name -> method -> component. The decoder has a method for each size."""
+def _float_components(
+    checkpoint: Checkpoint, shapes: LatentShapes, options: TargetOptions
+) -> dict[str, dict[str, FloatComponent]]:
+    """The components around the U-Net: name -> method -> component. Those of the VAE have a method for each size."""
     own = next(iter(shapes))
     text, *rest = prompt_components(checkpoint)
-    decoder = {method: decoder_component(checkpoint, latents) for method, latents in shapes.items()}
-    return {text.name: {own: text}, "vae_decoder": decoder, **{component.name: {own: component} for component in rest}}
+    makers = (decoder_component, *((encoder_component,) if options.image_to_image else ()))
+    vae = [{method: make(checkpoint, latents) for method, latents in shapes.items()} for make in makers]
+    return {part[own].name: part for part in ({own: text}, *vae, *({own: component} for component in rest))}
 
 
 def _lower(

@@ -15,7 +15,13 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import prompt_columns
 from s2p_converters.core.graph.structure import TIME_IDS
 from s2p_converters.core.reference import time_network
-from s2p_converters.targets.float_modules import decoder_module, image_shape, text_encoder_module, text_encoders_module
+from s2p_converters.targets.float_modules import (
+    decoder_module,
+    encoder_module,
+    image_shape,
+    text_encoder_module,
+    text_encoders_module,
+)
 from s2p_converters.targets.ports import branches, own_latents, tensor
 from s2p_runtime.bundle import Conditioning, TokenizerSpec
 from s2p_runtime.component import TensorSpec
@@ -40,6 +46,7 @@ class FloatComponent:
         inputs, outputs: ports in the order of the network's arguments and results.
         load: makes the network in float32.
         check_inputs: makes inputs by name to compare program and network on.
+        latents: height and width of the latents of a part of the VAE, whose precision is an option of its own; None: it is none.
         needs_float32: whether it loses its meaning in less, whatever the precision of other components is. Such a network is small,
             and compared in float64.
     """
@@ -50,6 +57,7 @@ class FloatComponent:
     outputs: tuple[TensorSpec, ...]
     load: Callable[[], nn.Module]
     check_inputs: Callable[[], dict[str, Array]]
+    latents: tuple[int, int] | None = None
     needs_float32: bool = False
 
     def call(self, module: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array32]:
@@ -66,7 +74,8 @@ class SourceNetworks:
     """The float components of a checkpoint in eager torch. Networks are made at first use."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        parts = (*prompt_components(checkpoint), decoder_component(checkpoint, own_latents(checkpoint)))
+        own = own_latents(checkpoint)
+        parts = (*prompt_components(checkpoint), decoder_component(checkpoint, own), encoder_component(checkpoint, own))
         self._components = {component.name: component for component in parts}
         self._modules: dict[str, nn.Module] = {}
 
@@ -80,6 +89,10 @@ class SourceNetworks:
     def decode(self, latents: Array32) -> Array32:
         """As :meth:`s2p_runtime.backends.Backend.decode`."""
         return self.run("vae_decoder", {"latents": latents})["image"]
+
+    def encode(self, image: Array32) -> Array32:
+        """As :meth:`s2p_runtime.backends.Backend.encode`."""
+        return self.run("vae_encoder", {"image": image})["moments"]
 
 
 def prompt_components(checkpoint: Checkpoint) -> tuple[FloatComponent, ...]:
@@ -98,6 +111,21 @@ def decoder_component(checkpoint: Checkpoint, latents: tuple[int, int]) -> Float
         (tensor("image", image_shape(checkpoint, latents)),),
         lambda: decoder_module(checkpoint),
         lambda: {"latents": spec.decoder_input(gaussian(CHECK_SEED, shape))},
+        latents=latents,
+    )
+
+
+def encoder_component(checkpoint: Checkpoint, latents: tuple[int, int]) -> FloatComponent:
+    """The VAE encoder for latents of a height and width: ``image`` [1, 3, H, W] -> ``moments`` [1, 2 C, h, w]."""
+    shape = image_shape(checkpoint, latents)
+    return FloatComponent(
+        "vae_encoder",
+        "VAE encoder",
+        (tensor("image", shape),),
+        (tensor("moments", (1, 2 * checkpoint.manifest.latents.channels, *latents)),),
+        lambda: encoder_module(checkpoint),
+        lambda: {"image": np.clip(gaussian(CHECK_SEED, shape) / 2, -1, 1).astype(np.float32)},
+        latents=latents,
     )
 
 

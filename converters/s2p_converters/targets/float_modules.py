@@ -115,6 +115,19 @@ def _options(folder: Path) -> dict[str, Any]:
     return {"local_files_only": True, "use_safetensors": True, "variant": weights_variant(folder)}
 
 
+class _Encoder(nn.Module):
+    """Encoder half of an AutoencoderKL, to the moments of its distribution."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden: Tensor = self.encoder(image)
+        moments: Tensor = hidden if self.quant_conv is None else self.quant_conv(hidden)
+        return moments
+
+
 def text_encoder_module(checkpoint: Checkpoint) -> nn.Module:
     """The checkpoint's text encoder in float32: input_ids [1, N] -> last hidden state [1, N, D]."""
     with quiet_import():
@@ -142,13 +155,21 @@ def text_encoders_module(checkpoint: Checkpoint) -> nn.Module:
 
 def decoder_module(checkpoint: Checkpoint) -> nn.Module:
     """The checkpoint's VAE decoder in float32: latents [1, C, H, W] -> image [1, 3, 8H, 8W]."""
+    return _Decoder(_vae(checkpoint)).eval().requires_grad_(False)
+
+
+def encoder_module(checkpoint: Checkpoint) -> nn.Module:
+    """The checkpoint's VAE encoder in float32: image [1, 3, 8H, 8W] -> moments [1, 2 C, H, W], means before log variances."""
+    return _Encoder(_vae(checkpoint)).eval().requires_grad_(False)
+
+
+def _vae(checkpoint: Checkpoint) -> Any:
     with quiet_import():
         from diffusers import AutoencoderKL
 
-        vae = AutoencoderKL.from_pretrained(
+        return AutoencoderKL.from_pretrained(
             checkpoint.folder / "vae", torch_dtype=torch.float32, **_options(checkpoint.folder / "vae")
         )
-    return _Decoder(vae).eval().requires_grad_(False)
 
 
 def image_shape(checkpoint: Checkpoint, latents: tuple[int, int]) -> tuple[int, int, int, int]:

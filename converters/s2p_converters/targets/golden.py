@@ -16,6 +16,8 @@ from s2p_converters.core.graph import StepUNet
 from s2p_runtime.bundle import GoldenRun, PictureSize
 from s2p_runtime.conditioning import Conditioner, conditioner_of
 from s2p_runtime.noise import gaussian
+from s2p_runtime.pictures import from_picture, to_picture
+from s2p_runtime.plan import ImageStart
 from s2p_runtime.progress import Progress
 from s2p_runtime.tensors import read_tensors, write_tensors
 from s2p_runtime.verify import recorded_states
@@ -33,6 +35,8 @@ class FloatPrograms(Protocol):
     def run(self, component: str, inputs: Mapping[str, Array]) -> Mapping[str, Array32]: ...
 
     def decode(self, latents: Array32) -> Array32: ...
+
+    def encode(self, image: Array32) -> Array32: ...
 
 
 @torch.no_grad()
@@ -55,6 +59,7 @@ class Recorder:
         reference: the U-Net with the target's constants, float64.
         floats: the components around it.
         folder: of the bundle.
+        starts: of runs from a picture, where the bundle has a VAE encoder.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +67,7 @@ class Recorder:
     floats: FloatPrograms
     folder: Path
     progress: Progress
+    starts: tuple[ImageStart, ...] | None = None
 
     @property
     def conditioner(self) -> Conditioner:
@@ -96,11 +102,25 @@ class Recorder:
         call = len(manifest.plan.calls) // 2
         scaled = recorded_states(manifest.plan, manifest.guidance, run.seed, recorded, [call])[call]
         last = {name: value[-1:] for name, value in self.conditioner.conditions(encoded).inputs.items()}
+        image = self.floats.decode(manifest.latents.decoder_input(recorded["quantized_latents"]))
         return tensors | {
-            "image": self.floats.decode(manifest.latents.decoder_input(recorded["quantized_latents"])),
+            "image": image,
             "exact_calls": np.array([call], np.int32),
             "exact_noise_pred": reference_call(self.reference, scaled, call, last)[None],
+            **self._from_picture(run, recorded, image),
         }
+
+    def _from_picture(self, run: GoldenRun, recorded: Mapping[str, Array], image: Array32) -> dict[str, Array]:
+        """The run's own picture encoded, and where the recorded outputs lead from it when the first half of the steps is left out;
+        nothing where the bundle has no encoder."""
+        if self.starts is None:
+            return {}
+        manifest = self.checkpoint.manifest
+        step, total = manifest.plan.steps // 2, len(manifest.plan.calls)
+        moments = self.floats.encode(from_picture(to_picture(image)))
+        begun = self.starts[step], manifest.latents.encoded(moments)
+        end = recorded_states(manifest.plan, manifest.guidance, run.seed, recorded, [total], begun)[total]
+        return {"moments": moments, "from_picture_step": np.array([step], np.int32), "from_picture_latents": end}
 
     def size_calls(self, sizes: Sequence[PictureSize]) -> None:
         """Record calls of the reference at every size but the own, which is first: the first call and one halfway, on noise."""

@@ -23,6 +23,7 @@ from s2p_runtime.bundle import (
 from s2p_runtime.component import Component
 from s2p_runtime.contract import write_contract
 from s2p_runtime.files import list_files, sha256_file
+from s2p_runtime.plan import ImageStart
 
 
 def copy_tokenizers(checkpoint: Checkpoint, folder: Path, place: str) -> tuple[TokenizerSpec, Conditioning | None]:
@@ -72,6 +73,7 @@ def draft_manifest(
     sizes: tuple[PictureSize, ...],
     tokenizers: tuple[TokenizerSpec, Conditioning | None],
     download_bytes: int,
+    starts: tuple[ImageStart, ...] | None,
 ) -> BundleManifest:
     """The manifest of a bundle without golden runs: enough for a host to run its programs, and not valid yet.
 
@@ -79,6 +81,7 @@ def draft_manifest(
         others: components besides the U-Net.
         tokenizers: what :func:`copy_tokenizers` returned.
         download_bytes: of the U-Net in the download form.
+        starts: of runs from a picture, where the bundle has a VAE encoder.
     """
     source, chunks = checkpoint.manifest, tuple(unet.components) if tuple(unet.components) != ("unet",) else ()
     unet_bytes = sum(folder_bytes(folder / component.path) for component in unet.components.values())
@@ -91,6 +94,7 @@ def draft_manifest(
         "components": {**unet.components, **others},
         "chunks": chunks,
         "plan": source.plan,
+        "image_starts": starts,
         "guidance": source.guidance,
         "latents": source.latents,
         "sizes": sizes,

@@ -34,6 +34,10 @@ class TargetOptions(BaseModel):
         json_schema_extra={"metavar": "N"},
     )
 
+    image_to_image: bool = Field(
+        False, description="also carry the VAE encoder, so that apps may start from a picture (generate --image)"
+    )
+
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)

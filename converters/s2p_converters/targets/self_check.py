@@ -91,7 +91,7 @@ class SelfCheck:
         module = module.double() if parts[0].needs_float32 else module
         for part in parts:
             inputs = part.check_inputs()
-            found = {"image": backend.decode(inputs["latents"])} if name == "vae_decoder" else backend.run(name, inputs)
+            found = _found(name, backend, inputs)
             for output, wanted in part.call(module, inputs).items():
                 yield relative_error(found[output], wanted)
 
@@ -105,6 +105,15 @@ class SelfCheck:
         for tensor, component in conditioner.made_by.items():
             if tensor in fp:
                 yield component, relative_error(found[tensor], fp[tensor])
+
+
+def _found(name: str, backend: Backend, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Outputs of a float component by the names of its network's ports."""
+    if name == "vae_decoder":
+        return {"image": backend.decode(inputs["latents"])}
+    if name == "vae_encoder":
+        return {"moments": backend.encode(inputs["image"])}
+    return dict(backend.run(name, inputs))
 
 
 def check_sizes(target: Target[Any], bundle: Bundle, backend: Backend) -> None:

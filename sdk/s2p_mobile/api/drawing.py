@@ -25,6 +25,8 @@ def generate(
     prompt: str,
     *,
     negative_prompt: str | None = None,
+    image: Image | str | Path | None = None,
+    strength: float = 0.8,
     seed: int = 0,
     size: SizeLike | None = None,
     lora: Sequence[str | Path] = (),
@@ -43,6 +45,9 @@ def generate(
         source: model, checkpoint or bundle, opened or its path; None is the built-in model.
         prompt: what to draw.
         negative_prompt: what not to draw; needs a guidance above 1.
+        image: a picture to start from, opened or its file; it is scaled to cover the size and cut in the middle. Bundles need a VAE
+            encoder for that, which :func:`convert` adds with the option ``image_to_image``.
+        strength: how much of that picture is drawn anew, above 0 and at most 1: the share of the steps that is made.
         seed: of the noise; the same seed gives every form of a model the same start.
         size: width and height in pixels, of a model or one of a bundle's; its own when None.
         lora, embedding, allow_pickle: of a model that is not open yet, see :func:`load`.
@@ -59,6 +64,7 @@ def generate(
 
     Example:
         >>> s2p_mobile.generate("app.s2pmobile", "a red apple", seed=1).save("apple.png")
+        >>> s2p_mobile.generate("app.s2pmobile", "a green apple", image="apple.png", strength=0.6).save("green.png")
     """
     from PIL.Image import fromarray
 
@@ -69,11 +75,13 @@ def generate(
     from s2p_mobile.sources.pixel_size import PixelSize
     from s2p_mobile.sources.reference import require_same
     from s2p_mobile.sources.session import check_numbers, open_session
-    from s2p_runtime.artist import check_negative_prompt
+    from s2p_runtime.artist import FromPicture, check_negative_prompt
     from s2p_runtime.bundle import Bundle
     from s2p_runtime.errors import S2PError
+    from s2p_runtime.pictures import fitted_picture, read_picture
 
     check_numbers(steps, guidance, seed)
+    opened = None if image is None else read_picture(Path(image)) if isinstance(image, str | Path) else image
     if release_chunks and source_kind(source) != "bundle":
         raise S2PError("`release_chunks` is for bundles converted with `chunks`", "leave it out", "release_chunks")
     _refuse_sampling(source, scheduler, steps, guidance)
@@ -99,7 +107,8 @@ def generate(
         assert isinstance(found, Checkpoint | Bundle)
         check_negative_prompt(negative_prompt, found.manifest.guidance)
         artist = open_artist(found, chosen, size=None if wanted is None else str(wanted), release_chunks=release_chunks)
-    drawing = draw_with(artist, prompt, seed, negative_prompt, listener(progress))
+    start = None if opened is None else FromPicture(fitted_picture(opened, *artist.picture_size), strength)
+    drawing = draw_with(artist, prompt, seed, negative_prompt, listener(progress), start)
     for what, dropped in (("prompt", drawing.tokens_dropped), ("negative prompt", drawing.negative_tokens_dropped)):
         if dropped:
             note(f"the {what} is too long; its last {dropped} tokens were left out")

@@ -35,6 +35,14 @@ def generate(
     negative_prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What to stay away from; needs a guidance above 1.")
     ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Picture to start from; bundles need convert --image-to-image for that."),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="How much of that picture is drawn anew, above 0 and at most 1; 0.8 when left out."),
+    ] = None,
     seed: SeedOption = 0,
     scheduler: SchedulerOption = None,
     steps: StepsOption = None,
@@ -56,9 +64,12 @@ def generate(
         raise s2p_mobile.S2PError(f"{out} is no .png file", "pictures are written as PNG", "out")
     if not out.parent.is_dir():
         raise s2p_mobile.S2PError(f"folder {out.parent} does not exist", "make it first or choose another `out`", "out")
+    if strength is not None and image is None:
+        raise s2p_mobile.S2PError("`strength` is about a picture to start from", "give `image` with it", "strength")
+    begin = {} if strength is None else {"strength": strength}
     picture = s2p_mobile.generate(
-        source, prompt, negative_prompt=negative_prompt, seed=seed, size=size, lora=lora or (), embedding=embedding or (),
-        allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device,
+        source, prompt, negative_prompt=negative_prompt, image=image, **begin, seed=seed, size=size, lora=lora or (),
+        embedding=embedding or (), allow_pickle=allow_pickle, scheduler=scheduler, steps=steps, guidance=guidance, device=device,
         release_chunks=release_chunks, progress=True,
     )  # fmt: skip
 

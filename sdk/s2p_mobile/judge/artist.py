@@ -7,7 +7,7 @@ import torch
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_mobile.sources.session import Session
 from s2p_mobile.sources.torch_artist import checkpoint_artist, model_artist
-from s2p_runtime.artist import Artist, Drawing, draw
+from s2p_runtime.artist import Artist, Drawing, FromPicture, draw, image_start
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.drawing import BundleArtist
 from s2p_runtime.engines import open_backend
@@ -47,11 +47,14 @@ def open_artist(
     return checkpoint_artist(str(source.folder), source, device=device)
 
 
-def draw_with(artist: Artist, prompt: str, seed: int, negative_prompt: str | None, progress: Progress) -> Drawing:
+def draw_with(
+    artist: Artist, prompt: str, seed: int, negative_prompt: str | None, progress: Progress, image: FromPicture | None = None
+) -> Drawing:
     """:func:`s2p_runtime.artist.draw`, call by call in sight.
 
     Raises:
-        S2PError: a negative prompt without guidance.
+        S2PError: what that refuses.
     """
-    with progress.stage("drawing", len(artist.plan.calls)) as advance:
-        return draw(artist, prompt, seed, negative_prompt, lambda *_: advance())
+    skipped = 0 if image is None else image_start(artist, image.strength).call
+    with progress.stage("drawing", len(artist.plan.calls) - skipped) as advance:
+        return draw(artist, prompt, seed, negative_prompt, lambda *_: advance(), image)

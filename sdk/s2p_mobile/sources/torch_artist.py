@@ -10,11 +10,11 @@ import torch
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import StepUNet
 from s2p_converters.core.reference import checkpoint_unet
-from s2p_mobile.sources.components import Components, Decoder, checkpoint_components
+from s2p_mobile.sources.components import Autoencoder, Components, checkpoint_components
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.predictor import Array32
 from s2p_mobile.sources.trajectory import float_unet
-from s2p_runtime.plan import SamplingPlan
+from s2p_runtime.plan import ImageStart, SamplingPlan
 
 TORCH_BATCH = 8
 
@@ -34,12 +34,12 @@ class TorchArtist:
         """
         Args:
             unet: is moved to the device and to float32.
-            device: torch device of the U-Net and of the decoder.
+            device: torch device of the U-Net and of the VAE.
         """
         self.name, self.plan, self.guidance, self.batch = name, plan, guidance, TORCH_BATCH
         self.latent_shape = components.latent_shape
         self._components, self._unet, self._device = components, unet.float().to(device).eval(), device
-        self._decoder = Decoder(components, device)
+        self._vae = Autoencoder(components, device)
 
     def conditions(self, prompts: Sequence[str], negative_prompt: str | None = None) -> tuple[Array32, ...]:
         """See :class:`s2p_runtime.artist.Artist`."""
@@ -56,7 +56,21 @@ class TorchArtist:
 
     def decode(self, states: Array32) -> Array32:
         """See :class:`s2p_runtime.artist.Artist`."""
-        return self._decoder.decode(states)
+        return self._vae.decode(states)
+
+    def image_starts(self) -> tuple[ImageStart, ...]:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        return self._components.image_starts(self.plan)
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        size = self._components.picture_size
+        return size.width, size.height
+
+    def encode(self, image: Array32) -> Array32:
+        """See :class:`s2p_runtime.artist.Artist`."""
+        return self._vae.encode(image)
 
     def tokens_dropped(self, prompt: str) -> int:
         """See :class:`s2p_runtime.artist.Artist`."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.coreai.builder import save_program
 from s2p_converters.targets.coreai.options import CoreAIOptions
-from s2p_converters.targets.float_components import FloatComponent, decoder_component, prompt_components
+from s2p_converters.targets.float_components import FloatComponent, decoder_component, encoder_component, prompt_components
 from s2p_converters.targets.pointwise import with_pointwise_layers
 from s2p_converters.targets.ports import example
 from s2p_converters.targets.protocol import LatentShapes
@@ -22,12 +22,15 @@ from s2p_runtime.quiet import quiet_import
 
 def is_half(part: FloatComponent, options: CoreAIOptions) -> bool:
     """Whether a component computes in float16."""
-    precision = options.vae_precision if part.name == "vae_decoder" else options.precision
+    precision = options.vae_precision if part.latents is not None else options.precision
     return precision == "fp16" and not part.needs_float32
 
 
 def float_component(checkpoint: Checkpoint, options: CoreAIOptions, name: str, latents: tuple[int, int]) -> FloatComponent:
-    """A component by its name; ``latents`` is the size of what the decoder takes, which the package of Apple calls ``z``."""
+    """A component by its name; ``latents`` is their size of a part of the VAE. What the decoder takes the package of Apple calls
+    ``z``."""
+    if name == "vae_encoder":
+        return encoder_component(checkpoint, latents)
     if name == "vae_decoder":
         part = decoder_component(checkpoint, latents)
         (source,) = part.inputs

@@ -21,7 +21,7 @@ class CoreAIOptions(TargetOptions):
 
     precision: Literal["fp16", "fp32"] = Field("fp16", description="of U-Net and text encoder")
     vae_precision: Literal["fp16", "fp32"] = Field(
-        "fp32", title="VAE precision", description="of the VAE decoder; fp16 makes some overflow to black pictures"
+        "fp32", title="VAE precision", description="of the VAE; fp16 makes some overflow to black pictures"
     )
     compute_unit: Literal["neural-engine", "gpu", "all"] = Field(
         "neural-engine", title="compute unit", description="where the programs are meant to run, beside the CPU"
@@ -43,6 +43,12 @@ class CoreAIOptions(TargetOptions):
                 "the Swift package of apple/coreai-models runs one U-Net at one size",
                 "convert with `layout=s2p`, or leave `size` and `chunks` out",
                 "layout",
+            )
+        if self.layout == "coreai-models" and self.image_to_image:
+            raise S2PError(
+                "the Swift package of apple/coreai-models draws from noise only",
+                "convert with `layout=s2p`, or leave `image_to_image` out",
+                "image_to_image",
             )
         return self
 

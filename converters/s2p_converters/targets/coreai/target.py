@@ -83,7 +83,8 @@ class CoreAITarget(Target[CoreAIOptions]):
     ) -> Component:
         """See :class:`Target`."""
         own = next(iter(methods.values()))
-        shapes = {method: _latents(part) for method, part in methods.items()}
+        # Of components beside the VAE nothing depends on it.
+        shapes = {method: part.latents or (1, 1) for method, part in methods.items()}
         answer = self._ask(checkpoint, options, folder, own.name, own.title, shapes)
         return Component.model_validate_json(answer[0])
 
@@ -169,7 +170,8 @@ class CoreAITarget(Target[CoreAIOptions]):
         """See :class:`Target`."""
         from s2p_runtime.hosts.coreai import component_tolerance
 
-        precisions = {"text_encoder": options.precision, "vae_decoder": options.vae_precision, "unet": options.precision}
+        precisions = dict.fromkeys(("vae_decoder", "vae_encoder"), options.vae_precision)
+        precisions |= dict.fromkeys(("text_encoder", "unet"), options.precision)
         return component_tolerance("float16" if precisions.get(component) == "fp16" else "float32", component)
 
     def tokenizer_folder(self, options: CoreAIOptions) -> str:
@@ -191,12 +193,6 @@ class CoreAITarget(Target[CoreAIOptions]):
 def _place(options: CoreAIOptions, name: str) -> str:
     """Where a component's program lies in the bundle."""
     return f"{name}.aimodel" if options.layout == "s2p" else f"{FOLDER}/{FILES[name]}"
-
-
-def _latents(part: FloatComponent) -> tuple[int, int]:
-    """Height and width of what a decoder takes; of other components nothing depends on it."""
-    shape = part.inputs[0].shape
-    return (shape[-2], shape[-1]) if len(shape) == 4 else (1, 1)
 
 
 TARGET = CoreAITarget()

@@ -108,7 +108,7 @@ def convert_float(options: CoreMLOptions, folder: Path, methods: Mapping[str, Fl
     """
     forms = {function: _in_layout(part, options) for function, part in methods.items()}
     own = next(iter(forms.values()))
-    precision = options.vae_precision if own.name == "vae_decoder" else options.precision
+    precision = options.vae_precision if own.latents is not None else options.precision
     half = precision == "fp16" and not own.needs_float32
     module, path = _module_in_layout(own, options, half), options.packages[own.name]
 
@@ -119,15 +119,21 @@ def convert_float(options: CoreMLOptions, folder: Path, methods: Mapping[str, Fl
     return component_entry(path, own.inputs, own.outputs, options, half)
 
 
-_APPLE_INPUTS = {"text_encoder": {"dtype": "float32"}, "vae_decoder": {"name": "z"}}
+_APPLE_INPUTS = {"text_encoder": {"dtype": "float32"}, "vae_decoder": {"name": "z"}, "vae_encoder": {"name": "x"}}
 """What Apple's pipeline wants otherwise of a component's only input."""
+_APPLE_OUTPUTS = {"vae_encoder": {"name": "latent"}}
+"""Likewise of its only output."""
 
 
 def _in_layout(part: FloatComponent, options: CoreMLOptions) -> FloatComponent:
     if options.layout != "apple":
         return part
-    (source,) = part.inputs
-    return replace(part, inputs=(source.model_copy(update=_APPLE_INPUTS[part.name]),))
+    (source,), (result,) = part.inputs, part.outputs
+    return replace(
+        part,
+        inputs=(source.model_copy(update=_APPLE_INPUTS[part.name]),),
+        outputs=(result.model_copy(update=_APPLE_OUTPUTS.get(part.name, {})),),
+    )
 
 
 def _module_in_layout(part: FloatComponent, options: CoreMLOptions, half: bool) -> nn.Module:

@@ -12,11 +12,12 @@ from s2p_runtime.errors import S2PError
 RESOURCES = "Resources"
 """Folder of a bundle that an app hands to Apple's pipeline, once its packages are compiled."""
 _PACKAGES = {
-    "s2p": {name: f"{name}.mlpackage" for name in ("text_encoder", "time_table", "unet", "vae_decoder")},
+    "s2p": {name: f"{name}.mlpackage" for name in ("text_encoder", "time_table", "unet", "vae_decoder", "vae_encoder")},
     "apple": {
         "text_encoder": f"{RESOURCES}/TextEncoder.mlpackage",
         "unet": f"{RESOURCES}/Unet.mlpackage",
         "vae_decoder": f"{RESOURCES}/VAEDecoder.mlpackage",
+        "vae_encoder": f"{RESOURCES}/VAEEncoder.mlpackage",
     },
 }
 
@@ -49,7 +50,7 @@ class CoreMLOptions(TargetOptions):
     )
     precision: Literal["fp16", "fp32"] = Field("fp16", description="of U-Net and text encoder")
     vae_precision: Literal["fp16", "fp32"] = Field(
-        "fp32", title="VAE precision", description="of the VAE decoder; fp16 makes some overflow to black pictures"
+        "fp32", title="VAE precision", description="of the VAE; fp16 makes some overflow to black pictures"
     )
     compute_unit: Literal["neural-engine", "gpu", "all"] = Field(
         "neural-engine", title="compute unit", description="where the programs are meant to run, beside the CPU"

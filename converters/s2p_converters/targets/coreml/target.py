@@ -116,7 +116,8 @@ class CoreMLTarget(Target[CoreMLOptions]):
 
     def self_check_tolerance(self, options: CoreMLOptions, component: str) -> float | None:
         """See :class:`Target`."""
-        precisions = {"text_encoder": options.precision, "vae_decoder": options.vae_precision}
+        vae = options.vae_precision
+        precisions = {"text_encoder": options.precision, "vae_decoder": vae, "vae_encoder": vae}
         return _FLOAT_TOLERANCE[precisions[component]] if component in precisions else _EXACT_TOLERANCE
 
     def tokenizer_folder(self, options: CoreMLOptions) -> str:

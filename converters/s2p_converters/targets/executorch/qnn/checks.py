@@ -57,8 +57,8 @@ def check_conversion(checkpoint: Checkpoint, options: ExecuTorchOptions) -> None
 
 
 def is_large(checkpoint: Checkpoint, component: str) -> bool:
-    """Whether one call takes the emulator many minutes: of the U-Net by its weights and positions, of the decoder by its pixels."""
+    """Whether one call takes the emulator many minutes: of the U-Net by its weights and positions, of the VAE by its pixels."""
     height, width = own_latents(checkpoint)
     if component == "unet":
         return branches(checkpoint) * height * width * sum(spec.weights for spec in checkpoint.specs) > LARGEST_WORK
-    return component == "vae_decoder" and height * width > 32 * 32
+    return component in ("vae_decoder", "vae_encoder") and height * width > 32 * 32
