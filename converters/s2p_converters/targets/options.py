@@ -34,9 +34,7 @@ class TargetOptions(BaseModel):
         json_schema_extra={"metavar": "N"},
     )
 
-    image_to_image: bool = Field(
-        False, description="also carry the VAE encoder, so that apps may start from a picture (generate --image)"
-    )
+    image_to_image: bool = Field(False, description="also carry the VAE encoder, so that apps may start from a picture")
 
     def __init__(self, **values: Any) -> None:
         try:
