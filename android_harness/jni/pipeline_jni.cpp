@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "java_backend.h"
@@ -24,6 +25,13 @@ struct OpenPipeline {
   s2p::Stay stay;
   s2p::Pipeline pipeline;
 };
+
+/// Width times height RGB bytes as the picture to start from; nothing for null. Of another size, the pipeline refuses it.
+std::optional<s2p::FromPicture> to_image(JNIEnv* env, jbyteArray bytes, jdouble strength, std::pair<std::size_t, std::size_t> size) {
+  if (bytes == nullptr) return std::nullopt;
+  const std::string rgb = s2p::to_text(env, bytes);
+  return s2p::FromPicture{{size.first, size.second, {rgb.begin(), rgb.end()}}, strength};
+}
 
 /// The collector of the pictures went away.
 struct Cancelled {};
@@ -86,15 +94,17 @@ JNIEXPORT jbyteArray JNICALL Java_mobile_s2p_Native_name(JNIEnv* env, jobject, j
   return s2p::to_bytes(env, opened(handle).bundle.manifest().name);
 }
 
-/// Width and height of pictures, calls of a picture, 1 where there is guidance, 1 where all stages stay loaded.
+/// Width and height of pictures, calls of a picture from noise, 1 where there is guidance, 1 where all stages stay loaded, 1 where
+/// pictures may start from one.
 JNIEXPORT jlongArray JNICALL Java_mobile_s2p_Native_numbers(JNIEnv* env, jobject, jlong handle) {
   const OpenPipeline& pipeline = opened(handle);
   const s2p::Manifest& manifest = pipeline.bundle.manifest();
-  const auto& shape = pipeline.bundle.component("vae_decoder").outputs.front().shape;
-  const jlong numbers[] = {shape[3], shape[2], static_cast<jlong>(manifest.plan.calls.size()), manifest.batch() == 2 ? 1 : 0,
-                           pipeline.stay.residency == s2p::Residency::keep ? 1 : 0};
-  const jlongArray array = env->NewLongArray(5);
-  if (array != nullptr) env->SetLongArrayRegion(array, 0, 5, numbers);
+  const auto size = pipeline.pipeline.picture_size();
+  const jlong numbers[] = {static_cast<jlong>(size.first), static_cast<jlong>(size.second), static_cast<jlong>(manifest.plan.calls.size()),
+                           manifest.batch() == 2 ? 1 : 0, pipeline.stay.residency == s2p::Residency::keep ? 1 : 0,
+                           manifest.image_starts.empty() ? 0 : 1};
+  const jlongArray array = env->NewLongArray(6);
+  if (array != nullptr) env->SetLongArrayRegion(array, 0, 6, numbers);
   return array;
 }
 
@@ -108,24 +118,28 @@ JNIEXPORT void JNICALL Java_mobile_s2p_Native_prewarm(JNIEnv* env, jobject, jlon
 
 JNIEXPORT void JNICALL Java_mobile_s2p_Native_unload(JNIEnv*, jobject, jlong handle) { opened(handle).pipeline.unload(); }
 
-/// Pixels of the picture; null when the listener ended it.
+/// Pixels of the picture; null when the listener ended it. `image`: RGB bytes to start from, or null. The listener counts the calls that
+/// are made.
 JNIEXPORT jintArray JNICALL Java_mobile_s2p_Native_draw(JNIEnv* env, jobject, jlong handle, jbyteArray prompt, jbyteArray negative,
-                                                        jlong seed, jint preview_every, jobject listener) {
+                                                        jlong seed, jint preview_every, jbyteArray image, jdouble strength,
+                                                        jobject listener) {
   return s2p::guarded(env, static_cast<jintArray>(nullptr), [&]() -> jintArray {
     OpenPipeline& pipeline = opened(handle);
-    const Listener told(env, listener, pipeline.bundle.manifest().plan.calls.size());
-    s2p::Wish wish{s2p::to_text(env, prompt), static_cast<std::uint64_t>(seed), std::nullopt};
-    wish.negative_prompt = s2p::to_text_or_none(env, negative);
+    s2p::Wish wish{s2p::to_text(env, prompt), static_cast<std::uint64_t>(seed), s2p::to_text_or_none(env, negative)};
+    wish.image = to_image(env, image, strength, pipeline.pipeline.picture_size());
+    const std::size_t first = pipeline.pipeline.first_call(wish);
+    const std::size_t calls = pipeline.bundle.manifest().plan.calls.size() - first;
+    const Listener told(env, listener, calls);
     s2p::Watcher watcher;
     const auto every = static_cast<std::size_t>(std::max(preview_every, 0));
-    const std::size_t calls = pipeline.bundle.manifest().plan.calls.size();
     watcher.preview_every = every;
     watcher.on_call = [&](std::size_t call) {
       // A call with a preview is told once, with it.
-      const bool shown = every != 0 && (call + 1) % every == 0 && call + 1 < calls;
-      if (!shown) told.tell(call, nullptr);
+      const std::size_t made = call + 1 - first;
+      const bool shown = every != 0 && made % every == 0 && made < calls;
+      if (!shown) told.tell(call - first, nullptr);
     };
-    watcher.on_preview = [&](std::size_t call, const s2p::Picture& picture) { told.tell(call, &picture); };
+    watcher.on_preview = [&](std::size_t call, const s2p::Picture& picture) { told.tell(call - first, &picture); };
     try {
       return to_pixels(env, pipeline.pipeline.draw(wish, watcher).picture);
     } catch (const Cancelled&) {

@@ -7,6 +7,7 @@
 
 #include "fixtures.h"
 #include "s2p/manifest.h"
+#include "s2p/ppm.h"
 #include "s2p/safetensors.h"
 #include "s2p/tokenizer.h"
 
@@ -113,7 +114,7 @@ void fuzz(const std::string& text, const Read& read) {
 }
 
 TEST(Fuzz, Manifests) {
-  for (const char* bundle : {"replay.s2pmobile", "ancestral.s2pmobile"}) {
+  for (const char* bundle : {"replay.s2pmobile", "ancestral.s2pmobile", "picture.s2pmobile"}) {
     fuzz(testing::read_text(testing::kFixtures / bundle / "manifest.json"),
          [](const std::string& text) { Manifest::parse(text, "manifest.json"); });
   }
@@ -160,6 +161,11 @@ TEST(Fuzz, TensorFiles) {
       file.floats(name);
     }
   });
+}
+
+TEST(Fuzz, Pictures) {
+  // Most of the file is its header, which is where a reader can go wrong.
+  fuzz("P6\n# a comment\n5 3\n255\n" + std::string(45, 'x'), [](const std::string& text) { parse_ppm(text, "a.ppm", 5, 3); });
 }
 
 TEST(Fuzz, Vocabularies) {

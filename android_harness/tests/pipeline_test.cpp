@@ -1,6 +1,7 @@
 #include "s2p/pipeline.h"
 
 #include "fixtures.h"
+#include "s2p/png.h"
 #include "s2p/replay_backend.h"
 #include "s2p/safetensors.h"
 

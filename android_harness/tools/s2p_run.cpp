@@ -1,21 +1,27 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <optional>
 
 #include "arguments.h"
 #include "choose_backend.h"
 #include "s2p/affinity.h"
 #include "s2p/error.h"
 #include "s2p/pipeline.h"
+#include "s2p/png.h"
+#include "s2p/ppm.h"
 
 namespace {
 
 constexpr const char* kUsage =
     "s2p-run BUNDLE --prompt TEXT [--negative-prompt TEXT] [--seed N] [--out picture.png] [--latents latents.safetensors]\n"
-    "        [--threads N] [--cores 4-7] [--low-memory] [--release-chunks] [--chip NAME] [--replay]\n"
+    "        [--image picture.ppm] [--strength 0.8] [--threads N] [--cores 4-7] [--low-memory] [--release-chunks] [--chip NAME]\n"
+    "        [--replay]\n"
     "\n"
     "Draws a picture. --latents also writes the final latents. --low-memory drops each component after use,\n"
     "--release-chunks each program of a U-Net in several after every call.\n"
+    "--image starts from a picture of the size that is drawn, a binary PPM (P6, 8 bits), in place of noise; --strength says how\n"
+    "much of it is drawn anew, above 0, at most 1. Needs a bundle made with convert --image-to-image.\n"
     "--chip: of a bundle that is compiled for chips, the one whose files are looked at.\n"
     "--replay answers with the bundle's first golden run instead of an engine.\n";
 
@@ -37,8 +43,25 @@ void write_latents(const std::string& path, const s2p::LatentSpec& spec, const s
   if (!stream) throw s2p::Error(s2p::ErrorKind::bad_input, "cannot write " + path + "; choose another place with --latents");
 }
 
+/// What --image and --strength ask for.
+std::optional<s2p::FromPicture> read_image(const s2p::Arguments& arguments, const s2p::Pipeline& pipeline) {
+  const auto path = arguments.text("image");
+  const auto strength = arguments.number("strength");
+  if (!path) {
+    if (strength) throw s2p::Error(s2p::ErrorKind::bad_input, "--strength has no effect without --image; add one, or leave it out");
+    return std::nullopt;
+  }
+  pipeline.require_image_starts();
+  const auto [width, height] = pipeline.picture_size();
+  s2p::FromPicture image{s2p::read_ppm(*path, width, height)};
+  image.strength = strength.value_or(image.strength);
+  return image;
+}
+
 void run(int count, char** values) {
-  const s2p::Arguments arguments(count, values, {"prompt", "negative-prompt", "seed", "out", "latents", "threads", "cores", "chip"}, {"low-memory", "release-chunks", "replay"});
+  const s2p::Arguments arguments(
+      count, values, {"prompt", "negative-prompt", "seed", "out", "latents", "image", "strength", "threads", "cores", "chip"},
+      {"low-memory", "release-chunks", "replay"});
   const auto prompt = arguments.text("prompt");
   if (!prompt) throw s2p::Error(s2p::ErrorKind::bad_input, "no prompt given; add --prompt TEXT");
   const std::uint64_t seed = arguments.seed("seed").value_or(0);
@@ -49,7 +72,7 @@ void run(int count, char** values) {
   const auto backend = s2p::choose_backend(bundle, arguments.flag("replay"), threads);
   s2p::Pipeline pipeline(bundle, *backend, arguments.flag("low-memory") ? s2p::Residency::release : s2p::Residency::keep,
                          arguments.flag("release-chunks") ? s2p::Chunks::release : s2p::Chunks::keep);
-  const s2p::Drawing drawing = pipeline.draw({*prompt, seed, arguments.text("negative-prompt")});
+  const s2p::Drawing drawing = pipeline.draw({*prompt, seed, arguments.text("negative-prompt"), read_image(arguments, pipeline)});
   const std::string out = arguments.text("out").value_or("picture.png");
   s2p::write_png(out, drawing.picture);
   if (const auto path = arguments.text("latents")) write_latents(*path, bundle.manifest().latents, drawing.latents);

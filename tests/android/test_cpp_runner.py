@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2p_runtime.bundle import Bundle, file_entries, open_bundle
+from s2p_runtime.artist import FromPicture
+from s2p_runtime.bundle import MANIFEST_NAME, Bundle, BundleManifest, file_entries, open_bundle
+from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.contract import read_contract, write_contract
+from s2p_runtime.pictures import from_picture, relative_error, to_picture
+from s2p_runtime.plan import skipped_steps
 from s2p_runtime.report import BenchReport
 from s2p_runtime.tensors import read_tensors
 from s2p_runtime.tokenizer import ClipTokenizer
 from s2p_runtime.verify import MINIMUM_LATENT_PSNR_DB
-from s2p_runtime.walker import denoise, guide, initial_latents
+from s2p_runtime.walker import Walker, guide, picture_latents
 
 # The two sides run the same kernels on the same inputs; what may differ is the order of sums when threads share a kernel:
 # a few roundings (2**-24 relative each) in every call, over some dozens of calls.
@@ -34,7 +38,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-def _python_picture(bundle: Bundle, prompt: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _python_picture(bundle: Bundle, prompt: str, seed: int, image: FromPicture | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Final latents and decoder output through ExecuTorch's Python runtime."""
     import torch
     from executorch.runtime import Runtime
@@ -56,7 +60,14 @@ def _python_picture(bundle: Bundle, prompt: str, seed: int) -> tuple[np.ndarray,
         return guide(unet(batch, torch.tensor([call]), hidden), manifest.guidance)
 
     shape = (1, manifest.latents.channels, manifest.latents.height, manifest.latents.width)
-    final = denoise(manifest.plan, predict, initial_latents(manifest.plan, seed, shape), seed)
+    if image is None:
+        walker = Walker.from_seeds(manifest.plan, [seed], shape)
+    else:
+        assert manifest.image_starts is not None
+        start = manifest.image_starts[skipped_steps(manifest.plan.steps, image.strength)]
+        encoded = manifest.latents.encoded(load("vae_encoder")(torch.from_numpy(from_picture(image.picture))))
+        walker = Walker(manifest.plan, picture_latents(start, encoded, seed), [seed], start)
+    final = walker.run(predict)
     return final, decoder(torch.from_numpy(manifest.latents.decoder_input(final)))
 
 
@@ -175,6 +186,104 @@ def test_bad_input_gets_one_line(
     )
     # ExecuTorch's libraries may have spoken before.
     assert done.returncode == 2 and done.stderr.endswith(message) and done.stderr.count("error: ") == 1
+
+
+PICTURE = Path(__file__).resolve().parents[1] / "fixtures" / "picture.s2pmobile"
+
+
+def test_starts_from_a_picture(runner_folder: Path, tmp_path: Path) -> None:
+    """The recorded outputs from the recorded picture, three of five steps, as a PPM of Pillow."""
+    bundle = open_bundle(PICTURE)
+    golden = read_tensors(bundle.path(bundle.manifest.golden[0].path))
+    Image.fromarray(to_picture(golden["image"])).save(tmp_path / "start.ppm")
+    latents, _ = _draw(runner_folder, bundle, tmp_path, "--replay", "--image", str(tmp_path / "start.ppm"), "--strength", "0.6")
+    assert relative_error(latents, golden["from_picture_latents"]) <= 1e-6
+
+
+@pytest.fixture(scope="session")
+def picture_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with a VAE encoder, and the starts of the shared fixture, which has the same plan."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    folder = Path(shutil.copytree(tiny_bundle.folder, tmp_path_factory.mktemp("picture") / "picture.s2pmobile"))
+    spec, size = tiny_bundle.manifest.latents, tiny_bundle.manifest.sizes[0]
+    torch.manual_seed(1)
+    encoder = torch.nn.Conv2d(3, 2 * spec.channels, 8, stride=8)
+    shape = (1, 3, size.height, size.width)
+    exported = torch.export.export(encoder.eval(), (torch.zeros(shape),))
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    (folder / "vae_encoder.pte").write_bytes(lowered.to_executorch().buffer)
+    component = Component(
+        path="vae_encoder.pte",
+        precision="float32",
+        inputs=(TensorSpec(name="image", dtype="float32", shape=shape),),
+        outputs=(TensorSpec(name="moments", dtype="float32", shape=(1, 2 * spec.channels, spec.height, spec.width)),),
+        backend="xnnpack",
+    )
+    manifest = read_contract(PICTURE / MANIFEST_NAME, BundleManifest, "s2p-bundle", 1)
+    assert manifest.plan == tiny_bundle.manifest.plan
+    (folder / MANIFEST_NAME).unlink()
+    changes = {
+        "components": {**tiny_bundle.manifest.components, "vae_encoder": component},
+        "image_starts": manifest.image_starts,
+        "files": file_entries(folder),
+    }
+    write_contract(folder / MANIFEST_NAME, tiny_bundle.manifest.model_copy(update=changes))
+    return open_bundle(folder)
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.6, 1.0])
+def test_starts_from_a_picture_as_python_does(
+    runner_folder: Path, picture_bundle: Bundle, tmp_path: Path, strength: float
+) -> None:
+    golden = picture_bundle.manifest.golden[0]
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "start.ppm")
+    options = ["--image", str(tmp_path / "start.ppm"), "--strength", str(strength), "--low-memory"]
+    latents, drawn = _draw(runner_folder, picture_bundle, tmp_path, *options)
+    expected, image = _python_picture(picture_bundle, golden.prompt, golden.seed, FromPicture(picture, strength))
+    np.testing.assert_allclose(latents, expected, rtol=0, atol=TOLERANCE * np.ptp(expected))
+    assert np.abs(drawn.astype(float) - _pixels(image)).max() <= 1
+    from_noise, _ = _draw(runner_folder, picture_bundle, tmp_path)
+    assert np.abs(from_noise - expected).max() > 100 * TOLERANCE * np.ptp(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strength", "0.5"], "error: --strength has no effect without --image; add one, or leave it out\n"),
+        (
+            ["--image", "small.ppm"],
+            "error: small.ppm is 8x8, no binary PPM (P6, 8 bits) of 48x32; make one with: magick PICTURE ",
+        ),
+        (
+            ["--image", "a.png"],
+            "error: a.png is no binary PPM (P6, 8 bits) of 48x32; make one with: magick PICTURE -resize 48x32^ ",
+        ),
+        (["--image", "missing.ppm"], "error: cannot read missing.ppm (No such file or directory); check the path\n"),
+        (["--image", "right.ppm", "--strength", "2"], "error: strength 2 is out of range; give a number above 0, at most 1\n"),
+        (["--image", "right.ppm", "--strength", "0.1"], "error: strength 0.1 leaves none of 5 steps; give 0.2 or more\n"),
+    ],
+)
+def test_a_picture_to_start_from_is_refused_in_one_line(
+    runner_folder: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    for name, size in (("small.ppm", (8, 8)), ("right.ppm", (48, 32)), ("a.png", (48, 32))):
+        Image.new("RGB", size).save(tmp_path / name)
+    command = [runner_folder / "s2p-run", PICTURE, "--prompt", "x", "--replay", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    # ExecuTorch's libraries may have spoken before.
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1, done.stderr
+    assert message.rstrip() in done.stderr.splitlines()[-1]
+
+
+def test_a_bundle_without_an_encoder_says_how_to_get_one(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    command = [runner_folder / "s2p-run", tiny_bundle.folder, "--prompt", "x", "--image", "nowhere.ppm"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    message = "error: tiny.s2pmobile has no VAE encoder, so it cannot start from a picture; convert with --image-to-image\n"
+    assert done.returncode == 2 and done.stderr.endswith(message), done.stderr
 
 
 def test_the_one_method_is_found_whoever_named_it(runner_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -147,6 +147,14 @@ def test_an_app_draws_the_golden_picture(desktop: Desktop, bundle: Path, tmp_pat
     np.testing.assert_array_equal(drawn, to_picture(read_tensors(bundle / run["path"])["image"]))
 
 
+def test_an_app_starts_from_a_picture(desktop: Desktop, bundle: Path) -> None:
+    """Bitmap to bytes, encoder, the rows from there; a bundle without an encoder is the other one."""
+    folder = FIXTURES / "picture.s2pmobile"
+    run = json.loads((folder / "manifest.json").read_text())["golden"][0]
+    done = desktop("picture", folder, bundle, run["id"], run["seed"], run["prompt"])
+    assert done.stdout.endswith("passed\n"), done.stderr
+
+
 GEN_3 = {"sdk": "34", "soc": "SM8650"}
 
 

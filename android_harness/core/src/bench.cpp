@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "s2p/component_checks.h"
 #include "s2p/error.h"
 #include "s2p/periodic.h"
 #include "s2p/pipeline.h"
@@ -274,6 +275,8 @@ BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, co
   report.bundle_sha256 = bundle.sha256();
   report.target = manifest.target;
   for (const auto& [name, component] : manifest.components) {
+    // Measured pictures come from noise: nothing runs the encoder, and nothing loads it.
+    if (name == kVaeEncoder) continue;
     const bool is_chunk = std::find(manifest.chunks.begin(), manifest.chunks.end(), name) != manifest.chunks.end();
     report.backend[is_chunk ? "unet" : name] = backend.describe(component);
   }

@@ -3,67 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "s2p/component_checks.h"
 #include "s2p/error.h"
 #include "s2p/safetensors.h"
 
 namespace s2p {
 namespace {
-
-constexpr const char* kTextEncoder = "text_encoder";
-constexpr const char* kTimeTable = "time_table";
-constexpr const char* kUnet = "unet";
-constexpr const char* kVaeDecoder = "vae_decoder";
-
-struct Expected {
-  const char* name;
-  std::vector<DType> dtypes;
-  std::vector<std::int64_t> shape;
-};
-
-void check_tensor(const std::string& component, const TensorSpec& spec, const Expected& expected) {
-  bool fits = spec.name == expected.name && spec.shape == expected.shape;
-  bool known = false;
-  for (const DType dtype : expected.dtypes) known = known || spec.dtype == dtype;
-  if (!fits || !known) {
-    throw Error(ErrorKind::bad_input, "component " + component + " has a tensor '" + spec.name +
-                                          "' that does not fit the bundle's latents and tokenizer; convert the model again");
-  }
-}
-
-void check(const Component& component, const std::string& name, const std::vector<Expected>& inputs, const Expected& output) {
-  if (component.inputs.size() != inputs.size() || component.outputs.empty()) {
-    throw Error(ErrorKind::bad_input, "component " + name + " has another number of tensors; convert the model again");
-  }
-  for (std::size_t i = 0; i < inputs.size(); ++i) check_tensor(name, component.inputs[i], inputs[i]);
-  check_tensor(name, component.outputs.front(), output);
-}
-
-/// The U-Net as one component, whether it is one program or several. Tensors between programs are float32 here.
-Component unet_interface(const Bundle& bundle) {
-  const std::vector<std::string> names = bundle.manifest().unet_programs();
-  Component whole = bundle.component(names.back());
-  if (names.size() == 1) return whole;
-  std::map<std::string, TensorSpec> own;
-  for (const std::string& name : names) {
-    for (const TensorSpec& input : bundle.component(name).inputs) own.emplace(input.name, input);
-  }
-  for (const std::string& name : names) {
-    for (const TensorSpec& output : bundle.component(name).outputs) {
-      if (output.dtype != DType::float32) {
-        throw Error(ErrorKind::bad_input, "component " + name + " gives a tensor '" + output.name + "' that is not float32; convert the model again");
-      }
-      own.erase(output.name);
-    }
-  }
-  whole.inputs.clear();
-  for (const char* name : {"sample", "step", "encoder_hidden_states", "time_table"}) {
-    const auto found = own.find(name);
-    if (found != own.end()) whole.inputs.push_back(found->second);
-    own.erase(name);
-  }
-  for (const auto& [name, input] : own) whole.inputs.push_back(input);
-  return whole;
-}
 
 std::vector<float> checked(std::vector<float> output, const TensorSpec& spec, const std::string& component) {
   if (output.size() != element_count(spec.shape)) {
@@ -73,10 +18,12 @@ std::vector<float> checked(std::vector<float> output, const TensorSpec& spec, co
   return output;
 }
 
-/// Dimension `axis` of a component's output, 0 where there is none.
-std::int64_t output_size(const Component& component, std::size_t output, std::size_t axis) {
-  if (component.outputs.size() <= output || component.outputs[output].shape.size() <= axis) return 0;
-  return component.outputs[output].shape[axis];
+/// `values` as they are. `what` names them in the message.
+const std::vector<float>& require_finite(const std::vector<float>& values, const std::string& what) {
+  if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) {
+    throw Error(ErrorKind::check_failed, "the " + what + " not finite; convert the model with --precision fp32");
+  }
+  return values;
 }
 
 /// Token ids in the type that a component asks for; they and the view live as long as this.
@@ -117,7 +64,7 @@ Stay within_budget(const Bundle& bundle, std::uint64_t bytes) {
   std::uint64_t unet = 0;
   for (const std::string& name : bundle.manifest().unet_programs()) unet += file_bytes(bundle, name);
   std::uint64_t largest = unet;
-  for (const char* name : {kTextEncoder, kTimeTable, kVaeDecoder}) {
+  for (const char* name : {kTextEncoder, kTimeTable, kVaeDecoder, kVaeEncoder}) {
     if (bundle.manifest().components.count(name) == 0) continue;
     const std::uint64_t own = file_bytes(bundle, name);
     all += own;
@@ -138,7 +85,7 @@ Pipeline::Pipeline(const Bundle& bundle, Backend& backend, Residency residency, 
   if (bundle.manifest().conditioning) second_tokenizer_ = load_tokenizer(bundle, bundle.manifest().conditioning->second_tokenizer);
   require_target();
   require_chip();
-  check_components();
+  check_components(bundle);
   if (chunks == Chunks::release && bundle.manifest().chunks.empty()) {
     throw Error(ErrorKind::bad_input, "the U-Net of " + bundle.folder().filename().string() +
                                           " is one program; leave --release-chunks out, or convert with --chunks");
@@ -167,42 +114,6 @@ void Pipeline::require_chip() const {
     throw Error(ErrorKind::wrong_target, is_for + ", and this device does not name its chip, which takes Android 12; convert with "
                                                   "--backend xnnpack");
   }
-}
-
-void Pipeline::check_components() const {
-  const Manifest& manifest = bundle_.manifest();
-  const Component& text = bundle_.component(kTextEncoder);
-  const Component unet = unet_interface(bundle_);
-  const Component& vae = bundle_.component(kVaeDecoder);
-  const auto tokens = static_cast<std::int64_t>(manifest.tokenizer.max_length);
-  const LatentSpec& latents = manifest.latents;
-  const std::int64_t width = text.outputs.empty() || text.outputs[0].shape.size() != 3 ? 0 : text.outputs[0].shape[2];
-  const std::int64_t batch = manifest.batch();
-  const std::vector<std::int64_t> state = {batch, latents.channels, latents.height, latents.width};
-  const std::vector<DType> f32 = {DType::float32};
-  // How much larger the picture is than the latents is the decoder's affair: 8 times for Stable Diffusion.
-  const bool picture = !vae.outputs.empty() && vae.outputs[0].shape.size() == 4;
-  const std::int64_t rows = picture ? vae.outputs[0].shape[2] : 0;
-  const std::int64_t columns = picture ? vae.outputs[0].shape[3] : 0;
-  const Expected ids = {"input_ids", {DType::int32, DType::int64}, {1, tokens}};
-  std::vector<Expected> unet_inputs = {{"sample", f32, state},
-                                       {"step", {DType::int32, DType::int64}, {1}},
-                                       {"encoder_hidden_states", f32, {batch, tokens, width}}};
-  if (manifest.conditioning) {
-    const Component& network = bundle_.component(kTimeTable);
-    const std::int64_t pooled = output_size(text, 1, 1);
-    const Expected table = {"time_table", f32, {batch, static_cast<std::int64_t>(manifest.plan.calls.size()), output_size(network, 0, 2)}};
-    check(text, kTextEncoder, {ids, {"second_input_ids", ids.dtypes, ids.shape}}, {"hidden_states", f32, {1, tokens, width}});
-    if (text.outputs.size() < 2) throw Error(ErrorKind::bad_input, "component text_encoder gives no pooled text; convert the model again");
-    check_tensor(kTextEncoder, text.outputs[1], {"pooled_text", f32, {1, pooled}});
-    check(network, kTimeTable, {{"pooled_text", f32, {batch, pooled}}, {"time_ids", f32, {batch, 6}}}, table);
-    unet_inputs.push_back(table);
-  } else {
-    check(text, kTextEncoder, {ids}, {"last_hidden_state", f32, {1, tokens, width}});
-  }
-  check(unet, kUnet, unet_inputs, {"noise_pred", f32, state});
-  check(vae, kVaeDecoder, {{"latents", f32, {1, latents.channels, latents.height, latents.width}}},
-        {"image", f32, {1, 3, rows, columns}});
 }
 
 void Pipeline::load() {
@@ -286,12 +197,45 @@ std::vector<float> Pipeline::call_unet(std::map<std::string, TensorView> known) 
   return std::move(between.at(bundle_.component(names.back()).outputs.front().name));
 }
 
+std::pair<std::size_t, std::size_t> Pipeline::picture_size() const {
+  const auto& shape = bundle_.component(kVaeDecoder).outputs.front().shape;
+  return {static_cast<std::size_t>(shape[3]), static_cast<std::size_t>(shape[2])};
+}
+
+void Pipeline::require_image_starts() const {
+  if (bundle_.manifest().image_starts.empty()) {
+    throw Error(ErrorKind::bad_input, bundle_.folder().filename().string() +
+                                          " has no VAE encoder, so it cannot start from a picture; convert with --image-to-image");
+  }
+}
+
+const ImageStart* Pipeline::image_start(const Wish& wish) const {
+  if (!wish.image) return nullptr;
+  require_image_starts();
+  const Manifest& manifest = bundle_.manifest();
+  const std::size_t skipped = skipped_steps(manifest.plan.steps, wish.image->strength);
+  const Picture& picture = wish.image->picture;
+  const auto [width, height] = picture_size();
+  if (picture.width != width || picture.height != height || picture.rgb.size() != 3 * width * height) {
+    const auto title = [](std::size_t columns, std::size_t rows) { return std::to_string(columns) + "x" + std::to_string(rows); };
+    throw Error(ErrorKind::bad_input, bundle_.folder().filename().string() + " starts from pictures of " + title(width, height) + ", not " +
+                                          title(picture.width, picture.height) + "; scale and cut the picture to that size");
+  }
+  return &manifest.image_starts[skipped];
+}
+
+std::size_t Pipeline::first_call(const Wish& wish) const {
+  const ImageStart* start = image_start(wish);
+  return start == nullptr ? 0 : start->call;
+}
+
 Drawing Pipeline::draw(const Wish& wish, const Watcher& watcher) {
   Drawing drawing;
   const auto start = Clock::now();
+  const ImageStart* picture = image_start(wish);
   const Conditions conditions = embed(wish);
   drawing.timings.text_encoder = milliseconds_since(start);
-  drawing.latents = denoise_latents(conditions, wish.seed, drawing.timings, watcher);
+  drawing.latents = denoise_latents(conditions, wish, picture, drawing.timings, watcher);
   const auto decoder_start = Clock::now();
   drawing.picture = decode(drawing.latents);
   finished(kVaeDecoder);
@@ -353,9 +297,10 @@ Conditions Pipeline::embed_pooled(const std::vector<std::string>& texts, bool ow
   return conditions;
 }
 
-std::vector<float> Pipeline::denoise_latents(const Conditions& conditions, std::uint64_t seed,
+std::vector<float> Pipeline::denoise_latents(const Conditions& conditions, const Wish& wish, const ImageStart* picture,
                                              ImageTimings& timings, const Watcher& watcher) {
   const Manifest& manifest = bundle_.manifest();
+  const std::size_t first = picture == nullptr ? 0 : picture->call;
   const Component component = unet_interface(bundle_);
   const std::size_t count = manifest.latents.count();
   const auto batch = static_cast<std::size_t>(manifest.batch());
@@ -388,33 +333,33 @@ std::vector<float> Pipeline::denoise_latents(const Conditions& conditions, std::
   const std::size_t calls = manifest.plan.calls.size();
   const auto on_state = [&](std::size_t call, const std::vector<float>& state) {
     // The last state is the picture itself.
-    if (watcher.preview_every != 0 && (call + 1) % watcher.preview_every == 0 && call + 1 < calls) watcher.on_preview(call, decode(state));
+    const std::size_t made = call + 1 - first;
+    if (watcher.preview_every != 0 && made % watcher.preview_every == 0 && call + 1 < calls) watcher.on_preview(call, decode(state));
   };
-  std::vector<float> latents = denoise(manifest.plan, predict, initial_latents(manifest.plan, seed, count), seed, on_state);
+  std::vector<float> latents = picture == nullptr ? initial_latents(manifest.plan, wish.seed, count)
+                                                  : picture_latents(*picture, encode(wish.image->picture), wish.seed);
+  const SamplingPlan plan = picture == nullptr ? manifest.plan : begun_at(manifest.plan, *picture);
+  latents = denoise(plan, predict, std::move(latents), wish.seed, on_state, first);
   for (const std::string& name : manifest.unet_programs()) finished(name);
   return latents;
 }
 
+std::vector<float> Pipeline::encode(const Picture& picture) {
+  const Component& component = bundle_.component(kVaeEncoder);
+  const std::vector<float> image = from_picture(picture);
+  const auto moments = checked(program(kVaeEncoder).run({{DType::float32, component.inputs[0].shape, image.data()}}),
+                               component.outputs[0], kVaeEncoder);
+  finished(kVaeEncoder);
+  return bundle_.manifest().latents.encoded(require_finite(moments, "latents of the picture to start from are"));
+}
+
 Picture Pipeline::decode(const std::vector<float>& latents) {
-  const LatentSpec& spec = bundle_.manifest().latents;
   const Component& component = bundle_.component(kVaeDecoder);
-  const auto scale = static_cast<float>(spec.scaling_factor);
-  const auto shift = static_cast<float>(spec.shift_factor);
-  const std::size_t plane = latents.size() / static_cast<std::size_t>(spec.channels);
-  std::vector<float> input(latents.size());
-  for (std::size_t i = 0; i < latents.size(); ++i) {
-    const std::size_t channel = i / plane;
-    const float deviation = spec.deviations ? static_cast<float>((*spec.deviations)[channel]) : 1.0F;
-    const float mean = spec.means ? static_cast<float>((*spec.means)[channel]) : 0.0F;
-    input[i] = latents[i] * deviation / scale + shift + mean;
-  }
+  const std::vector<float> input = bundle_.manifest().latents.decoder_input(latents);
   const auto output = checked(program(kVaeDecoder).run({{DType::float32, component.inputs[0].shape, input.data()}}),
                               component.outputs[0], kVaeDecoder);
-  if (!std::all_of(output.begin(), output.end(), [](float value) { return std::isfinite(value); })) {
-    throw Error(ErrorKind::check_failed, "the picture is not finite; convert the model with --precision fp32");
-  }
   const auto& shape = component.outputs[0].shape;
-  return to_picture(output, static_cast<std::size_t>(shape[2]), static_cast<std::size_t>(shape[3]));
+  return to_picture(require_finite(output, "picture is"), static_cast<std::size_t>(shape[2]), static_cast<std::size_t>(shape[3]));
 }
 
 }  // namespace s2p

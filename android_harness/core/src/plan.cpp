@@ -17,17 +17,6 @@ std::vector<Term> read_terms(const Json& list, const std::string& path, std::siz
   return terms;
 }
 
-PlanCall read_call(Fields fields, std::size_t index) {
-  PlanCall call;
-  call.timestep = fields.number("timestep");
-  call.input_scale = fields.number("input_scale");
-  call.states = read_terms(fields.array("states"), fields.path_of("states"), index);
-  call.outputs = read_terms(fields.array("outputs"), fields.path_of("outputs"), index);
-  call.noise = fields.number("noise");
-  fields.finish();
-  return call;
-}
-
 using History = std::map<std::size_t, std::vector<float>>;
 
 void add(std::vector<double>& total, double factor, const std::vector<float>& values) {
@@ -52,6 +41,17 @@ void forget(History& history, const std::vector<std::size_t>& last, std::size_t 
 
 }  // namespace
 
+PlanCall PlanCall::read(Fields fields, std::size_t index) {
+  PlanCall call;
+  call.timestep = fields.number("timestep");
+  call.input_scale = fields.number("input_scale");
+  call.states = read_terms(fields.array("states"), fields.path_of("states"), index);
+  call.outputs = read_terms(fields.array("outputs"), fields.path_of("outputs"), index);
+  call.noise = fields.number("noise");
+  fields.finish();
+  return call;
+}
+
 SamplingPlan SamplingPlan::read(Fields fields) {
   SamplingPlan plan;
   plan.scheduler = fields.text("scheduler");
@@ -61,7 +61,7 @@ SamplingPlan SamplingPlan::read(Fields fields) {
   const Json& calls = fields.array("calls");
   if (calls.empty()) invalid(fields.path_of("calls"), "empty");
   for (std::size_t i = 0; i < calls.size(); ++i) {
-    plan.calls.push_back(read_call(Fields(calls[i], fields.path_of("calls." + std::to_string(i))), i));
+    plan.calls.push_back(PlanCall::read(Fields(calls[i], fields.path_of("calls." + std::to_string(i))), i));
   }
   fields.finish();
   return plan;
@@ -85,15 +85,15 @@ std::vector<float> initial_latents(const SamplingPlan& plan, std::uint64_t seed,
 }
 
 std::vector<float> denoise(const SamplingPlan& plan, const Predict& predict, std::vector<float> latents, std::uint64_t seed,
-                           const OnState& on_state) {
+                           const OnState& on_state, std::size_t first) {
   const auto last_state = last_uses(plan, &PlanCall::states);
   const auto last_output = last_uses(plan, &PlanCall::outputs);
   const std::size_t count = latents.size();
   History states;
   History outputs;
-  states[0] = std::move(latents);
+  states[first] = std::move(latents);
   std::vector<float> scaled(count);
-  for (std::size_t i = 0; i < plan.calls.size(); ++i) {
+  for (std::size_t i = first; i < plan.calls.size(); ++i) {
     const PlanCall& call = plan.calls[i];
     const auto scale = static_cast<float>(call.input_scale);
     for (std::size_t n = 0; n < count; ++n) scaled[n] = scale * states[i][n];

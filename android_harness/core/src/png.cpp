@@ -1,8 +1,6 @@
 #include "s2p/png.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstdint>
 #include <fstream>
 #include <string>
@@ -59,20 +57,6 @@ std::string stored(const std::string& raw) {
 }
 
 }  // namespace
-
-Picture to_picture(const std::vector<float>& image, std::size_t height, std::size_t width) {
-  const std::size_t plane = height * width;
-  Picture picture{width, height, std::vector<unsigned char>(3 * plane)};
-  for (std::size_t channel = 0; channel < 3; ++channel) {
-    for (std::size_t i = 0; i < plane; ++i) {
-      const float unit = image[channel * plane + i] / 2.0f + 0.5f;
-      // A NaN becomes black instead of an undefined conversion.
-      const float bounded = unit > 0.0f ? std::min(unit, 1.0f) : 0.0f;
-      picture.rgb[3 * i + channel] = static_cast<unsigned char>(std::nearbyint(bounded * 255.0f));
-    }
-  }
-  return picture;
-}
 
 void write_png(const std::filesystem::path& path, const Picture& picture) {
   std::string raw;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "s2p/error.h"
+#include "s2p/picture.h"
 #include "s2p/safetensors.h"
 
 namespace s2p {
@@ -18,6 +19,8 @@ struct ReplayBackend::Recording {
   std::vector<float> time_table;
   std::vector<float> noise_pred;
   std::vector<float> image;
+  std::vector<float> encoder_input;  ///< of this and the next: empty where the run's picture was not encoded
+  std::vector<float> moments;
   std::size_t calls;
   std::size_t batch;
   std::vector<std::string> chunks;
@@ -110,6 +113,15 @@ ReplayBackend::ReplayBackend(const Bundle& bundle) {
   recording->calls = manifest.plan.calls.size();
   recording->batch = static_cast<std::size_t>(manifest.batch());
   recording->chunks = manifest.chunks;
+  if (file.contains("moments")) {
+    const auto& shape = file.shape("image");
+    if (shape.size() != 4 || shape[0] != 1 || shape[1] != 3) {
+      throw Error(ErrorKind::bad_tensors, "the image of golden run " + recording->golden_id + " is no picture; convert again");
+    }
+    recording->encoder_input =
+        from_picture(to_picture(recording->image, static_cast<std::size_t>(shape[2]), static_cast<std::size_t>(shape[3])));
+    recording->moments = file.floats("moments");
+  }
   if (manifest.conditioning) {
     recording->pooled_text = file.floats("pooled_text");
     recording->time_ids = file.floats("time_ids");
@@ -191,6 +203,14 @@ std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Comp
   }
   if (name == "vae_decoder") {
     return program([recording](const std::vector<TensorView>&) { return recording->image; });
+  }
+  if (name == "vae_encoder" && !recording->moments.empty()) {
+    return program([recording](const std::vector<TensorView>& inputs) {
+      if (element_count(inputs.at(0).shape) != recording->encoder_input.size() || !holds(inputs.at(0), recording->encoder_input)) {
+        throw Error(ErrorKind::backend, "the golden run has no latents of this picture; replay starts only from its own");
+      }
+      return recording->moments;
+    });
   }
   throw Error(ErrorKind::backend, "the golden run has nothing for component " + name + "; use an engine");
 }

@@ -199,6 +199,7 @@ fun main(words: Array<String>) {
             "bench" -> bench(File(words[1]), words[2], File(words[3]))
             "failures" -> failures(File(words[1]), words[2], File(words[3]))
             "draw" -> draw(File(words[1]), words[2], words[3].toLong(), words[4], File(words[5]))
+            "picture" -> fromPicture(File(words[1]), File(words[2]), words[3], words[4].toLong(), words[5])
             "npu" -> npu(File(words[1]), words[2], words[3].toLong(), words[4], File(words[5]))
             "npu-opens" -> npuOpens(File(words[1]), File(words[2]))
             "methods" -> methods(File(words[1]), words[2])

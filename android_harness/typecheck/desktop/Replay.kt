@@ -38,8 +38,27 @@ class Replay(bundle: File, golden: String, private val method: String = "forward
     private var texts = 0
     val steps = ArrayList<Long>()
 
+    /** What the VAE encoder and the decoder were given last. */
+    var encoded: FloatArray = FloatArray(0)
+    var decoded: FloatArray = FloatArray(0)
+
     /** What happens before a call is answered. */
     var beforeCall: (step: Long) -> Unit = {}
+
+    fun floats(name: String): FloatArray = recorded.floats(name)
+
+    /** Latents as the decoder takes them, by the manifest. */
+    fun decoderInput(latents: FloatArray): FloatArray {
+        val spec = manifest["latents"] as Map<*, *>
+        fun number(name: String) = (spec[name] as Number).toFloat()
+        fun ofChannel(name: String, i: Int, otherwise: Float): Float {
+            val values = spec[name] as List<*>? ?: return otherwise
+            return (values[i * values.size / latents.size] as Number).toFloat()
+        }
+        return FloatArray(latents.size) {
+            latents[it] * ofChannel("std", it, 1f) / number("scaling_factor") + number("shift_factor") + ofChannel("mean", it, 0f)
+        }
+    }
 
     fun install() {
         StandIn.answer = ::answer
@@ -52,7 +71,8 @@ class Replay(bundle: File, golden: String, private val method: String = "forward
             when (File(path).name.substringBefore('.')) {
                 "text_encoder" -> text()
                 "unet" -> call(first(inputs[1].getRawDataBuffer()))
-                "vae_decoder" -> recorded.floats("image")
+                "vae_decoder" -> recorded.floats("image").also { decoded = inputs[0].dataAsFloatArray }
+                "vae_encoder" -> recorded.floats("moments").also { encoded = inputs[0].dataAsFloatArray }
                 else -> error("no program $path")
             },
         )

@@ -12,6 +12,9 @@ public class Activity extends android.content.ContextWrapper {
     public void setContentView(android.view.View view) {}
     public android.view.Window getWindow() { return null; }
     public android.content.Intent getIntent() { return null; }
+    public static final int RESULT_OK = -1;
+    public void startActivityForResult(android.content.Intent intent, int request) {}
+    protected void onActivityResult(int request, int result, android.content.Intent data) {}
     public void finishAndRemoveTask() {}
 }
 // file android.app.KeyguardManager
@@ -29,12 +32,16 @@ public abstract class Context {
     public final String getString(int id, Object... values) { return ""; }
     public android.content.res.Resources getResources() { return null; }
     public void startActivity(Intent intent) {}
+    public ContentResolver getContentResolver() { return null; }
 }
+// file android.content.ContentResolver
+public abstract class ContentResolver {}
 // file android.content.ContextWrapper
 public class ContextWrapper extends Context { public Context getApplicationContext() { return this; } }
 // file android.content.Intent
 public class Intent {
     public static final String ACTION_BATTERY_CHANGED = "android.intent.action.BATTERY_CHANGED";
+    public static final String ACTION_GET_CONTENT = "android.intent.action.GET_CONTENT";
     public static final String ACTION_SEND = "android.intent.action.SEND", EXTRA_STREAM = "android.intent.extra.STREAM";
     public static final int FLAG_GRANT_READ_URI_PERMISSION = 1;
     private final android.os.Bundle extras = new android.os.Bundle();
@@ -44,6 +51,7 @@ public class Intent {
     public String getStringExtra(String name) { return extras.getString(name); }
     public android.os.Bundle getExtras() { return extras; }
     public String getType() { return null; }
+    public android.net.Uri getData() { return null; }
     public Intent setType(String type) { return this; }
     public Intent putExtra(String name, android.os.Parcelable value) { return this; }
     public Intent putExtra(String name, String value) { extras.putString(name, value); return this; }
@@ -60,6 +68,11 @@ public final class Bitmap implements android.os.Parcelable {
     private final int[] pixels;
     private final int width, height;
     private Bitmap(int[] pixels, int width, int height) { this.pixels = pixels.clone(); this.width = width; this.height = height; }
+    public Config getConfig() { return Config.ARGB_8888; }
+    public Bitmap copy(Config config, boolean mutable) { return this; }
+    public void getPixels(int[] into, int offset, int stride, int x, int y, int width, int height) {
+        for (int row = 0; row < height; row++) System.arraycopy(pixels, (y + row) * this.width + x, into, offset + row * stride, width);
+    }
     public static Bitmap createBitmap(int[] colors, int width, int height, Config config) {
         if (colors.length != width * height) throw new ArrayIndexOutOfBoundsException();
         return new Bitmap(colors, width, height);
@@ -72,6 +85,15 @@ public final class Bitmap implements android.os.Parcelable {
 public class Canvas { public void drawText(String t, float x, float y, Paint p) {} public void drawLine(float a, float b, float c, float d, Paint p) {} }
 // file android.graphics.Color
 public class Color { public static final int DKGRAY = 1; public static int rgb(int red, int green, int blue) { return 0; } }
+// file android.graphics.ImageDecoder
+public final class ImageDecoder {
+    public static class Source {}
+    public static class ImageInfo { public android.util.Size getSize() { return null; } }
+    public interface OnHeaderDecodedListener { void onHeaderDecoded(ImageDecoder decoder, ImageInfo info, Source source); }
+    public static Source createSource(android.content.ContentResolver resolver, android.net.Uri uri) { return null; }
+    public static Bitmap decodeBitmap(Source source, OnHeaderDecodedListener listener) throws java.io.IOException { return null; }
+    public void setTargetSampleSize(int size) {}
+}
 // file android.graphics.Paint
 public class Paint {
     public static final int ANTI_ALIAS_FLAG = 1;
@@ -96,7 +118,7 @@ public class Build {
     public static final String UNKNOWN = "unknown";
     public static final String SOC_MODEL = System.getProperty("s2p.soc", UNKNOWN);
     public static class VERSION { public static final int SDK_INT = Integer.getInteger("s2p.sdk", 30); }
-    public static class VERSION_CODES { public static final int Q = 29, R = 30, S = 31; }
+    public static class VERSION_CODES { public static final int P = 28, Q = 29, R = 30, S = 31; }
 }
 // file android.os.Bundle
 public final class Bundle implements Parcelable {
@@ -133,6 +155,8 @@ public interface Editable extends CharSequence {}
 public interface InputType { int TYPE_CLASS_NUMBER = 2; }
 // file android.util.DisplayMetrics
 public class DisplayMetrics { public float density; }
+// file android.util.Size
+public final class Size { public int getWidth() { return 0; } public int getHeight() { return 0; } }
 // file android.view.View
 public class View {
     public View(android.content.Context context) {}

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "s2p/image_start.h"
 #include "s2p/plan.h"
 
 namespace s2p {
@@ -40,7 +41,7 @@ struct FileEntry {
   std::uint64_t bytes;
 };
 
-/// Latent shape, and vae input = latent * deviation / scaling_factor + shift_factor + mean.
+/// Latent shape, and vae input = latent * deviation / scaling_factor + shift_factor + mean of the channel.
 struct LatentSpec {
   std::int64_t channels;
   std::int64_t height;
@@ -52,6 +53,13 @@ struct LatentSpec {
   std::optional<std::vector<double>> deviations;
 
   std::size_t count() const { return static_cast<std::size_t>(channels * height * width); }
+
+  /// Final latents as the VAE decoder takes them.
+  std::vector<float> decoder_input(const std::vector<float>& latents) const;
+
+  /// What a VAE encoder gives, [1, 2 C, H, W], means before log variances -> latents [1, C, H, W]:
+  /// (m - shift_factor - mean) / deviation * scaling_factor. The means stand for the distribution; nothing is drawn.
+  std::vector<float> encoded(const std::vector<float>& moments) const;
 };
 
 /// A token that is cut out of a text before the rest is split into words, see AddedTokens.
@@ -136,6 +144,8 @@ struct Manifest {
   /// Components that are the U-Net together, in the order in which they run; empty where it is one program, `unet`.
   std::vector<std::string> chunks;
   SamplingPlan plan;
+  /// Where runs from a picture begin, one to each step of the plan. Empty: there is no component `vae_encoder`, and none can.
+  std::vector<ImageStart> image_starts;
   double guidance;
   LatentSpec latents;
   /// Sizes of pictures, that of `latents` first.
@@ -158,6 +168,9 @@ struct Manifest {
 
   /// Batch of the U-Net: 2 with classifier-free guidance, else 1.
   std::int64_t batch() const { return guidance > 1.0 ? 2 : 1; }
+
+  /// Throws Error(invalid) unless what the parts say of each other holds.
+  void check_links() const;
 
   /// Throws Error(not_json, wrong_format, bad_version, future_version, invalid). `source` names the text in messages.
   static Manifest parse(const std::string& text, const std::string& source);

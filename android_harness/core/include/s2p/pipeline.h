@@ -7,11 +7,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "s2p/backend.h"
 #include "s2p/bundle.h"
-#include "s2p/png.h"
+#include "s2p/picture.h"
 #include "s2p/tokenizer.h"
 
 namespace s2p {
@@ -30,17 +31,24 @@ struct ImageTimings {
   double image = 0;
 };
 
+/// A picture to start from.
+struct FromPicture {
+  Picture picture;        ///< of the size that the bundle draws
+  double strength = 0.8;  ///< how much of it is drawn anew: the share of the steps that is made, above 0 and at most 1
+};
+
 /// What is to be drawn.
 struct Wish {
   std::string prompt;
   std::uint64_t seed = 0;
   std::optional<std::string> negative_prompt;  ///< what the unconditional branch is told instead of the empty text
+  std::optional<FromPicture> image = std::nullopt;     ///< what the run starts from in place of noise
 };
 
 /// Who watches a picture grow. What a function throws ends the picture and comes out of `draw`.
 struct Watcher {
   std::function<void(std::size_t call)> on_call;  ///< after every U-Net call
-  std::size_t preview_every = 0;                  ///< calls between two previews, 0: none; each costs a run of the decoder
+  std::size_t preview_every = 0;                  ///< calls made between two previews, 0: none; each costs a run of the decoder
   std::function<void(std::size_t call, const Picture& picture)> on_preview;  ///< the state after a call, decoded
 };
 
@@ -82,7 +90,8 @@ class Pipeline {
   /// take the tensors of docs/formats.md.
   Pipeline(const Bundle& bundle, Backend& backend, Residency residency = Residency::keep, Chunks chunks = Chunks::keep);
 
-  /// Loads all components (chunks that are to be released one after the other). Without it a component is loaded when it is first needed.
+  /// Loads all that a picture from noise needs (chunks that are to be released one after the other). Without it a component is loaded
+  /// when it is first needed; the VAE encoder always is, by the first picture that starts from one.
   void load();
 
   /// Milliseconds of the latest load of each component; a U-Net in several programs counts as one.
@@ -94,8 +103,18 @@ class Pipeline {
   /// Drops all loaded components; the next picture loads what it needs.
   void unload();
 
-  /// Throws Error(bad_input) for a prompt that is not UTF-8, or a negative one where nothing is guided; Error(backend) when the
-  /// engine fails; Error(check_failed) when the decoder's numbers are not finite.
+  /// Width and height of what it draws and starts from, pixels.
+  std::pair<std::size_t, std::size_t> picture_size() const;
+
+  /// Throws Error(bad_input) when the bundle draws from noise only.
+  void require_image_starts() const;
+
+  /// The plan's first call that a wish makes: 0 from noise, most often a later one from a picture. Throws Error(bad_input) when the bundle
+  /// draws from noise only, the picture is of another size, or the strength is out of range.
+  std::size_t first_call(const Wish& wish) const;
+
+  /// Throws Error(bad_input) for a prompt that is not UTF-8, a negative one where nothing is guided, or what `first_call` refuses;
+  /// Error(backend) when the engine fails; Error(check_failed) when the numbers of VAE encoder or decoder are not finite.
   Drawing draw(const Wish& wish, const Watcher& watcher = {});
 
  private:
@@ -107,12 +126,14 @@ class Pipeline {
   std::vector<float> call_unet(std::map<std::string, TensorView> known);
   Conditions embed(const Wish& wish);
   Conditions embed_pooled(const std::vector<std::string>& texts, bool own_negative);
-  std::vector<float> denoise_latents(const Conditions& conditions, std::uint64_t seed, ImageTimings& timings,
+  /// Where the run from a picture begins; null from noise.
+  const ImageStart* image_start(const Wish& wish) const;
+  std::vector<float> encode(const Picture& picture);
+  std::vector<float> denoise_latents(const Conditions& conditions, const Wish& wish, const ImageStart* picture, ImageTimings& timings,
                                      const Watcher& watcher);
   Picture decode(const std::vector<float>& latents);
   void require_target() const;
   void require_chip() const;
-  void check_components() const;
 
   const Bundle& bundle_;
   Backend& backend_;

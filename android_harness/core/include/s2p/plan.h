@@ -22,6 +22,9 @@ struct PlanCall {
   std::vector<Term> states;
   std::vector<Term> outputs;
   double noise = 0;
+
+  /// The row of call `index`, which looks at nothing after it. Throws Error(invalid).
+  static PlanCall read(Fields fields, std::size_t index);
 };
 
 /// The sampler as data: x_{i+1} = sum states[k] x_k + sum outputs[k] e_k + noise z_i; see docs/formats.md.
@@ -49,9 +52,9 @@ using Predict = std::function<std::vector<float>(const std::vector<float>& scale
 /// Called with the state that each row gives and the index of the call before it.
 using OnState = std::function<void(std::size_t call, const std::vector<float>& state)>;
 
-/// Walks all rows from `latents` (= x_0) and returns the final state. Each row is summed in double in the stored order
-/// (states, outputs, noise) and rounded to float once, as s2p_runtime.plan.denoise does: equal outputs give equal bits.
+/// Walks the rows from call `first` on, from `latents` (= x_first), and returns the final state. Each row is summed in double in the
+/// stored order (states, outputs, noise) and rounded to float once, as s2p_runtime.walker does: equal outputs give equal bits.
 std::vector<float> denoise(const SamplingPlan& plan, const Predict& predict, std::vector<float> latents, std::uint64_t seed,
-                           const OnState& on_state = {});
+                           const OnState& on_state = {}, std::size_t first = 0);
 
 }  // namespace s2p

@@ -5,8 +5,8 @@
 
 namespace s2p {
 
-/// Answers every call with what a golden run recorded: all of the harness runs, without an engine. For tests, for the
-/// cost of the loop itself, and for trying a new board before its engine is built.
+/// Answers every call with what a golden run recorded, from its noise or from its own picture: all of the harness runs, without an
+/// engine. For tests, for the cost of the loop itself, and for trying a new board before its engine is built.
 class ReplayBackend : public Backend {
  public:
   /// The bundle's first golden run. Throws Error(bad_input) when there is none or it lacks a call.

@@ -21,16 +21,21 @@ internal object Native {
 
     external fun name(handle: Long): ByteArray
 
-    /** Width, height, calls of a picture, 1 with guidance, 1 when all stages stay loaded. */
+    /** Width, height, calls of a picture, 1 with guidance, 1 when all stages stay loaded, 1 when pictures may start from one. */
     external fun numbers(handle: Long): LongArray
 
     external fun prewarm(handle: Long)
 
     external fun unload(handle: Long)
 
-    /** ARGB pixels, or null when the listener ended the picture. */
+    /**
+     * ARGB pixels, or null when the listener ended the picture.
+     *
+     * @param image RGB bytes of the bundle's size to start from; null: noise.
+     */
     external fun draw(
-        handle: Long, prompt: ByteArray, negative: ByteArray?, seed: Long, previewEvery: Int, listener: StepListener,
+        handle: Long, prompt: ByteArray, negative: ByteArray?, seed: Long, previewEvery: Int, image: ByteArray?, strength: Double,
+        listener: StepListener,
     ): IntArray?
 
     external fun bench(
@@ -44,7 +49,7 @@ internal object Native {
     )
 }
 
-/** Told of every call, with a preview where there is one; false ends the picture. */
+/** Told of every call that is made, with a preview where there is one; false ends the picture. */
 internal fun interface StepListener {
     fun onStep(call: Int, calls: Int, preview: IntArray?): Boolean
 }

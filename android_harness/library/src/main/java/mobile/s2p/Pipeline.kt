@@ -36,7 +36,7 @@ public sealed interface Step {
      * A call of the network is done.
      *
      * @property call how many are done, from 1.
-     * @property calls how many there are in a picture.
+     * @property calls how many there are in this picture: fewer than in others where it starts from one.
      * @property preview the state after this call, decoded; only where previews were asked for.
      */
     public class Progress internal constructor(
@@ -74,8 +74,9 @@ public sealed interface Step {
  * @property name of the bundle.
  * @property width of pictures, pixels.
  * @property height of pictures, pixels.
- * @property calls of the network for a picture.
+ * @property calls of the network for a picture from noise.
  * @property guided whether a negative prompt has an effect.
+ * @property takesPictures whether a picture may start from one: the bundle was made with `convert --image-to-image`.
  * @property staysLoaded false where the budget makes every picture load and release its stages.
  */
 public class Pipeline private constructor(private val worker: ExecutorService, private val handle: Long) : Closeable {
@@ -88,6 +89,7 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
     public val calls: Int = numbers[2].toInt()
     public val guided: Boolean = numbers[3] != 0L
     public val staysLoaded: Boolean = numbers[4] != 0L
+    public val takesPictures: Boolean = numbers[5] != 0L
 
     /**
      * Loads what stays loaded, so that the first picture does not wait for it. Without it, everything is loaded when it is first needed.
@@ -100,7 +102,8 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
     public suspend fun unload(): Unit = worker.await { Native.unload(handle) }
 
     /**
-     * A picture, drawn anew for everyone who collects it: [calls] times [Step.Progress], then [Step.Finished].
+     * A picture, drawn anew for everyone who collects it: [calls] times [Step.Progress], then [Step.Finished]. From a picture, fewer
+     * calls are made.
      *
      * A collector that is cancelled ends the picture after the call that is under way, and nothing more is emitted.
      *
@@ -108,23 +111,37 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
      * @param negativePrompt what is not to be seen; only where the bundle is [guided].
      * @param seed of the noise: the same seed gives the same picture.
      * @param previewEvery calls between two previews, 0 for none. A preview costs a run of the decoder and keeps it loaded.
-     * @throws S2PException a program fails, or a negative prompt would have no effect.
+     * @param image what to start from in place of noise; only where the bundle [takesPictures]. It is scaled until it covers [width] times
+     *   [height], and what stands over is cut off on both sides alike; transparent parts become white. Not to be recycled meanwhile.
+     * @param strength how much of the image is drawn anew, above 0, at most 1: the share of the steps that is made. No effect without one.
+     * @throws S2PException a program fails, a negative prompt would have no effect, the bundle starts from no picture, or the strength is
+     *   out of range.
      * @throws IllegalStateException the pipeline is closed.
      */
-    public fun generate(prompt: String, negativePrompt: String? = null, seed: Long = 0, previewEvery: Int = 0): Flow<Step> {
+    public fun generate(
+        prompt: String,
+        negativePrompt: String? = null,
+        seed: Long = 0,
+        previewEvery: Int = 0,
+        image: Bitmap? = null,
+        strength: Double = 0.8,
+    ): Flow<Step> {
         require(previewEvery >= 0) { "previews come every so many calls, or never for 0" }
         return callbackFlow<Step> {
             val wanted = AtomicBoolean(true)
             worker.run {
                 if (wanted.get()) {
                     runCatching {
-                        val start = System.nanoTime()
-                        val pixels = Native.draw(handle, prompt.encodeToByteArray(), negativePrompt?.encodeToByteArray(), seed, previewEvery) {
-                                call, calls, preview ->
+                        val begin = System.nanoTime()
+                        val listener = StepListener { call, calls, preview ->
                             trySend(Step.Progress(call + 1, calls, preview?.let(::bitmap)))
                             wanted.get()
                         }
-                        if (pixels != null) trySend(Step.Finished(bitmap(pixels), (System.nanoTime() - start) / 1e6))
+                        val start = image?.let { fitted(it, width, height) }
+                        val pixels = Native.draw(
+                            handle, prompt.encodeToByteArray(), negativePrompt?.encodeToByteArray(), seed, previewEvery, start, strength, listener,
+                        )
+                        if (pixels != null) trySend(Step.Finished(bitmap(pixels), (System.nanoTime() - begin) / 1e6))
                     }.fold({ close() }, { close(it) })
                 }
             }

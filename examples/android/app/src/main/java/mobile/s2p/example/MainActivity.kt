@@ -1,6 +1,10 @@
 package mobile.s2p.example
 
 import android.app.Activity
+import android.content.Intent
+import android.graphics.Bitmap
+import android.graphics.ImageDecoder
+import android.os.Build
 import android.os.Bundle
 import android.view.View
 import android.widget.Button
@@ -9,11 +13,14 @@ import android.widget.ImageView
 import android.widget.LinearLayout
 import android.widget.TextView
 import java.io.File
+import java.io.IOException
 import kotlin.random.Random
+import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.MainScope
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.withContext
 import mobile.s2p.Bundles
 import mobile.s2p.FetchStep
 import mobile.s2p.Pipeline
@@ -21,18 +28,20 @@ import mobile.s2p.PipelineOptions
 import mobile.s2p.S2PException
 import mobile.s2p.Step
 
-/** Draws what is typed. */
+/** Draws what is typed, from noise or from a picture that is picked. */
 class MainActivity : Activity() {
     private val scope = MainScope()
     private val folder by lazy { File(getExternalFilesDir(null), "bundles") }
 
     private lateinit var prompt: EditText
     private lateinit var draw: Button
+    private lateinit var pick: Button
     private lateinit var status: TextView
     private lateinit var picture: ImageView
 
     private var pipeline: Pipeline? = null
     private var drawing: Job? = null
+    private var start: Bitmap? = null
 
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
@@ -41,6 +50,11 @@ class MainActivity : Activity() {
             setText(R.string.draw)
             isEnabled = false
             setOnClickListener { drawOrStop() }
+        }
+        pick = Button(this).apply {
+            setText(R.string.pick)
+            isEnabled = false
+            setOnClickListener { pickOrForget() }
         }
         status = TextView(this)
         picture = ImageView(this)
@@ -57,7 +71,7 @@ class MainActivity : Activity() {
     private fun layout(): View = LinearLayout(this).apply {
         orientation = LinearLayout.VERTICAL
         fitsSystemWindows = true
-        listOf(prompt, draw, status).forEach { addView(it) }
+        listOf(prompt, draw, pick, status).forEach { addView(it) }
         addView(picture, LinearLayout.LayoutParams(LinearLayout.LayoutParams.MATCH_PARENT, 0, 1f))
     }
 
@@ -78,6 +92,8 @@ class MainActivity : Activity() {
         pipeline = opened
         status.text = getString(R.string.ready, opened.name)
         draw.isEnabled = true
+        // Photos are read the right way up from Android 9 on.
+        pick.isEnabled = opened.takesPictures && Build.VERSION.SDK_INT >= Build.VERSION_CODES.P
         opened.prewarm()
     }
 
@@ -95,6 +111,35 @@ class MainActivity : Activity() {
         }
         if (found == null) status.text = getString(R.string.no_bundle, folder.path)
         return found
+    }
+
+    private fun pickOrForget() {
+        if (start == null) {
+            startActivityForResult(Intent(Intent.ACTION_GET_CONTENT).setType("image/*"), PICK)
+            return
+        }
+        start = null
+        pick.setText(R.string.pick)
+    }
+
+    override fun onActivityResult(request: Int, result: Int, data: Intent?) {
+        val opened = pipeline
+        val uri = data?.data
+        if (request != PICK || result != RESULT_OK || opened == null || uri == null || Build.VERSION.SDK_INT < Build.VERSION_CODES.P) return
+        scope.launch {
+            try {
+                start = withContext(Dispatchers.IO) {
+                    ImageDecoder.decodeBitmap(ImageDecoder.createSource(contentResolver, uri)) { decoder, info, _ ->
+                        // A photo has many more pixels than what is drawn.
+                        decoder.setTargetSampleSize(maxOf(1, minOf(info.size.width / opened.width, info.size.height / opened.height)))
+                    }
+                }
+                picture.setImageBitmap(start)
+                pick.setText(R.string.forget)
+            } catch (error: IOException) {
+                status.setText(R.string.no_picture)
+            }
+        }
     }
 
     private fun drawOrStop() {
@@ -115,7 +160,7 @@ class MainActivity : Activity() {
     }
 
     private suspend fun show(opened: Pipeline) {
-        opened.generate(prompt.text.toString(), seed = Random.nextLong(), previewEvery = 10).collect { step ->
+        opened.generate(prompt.text.toString(), seed = Random.nextLong(), previewEvery = 10, image = start).collect { step ->
             when (step) {
                 is Step.Progress -> {
                     status.text = getString(R.string.call, step.call, step.calls)
@@ -127,5 +172,9 @@ class MainActivity : Activity() {
                 }
             }
         }
+    }
+
+    private companion object {
+        const val PICK = 1
     }
 }
