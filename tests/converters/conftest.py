@@ -20,7 +20,8 @@ MakeCheckpoint = Callable[..., Checkpoint]
 
 @pytest.fixture(scope="session")
 def small_model(make_small_model: Callable[..., Model]) -> Model:
-    return make_small_model("small", (16, 24), 3)
+    """Converters take seconds for every hundred operators, and these tests convert some hundred times: one transformer."""
+    return make_small_model("small", (16, 24), 3, one_transformer=True)
 
 
 @pytest.fixture(scope="session")

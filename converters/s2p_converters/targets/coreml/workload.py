@@ -6,6 +6,7 @@ import math
 
 from s2p_converters.targets.coreml.residency.typed import TypedOperator, typed_operators, value_bytes
 from s2p_runtime.bundle import Bundle
+from s2p_runtime.conditioning import components_of
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil import Constant, Function, TensorType, Weight
 from s2p_runtime.hosts.coreml.mil.package import read_package
@@ -15,7 +16,7 @@ _PALETTE = "constexpr_lut_to_dense"
 
 
 def bundle_workloads(bundle: Bundle) -> tuple[Workload, ...]:
-    """Each program's call at the bundle's own picture size, the U-Net's first.
+    """Each program's call at the bundle's own picture size, the U-Net's first: of those that a picture from noise needs.
 
     Raises:
         S2PError: a program is damaged.
@@ -24,7 +25,7 @@ def bundle_workloads(bundle: Bundle) -> tuple[Workload, ...]:
     own = manifest.sizes[0].method
     texts = 2 if manifest.guidance > 1 else 1
     found = []
-    for name in (*manifest.unet_programs, *(each for each in manifest.components if each not in manifest.unet_programs)):
+    for name in (*manifest.unet_programs, *(each for each in components_of(bundle) if each != "unet")):
         functions = read_package(bundle.component(name)[1])
         function = functions.get(own or "main") or next(iter(functions.values()))
         runs = len(manifest.plan.calls) if name in manifest.unet_programs else texts if name.startswith("text") else 1
