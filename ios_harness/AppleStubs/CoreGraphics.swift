@@ -7,6 +7,8 @@ public typealias CGFloat = Double
 public typealias CFString = String
 /// https://developer.apple.com/documentation/corefoundation/cfdata
 public typealias CFData = Data
+/// https://developer.apple.com/documentation/corefoundation/cfdictionary
+public typealias CFDictionary = NSDictionary
 
 /// https://developer.apple.com/documentation/coregraphics/cgcolorspace
 public final class CGColorSpace: Sendable {
@@ -37,4 +39,24 @@ public final class CGImage: Sendable {
         width: Int, height: Int, bitsPerComponent: Int, bitsPerPixel: Int, bytesPerRow: Int, space: CGColorSpace, bitmapInfo: CGBitmapInfo,
         provider: CGDataProvider, decode: UnsafePointer<CGFloat>?, shouldInterpolate: Bool, intent: CGColorRenderingIntent
     ) { nil }
+    public var width: Int { 0 }
+    public var height: Int { 0 }
+}
+
+/// https://developer.apple.com/documentation/corefoundation/cgrect
+public struct CGRect: Sendable {
+    public init(x: CGFloat, y: CGFloat, width: CGFloat, height: CGFloat) {}
+}
+
+/// https://developer.apple.com/documentation/coregraphics/cginterpolationquality
+public enum CGInterpolationQuality: Int32, Sendable { case `default`, none, low, medium, high }
+
+/// https://developer.apple.com/documentation/coregraphics/cgcontext
+public final class CGContext {
+    public init?(
+        data: UnsafeMutableRawPointer?, width: Int, height: Int, bitsPerComponent: Int, bytesPerRow: Int, space: CGColorSpace,
+        bitmapInfo: UInt32
+    ) { nil }
+    public var interpolationQuality: CGInterpolationQuality { get { .default } set {} }
+    public func draw(_ image: CGImage, in rect: CGRect) {}
 }

@@ -6,8 +6,6 @@ import Foundation
 public typealias OSType = UInt32
 /// https://developer.apple.com/documentation/corevideo/cvreturn
 public typealias CVReturn = Int32
-/// https://developer.apple.com/documentation/corefoundation/cfdictionary
-public typealias CFDictionary = NSDictionary
 
 /// https://developer.apple.com/documentation/corefoundation/cfallocator
 public final class CFAllocator {}

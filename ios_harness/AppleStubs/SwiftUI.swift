@@ -207,6 +207,7 @@ extension LabeledContent where Label == Text, Content == Text {
 /// https://developer.apple.com/documentation/coretransferable/transferable
 public protocol Transferable {}
 extension URL: Transferable {}
+extension Data: Transferable {}
 
 /// https://developer.apple.com/documentation/swiftui/sharelink
 public struct ShareLink: View {
@@ -228,6 +229,10 @@ extension View {
     nonisolated public func navigationTitle(_ titleKey: LocalizedStringKey) -> some View { EmptyView() }
     nonisolated public func refreshable(action: @escaping @Sendable () async -> Void) -> some View { EmptyView() }
     nonisolated public func onAppear(perform action: (() -> Void)? = nil) -> some View { EmptyView() }
+    @available(iOS 17.0, macOS 14.0, *)
+    nonisolated public func onChange<V: Equatable>(of value: V, initial: Bool = false, _ action: @escaping () -> Void) -> some View {
+        EmptyView()
+    }
     nonisolated public func task(
         priority: TaskPriority = .userInitiated, @_inheritActorContext _ action: @escaping @Sendable () async -> Void
     ) -> some View { EmptyView() }

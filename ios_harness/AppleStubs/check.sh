@@ -52,7 +52,7 @@ declarations="$kept/declarations-$stubs"
 if [ ! -f "$declarations/done" ]; then
   rm -rf "$declarations"
   mkdir "$declarations"
-  for stub in Darwin Foundation CoreGraphics CryptoKit CoreVideo CoreML CoreAI os UIKit SwiftUI Charts XCTest; do
+  for stub in Darwin Foundation CoreGraphics ImageIO CryptoKit CoreVideo CoreML CoreAI os UIKit SwiftUI PhotosUI Charts XCTest; do
     frontend -I "$declarations" -module-name "$stub" -emit-module -o "$declarations/$stub.swiftmodule" "$here/$stub.swift"
   done
   touch "$declarations/done"

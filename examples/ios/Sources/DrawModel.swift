@@ -8,6 +8,8 @@ import S2PMobile
 @Observable
 final class DrawModel {
     var prompt = "a red apple"
+    /// What pictures start from; nil: noise.
+    private(set) var photo: Picture?
     private(set) var image: CGImage?
     /// Of what goes on; nil: nothing, or nobody knows how long it takes.
     private(set) var fraction: Double?
@@ -17,6 +19,8 @@ final class DrawModel {
     private var drawing: Task<Void, Never>?
 
     var isReady: Bool { pipeline != nil }
+    /// Whether the bundle takes a photo.
+    var takesPhotos: Bool { pipeline?.startsFromPictures == true }
 
     /// Takes the bundle that is here, or fetches it; then makes the device ready. The first time this takes minutes.
     func open() async {
@@ -38,7 +42,7 @@ final class DrawModel {
         isBusy = true
         drawing = Task {
             do {
-                for try await step in pipeline.generate(prompt) {
+                for try await step in pipeline.generate(prompt, image: photo) {
                     if let picture = step.picture ?? step.preview { image = picture.cgImage }
                     (fraction, status) = (step.fraction, step.stage.rawValue)
                 }
@@ -49,6 +53,15 @@ final class DrawModel {
             }
             (isBusy, fraction) = (false, nil)
         }
+    }
+
+    /// Pictures start from the photo in a file's bytes; from noise where there is none.
+    func start(from data: Data?) async {
+        guard let pipeline, let data else { return photo = nil }
+        let size = pipeline.size
+        photo = await Task.detached { Picture(data, covering: size) }.value
+        image = photo?.cgImage ?? image
+        if photo == nil { status = "this photo cannot be read; choose another one" }
     }
 
     func stop() {

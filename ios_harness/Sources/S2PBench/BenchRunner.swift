@@ -164,7 +164,7 @@ package struct BenchRunner: Sendable {
     /// All components loaded before the first call, as an app does that keeps them.
     private func drawLoadingFirst(_ golden: GoldenRun) async throws -> Drawing {
         var loadMS: [String: Double] = [:]
-        for (name, component) in pipeline.components.all {
+        for (name, component) in pipeline.components.ofEveryDrawing {
             let began = probes.clock.milliseconds
             try await component.load()
             loadMS[name] = probes.clock.milliseconds - began
@@ -177,7 +177,7 @@ package struct BenchRunner: Sendable {
     /// Phases of loading by component, each loaded once more from what is compiled; nil where no engine keeps a record of first loads.
     private func loadPass() async throws -> [String: [String: Double]]? {
         var phases: [String: [String: Double]] = [:]
-        for (name, component) in pipeline.components.all {
+        for (name, component) in pipeline.components.ofEveryDrawing {
             guard let first = await component.firstLoad() else { continue }
             await component.unload()
             let began = probes.clock.milliseconds

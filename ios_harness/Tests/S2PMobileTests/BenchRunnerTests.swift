@@ -24,9 +24,9 @@ import S2PBenchProbes
 
     private func run(
         _ settings: BenchProtocol, residency: Residency = .resident, probes: DeviceProbes? = nil, instrument: Instrument? = nil,
-        minimumPSNR: Double = 30
+        minimumPSNR: Double = 30, folder: URL = Fixtures.replay
     ) async throws -> BenchReport {
-        let bundle = try ModelBundle(opening: Fixtures.replay)
+        let bundle = try ModelBundle(opening: folder)
         let instrument = instrument ?? Instrument { [clock] in clock.advance(milliseconds: $0) }
         let pipeline = try ImagePipeline(
             bundle: bundle, components: instrument.wrap(Replay.components(of: bundle)), residency: residency, clock: clock
@@ -100,6 +100,18 @@ import S2PBenchProbes
             #expect(instrument.count("unload \(name)") == 3)
         }
         #expect(report.timingsMS.load == ["text_encoder": 16, "unet": 64, "vae_decoder": 32])
+    }
+
+    /// Pictures are measured from noise: what encodes one to start from takes neither time nor memory, and is not in the report.
+    @Test(arguments: Residency.allCases)
+    func anEncoderOfPicturesIsNotTouched(_ residency: Residency) async throws {
+        let instrument = Instrument { [clock] in clock.advance(milliseconds: $0) }
+        instrument.firstLoad = { _ in FirstLoad(compile: 1, specialise: nil, first: 2) }
+        let report = try await run(Self.quick, residency: residency, instrument: instrument, folder: Fixtures.picture)
+        #expect(!instrument.notes.contains { $0.contains("vae_encoder") || $0 == "encode picture" })
+        #expect(report.timingsMS.load.keys.sorted() == ["text_encoder", "unet", "vae_decoder"])
+        #expect(report.timingsMS.loadPhases?.keys.sorted() == ["text_encoder", "unet", "vae_decoder"])
+        #expect(report.backend.keys.sorted() == ["text_encoder", "unet", "vae_decoder"] && report.validity.fidelityOK)
     }
 
     @Test func residentLoadsOnceMoreOnlyAsANoOp() async throws {

@@ -119,6 +119,32 @@ import Testing
         #expect(pooled.manifest.componentNames == ["text_encoder", "time_table", "unet", "vae_decoder"])
     }
 
+    @Test func readsWhereRunsFromAPictureBegin() throws {
+        let manifest = try ModelBundle(opening: Fixtures.picture).manifest
+        let starts = try #require(manifest.imageStarts)
+        #expect(starts.map(\.call) == [0, 1, 2, 3, 4] && starts.map(\.rows.count) == [0, 2, 2, 2, 2])
+        #expect(starts[2].latents == 0.6049793384901669 && starts[2].noise == 0.7962411694957753)
+        #expect(starts[2].rows[0].outputs == [Term(index: 2, coefficient: -0.26280222415256416)])
+        #expect(try ModelBundle(opening: Fixtures.replay).manifest.imageStarts == nil)
+    }
+
+    /// Every rule has a message of its own: a reader that refuses for another reason is found.
+    @Test(arguments: [
+        ("without-component", "image_starts: goes with a component vae_encoder"),
+        ("component-alone", "image_starts: goes with a component vae_encoder"),
+        ("fewer", "image_starts: 4 for 5 steps"), ("null", "image_starts: unknown field"),
+        ("behind-the-end", "lies outside of the calls"), ("rows-behind-the-end", "lies outside of the calls"),
+        ("negative", "lies outside of the calls"), ("look-back", "a row of the plan refers to what this start does not have"),
+        ("row-looks-back", "refers to what this start does not have"), ("row-looks-ahead", "refers to what this start does not have"),
+        ("row-other-timestep", "something else than the plan"), ("row-other-scale", "something else than the plan"),
+        ("unknown-field", "unknown field"),
+    ])
+    func saysWhatIsWrongWithStarts(_ item: String, _ problem: String) throws {
+        let data = try Fixtures.data("malformed/manifests/starts-\(item).json")
+        let error = thrownError { _ = try decodeContract(BundleManifest.self, from: data, name: "m") }
+        #expect(error?.kind == "invalid" && error?.description.contains(problem) == true, "\(String(describing: error))")
+    }
+
     @Test(arguments: Fixtures.index.reports)
     func refusesMalformedReport(_ item: Fixtures.MalformedFile) throws {
         let data = try Fixtures.data("malformed/\(item.file)")
@@ -171,7 +197,7 @@ import Testing
         #expect(try kind("minimum_seconds", "WHOLE", in: "protocol") == nil)
     }
 
-    @Test(arguments: ["replay", "ancestral", "chunked", "pooled"].map { "\($0).s2pmobile/manifest.json" })
+    @Test(arguments: ["replay", "ancestral", "chunked", "pooled", "picture"].map { "\($0).s2pmobile/manifest.json" })
     func manifestSurvivesReadingAndWriting(_ path: String) throws {
         let data = try Fixtures.data(path)
         let written = try encodeContract(decodeContract(BundleManifest.self, from: data, name: path))

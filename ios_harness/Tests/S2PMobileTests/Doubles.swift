@@ -134,11 +134,13 @@ final class EventLog: @unchecked Sendable {
 /// Wraps replayed components: counts loads, moves a clock, and may do something at a call.
 final class Instrument: @unchecked Sendable {
     private let lock = NSLock()
-    private var counts: [String: Int] = [:]
+    private var told: [String] = []
     private let advance: @Sendable (Double) -> Void
     var atCall: @Sendable (Int) throws -> Void = { _ in }
     /// What loading took the first time, by component.
     var firstLoad: @Sendable (String) -> FirstLoad? = { _ in nil }
+    /// What becomes of the moments of an encoded picture.
+    var encoded: @Sendable (Tensor) -> Tensor = { $0 }
     /// What becomes of a decoded picture.
     var decoded: @Sendable (Tensor) -> Tensor = { $0 }
     /// In the place of what the replay says of itself.
@@ -146,18 +148,32 @@ final class Instrument: @unchecked Sendable {
 
     init(advance: @escaping @Sendable (Double) -> Void) { self.advance = advance }
 
-    func count(_ name: String) -> Int { lock.withLock { counts[name, default: 0] } }
+    /// All that was done, in order.
+    var notes: [String] { lock.withLock { told } }
+    func count(_ name: String) -> Int { notes.count { $0 == name } }
     fileprivate func note(_ name: String, milliseconds: Double = 0) {
-        lock.withLock { counts[name, default: 0] += 1 }
+        lock.withLock { told.append(name) }
         advance(milliseconds)
     }
 
     func wrap(_ set: ComponentSet) -> ComponentSet {
         ComponentSet(
-            textEncoder: Text(inner: set.textEncoder, log: self),
+            encoder: set.encoder.map { Encoder(inner: $0, log: self) }, textEncoder: Text(inner: set.textEncoder, log: self),
             timeTable: set.timeTable.map { Table(inner: $0, log: self) }, unet: UNet(inner: set.unet, log: self),
             decoder: Decoder(inner: set.decoder, log: self), isReplay: true, describe: describe ?? set.describe
         )
+    }
+
+    private struct Encoder: ImageEncoding {
+        let inner: any ImageEncoding
+        let log: Instrument
+        func load() async throws { log.note("load vae_encoder", milliseconds: 4) }
+        func unload() async { log.note("unload vae_encoder") }
+        func firstLoad() async -> FirstLoad? { log.firstLoad("vae_encoder") }
+        func encode(_ image: Tensor) async throws -> Tensor {
+            log.note("encode picture", milliseconds: 4)
+            return log.encoded(try await inner.encode(image))
+        }
     }
 
     private struct Text: TextEncoding {

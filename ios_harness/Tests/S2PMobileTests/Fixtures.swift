@@ -16,6 +16,9 @@ enum Fixtures {
     /// Two text encoders, a time table for each prompt.
     static let pooled = folder.appendingPathComponent("pooled.s2pmobile")
 
+    /// Starts from pictures.
+    static let picture = folder.appendingPathComponent("picture.s2pmobile")
+
     struct MalformedBundle: Decodable, CustomTestStringConvertible, Sendable {
         let `case`: String
         let kinds: [String]

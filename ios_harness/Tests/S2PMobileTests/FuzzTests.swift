@@ -26,14 +26,15 @@ import Testing
     }
 
     @Test func manifests() async throws {
-        let sources = try ["replay.s2pmobile/manifest.json", "ancestral.s2pmobile/manifest.json", "report.json"].map(Fixtures.data)
+        let bundles = ["replay", "ancestral", "picture"].map { "\($0).s2pmobile/manifest.json" }
+        let sources = try (bundles + ["report.json"]).map(Fixtures.data)
         var random = SplitMix(state: 42)
         var (refused, torn) = (0, 0)
         for round in 0..<10_000 {
             await Self.letOthersRun(round)
-            let mutant = mutate(sources[round % 3], &random)
+            let mutant = mutate(sources[round % 4], &random)
             let error = guarded(mutant) {
-                if round % 3 == 2 {
+                if round % 4 == 3 {
                     _ = try encodeContract(decodeContract(BenchReport.self, from: mutant, name: "fuzz"))
                 } else {
                     let manifest = try decodeContract(BundleManifest.self, from: mutant, name: "fuzz")

@@ -10,6 +10,7 @@ import Testing
         nonisolated let name: String
         nonisolated let spec: ComponentSpec
         nonisolated let part: String
+        private(set) var inputs: [String] = []
 
         init(name: String, spec: ComponentSpec, part: String) {
             self.name = name
@@ -21,6 +22,7 @@ import Testing
         func unload() async {}
 
         func run(_ inputs: [String: ProgramInput], outputs: [String]) async throws -> [String: Tensor] {
+            self.inputs = inputs.keys.sorted()
             return spec.outputs.reduce(into: [:]) { tensors, output in
                 let count = output.shape.reduce(1, *)
                 if outputs.contains(output.name) {
@@ -53,6 +55,29 @@ import Testing
         #expect(picture.shape == (try bundle.component("vae_decoder").0).outputs[0].shape)
         // A program without such an output says so.
         await #expect(throws: S2PError.self) { try await set.textEncoder.encode([1, 2]) }
+    }
+
+    /// An encoder of pictures goes by the places of its ports, which Apple's layout calls `z` and `latent`.
+    @Test(arguments: [("image", "moments"), ("z", "latent")])
+    func anEncoderRunsByThePlacesOfItsPorts(_ input: String, _ output: String) async throws {
+        let bundle = try ModelBundle(opening: Fixtures.picture)
+        let spec = ComponentSpec(
+            path: "p", precision: .float32, inputs: [TensorSpec(name: input, dtype: .float32, shape: [1, 3, 32, 48])],
+            outputs: [TensorSpec(name: output, dtype: .float32, shape: [1, 8, 4, 6])], backend: "b", computeUnit: nil, chips: nil
+        )
+        let image = Tensor(shape: [1, 3, 32, 48], data: [Float](repeating: 0, count: 4608))
+        let program = Program(name: "vae_encoder", spec: spec, part: "vae_encoder")
+        #expect(try await ProgramEncoder(program: program).encode(image).shape == [1, 8, 4, 6])
+        #expect(await program.inputs == [input])
+        let none = ComponentSpec(path: "p", precision: .float32, inputs: [], outputs: [], backend: "b", computeUnit: nil, chips: nil)
+        let broken = ProgramEncoder(program: Program(name: "vae_encoder", spec: none, part: "vae_encoder"))
+        await #expect(throws: S2PError.self) { try await broken.encode(image) }
+        // Only bundles that start from pictures have one; what reports tell of is the same with it and without.
+        let set = try components(of: bundle)
+        #expect(set.all.map(\.name) == ["vae_encoder", "text_encoder", "unet", "vae_decoder"])
+        #expect(set.ofEveryDrawing.map(\.name) == ["text_encoder", "unet", "vae_decoder"])
+        #expect(try components(of: try ModelBundle(opening: Fixtures.chunked)).encoder == nil)
+        #expect(await set.describe(false).backend.keys.sorted() == ["text_encoder", "unet", "vae_decoder"])
     }
 
     @Test func programsOfOneUNetHaveOneText() async throws {

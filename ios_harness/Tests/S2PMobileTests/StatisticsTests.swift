@@ -34,11 +34,13 @@ import Testing
         #expect(maximumDifference(a, Tensor(shape: [2], data: [.nan, 2])) == .infinity)
     }
 
-    /// The programs of replay.s2pmobile have 189 bytes, those of chunked.s2pmobile 311, of which the three of the U-Net are 180.
+    /// The programs of replay.s2pmobile have 189 bytes, those of chunked.s2pmobile 311, of which the three of the U-Net are 180, and
+    /// those of picture.s2pmobile 254 with the encoder of pictures.
     @Test(arguments: [
         (Fixtures.replay, nil, Residency.resident, ChunkPolicy.resident), (Fixtures.replay, 1 << 20, .resident, .resident),
         (Fixtures.replay, 100, .staged, .resident), (Fixtures.chunked, 1 << 20, .resident, .resident),
         (Fixtures.chunked, 200, .staged, .resident), (Fixtures.chunked, 100, .staged, .released),
+        (Fixtures.picture, 254, .resident, .resident), (Fixtures.picture, 253, .staged, .resident),
     ] as [(URL, Int?, Residency, ChunkPolicy)])
     func programsStayWithinTheBudget(_ folder: URL, _ budget: Int?, _ residency: Residency, _ chunks: ChunkPolicy) throws {
         let plan = MemoryPlan(for: try ModelBundle(opening: folder), budget: budget)

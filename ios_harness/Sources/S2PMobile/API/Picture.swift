@@ -8,7 +8,7 @@ public struct Picture: Equatable, Sendable {
     public let rgb: [UInt8]
 
     /// - Precondition: `rgb` has three bytes for each pixel.
-    package init(width: Int, height: Int, rgb: [UInt8]) {
+    public init(width: Int, height: Int, rgb: [UInt8]) {
         precondition(rgb.count == 3 * width * height)
         self.width = width
         self.height = height

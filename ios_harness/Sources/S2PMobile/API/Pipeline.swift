@@ -31,10 +31,13 @@ public final class Pipeline: Sendable {
     public let name: String
     /// Of the pictures, in pixels.
     public let size: (width: Int, height: Int)
-    /// U-Net calls for a picture.
+    /// U-Net calls for a picture that starts from noise.
     public let callCount: Int
     /// Whether ``generate(_:negativePrompt:seed:image:strength:)`` takes a negative prompt: the bundle draws with guidance.
     public let takesNegativePrompts: Bool
+    /// Whether ``generate(_:negativePrompt:seed:image:strength:)`` takes a picture to start from: the bundle was converted with
+    /// `--image-to-image`.
+    public let startsFromPictures: Bool
 
     package let drawing: ImagePipeline
     private let preview: Preview?
@@ -63,6 +66,7 @@ public final class Pipeline: Sendable {
         size = (manifest.sizes[0].width, manifest.sizes[0].height)
         callCount = manifest.plan.calls.count
         takesNegativePrompts = manifest.batch == 2
+        startsFromPictures = manifest.imageStarts != nil
         var runs: [GoldenRun] = []
         for spec in manifest.golden { runs.append(try GoldenRun(spec, in: bundle)) }
         preview = Preview(goldenRuns: runs)
@@ -106,18 +110,19 @@ public final class Pipeline: Sendable {
     ///   - prompt: what to draw. What does not fit the text encoder is cut off.
     ///   - negativePrompt: what to stay away from; for bundles with guidance.
     ///   - seed: of the noise. The same seed gives the same picture.
-    ///   - image: a picture to start from. No bundle holds a VAE encoder yet, so anything but nil is refused.
-    ///   - strength: how much of that picture is drawn anew, 0 to 1.
+    ///   - image: a picture to start from, of the bundle's ``size``; for bundles with ``startsFromPictures``. nil: noise alone.
+    ///   - strength: how much of that picture is drawn anew: the share of the steps that is made, above 0 and at most 1, where
+    ///     next to nothing of it is left. Without a picture it means nothing.
     /// - Returns: steps; the stream throws ``S2PError`` or `CancellationError`.
     public func generate(
         _ prompt: String, negativePrompt: String? = nil, seed: UInt64 = .random(in: .min ... .max), image: Picture? = nil,
         strength: Double = 0.8
     ) -> AsyncThrowingStream<Step, any Error> {
-        let request = DrawingRequest(prompt: prompt, negativePrompt: negativePrompt, seed: seed)
+        let start = image.map { FromPicture($0, strength: strength) }
+        let request = DrawingRequest(prompt: prompt, negativePrompt: negativePrompt, seed: seed, image: start)
         return AsyncThrowingStream { continuation in
             let task = Task {
                 do {
-                    try refuse(image, strength)
                     try drawing.check(request)
                     try await turn.take()
                 } catch {
@@ -136,15 +141,10 @@ public final class Pipeline: Sendable {
         }
     }
 
-    private func refuse(_ image: Picture?, _ strength: Double) throws(S2PError) {
-        guard (0...1).contains(strength) else { throw .usage("strength \(strength) is not from 0 to 1", "give a number between") }
-        guard image == nil else {
-            throw .usage("\(name) has no VAE encoder, so it cannot start from a picture", "leave the picture out")
-        }
-    }
-
     private func draw(_ request: DrawingRequest, tell: @escaping @Sendable (Step) -> Void) async throws {
-        let (plan, preview, total) = (drawing.bundle.manifest.plan, preview, callCount)
+        let (plan, preview) = (drawing.bundle.manifest.plan, preview)
+        let first = try drawing.start(of: request)?.call ?? 0
+        let total = callCount - first
         let drawn = try await drawing.draw(request) { event in
             switch event {
             case .began(let component):
@@ -152,9 +152,9 @@ public final class Pipeline: Sendable {
                 tell(Step(stage: Step.Stage(component: component), call: decoding ? total : 0, calls: total))
             case .state(let index, let state):
                 // States are as large as the noise in them; what a call is given is what it can be compared with.
-                let scale = index + 1 < total ? Float(plan.calls[index + 1].inputScale) : 1
+                let scale = index + 1 < plan.calls.count ? Float(plan.calls[index + 1].inputScale) : 1
                 let scaled = Tensor(shape: state.shape, data: state.data.map { scale * $0 })
-                tell(Step(stage: .drawing, call: index + 1, calls: total, preview: preview?.picture(of: scaled)))
+                tell(Step(stage: .drawing, call: index + 1 - first, calls: total, preview: preview?.picture(of: scaled)))
             case .called: break
             }
         }

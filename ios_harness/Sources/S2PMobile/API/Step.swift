@@ -2,6 +2,8 @@
 public struct Step: Sendable {
     /// What begins, or has just been done.
     public enum Stage: String, Sendable, CaseIterable {
+        /// The picture to start from becomes latents, where there is one.
+        case encoding
         /// The prompt is read. Where programs are not loaded yet, this takes longer.
         case reading
         /// The U-Net is called; ``Step/call`` says how often it was.
@@ -15,7 +17,7 @@ public struct Step: Sendable {
     public let stage: Stage
     /// U-Net calls that were made.
     public let call: Int
-    /// U-Net calls of the picture.
+    /// U-Net calls of this picture: at most ``Pipeline/callCount``, fewer where it starts from another one.
     public let calls: Int
     /// Behind each call: a small picture of the state as it stands, with its noise. One pixel stands for one latent.
     public let preview: Picture?
@@ -38,6 +40,7 @@ extension Step.Stage {
     /// By the part of a bundle that begins.
     init(component: String) {
         switch component {
+        case "vae_encoder": self = .encoding
         case "unet": self = .drawing
         case "vae_decoder": self = .decoding
         default: self = .reading

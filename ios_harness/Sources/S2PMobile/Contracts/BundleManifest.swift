@@ -37,48 +37,6 @@ package struct FileEntry: Codable, Equatable, Sendable {
     package let bytes: Int
 }
 
-/// Latent shape, and `vae input = latent * std / scalingFactor + shiftFactor + mean`.
-package struct LatentSpec: Codable, Equatable, Sendable {
-    package let channels: Int
-    package let height: Int
-    package let width: Int
-    package let scalingFactor: Double
-    package let shiftFactor: Double
-    /// Of each channel; nil: none is added.
-    @Nullable package var mean: [Double]?
-    /// Of each channel; nil: the latents are taken as they are.
-    @Nullable package var std: [Double]?
-
-    /// [1, C, H, W]
-    package var shape: [Int] { [1, channels, height, width] }
-
-    enum CodingKeys: String, CodingKey {
-        case channels, height, width
-        case scalingFactor = "scaling_factor"
-        case shiftFactor = "shift_factor"
-        case mean, std
-    }
-
-    /// Of latents and tokens: far above every model, and far below what memory holds. The C++ reader has the same.
-    static let maximumDimension = 1 << 16
-    /// Latents of 4096 x 4096 pixels with 64 channels have a quarter of it.
-    static let maximumElements = 1 << 26
-
-    func validate() throws(ContractViolation) {
-        let sizes = [("channels", channels), ("height", height), ("width", width)]
-        for (name, size) in sizes {
-            let most = Self.maximumDimension
-            try require((1...most).contains(size), "latents.\(name)", "must be from 1 to \(most)")
-        }
-        let small = elementCount(shape).map { $0 <= Self.maximumElements } ?? false
-        try require(small, "latents", "are more than \(Self.maximumElements) numbers")
-        try require(scalingFactor > 0, "latents.scaling_factor", "must be above 0")
-        for (name, values) in [("mean", mean), ("std", std)] {
-            try require(values.map { $0.count == channels } ?? true, "latents.\(name)", "must be a number for each channel")
-        }
-    }
-}
-
 /// How one layer of the U-Net is stored.
 package struct LayerSummary: Codable, Equatable, Sendable {
     package enum Kind: String, Codable, Sendable {
@@ -167,6 +125,8 @@ package struct BundleManifest: Contract {
     /// Components that are the U-Net together, in the order in which they run; empty where it is one program.
     package let chunks: [String]
     package let plan: SamplingPlan
+    /// Where runs from a picture begin, one to each step of the plan; absent without the component `vae_encoder`.
+    package let imageStarts: [ImageStart]?
     /// 1.0 or less: no classifier-free guidance, batch of one.
     package let guidance: Double
     package let latents: LatentSpec
@@ -186,6 +146,7 @@ package struct BundleManifest: Contract {
     enum CodingKeys: String, CodingKey {
         case format, version, name, family, target, producer
         case checkpointSHA256 = "checkpoint_sha256"
+        case imageStarts = "image_starts"
         case components, chunks, plan, guidance, latents, sizes, tokenizer, conditioning, quantization, golden, files
     }
 
@@ -229,6 +190,9 @@ package struct BundleManifest: Contract {
         try validateChunks()
         let goTogether = (conditioning != nil) == (components["time_table"] != nil)
         try require(goTogether, "conditioning", "goes with a component time_table")
+        let pictured = (imageStarts != nil) == (components["vae_encoder"] != nil)
+        try require(pictured, "image_starts", "goes with a component vae_encoder")
+        if let imageStarts { try plan.validate(imageStarts) }
     }
 
     private func validateSizes() throws(ContractViolation) {

@@ -69,3 +69,50 @@ package struct SamplingPlan: Codable, Equatable, Sendable {
         }
     }
 }
+
+/// How a run begins at a later call, from a picture in place of noise: `x_call = latents * E + noise * z`, with `E` the encoded picture
+/// and `z` the noise that `x_0` is made of.
+package struct ImageStart: Codable, Equatable, Sendable {
+    /// The first that is made.
+    package let call: Int
+    /// Factor of the encoded picture.
+    package let latents: Double
+    /// Factor of the initial noise, Philox stream 0.
+    package let noise: Double
+    /// In place of the plan's from this call on: samplers that look back have nothing behind them yet.
+    package let rows: [PlanCall]
+}
+
+extension SamplingPlan {
+    /// The plan of a run that begins at `start`. Calls before it are not made, and their rows mean nothing.
+    package func begun(at start: ImageStart) -> SamplingPlan {
+        let rows = calls[..<start.call] + start.rows + calls[(start.call + start.rows.count)...]
+        return SamplingPlan(
+            scheduler: scheduler, steps: steps, predictionType: predictionType, initialScale: initialScale, calls: Array(rows)
+        )
+    }
+
+    /// One start to each step, and no row that looks behind its start.
+    func validate(_ starts: [ImageStart]) throws(ContractViolation) {
+        try require(starts.count == steps, "image_starts", "\(starts.count) for \(steps) steps")
+        // What the plan's rows from a call on look back to at most.
+        var lowest = [Int](repeating: .max, count: calls.count + 1)
+        for (index, call) in calls.enumerated().reversed() {
+            lowest[index] = (call.states + call.outputs).reduce(lowest[index + 1]) { min($0, $1.index) }
+        }
+        for (number, start) in starts.enumerated() {
+            let field = "image_starts.\(number)"
+            let inside = calls.indices.contains(start.call) && start.rows.count <= calls.count - start.call
+            try require(inside, field, "lies outside of the calls")
+            for (index, row) in zip(start.call..., start.rows) {
+                let known = (row.states + row.outputs).allSatisfy { (start.call...index).contains($0.index) }
+                try require(known, field, "the row of call \(index) refers to what this start does not have")
+                // Programs take the index of a call, not what a row says of it.
+                let told = row.timestep == calls[index].timestep && row.inputScale == calls[index].inputScale
+                try require(told, field, "tells call \(index) something else than the plan")
+            }
+            let whole = lowest[start.call + start.rows.count] >= start.call
+            try require(whole, field, "a row of the plan refers to what this start does not have")
+        }
+    }
+}

@@ -86,6 +86,13 @@ extension Denoising {
     }
 }
 
+/// A picture to latents, for drawings that start from one.
+package protocol ImageEncoding: PipelineComponent {
+    /// - Parameter image: [1, 3, 8H, 8W] in [-1, 1].
+    /// - Returns: moments of its latents [1, 2 C, H, W], means before log variances.
+    func encode(_ image: Tensor) async throws -> Tensor
+}
+
 /// Latents to a picture.
 package protocol ImageDecoding: PipelineComponent {
     /// - Parameter latents: [1, C, H, W], scaled for the decoder.
@@ -111,6 +118,8 @@ package struct EngineDescription: Equatable, Sendable {
 
 /// All components of a bundle and what the report says of their engine.
 package struct ComponentSet: Sendable {
+    /// Of bundles that start from pictures.
+    package let encoder: (any ImageEncoding)?
     package let textEncoder: any TextEncoding
     /// Where the time table belongs to the prompt.
     package let timeTable: (any TimeTabling)?
@@ -122,9 +131,11 @@ package struct ComponentSet: Sendable {
     package let describe: @Sendable (_ placement: Bool) async -> EngineDescription
 
     package init(
-        textEncoder: any TextEncoding, timeTable: (any TimeTabling)? = nil, unet: any Denoising, decoder: any ImageDecoding,
-        isReplay: Bool = false, describe: @escaping @Sendable (_ placement: Bool) async -> EngineDescription
+        encoder: (any ImageEncoding)? = nil, textEncoder: any TextEncoding, timeTable: (any TimeTabling)? = nil, unet: any Denoising,
+        decoder: any ImageDecoding, isReplay: Bool = false,
+        describe: @escaping @Sendable (_ placement: Bool) async -> EngineDescription
     ) {
+        self.encoder = encoder
         self.textEncoder = textEncoder
         self.timeTable = timeTable
         self.unet = unet
@@ -135,6 +146,11 @@ package struct ComponentSet: Sendable {
 
     /// (name in the bundle, component), in the order of use.
     package var all: [(name: String, component: any PipelineComponent)] {
+        (encoder.map { [("vae_encoder", $0)] } ?? []) + ofEveryDrawing
+    }
+
+    /// The same without what only a drawing from a picture needs: what is loaded ahead, and measured.
+    package var ofEveryDrawing: [(name: String, component: any PipelineComponent)] {
         let table: [(name: String, component: any PipelineComponent)] = timeTable.map { [("time_table", $0)] } ?? []
         return [("text_encoder", textEncoder)] + table + [("unet", unet), ("vae_decoder", decoder)]
     }

@@ -1,3 +1,25 @@
+/// What a golden run holds of the run that starts from its own picture, over the same outputs of the U-Net.
+package struct RecordedStart: Sendable {
+    /// Of the picture in 8 bits, [1, 2 C, H, W].
+    package let moments: Tensor
+    /// Index of the manifest's `image_starts`.
+    package let step: Int
+    /// Where the rows lead, [1, C, H, W].
+    package let latents: Tensor
+
+    /// - Returns: nil: the bundle, or this run, has none.
+    init?(_ file: SafetensorsFile, of run: String, in bundle: ModelBundle) throws(S2PError) {
+        let spec = bundle.manifest.latents
+        guard let starts = bundle.manifest.imageStarts, file.entries["moments"] != nil else { return nil }
+        moments = try file.floats("moments").checked("moments", shape: [1, 2 * spec.channels, spec.height, spec.width])
+        latents = try file.floats("from_picture_latents").checked("from_picture_latents", shape: spec.shape)
+        guard let entry = try file.int32s("from_picture_step").data.first, starts.indices.contains(Int(entry)) else {
+            throw .noGoldenRun(folder: bundle.folder.lastPathComponent, reason: "\(run) starts at an impossible step")
+        }
+        step = Int(entry)
+    }
+}
+
 /// The tensors of one golden run (docs/formats.md), their shapes checked against the manifest.
 package struct GoldenRun: Sendable {
     package let spec: GoldenRunSpec
@@ -22,6 +44,7 @@ package struct GoldenRun: Sendable {
     /// [1, 3, 8H, 8W]
     package let image: Tensor
     package let fpImage: Tensor
+    package let fromPicture: RecordedStart?
 
     /// - Throws: `outside`, `notFound`, `badTensors`, `shapeMismatch` or `noGoldenRun`.
     package init(_ spec: GoldenRunSpec, in bundle: ModelBundle) throws(S2PError) {
@@ -69,6 +92,7 @@ package struct GoldenRun: Sendable {
         }
         image = decoded
         fpImage = try file.floats("fp_image").checked("fp_image", shape: decoded.shape)
+        fromPicture = try RecordedStart(file, of: spec.id, in: bundle)
     }
 
     /// Output of one call, [B, C, H, W]; nil when it is not recorded.

@@ -1,43 +1,3 @@
-/// One picture: latents, decoder output, and how long each part took, in milliseconds.
-package struct Drawing: Sendable {
-    /// [1, C, H, W]
-    package var latents: Tensor
-    /// [1, 3, 8H, 8W] in [-1, 1]
-    package var image: Tensor
-    /// One entry per component that was loaded for this picture.
-    package var loadMS: [String: Double]
-    /// The texts (empty text and prompt) together, with the prompt's time table where it has its own.
-    package var textEncoderMS: Double
-    package var unetCallMS: [Double]
-    package var decoderMS: Double
-    package var totalMS: Double
-}
-
-/// What is drawn.
-package struct DrawingRequest: Equatable, Sendable {
-    package var prompt: String
-    /// What to stay away from; nil: the empty text, as the model's family takes it.
-    package var negativePrompt: String?
-    /// Of the noise.
-    package var seed: UInt64
-
-    package init(prompt: String, negativePrompt: String? = nil, seed: UInt64) {
-        self.prompt = prompt
-        self.negativePrompt = negativePrompt
-        self.seed = seed
-    }
-}
-
-/// What a drawing tells while it goes on.
-package enum DrawingEvent: Sendable {
-    /// A component begins: it is loaded where it is not yet.
-    case began(component: String)
-    /// Milliseconds of one U-Net call.
-    case called(index: Int, milliseconds: Double)
-    /// The state that the call led to, [1, C, H, W].
-    case state(index: Int, Tensor)
-}
-
 /// Prompt to picture on any set of components.
 package struct ImagePipeline: Sendable {
     package typealias Observe = @Sendable (DrawingEvent) -> Void
@@ -81,9 +41,9 @@ package struct ImagePipeline: Sendable {
         bundle.manifest.batch == 2 ? [negativePrompt ?? "", prompt] : [prompt]
     }
 
-    /// Refuses a negative prompt that would have no effect.
+    /// Refuses a negative prompt that would have no effect, and a picture to start from that does not fit.
     ///
-    /// - Throws: `usage` where the bundle draws without guidance: there is no unconditional branch.
+    /// - Throws: `usage`. Where the bundle draws without guidance there is no unconditional branch.
     package func check(_ request: DrawingRequest) throws(S2PError) {
         if request.negativePrompt != nil, bundle.manifest.batch == 1 {
             throw .usage(
@@ -91,6 +51,30 @@ package struct ImagePipeline: Sendable {
                 "leave it out, or convert a checkpoint with a guidance above 1"
             )
         }
+        _ = try start(of: request)
+    }
+
+    /// Where a drawing begins; nil: at the first call, from noise.
+    ///
+    /// - Throws: `usage`: the bundle draws from noise only, a strength out of range, or a picture of another size.
+    package func start(of request: DrawingRequest) throws(S2PError) -> ImageStart? {
+        guard let image = request.image else { return nil }
+        let manifest = bundle.manifest
+        guard let starts = manifest.imageStarts else {
+            throw .usage(
+                "\(manifest.name) has no VAE encoder, so it cannot start from a picture",
+                "convert with --image-to-image, or leave the picture out"
+            )
+        }
+        let skipped = try manifest.plan.skippedSteps(strength: image.strength)
+        let (picture, wanted) = (image.picture, manifest.sizes[0])
+        guard picture.width == wanted.width, picture.height == wanted.height else {
+            throw .usage(
+                "the picture to start from is \(picture.width)x\(picture.height) pixels, not \(wanted.width)x\(wanted.height)",
+                "scale it to what \(manifest.name) draws"
+            )
+        }
+        return starts[skipped]
     }
 
     /// Draws a prompt with the bundle's plan and guidance.
@@ -106,9 +90,9 @@ package struct ImagePipeline: Sendable {
         let manifest = bundle.manifest
         let start = clock.milliseconds
         var loadMS: [String: Double] = [:]
+        let (sampler, initial) = try await beginning(of: request, &loadMS, observe)
         let (conditions, textMS) = try await conditions(of: request, &loadMS, observe)
         var callMS: [Double] = []
-        let initial = sampler.initialLatents(seed: request.seed, shape: manifest.latents.shape)
         let (latents, _) = try await stage("unet", components.unet, &loadMS, observe) {
             try await sampler.denoise(from: initial, seed: request.seed) { scaled, index in
                 try Task.checkCancellation()
@@ -133,6 +117,29 @@ package struct ImagePipeline: Sendable {
             latents: latents, image: image, loadMS: loadMS, textEncoderMS: textMS, unetCallMS: callMS, decoderMS: decoderMS,
             totalMS: clock.milliseconds - start
         )
+    }
+
+    /// The loop of a drawing, and the state that it begins at.
+    private func beginning(
+        of request: DrawingRequest, _ loadMS: inout [String: Double], _ observe: Observe
+    ) async throws -> (Sampler, Tensor) {
+        let manifest = bundle.manifest
+        guard let image = request.image, let start = try start(of: request) else {
+            return (sampler, sampler.initialLatents(seed: request.seed, shape: manifest.latents.shape))
+        }
+        guard let encoder = components.encoder else {
+            throw S2PError.backend(component: "vae_encoder", reason: "this backend has none for the bundle")
+        }
+        let (moments, _) = try await stage("vae_encoder", encoder, &loadMS, observe) {
+            try await encoder.encode(encoderInput(image.picture))
+        }
+        // Encoders overflow in float16 sooner than the rest.
+        guard moments.data.allSatisfy(\.isFinite) else {
+            throw S2PError.backend(component: "vae_encoder", reason: "it gives numbers that are not finite")
+        }
+        try Task.checkCancellation()
+        let encoded = try encodedLatents(moments, manifest.latents)
+        return (Sampler(plan: manifest.plan, start: start), start.state(of: encoded, seed: request.seed))
     }
 
     /// What a prompt tells the U-Net, the same for all calls.
@@ -217,18 +224,4 @@ package struct ImagePipeline: Sendable {
             throw error
         }
     }
-}
-
-/// `latents * std / scaling_factor + shift_factor + mean` in float32, of latents [1, C, H, W].
-func decoderInput(_ latents: Tensor, _ spec: LatentSpec) -> Tensor {
-    let factor = Float(spec.scalingFactor)
-    let shift = Float(spec.shiftFactor)
-    let std = spec.std?.map { Float($0) }
-    let mean = spec.mean?.map { Float($0) }
-    let plane = latents.data.count / spec.channels
-    let data = latents.data.enumerated().map { index, value in
-        let channel = index / plane
-        return value * (std?[channel] ?? 1) / factor + shift + (mean?[channel] ?? 0)
-    }
-    return Tensor(shape: latents.shape, data: data)
 }

@@ -8,7 +8,7 @@ package struct MemoryPlan: Equatable, Sendable {
     package var chunks: ChunkPolicy
 
     /// Everything stays where all programs fit; else one component at a time; of a U-Net in several programs one of these at a time
-    /// where even they do not fit together.
+    /// where even they do not fit together. An encoder of pictures counts like the others: where all stay, it lies beside them.
     ///
     /// - Parameters:
     ///   - bundle: sizes of files stand for sizes in memory.

@@ -47,6 +47,25 @@ package struct ProgramTimeTable: TimeTabling {
     }
 }
 
+/// A VAE encoder as a program.
+package struct ProgramEncoder: ImageEncoding {
+    private let program: any NamedProgram
+
+    package init(program: any NamedProgram) { self.program = program }
+
+    package func load() async throws { try await program.load() }
+    package func unload() async { await program.unload() }
+    package func firstLoad() async -> FirstLoad? { await program.firstLoad() }
+
+    /// By the places of its ports: Apple's layout has other names for them.
+    package func encode(_ image: Tensor) async throws -> Tensor {
+        guard let input = program.spec.inputs.first, let output = program.spec.outputs.first else {
+            throw S2PError.backend(component: program.name, reason: "the manifest names no input and output of it")
+        }
+        return try await program.predict([input.name: .floats(image)], output: output.name)
+    }
+}
+
 /// A VAE decoder as a program.
 package struct ProgramDecoder: ImageDecoding {
     private let program: any NamedProgram
@@ -74,14 +93,16 @@ extension ComponentSet {
             unet: try bundle.manifest.unetPrograms.map { try program($0, "unet") },
             decoder: try program("vae_decoder", "vae_decoder")
         )
+        let encoder = try bundle.manifest.imageStarts.map { _ in try program("vae_encoder", "vae_encoder") }
         self.init(
+            encoder: encoder.map { ProgramEncoder(program: $0) },
             textEncoder: ProgramTextEncoder(program: programs.text), timeTable: programs.table.map { ProgramTimeTable(program: $0) },
             unet: ProgramUNet(programs: programs.unet, policy: chunks), decoder: ProgramDecoder(program: programs.decoder)
         ) { placement in await describe(programs, placement) }
     }
 }
 
-/// The programs of a bundle by the parts that they play.
+/// The programs of every drawing by the parts that they play. The encoder is none: reports tell of drawings from noise.
 package struct BundlePrograms<Program: NamedProgram>: Sendable {
     package let text: Program
     /// Where the time table belongs to the prompt.

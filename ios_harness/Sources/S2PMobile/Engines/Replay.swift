@@ -4,12 +4,14 @@ package enum Replay {
     package static func components(of bundle: ModelBundle) throws(S2PError) -> ComponentSet {
         let run = try recordedRun(of: bundle)
         return ComponentSet(
-            textEncoder: ReplayTextEncoder(run: run),
+            encoder: bundle.manifest.imageStarts.map { _ in ReplayEncoder(run: run) }, textEncoder: ReplayTextEncoder(run: run),
             timeTable: bundle.manifest.conditioning == nil ? nil : ReplayTimeTable(run: run), unet: ReplayUNet(run: run),
             decoder: ReplayDecoder(run: run, latents: bundle.manifest.latents), isReplay: true
         ) { _ in
             let description = "replay of golden run \(run.spec.id)"
-            return EngineDescription(backend: Dictionary(uniqueKeysWithValues: bundle.manifest.componentNames.map { ($0, description) }))
+            // As reports of engines: they tell of drawings from noise.
+            let names = bundle.manifest.componentNames.filter { $0 != "vae_encoder" }
+            return EngineDescription(backend: Dictionary(uniqueKeysWithValues: names.map { ($0, description) }))
         }
     }
 
@@ -20,6 +22,21 @@ package enum Replay {
             if run.isComplete(for: bundle.manifest.plan) { return run }
         }
         throw .noGoldenRun(folder: bundle.folder.lastPathComponent, reason: "none holds all U-Net calls")
+    }
+}
+
+struct ReplayEncoder: ImageEncoding {
+    let run: GoldenRun
+
+    func load() async {}
+    func unload() async {}
+
+    /// Answers for the run's own picture in 8 bits only, bit for bit.
+    func encode(_ image: Tensor) async throws -> Tensor {
+        guard let recorded = run.fromPicture, image == encoderInput(try Picture(run.image)) else {
+            throw S2PError.notRecorded(what: "the latents of this picture")
+        }
+        return recorded.moments
     }
 }
 
@@ -83,10 +100,12 @@ struct ReplayDecoder: ImageDecoding {
     func load() async {}
     func unload() async {}
 
-    /// Answers for the recorded final latents only, up to 1e-4 of rounding by another machine's noise or libm.
+    /// Answers for the recorded final latents only, up to 1e-4 of rounding by another machine's noise or libm. Of the run that starts
+    /// from its picture only the latents are recorded: the run's own picture stands for theirs.
     func decode(_ input: Tensor) async throws -> Tensor {
-        let expected = decoderInput(run.quantizedLatents, latents)
-        guard maximumDifference(try input.checked("latents", shape: expected.shape), expected) <= 1e-4 / latents.scalingFactor else {
+        let ends = [run.quantizedLatents, run.fromPicture?.latents].compactMap { $0 }.map { decoderInput($0, latents) }
+        _ = try input.checked("latents", shape: ends[0].shape)
+        guard ends.contains(where: { maximumDifference(input, $0) <= 1e-4 / latents.scalingFactor }) else {
             throw S2PError.notRecorded(what: "the picture of these latents")
         }
         return run.image

@@ -1,16 +1,20 @@
 /// The loop over the rows of a sampling plan.
 package struct Sampler: Sendable {
     package let plan: SamplingPlan
+    /// Index of the first call that is made.
+    private let first: Int
     private let lastUse: [Entry: Int]
 
     private enum Entry: Hashable {
         case state(Int), output(Int)
     }
 
-    package init(plan: SamplingPlan) {
-        self.plan = plan
+    /// - Parameter start: where a run from a picture begins; nil: at the first call.
+    package init(plan: SamplingPlan, start: ImageStart? = nil) {
+        self.plan = start.map(plan.begun) ?? plan
+        first = start?.call ?? 0
         var uses: [Entry: Int] = [:]
-        for (index, call) in plan.calls.enumerated() {
+        for (index, call) in self.plan.calls.enumerated().dropFirst(first) {
             for term in call.states { uses[.state(term.index)] = index }
             for term in call.outputs { uses[.output(term.index)] = index }
         }
@@ -25,7 +29,7 @@ package struct Sampler: Sendable {
         return noise
     }
 
-    /// Walks all rows from `latents` (= x_0) and returns the final state.
+    /// Walks all rows from `latents` (`x_0`, or with a start `x` of its call) and returns the final state.
     ///
     /// Each row is summed in double in the stored order (states, outputs, noise) and rounded to float32 once, so that
     /// every harness ends in the same bits when its U-Net does.
@@ -37,10 +41,10 @@ package struct Sampler: Sendable {
     package func denoise(
         from latents: Tensor, seed: UInt64, predict: (Tensor, Int) async throws -> Tensor, onState: (Int, Tensor) -> Void = { _, _ in }
     ) async throws -> Tensor {
-        var states = [0: latents]
+        var states = [first: latents]
         var outputs: [Int: Tensor] = [:]
         var current = latents
-        for (index, call) in plan.calls.enumerated() {
+        for (index, call) in plan.calls.enumerated().dropFirst(first) {
             let inputScale = Float(call.inputScale)
             let scaled = Tensor(shape: current.shape, data: current.data.map { inputScale * $0 })
             outputs[index] = try await predict(scaled, index).checked("output of call \(index)", shape: latents.shape)

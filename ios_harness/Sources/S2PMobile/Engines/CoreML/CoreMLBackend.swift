@@ -7,9 +7,9 @@ package enum CoreMLBackend {
     /// What manifests call the programs that Core ML runs.
     package static let target = "coreml"
 
-    /// What programs are loaded for where neither the options nor the manifest choose: the Neural Engine, and the GPU for the
-    /// decoder, which may be a float32 program. The time table of a prompt (SDXL) is always float32, which the Neural Engine lacks.
-    private static let choices: [String: ComputeUnit] = ["time_table": .all, "vae_decoder": .gpu]
+    /// What programs are loaded for where neither the options nor the manifest choose: the Neural Engine, and the GPU for the VAE's,
+    /// which may be float32 programs. The time table of a prompt (SDXL) is always float32, which the Neural Engine lacks.
+    private static let choices: [String: ComputeUnit] = ["time_table": .all, "vae_decoder": .gpu, "vae_encoder": .gpu]
 
     /// Nothing is compiled or loaded yet. What an earlier launch has compiled is taken.
     ///
