@@ -163,6 +163,7 @@ TEST(ImageStart, CountsStepsAsDiffusersDoes) {
     EXPECT_NE(message.find(" is out of range; give a number above 0, at most 1"), std::string::npos) << message;
   }
   EXPECT_EQ(message_thrown([] { skipped_steps(5, 0.19); }), "strength 0.19 leaves none of 5 steps; give 0.2 or more");
+  EXPECT_EQ(message_thrown([] { skipped_steps(3, 0.3); }), "strength 0.3 leaves none of 3 steps; give 0.334 or more");
 }
 
 TEST(ImageStart, EveryMalformedOneIsRefusedForItsOwnReason) {

@@ -8,6 +8,8 @@ begins at a later call, see :class:`ImageStart`.
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
 
 from s2p_runtime.contract import Contract
@@ -98,5 +100,6 @@ def skipped_steps(steps: int, strength: float) -> int:
         raise S2PError(f"strength {strength:g} is out of range", "give a number above 0, at most 1", "strength")
     made = int(steps * strength)
     if made == 0:
-        raise S2PError(f"strength {strength:g} leaves none of {steps} steps", f"give {1 / steps:g} or more", "strength")
+        least = math.ceil(1000 / steps) / 1000
+        raise S2PError(f"strength {strength:g} leaves none of {steps} steps", f"give {least:g} or more", "strength")
     return steps - made

@@ -1,6 +1,7 @@
 #include "s2p/image_start.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <sstream>
 
@@ -77,7 +78,7 @@ std::size_t skipped_steps(std::int64_t steps, double strength) {
   const auto made = static_cast<std::int64_t>(static_cast<double>(steps) * strength);
   if (made == 0) {
     throw Error(ErrorKind::bad_input, "strength " + plain(strength) + " leaves none of " + std::to_string(steps) + " steps; give " +
-                                          plain(1.0 / static_cast<double>(steps)) + " or more");
+                                          plain(std::ceil(1000.0 / static_cast<double>(steps)) / 1000) + " or more");
   }
   return static_cast<std::size_t>(steps - made);
 }

@@ -155,3 +155,12 @@ def test_a_strength_out_of_range_is_refused(strength: float) -> None:
 def test_a_strength_that_leaves_no_step_is_refused() -> None:
     with pytest.raises(S2PError, match=r"strength 0.03 leaves none of 25 steps; give 0.04 or more"):
         skipped_steps(25, 0.03)
+
+
+def test_the_strength_that_is_advised_leaves_a_step() -> None:
+    """A third as 0.333 would leave none of three again."""
+    for steps in range(2, 1001):
+        with pytest.raises(S2PError) as caught:
+            skipped_steps(steps, 0.5 / steps)
+        advised = float(str(caught.value).split("give ")[1].split(" or")[0])
+        assert skipped_steps(steps, advised) < steps
