@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Sets up whatever is missing and runs the checks. Usage: scripts/test.sh [--fast]
-#   all of them: style, types, Python, Swift and C++ tests
+# Sets up whatever is missing and runs the checks. Usage: scripts/test.sh [--fast | --slow]
+#   neither: style, types, Python, Swift and C++ tests
 #   --fast: style, types, and the Python tests that are quick (tests/fast.txt)
+#   --slow: the Python tests marked so, which repeat on another variant what the others show
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
 
-fast=""
 case "${1:-}" in
-  "") ;;
-  --fast) fast=yes ;;
-  *) echo "error: unknown option $1; give --fast or nothing" >&2; exit 2 ;;
+  "" | --fast | --slow) only="${1:-}" ;;
+  *) echo "error: unknown option $1; give --fast, --slow or nothing" >&2; exit 2 ;;
 esac
 
 check_python() {
@@ -23,9 +22,13 @@ check_python() {
   .venv/bin/mypy --no-error-summary
 }
 
-if [ -n "$fast" ]; then
+if [ -n "$only" ]; then
   check_python
-  grep -v '^#' tests/fast.txt | xargs .venv/bin/python -m pytest -n "$jobs" --dist loadfile
+  if [ "$only" = --slow ]; then
+    .venv/bin/python -m pytest -n "$jobs" --dist loadfile -m slow
+  else
+    grep -v '^#' tests/fast.txt | xargs .venv/bin/python -m pytest -n "$jobs" --dist loadfile
+  fi
   exit
 fi
 

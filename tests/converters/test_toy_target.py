@@ -356,7 +356,7 @@ def test_options_are_read_as_words_and_as_values() -> None:
         with pytest.raises(S2PError) as caught:
             read_options(target, given)
         assert caught.value.field == field and "\n" not in str(caught.value)
-    with pytest.raises(S2PError, match="there are `size`, `chunks`, `colour`"):
+    with pytest.raises(S2PError, match="there are `size`, `chunks`, `image_to_image`, `colour`"):
         ToyOptions(horn=1)  # type: ignore[call-arg]
 
 

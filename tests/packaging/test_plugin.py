@@ -71,7 +71,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(make_small_model: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands run: a small model of the plug-in's family, and prompts."""
     place = tmp_path_factory.mktemp("plugin")
-    source = make_small_model("of-the-plug-in", (16, 16), 5).folder
+    source = make_small_model("of-the-plug-in", (16, 16), 5, one_transformer=True).folder
     model = place / "model"
     source.rename(model)
     for name, key, value in (
@@ -151,20 +151,25 @@ def test_commands_run_what_the_plug_in_brings(session: dict[str, Result], folder
     assert (folder / "apple.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    "line, kind",
-    [
-        ("convert --target {}", "target"),
-        ("quantize model --method {} --out none", "method"),
-        ("quantize model --recipe {} --out none", "recipe"),
-        ("quantize model --scheduler {} --out none", "scheduler"),
-        ("sensitivity model --estimator {} --out none", "estimator"),
-    ],
-)
-def test_an_unknown_name_lists_the_plug_in_and_a_broken_one_says_why(
-    commands: Callable[..., list[Result]], line: str, kind: str
-) -> None:
-    unknown, broken = commands(line.format("nothing"), line.format("broken"))
+NAMED = {
+    "target": "convert --target {}",
+    "method": "quantize model --method {} --out none",
+    "recipe": "quantize model --recipe {} --out none",
+    "scheduler": "quantize model --scheduler {} --out none",
+    "estimator": "sensitivity model --estimator {} --out none",
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(commands: Callable[..., list[Result]]) -> dict[str, list[Result]]:
+    """Of each kind, an unknown name and the broken plug-in's."""
+    done = iter(commands(*(line.format(name) for line in NAMED.values() for name in ("nothing", "broken"))))
+    return {kind: [next(done), next(done)] for kind in NAMED}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_an_unknown_name_lists_the_plug_in_and_a_broken_one_says_why(refusals: dict[str, list[Result]], kind: str) -> None:
+    unknown, broken = refusals[kind]
     assert unknown.status == broken.status == 2
     (message,) = unknown.err.splitlines()
     assert message.startswith(f"error: unknown {kind} 'nothing'; ") and "toy" in message

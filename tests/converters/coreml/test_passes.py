@@ -25,7 +25,14 @@ def every_pass(weights_pass: str, half: bool) -> Any:
     return passes
 
 
-@pytest.mark.parametrize("settings", [{"compute_unit": "neural-engine"}, {"compute_unit": "gpu", "precision": "fp32"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"compute_unit": "neural-engine"},
+        pytest.param({"compute_unit": "gpu", "precision": "fp32"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_left_out_passes_change_nothing(
     checkpoint: Checkpoint,
     converted: Callable[..., Path],

@@ -62,7 +62,9 @@ def test_a_constant_that_equals_a_bias(tmp_path: Path, cache: bool) -> None:
     assert np.abs(found - want).max() <= 1024 * 2.0**-24 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("name", ["unet", "vae_decoder", "text_encoder"])
+@pytest.mark.parametrize(
+    "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae_decoder", "text_encoder"))]
+)
 def test_the_weight_cache_changes_no_bit(executorch_bundle: Path, tmp_path: Path, name: str) -> None:
     component = open_bundle(executorch_bundle).manifest.components[name]
     feeds = {

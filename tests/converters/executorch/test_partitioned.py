@@ -40,7 +40,9 @@ def test_attention_with_every_kind_of_mask_equals_torch(kind: str) -> None:
     assert (got - want).abs().max() <= 64 * 2.0**-24 * want.abs().max()
 
 
-@pytest.mark.parametrize("backend, name", [("vulkan", "VulkanBackend"), ("coreml", "CoreMLBackend")])
+@pytest.mark.parametrize(
+    "backend, name", [pytest.param("vulkan", "VulkanBackend", marks=pytest.mark.slow), ("coreml", "CoreMLBackend")]
+)
 def test_other_backends_are_built_and_described(backend: str, name: str) -> None:
     summary = read_program(lower(_Attention("causal"), (torch.zeros(1, 2, 6, 8),), DELEGATES[backend]))
     assert set(summary.delegates) == {name}

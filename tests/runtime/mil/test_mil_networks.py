@@ -95,7 +95,7 @@ def convert(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], target: 
     ("make", "target", "precision"),
     [
         (lambda: unet(use_linear_projection=True, resnet_time_scale_shift="scale_shift"), "iOS18", "FLOAT32"),
-        (unet, "iOS17", "FLOAT16"),
+        pytest.param(unet, "iOS17", "FLOAT16", marks=pytest.mark.slow),
         (text_encoder, "iOS17", "FLOAT32"),
         (vae_decoder, "iOS16", "FLOAT32"),
     ],

@@ -18,10 +18,10 @@ from s2p_runtime.verify import verify
 @pytest.mark.parametrize(
     ("target", "options"),
     [
-        ("coreml", {"minimum_os": "iOS17"}),
+        pytest.param("coreml", {"minimum_os": "iOS17"}, marks=pytest.mark.slow),
         ("coreml", {"minimum_os": "iOS18"}),
         ("executorch", {}),
-        ("executorch", {"scheme": "dynamic"}),
+        pytest.param("executorch", {"scheme": "dynamic"}, marks=pytest.mark.slow),
     ],
 )
 def test_targets_emit_exactly_these(

@@ -32,6 +32,7 @@ def test_seed_sets_count_by_their_pictures() -> None:
     assert (found.mean, found.low, found.high) == (2.5, 2.5, 2.5) and found.excludes_zero
 
 
+@pytest.mark.slow
 def test_a_rehearsal_goes_on_where_it_was(tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(
         tmp_path,

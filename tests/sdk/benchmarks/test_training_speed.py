@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from s2p_mobile.sources.model import Model
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "training_speed.py"
 
 
+@pytest.mark.slow
 def test_a_row_of_each_batch(tiny_model: Model, tmp_path: Path) -> None:
     arguments = ["--batches", "1", "--steps", "1", "--warm-up", "1", "--device", "cpu", "--fp32", "--work", str(tmp_path)]
     command = [sys.executable, str(SCRIPT), str(tiny_model.folder), *arguments]

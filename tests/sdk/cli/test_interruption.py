@@ -35,7 +35,7 @@ main()
         ("s2p_mobile.cli.app", signal.SIGINT),
         ("torch", signal.SIGINT),
         ("s2p_converters.targets.coreml.components", signal.SIGINT),
-        ("s2p_converters.targets.coreml.components", signal.SIGTERM),
+        pytest.param("s2p_converters.targets.coreml.components", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_interrupted_at(module: str, number: signal.Signals, tmp_path: Path) -> None:

@@ -30,6 +30,16 @@ def command(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess
     )
 
 
+def command_here(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path
+) -> str:
+    """What a command prints that ends well, in this process: others have shown that it starts."""
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    assert run([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("user")
@@ -180,18 +190,26 @@ def test_bundle_draws_the_floating_point_picture(place: Path, bundle: Path) -> N
     assert 10 * np.log10(255**2 / np.mean((fp - quantized) ** 2)) > 20
 
 
-def test_inspect_lists_every_layer(place: Path, bundle: Path) -> None:
-    result = command(place, "inspect", bundle, "--json", "layers.json")
-    assert result.returncode == 0 and "left in float: conv_in, conv_out" in result.stdout
+def test_inspect_lists_every_layer(
+    place: Path, bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = command_here(place, capsys, monkeypatch, "inspect", bundle, "--json", "layers.json")
+    assert "left in float: conv_in, conv_out" in printed
     layers = json.loads((place / "layers.json").read_text())["layers"]
     assert len(layers) == 126 and {layer["weight_bits"] for layer in layers} == {2, 4, 6, 8, 16}
 
 
-def test_residency_in_a_line_and_in_full(place: Path, bundle: Path, converted: subprocess.CompletedProcess[str]) -> None:
+def test_residency_in_a_line_and_in_full(
+    place: Path,
+    bundle: Path,
+    converted: subprocess.CompletedProcess[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (line,) = (line for line in converted.stdout.splitlines() if line.startswith("expected"))
     assert "Apple Neural Engine" in line and "s2p-mobile inspect demo-coreml.s2pmobile --residency" in line
-    result = command(place, "inspect", bundle, "--residency", "--json", "residency.json")
-    assert result.returncode == 0 and "between the first and last convolution: 0 cuts" in result.stdout
+    printed = command_here(place, capsys, monkeypatch, "inspect", bundle, "--residency", "--json", "residency.json")
+    assert "between the first and last convolution: 0 cuts" in printed
     programs = {each["program"]: each for each in json.loads((place / "residency.json").read_text())["residency"]["programs"]}
     assert set(programs) == {"unet", "text_encoder", "vae_decoder"}
     short = json.loads((place / "figures.json").read_text())["residency"]["unet"]
@@ -204,9 +222,11 @@ def test_residency_in_a_line_and_in_full(place: Path, bundle: Path, converted: s
     }
 
 
-def test_seconds_by_public_figures(place: Path, bundle: Path) -> None:
-    result = command(place, "forecast", bundle, "--device", "iphone15pro", "--json", "seconds.json")
-    assert result.returncode == 0 and "computed from public figures, not measured" in result.stdout
+def test_seconds_by_public_figures(
+    place: Path, bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = command_here(place, capsys, monkeypatch, "forecast", bundle, "--device", "iphone15pro", "--json", "seconds.json")
+    assert "computed from public figures, not measured" in printed
     figures = json.loads((place / "seconds.json").read_text())
     (chip,) = figures["chips"]
     assert chip["chip"] == "A17 Pro" and chip["call_seconds"] == max(chip["compute_seconds"], chip["weight_seconds"])

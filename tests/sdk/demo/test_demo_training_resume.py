@@ -100,6 +100,7 @@ def test_stopped_after_every_step(undisturbed: Path, tmp_path: Path) -> None:
     assert digests(tmp_path / "model") == digests(undisturbed / "model")
 
 
+@pytest.mark.slow
 def test_killed_between_two_saves(undisturbed: Path, tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import importlib.util, os, signal, sys

@@ -174,6 +174,7 @@ def test_layers_by_width_add_up(plain: Forecast) -> None:
     assert open_model(None).unet_fp32_bytes == 4 * flat.parameters["unet"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_probe")
 def test_ranking_takes_the_counted_samples() -> None:
     job = make_job(None, **SETTINGS)

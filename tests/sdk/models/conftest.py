@@ -104,6 +104,12 @@ def build_model(folder: Path, family: str, scheduler: dict[str, Any], vocab_size
     return folder
 
 
+@pytest.fixture(scope="session")
+def write_model() -> MakeModel:
+    """``write_model(folder, "sd1", scheduler={...}, **unet settings)`` -> folder."""
+    return build_model
+
+
 @pytest.fixture()
 def make_model(tmp_path: Path) -> MakeModel:
     """``make_model("sd1", scheduler={...}, vocab_size=..., **unet settings)`` -> folder."""

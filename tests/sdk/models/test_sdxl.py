@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -152,6 +153,18 @@ def _rows(job: QuantizationJob) -> dict[str, torch.Tensor]:
     return {f"{name}.time": m.time_emb_proj.bias.expand(STEPS, -1) for name, m in resnets.items()}
 
 
+@pytest.fixture(scope="module")
+def light(write_model: Callable[..., Path], plan: SamplingPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+    """A model with two transformer layers in place of eight, which converters take seconds for, and a checkpoint of it."""
+    unet = {"up_block_types": ("UpBlock2D", "UpBlock2D"), "transformer_layers_per_block": 1}
+    model = Model(write_model(tmp_path_factory.mktemp("light") / "sdxl", "sdxl", {}, **unet))
+    job = QuantizationJob(model, plan, quick(), PROMPTS, model.guidance, seed=4, device="cpu")
+    folder = tmp_path_factory.mktemp("light") / "checkpoint"
+    folder.mkdir()
+    write_checkpoint(job, "rtn", run_method("rtn", job), folder)
+    return model, folder
+
+
 def convert(checkpoint: Path, target: str, out: Path, *options: str) -> Path:
     assert run(["convert", str(checkpoint), "--target", target, "--out", str(out), *options]) == 0
     return out
@@ -165,7 +178,8 @@ def convert(checkpoint: Path, target: str, out: Path, *options: str) -> Path:
         pytest.param("coreai", (), marks=pytest.mark.skipif(find_spec("coreai_torch") is None, reason="no coreai-torch")),
     ],
 )
-def test_both_targets(checkpoint: Path, model: Model, target: str, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_target(light: tuple[Model, Path], target: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    model, checkpoint = light
     folder = convert(checkpoint, target, tmp_path / "painter.s2pmobile", *options)
     bundle = open_bundle(folder)
     manifest = bundle.manifest

@@ -124,7 +124,9 @@ def asked_by() -> list[tuple[str, int]]:
     [
         ("s2p", "linear", {"start": {"rounding": "adaround", "iterations": 2, "samples": 8}}, SMALLEST),
         ("s2p", "fisher", {"start": {"rounding": "gptq", "calls": 4}, "learn": "scales"}, ComputePlan()),
-        ("s2p", "sqnr", {"start": {"rounding": "gptq", "calls": 4}, "learn": "scales"}, SMALLEST),
+        pytest.param(
+            "s2p", "sqnr", {"start": {"rounding": "gptq", "calls": 4}, "learn": "scales"}, SMALLEST, marks=pytest.mark.slow
+        ),
         ("rtn", "sqnr", {}, ComputePlan()),
     ],
 )

@@ -114,7 +114,9 @@ def alone() -> dict[str, Training]:
     return {}
 
 
-@pytest.mark.parametrize(("pipeline", "shards"), [("s2p", False), ("s2p", True), ("serial", False)])
+@pytest.mark.parametrize(
+    ("pipeline", "shards"), [("s2p", False), ("s2p", True), pytest.param("serial", False, marks=pytest.mark.slow)]
+)
 def test_same_latents_and_same_loss(
     make_job: Callable[..., QuantizationJob], alone: dict[str, Training], tmp_path: Path, pipeline: str, shards: bool
 ) -> None:
