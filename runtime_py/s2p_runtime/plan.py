@@ -76,15 +76,24 @@ def check_image_starts(plan: SamplingPlan, starts: tuple[ImageStart, ...]) -> No
     """Raise ``ValueError`` when starts do not belong to a plan: one to each step, and no row that looks behind its start."""
     if len(starts) != plan.steps:
         raise ValueError(f"image_starts: {len(starts)} for {plan.steps} steps")
+    reached = [_reach(call, index) for index, call in enumerate(plan.calls)]
     for number, start in enumerate(starts):
         end = start.call + len(start.rows)
         if start.call >= len(plan.calls) or end > len(plan.calls):
             raise ValueError(f"image_starts: start {number} lies behind the last call")
-        for index, call in enumerate(plan.begun_at(start).calls[start.call :], start.call):
-            if any(not start.call <= k <= index for k, _ in (*call.states, *call.outputs)):
+        for index, row in enumerate(start.rows, start.call):
+            if any(not start.call <= k <= index for k, _ in (*row.states, *row.outputs)):
                 raise ValueError(f"image_starts: the row of call {index} refers to what start {number} does not have")
-            if call.timestep != plan.calls[index].timestep or call.input_scale != plan.calls[index].input_scale:
+            if row.timestep != plan.calls[index].timestep or row.input_scale != plan.calls[index].input_scale:
                 raise ValueError(f"image_starts: start {number} tells call {index} something else than the plan")
+        for index in range(end, len(plan.calls)):
+            if reached[index] < start.call:
+                raise ValueError(f"image_starts: the row of call {index} refers to what start {number} does not have")
+
+
+def _reach(call: PlanCall, index: int) -> int:
+    """The earliest call that a row refers to."""
+    return min((k for k, _ in (*call.states, *call.outputs)), default=index)
 
 
 def skipped_steps(steps: int, strength: float) -> int:
