@@ -27,7 +27,7 @@ from s2p_mobile.sources.default_prompts import held_out_prompts
 from s2p_mobile.sources.open_source import open_source
 from s2p_mobile.sources.opening import open_model
 from s2p_mobile.sources.session import open_session
-from s2p_runtime.artist import Artist, FromPicture, draw
+from s2p_runtime.artist import Artist, FromPicture, draw, image_start
 from s2p_runtime.bundle import Bundle
 from s2p_runtime.pictures import psnr_db
 
@@ -76,7 +76,7 @@ def main() -> None:
         rows = []
         for strength in options.strengths:
             found = psnrs(fp, quantized, prompts, pictures, strength)
-            calls = len(fp.plan.calls) - fp.image_starts()[fp.plan.steps - int(fp.plan.steps * strength)].call
+            calls = len(fp.plan.calls) - image_start(fp, strength).call
             rows.append((f"{strength:g}", str(calls), f"{statistics.median(found):.1f} dB", f"{statistics.mean(found):.1f} dB"))
             print(*rows[-1], sep="  ", flush=True)
     print(markdown_table(_HEADS, rows))

@@ -164,24 +164,20 @@ final class Instrument: @unchecked Sendable {
         )
     }
 
-    private struct Encoder: ImageEncoding {
+    private struct Encoder: ImageEncoding, Logged {
         let inner: any ImageEncoding
         let log: Instrument
-        func load() async throws { log.note("load vae_encoder", milliseconds: 4) }
-        func unload() async { log.note("unload vae_encoder") }
-        func firstLoad() async -> FirstLoad? { log.firstLoad("vae_encoder") }
+        var loading: (name: String, milliseconds: Double) { ("vae_encoder", 4) }
         func encode(_ image: Tensor) async throws -> Tensor {
             log.note("encode picture", milliseconds: 4)
             return log.encoded(try await inner.encode(image))
         }
     }
 
-    private struct Text: TextEncoding {
+    private struct Text: TextEncoding, Logged {
         let inner: any TextEncoding
         let log: Instrument
-        func load() async throws { log.note("load text_encoder", milliseconds: 16) }
-        func unload() async { log.note("unload text_encoder") }
-        func firstLoad() async -> FirstLoad? { log.firstLoad("text_encoder") }
+        var loading: (name: String, milliseconds: Double) { ("text_encoder", 16) }
         func encode(_ tokenIDs: [Int32]) async throws -> Tensor {
             log.note("encode", milliseconds: 2)
             return try await inner.encode(tokenIDs)
@@ -192,24 +188,20 @@ final class Instrument: @unchecked Sendable {
         }
     }
 
-    private struct Table: TimeTabling {
+    private struct Table: TimeTabling, Logged {
         let inner: any TimeTabling
         let log: Instrument
-        func load() async throws { log.note("load time_table", milliseconds: 8) }
-        func unload() async { log.note("unload time_table") }
-        func firstLoad() async -> FirstLoad? { log.firstLoad("time_table") }
+        var loading: (name: String, milliseconds: Double) { ("time_table", 8) }
         func timeTable(pooled: Tensor, timeIDs: Tensor) async throws -> Tensor {
             log.note("table", milliseconds: 1)
             return try await inner.timeTable(pooled: pooled, timeIDs: timeIDs)
         }
     }
 
-    private struct UNet: Denoising {
+    private struct UNet: Denoising, Logged {
         let inner: any Denoising
         let log: Instrument
-        func load() async throws { log.note("load unet", milliseconds: 64) }
-        func unload() async { log.note("unload unet") }
-        func firstLoad() async -> FirstLoad? { log.firstLoad("unet") }
+        var loading: (name: String, milliseconds: Double) { ("unet", 64) }
         func predict(sample: Tensor, step: Int, embeddings: Tensor, timeTable: Tensor?) async throws -> Tensor {
             log.note("predict", milliseconds: 100)
             try log.atCall(step)
@@ -217,15 +209,25 @@ final class Instrument: @unchecked Sendable {
         }
     }
 
-    private struct Decoder: ImageDecoding {
+    private struct Decoder: ImageDecoding, Logged {
         let inner: any ImageDecoding
         let log: Instrument
-        func load() async throws { log.note("load vae_decoder", milliseconds: 32) }
-        func unload() async { log.note("unload vae_decoder") }
-        func firstLoad() async -> FirstLoad? { log.firstLoad("vae_decoder") }
+        var loading: (name: String, milliseconds: Double) { ("vae_decoder", 32) }
         func decode(_ latents: Tensor) async throws -> Tensor {
             log.note("decode", milliseconds: 8)
             return log.decoded(try await inner.decode(latents))
         }
     }
+}
+
+/// A wrapped component that tells of its loads.
+private protocol Logged: PipelineComponent {
+    var log: Instrument { get }
+    var loading: (name: String, milliseconds: Double) { get }
+}
+
+extension Logged {
+    func load() async throws { log.note("load \(loading.name)", milliseconds: loading.milliseconds) }
+    func unload() async { log.note("unload \(loading.name)") }
+    func firstLoad() async -> FirstLoad? { log.firstLoad(loading.name) }
 }

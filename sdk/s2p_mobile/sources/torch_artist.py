@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -60,6 +61,11 @@ class TorchArtist:
 
     def image_starts(self) -> tuple[ImageStart, ...]:
         """See :class:`s2p_runtime.artist.Artist`."""
+        return self._image_starts
+
+    @cached_property
+    def _image_starts(self) -> tuple[ImageStart, ...]:
+        """Probing takes as long as a few calls of a small U-Net, and every picture asks."""
         return self._components.image_starts(self.plan)
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.sources.model import Model
@@ -108,6 +108,32 @@ def build_model(folder: Path, family: str, scheduler: dict[str, Any], vocab_size
 def write_model() -> MakeModel:
     """``write_model(folder, "sd1", scheduler={...}, **unet settings)`` -> folder."""
     return build_model
+
+
+@pytest.fixture(scope="session")
+def diffusers_pipeline() -> Callable[..., Any]:
+    """``diffusers_pipeline(model, kind, scheduler, **settings)``: a pipeline of diffusers, of the class ``kind``, on a model's own
+    components, silent."""
+
+    def make(model: Model, kind: Any, scheduler: Any, **settings: Any) -> Any:
+        folder, reads = model.folder, model.conditioner
+        parts = {
+            "vae": model.vae,
+            "unet": model.unet,
+            "text_encoder": reads.text_encoder,
+            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", model_max_length=16),
+            "scheduler": scheduler,
+        }
+        if model.family.name == "sdxl":
+            second = CLIPTokenizer.from_pretrained(folder / "tokenizer_2", model_max_length=16, pad_token="!")
+            parts |= {"text_encoder_2": reads.text_encoder_2, "tokenizer_2": second, "add_watermarker": False}
+        else:
+            parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        pipe = kind(**parts, **settings)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return make
 
 
 @pytest.fixture()

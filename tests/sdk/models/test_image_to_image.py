@@ -13,7 +13,6 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
-from transformers import CLIPTokenizer
 
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.plan import plan_for
@@ -41,33 +40,11 @@ def a_picture(width: int = 16, height: int = 16) -> Image.Image:
     return Image.fromarray(bytes_)
 
 
-def pipeline(model: Model, scheduler: str) -> Any:
-    """diffusers' own, of the same components."""
-    folder, reads = model.folder, model.conditioner
-    parts = {
-        "vae": model.vae,
-        "unet": model.unet,
-        "text_encoder": reads.text_encoder,
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", model_max_length=16),
-        "scheduler": KINDS[scheduler].from_pretrained(folder / "scheduler", skip_prk_steps=True),
-    }
-    if model.family.name != "sdxl":
-        pipe = StableDiffusionImg2ImgPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-    else:
-        second = CLIPTokenizer.from_pretrained(folder / "tokenizer_2", model_max_length=16, pad_token="!")
-        parts |= {"text_encoder_2": reads.text_encoder_2, "tokenizer_2": second}
-        pipe = StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_draws_what_diffusers_draws(
-    make_model: MakeModel, family: str, scheduler: str, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, diffusers_pipeline: Callable[..., Any], family: str, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model(make_model(family))
     plan = plan_for(model.folder / "scheduler", scheduler, STEPS)
@@ -78,7 +55,9 @@ def test_draws_what_diffusers_draws(
     # Theirs draws the picture's latents; handed over as latents they are taken as they are.
     processed = VaeImageProcessor(vae_scale_factor=2).preprocess(picture)
     latents = model.vae.encode(processed).latent_dist.mode() * model.vae.config.scaling_factor
-    pipe = pipeline(model, scheduler)
+    kind = StableDiffusionXLImg2ImgPipeline if family == "sdxl" else StableDiffusionImg2ImgPipeline
+    theirs_scheduler = KINDS[scheduler].from_pretrained(model.folder / "scheduler", skip_prk_steps=True)
+    pipe = diffusers_pipeline(model, kind, theirs_scheduler)
     noise = torch.from_numpy(gaussian(3, model.latent_shape))
     monkeypatch.setitem(type(pipe).prepare_latents.__globals__, "randn_tensor", lambda *_, **__: noise)
     theirs = pipe(

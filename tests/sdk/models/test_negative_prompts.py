@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from transformers import CLIPTokenizer
 
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.plan import plan_for
@@ -32,30 +31,12 @@ SAME = 1e-3
 changes these random models by some per cent."""
 
 
-def pipeline(model: Model, **settings: Any) -> Any:
-    """diffusers' own, of the same components."""
-    folder, reads = model.folder, model.conditioner
-    parts = {
-        "vae": model.vae,
-        "unet": model.unet,
-        "text_encoder": reads.text_encoder,
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", model_max_length=16),
-        "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler"),
-    }
-    if model.family.name != "sdxl":
-        pipe = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    else:
-        second = CLIPTokenizer.from_pretrained(folder / "tokenizer_2", model_max_length=16, pad_token="!")
-        parts |= {"text_encoder_2": reads.text_encoder_2, "tokenizer_2": second}
-        pipe = StableDiffusionXLPipeline(**parts, add_watermarker=False, **settings)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("negative", [None, NEGATIVE, ""], ids=["without", "with", "empty"])
 @pytest.mark.parametrize(("family", "zeros"), [("sd1", None), ("sd2", None), ("sdxl", True), ("sdxl", False)])
-def test_draws_what_diffusers_draws(make_model: MakeModel, family: str, zeros: bool | None, negative: str | None) -> None:
+def test_draws_what_diffusers_draws(
+    make_model: MakeModel, diffusers_pipeline: Callable[..., Any], family: str, zeros: bool | None, negative: str | None
+) -> None:
     folder = make_model(family)
     settings = {} if zeros is None else {"force_zeros_for_empty_prompt": zeros}
     index = json.loads((folder / "model_index.json").read_text())
@@ -64,7 +45,8 @@ def test_draws_what_diffusers_draws(make_model: MakeModel, family: str, zeros: b
     plan = plan_for(folder / "scheduler", "ddim", STEPS)
     artist = model_artist(model, plan, model.guidance)
     start = initial_latents(plan, 3, model.latent_shape)
-    theirs = pipeline(model, **settings)(
+    kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    theirs = diffusers_pipeline(model, kind, DDIMScheduler.from_pretrained(folder / "scheduler"), **settings)(
         TEXT, negative_prompt=negative, latents=torch.from_numpy(start), num_inference_steps=STEPS,
         guidance_scale=model.guidance, output_type="latent", height=16, width=16,
     ).images.numpy()  # fmt: skip

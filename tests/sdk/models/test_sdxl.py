@@ -14,7 +14,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from safetensors.numpy import load_file, save_file
-from transformers import CLIPTokenizer
 
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.plan import plan_for
@@ -75,18 +74,8 @@ def checkpoint(job: QuantizationJob, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @torch.no_grad()
-def diffusers_latents(model: Model, prompt: str, seed: int) -> np.ndarray:
+def final_latents(pipe: Any, model: Model, prompt: str, seed: int) -> np.ndarray:
     """Final state of diffusers' own pipeline, from the same noise."""
-    folder = model.folder
-    tokenizers = {
-        name: CLIPTokenizer.from_pretrained(folder / name, model_max_length=16, **padding)
-        for name, padding in (("tokenizer", {}), ("tokenizer_2", {"pad_token": "!"}))
-    }
-    pipe = StableDiffusionXLPipeline(
-        vae=model.vae, text_encoder=model.conditioner.text_encoder, text_encoder_2=model.conditioner.text_encoder_2, unet=model.unet,
-        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"), add_watermarker=False, **tokenizers,
-    )  # fmt: skip
-    pipe.set_progress_bar_config(disable=True)
     noise = torch.from_numpy(gaussian(seed, model.latent_shape))
     latents: np.ndarray = pipe(
         prompt, latents=noise, num_inference_steps=STEPS, guidance_scale=5.0, output_type="latent", height=16, width=16
@@ -94,10 +83,14 @@ def diffusers_latents(model: Model, prompt: str, seed: int) -> np.ndarray:
     return latents
 
 
-def test_trajectories_end_where_diffusers_ends(model: Model, plan: SamplingPlan, tmp_path: Path) -> None:
+def test_trajectories_end_where_diffusers_ends(
+    model: Model, plan: SamplingPlan, diffusers_pipeline: Callable[..., Any], tmp_path: Path
+) -> None:
+    scheduler = DDIMScheduler.from_pretrained(model.folder / "scheduler")
+    pipe = diffusers_pipeline(model, StableDiffusionXLPipeline, scheduler)
     latents = write_latents(LatentJob(model, plan, PROMPTS, model.guidance, seed=4), tmp_path / "latents")
     for k, prompt in enumerate(PROMPTS):
-        expected = diffusers_latents(model, prompt, 4 + k)
+        expected = final_latents(pipe, model, prompt, 4 + k)
         assert np.abs(latents.final([k]) - expected).max() < SAME * np.abs(expected).max()
     texts, pooled = latents.conditions([1, 0])
     assert texts.shape == (2, 2, 16, 64) and pooled.shape == (2, 2, 24)

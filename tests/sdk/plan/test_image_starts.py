@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from s2p_runtime.plan import ImageStart, PlanCall, SamplingPlan, check_image_sta
 from s2p_runtime.walker import Walker, picture_latents
 
 SCHEDULER = DEMO_MODEL / "scheduler"
+InDouble = Callable[[type], types.ModuleType]
 SHAPE = (1, 4, 2, 2)
 SEED = 7
 STEPS = 9
@@ -32,17 +32,9 @@ def toy(x: np.ndarray, index: int) -> np.ndarray:
     return np.tanh(1.3 * x[..., ::-1] + x.dtype.type(index / 4 - 1))
 
 
-def in_double(kind: type) -> types.ModuleType:
-    """diffusers' source file with float32 replaced by float64 in its text (not the proxies that the extraction uses)."""
-    source = inspect.getsource(importlib.import_module(kind.__module__))
-    module = types.ModuleType(f"{kind.__module__}_in_double")
-    module.__package__ = "diffusers.schedulers"
-    exec(compile(source.replace("torch.float32", "torch.float64").replace("np.float32", "np.float64"), kind.__module__, "exec"),
-         module.__dict__)  # fmt: skip
-    return module
-
-
-def diffusers_loop(scheduler: Any, strength: float, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, int]:
+def diffusers_loop(
+    scheduler: Any, strength: float, in_double: InDouble, monkeypatch: pytest.MonkeyPatch
+) -> tuple[np.ndarray, int]:
     """What StableDiffusionImg2ImgPipeline does between the picture's latents and the decoder, and the first call that it makes."""
     module = in_double(type(scheduler))
     double = getattr(module, type(scheduler).__name__).from_config(scheduler.config)
@@ -79,12 +71,12 @@ def in_double_rows(plan: SamplingPlan, start: ImageStart, stored: type[np.floati
 
 @pytest.mark.parametrize("strength", [0.12, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("name", SCHEDULERS.names)
-def test_ends_where_diffusers_ends(name: str, strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ends_where_diffusers_ends(name: str, strength: float, in_double: InDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_for(SCHEDULER, name, STEPS)
     starts = image_starts(plan, SCHEDULER)
     check_image_starts(plan, starts)
     start = starts[skipped_steps(STEPS, strength)]
-    expected, first = diffusers_loop(make_scheduler(name, own_scheduler(SCHEDULER).settings), strength, monkeypatch)
+    expected, first = diffusers_loop(make_scheduler(name, own_scheduler(SCHEDULER).settings), strength, in_double, monkeypatch)
     assert start.call == first
     size = np.abs(expected).max()
     # float64 sums of the same terms in another order; 1e-10 leaves 2e5 roundings of amplification.

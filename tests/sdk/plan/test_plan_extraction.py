@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import types
+from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -27,6 +27,7 @@ STABLE_DIFFUSION = {
     "set_alpha_to_one": False,
     "clip_sample": False,
 }
+InDouble = Callable[[type], types.ModuleType]
 SHAPE = (1, 4, 2, 2)
 SEED = 7
 FLOAT32_UNIT = 2.0**-24
@@ -42,16 +43,6 @@ def toy(x: np.ndarray, timestep: float) -> np.ndarray:
 def noise(index: int) -> np.ndarray:
     """The draw of call ``index``, float32 as the runtime makes it."""
     return gaussian(SEED, SHAPE, stream=index + 1)
-
-
-def in_double(kind: type) -> types.ModuleType:
-    """Diffusers' source file with float32 replaced by float64 in its text (not the proxies that the extraction uses)."""
-    source = inspect.getsource(importlib.import_module(kind.__module__))
-    module = types.ModuleType(f"{kind.__module__}_in_double")
-    module.__package__ = "diffusers.schedulers"
-    exec(compile(source.replace("torch.float32", "torch.float64").replace("np.float32", "np.float64"), kind.__module__, "exec"),
-         module.__dict__)  # fmt: skip
-    return module
 
 
 def real_loop(scheduler: Any, module: Any, plan: SamplingPlan, latents: np.ndarray, monkeypatch: Any) -> np.ndarray:
@@ -96,7 +87,7 @@ def sensitivity(plan: SamplingPlan, latents: np.ndarray, relative: float) -> flo
     return max(float(np.abs(walk(plan, latents, relative, trial) - exact).max()) for trial in range(5))
 
 
-def check(scheduler: Any, steps: int, monkeypatch: Any) -> SamplingPlan:
+def check(scheduler: Any, steps: int, in_double: InDouble, monkeypatch: Any) -> SamplingPlan:
     """Compare the plan with diffusers in float64, with diffusers as it stands, and with the runtime's float32 loop."""
     plan = extract_plan(scheduler, steps)
     kind = type(scheduler)
@@ -132,14 +123,14 @@ def check(scheduler: Any, steps: int, monkeypatch: Any) -> SamplingPlan:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("name", SCHEDULERS.names)
 def test_named_scheduler_draws_what_diffusers_draws(
-    name: str, prediction: Any, spacing: Any, steps: int, monkeypatch: Any
+    name: str, prediction: Any, spacing: Any, steps: int, in_double: InDouble, monkeypatch: Any
 ) -> None:
     scheduler = make_scheduler(name, {**STABLE_DIFFUSION, "prediction_type": prediction}, spacing=spacing)
     if prediction == "sample" and name in NO_SAMPLE_PREDICTION:
         with pytest.raises(S2PError, match="prediction_type"):
             extract_plan(scheduler, steps)
         return
-    plan = check(scheduler, steps, monkeypatch)
+    plan = check(scheduler, steps, in_double, monkeypatch)
     # The last of their steps ends at the picture itself; DDPM adds noise at every timestep but 0.
     noisy = plan.timesteps[0] > 0 if name == "ddpm" else name in ("euler-a", "lcm") and steps > 1
     assert (max(call.noise for call in plan.calls) > 0) == noisy
@@ -170,9 +161,9 @@ def test_named_scheduler_draws_what_diffusers_draws(
         ("UniPCMultistepScheduler", {"predict_x0": False, "final_sigmas_type": "sigma_min"}),
     ],
 )
-def test_options_of_supported_classes(kind: str, options: dict[str, Any], monkeypatch: Any) -> None:
+def test_options_of_supported_classes(kind: str, options: dict[str, Any], in_double: InDouble, monkeypatch: Any) -> None:
     base = {**STABLE_DIFFUSION, "prediction_type": "epsilon", "timestep_spacing": "leading"}
-    check(getattr(diffusers, kind).from_config({**base, **options}), 12, monkeypatch)
+    check(getattr(diffusers, kind).from_config({**base, **options}), 12, in_double, monkeypatch)
 
 
 def test_ddim_rows_are_the_closed_form_in_double() -> None:

@@ -20,7 +20,7 @@ CONFIG_NAME = "scheduler_config.json"
 INDEX_NAME = "model_index.json"
 _EDM_SETTING = "sigma_data"
 """What schedulers with the preconditioning of Karras et al. 2022 (arXiv 2206.00364, table 1) are told, and no other."""
-_PIPELINES_CHANGE = {"steps_offset": 1, "clip_sample": False}
+PIPELINES_CHANGE = {"steps_offset": 1, "clip_sample": False}
 """Settings that pipelines of diffusers change where they are not so; which pipelines do is for diffusers to say."""
 
 
@@ -105,8 +105,8 @@ def _changes(pipeline: str, kind: Any, config: Mapping[str, Any]) -> dict[str, A
     ``clip_sample`` is left as it is where the configuration asks for it: somebody wanted it.
     """
     accepted = {} if kind is None else inspect.signature(kind.__init__).parameters
-    effective = {name: config.get(name, accepted[name].default) for name in _PIPELINES_CHANGE if name in accepted}
-    unlike = {name for name, value in effective.items() if value != _PIPELINES_CHANGE[name]}
+    effective = {name: config.get(name, accepted[name].default) for name in PIPELINES_CHANGE if name in accepted}
+    unlike = {name for name, value in effective.items() if value != PIPELINES_CHANGE[name]}
     if config.get("clip_sample"):
         unlike.discard("clip_sample")
     if not unlike or pipeline not in dir(diffusers):

@@ -7,7 +7,9 @@ latents. A sampler that looks back finds nothing behind its first call, so its f
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,13 @@ import numpy as np
 import torch
 
 from s2p_converters.core.plan.double import double_precision
-from s2p_converters.core.plan.own import OwnScheduler, build, own_scheduler
+from s2p_converters.core.plan.own import PIPELINES_CHANGE, OwnScheduler, build, own_scheduler
 from s2p_converters.core.plan.probe import extract_plan, probe_calls, refusals, refuse_growth
 from s2p_converters.core.plan.registry import SCHEDULERS
 from s2p_converters.core.plan.schedulers import make_scheduler
 from s2p_runtime.errors import S2PError
 from s2p_runtime.plan import ImageStart, PlanCall, SamplingPlan
 
-_PIPELINES_SET: tuple[dict[str, Any], ...] = (
-    {},
-    {"steps_offset": 1},
-    {"clip_sample": False},
-    {"steps_offset": 1, "clip_sample": False},
-)
-"""What diffusers' pipelines may have changed in a model's scheduler, which a checkpoint's copy of the configuration does not tell."""
 _SAME = 1e-9
 _MEMORY = 6
 """After so many rows that are the plan's, all others are: no sampler looks back as far."""
@@ -43,7 +38,7 @@ def image_starts(plan: SamplingPlan, scheduler_folder: Path) -> tuple[ImageStart
     Raises:
         S2PError: no sampler that is known gives this plan, or it cannot begin later than at its first call.
     """
-    scheduler = _maker(plan, scheduler_folder)
+    scheduler = _scheduler_of(plan, scheduler_folder)
     with refusals(plan.scheduler, plan.steps):
         starts = tuple(_start(scheduler, plan, step) for step in range(plan.steps))
     for start in starts:
@@ -51,10 +46,11 @@ def image_starts(plan: SamplingPlan, scheduler_folder: Path) -> tuple[ImageStart
     return starts
 
 
-def _maker(plan: SamplingPlan, folder: Path) -> Any:
+def _scheduler_of(plan: SamplingPlan, folder: Path) -> Any:
     """The scheduler whose plan this is."""
-    for scheduler in _candidates(own_scheduler(folder), plan.scheduler):
+    for make in _makers(own_scheduler(folder), plan.scheduler):
         try:
+            scheduler = make()
             found = extract_plan(scheduler, plan.steps)
         except S2PError:
             continue
@@ -67,19 +63,19 @@ def _maker(plan: SamplingPlan, folder: Path) -> Any:
     )
 
 
-def _candidates(own: OwnScheduler, name: str) -> Iterator[Any]:
-    """Schedulers of a class's name on a model's configuration: its own one as configured, then the samplers by name."""
-    accepted = {} if own.kind is None else inspect.signature(own.kind.__init__).parameters
-    for changes in _PIPELINES_SET:
-        settings = {**own.settings, **changes}
-        try:
-            if own.name == name and set(changes) <= set(accepted):
-                yield build(own.kind, {**settings, **own.supplied})
-            for sampler, entry in SCHEDULERS.entries.items():
-                if entry.class_name == name:
-                    yield make_scheduler(sampler, settings)
-        except S2PError:
-            continue
+def _makers(own: OwnScheduler, name: str) -> Iterator[Callable[[], Any]]:
+    """Make schedulers of a class's name on a model's configuration: its own one as configured, then the samplers by name.
+
+    What diffusers' pipelines may have changed in a model's scheduler a checkpoint's copy of the configuration does not tell.
+    """
+    accepted = set() if own.kind is None else set(inspect.signature(own.kind.__init__).parameters)
+    for changed in chain.from_iterable(combinations(PIPELINES_CHANGE, count) for count in range(len(PIPELINES_CHANGE) + 1)):
+        settings = {**own.settings, **{setting: PIPELINES_CHANGE[setting] for setting in changed}}
+        if own.name == name and accepted.issuperset(changed):
+            yield partial(build, own.kind, {**settings, **own.supplied})
+        for sampler, entry in SCHEDULERS.entries.items():
+            if entry.class_name == name:
+                yield partial(make_scheduler, sampler, settings)
 
 
 def _same(found: PlanCall, wanted: PlanCall) -> bool:

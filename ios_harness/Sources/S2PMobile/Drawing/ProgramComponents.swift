@@ -8,15 +8,22 @@ extension NamedProgram {
     }
 }
 
-/// A text encoder, or both of SDXL, as a program.
-package struct ProgramTextEncoder: TextEncoding {
-    private let program: any NamedProgram
+/// A component that is one program.
+package protocol ProgramComponent: PipelineComponent {
+    var program: any NamedProgram { get }
+}
 
-    package init(program: any NamedProgram) { self.program = program }
-
+extension ProgramComponent {
     package func load() async throws { try await program.load() }
     package func unload() async { await program.unload() }
     package func firstLoad() async -> FirstLoad? { await program.firstLoad() }
+}
+
+/// A text encoder, or both of SDXL, as a program.
+package struct ProgramTextEncoder: TextEncoding, ProgramComponent {
+    package let program: any NamedProgram
+
+    package init(program: any NamedProgram) { self.program = program }
 
     package func encode(_ tokenIDs: [Int32]) async throws -> Tensor {
         try await program.predict(["input_ids": .integers(tokenIDs)], output: "last_hidden_state")
@@ -33,14 +40,10 @@ package struct ProgramTextEncoder: TextEncoding {
 }
 
 /// What makes a prompt's time table, as a program.
-package struct ProgramTimeTable: TimeTabling {
-    private let program: any NamedProgram
+package struct ProgramTimeTable: TimeTabling, ProgramComponent {
+    package let program: any NamedProgram
 
     package init(program: any NamedProgram) { self.program = program }
-
-    package func load() async throws { try await program.load() }
-    package func unload() async { await program.unload() }
-    package func firstLoad() async -> FirstLoad? { await program.firstLoad() }
 
     package func timeTable(pooled: Tensor, timeIDs: Tensor) async throws -> Tensor {
         try await program.predict(["pooled_text": .floats(pooled), "time_ids": .floats(timeIDs)], output: "time_table")
@@ -48,14 +51,10 @@ package struct ProgramTimeTable: TimeTabling {
 }
 
 /// A VAE encoder as a program.
-package struct ProgramEncoder: ImageEncoding {
-    private let program: any NamedProgram
+package struct ProgramEncoder: ImageEncoding, ProgramComponent {
+    package let program: any NamedProgram
 
     package init(program: any NamedProgram) { self.program = program }
-
-    package func load() async throws { try await program.load() }
-    package func unload() async { await program.unload() }
-    package func firstLoad() async -> FirstLoad? { await program.firstLoad() }
 
     /// By the places of its ports: Apple's layout has other names for them.
     package func encode(_ image: Tensor) async throws -> Tensor {
@@ -67,14 +66,10 @@ package struct ProgramEncoder: ImageEncoding {
 }
 
 /// A VAE decoder as a program.
-package struct ProgramDecoder: ImageDecoding {
-    private let program: any NamedProgram
+package struct ProgramDecoder: ImageDecoding, ProgramComponent {
+    package let program: any NamedProgram
 
     package init(program: any NamedProgram) { self.program = program }
-
-    package func load() async throws { try await program.load() }
-    package func unload() async { await program.unload() }
-    package func firstLoad() async -> FirstLoad? { await program.firstLoad() }
 
     package func decode(_ latents: Tensor) async throws -> Tensor {
         try await program.predict(["latents": .floats(latents)], output: "image")
