@@ -32,26 +32,40 @@ if [ -n "$only" ]; then
   exit
 fi
 
-# The C++ harness needs no Python: it is built while packages are fetched and types are checked on one core.
-cpp_log="$(mktemp)"
-set -m  # a process group of its own, so that its compilers end with it
-android_harness/scripts/test.sh </dev/null >"$cpp_log" 2>&1 &
-cpp=$!
-set +m
-trap 'kill -- "-$cpp" 2>/dev/null || true; rm -f "$cpp_log"' EXIT
+# The harnesses need no Python: they are built and tested beside everything else. What they print waits for the end.
+logs="$(mktemp -d)"
+asides=""
+finish() {
+  for process in $asides; do kill -- "-$process" 2>/dev/null || true; done
+  rm -rf "$logs"
+}
+trap finish EXIT
+
+# aside NAME COMMAND...: in a process group of its own, so that its compilers end with it.
+aside() {
+  name="$1"
+  shift
+  set -m
+  "$@" </dev/null >"$logs/$name" 2>&1 &
+  set +m
+  asides="$asides $!"
+}
+
+swift_tests() {
+  cd ios_harness
+  swift test --quiet
+}
+
+aside cpp android_harness/scripts/test.sh
+if command -v swift >/dev/null; then aside swift swift_tests; fi
 
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   need fontconfig fonts-noto-color-emoji
 fi
 check_python
-
-if command -v swift >/dev/null; then
-  echo "Swift tests"
-  (cd ios_harness && swift test --quiet)
-fi
-wait "$cpp" || { cat "$cpp_log" >&2; exit 1; }
-cat "$cpp_log"
-rm -f "$cpp_log"
-trap - EXIT
-
-.venv/bin/python -m pytest -n "$jobs" --dist loadfile
+failed=""
+.venv/bin/python -m pytest -n "$jobs" --dist loadfile || failed=1
+for process in $asides; do wait "$process" || failed=1; done
+asides=""
+cat "$logs"/*
+[ -z "$failed" ]
