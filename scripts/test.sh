@@ -2,7 +2,7 @@
 # Sets up whatever is missing and runs the checks. Usage: scripts/test.sh [--fast | --slow]
 #   neither: style, types, Python, Swift and C++ tests
 #   --fast: style, types, and the Python tests that are quick (tests/fast.txt)
-#   --slow: the Python tests marked so, which repeat on another variant what the others show
+#   --slow: what repeats on another variant what the others show: the Python tests marked so, and C++ on another processor
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
@@ -25,6 +25,7 @@ check_python() {
 if [ -n "$only" ]; then
   check_python
   if [ "$only" = --slow ]; then
+    android_harness/scripts/test.sh aarch64
     .venv/bin/python -m pytest -n "$jobs" --dist loadfile -m slow
   else
     grep -v '^#' tests/fast.txt | xargs .venv/bin/python -m pytest -n "$jobs" --dist loadfile
@@ -56,7 +57,7 @@ swift_tests() {
   swift test --quiet
 }
 
-aside cpp android_harness/scripts/test.sh
+aside cpp android_harness/scripts/test.sh sanitize
 if command -v swift >/dev/null; then aside swift swift_tests; fi
 
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then

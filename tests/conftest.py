@@ -16,14 +16,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from s2p_converters.core.checkpoint import Checkpoint
+    from s2p_converters.targets.options import TargetOptions
     from s2p_mobile.sources.model import Model
     from s2p_runtime.bundle import Bundle
 
 # Tests run in parallel processes; with more than one thread in each, OpenMP's threads wait for each other in busy loops.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What is kept for the next time, of the commands that tests run too, does not go into the cache of whoever runs them.
-_CACHE = tempfile.TemporaryDirectory(prefix="s2p-tests-")
-os.environ["S2P_CACHE"] = _CACHE.name
+# What is kept for the next time, of the commands that tests run too, does not go into the cache of whoever runs them. The processes
+# of a run share theirs: they inherit the variable from the one that started them.
+if "S2P_TESTS_CACHE" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="s2p-tests-")
+    os.environ["S2P_TESTS_CACHE"] = _CACHE.name
+os.environ["S2P_CACHE"] = os.environ["S2P_TESTS_CACHE"]
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +79,26 @@ def _locked(folder: Path) -> Iterator[None]:
 def folder_lock() -> Callable[[Path], AbstractContextManager[None]]:
     """For what the workers of a test run make once."""
     return _locked
+
+
+@pytest.fixture(scope="session")
+def convert() -> Callable[..., Path]:
+    """``convert(checkpoint, CoreMLOptions(), folder)``: the folder, a bundle of the target whose options these are. Programs of text
+    encoders and VAE are an earlier test's, where that had the same."""
+
+    def write(checkpoint: Checkpoint, options: TargetOptions, folder: Path) -> Path:
+        from s2p_converters.targets.conversion import convert_checkpoint
+        from s2p_converters.targets.kept_programs import KeptPrograms
+        from s2p_converters.targets.registry import TARGETS
+        from s2p_mobile.sources.cache_folder import cache_folder
+        from s2p_runtime.progress import Silent
+
+        (target,) = (each for each in TARGETS.entries.values() if each.options is type(options))
+        folder.mkdir(exist_ok=True)
+        convert_checkpoint(checkpoint, target, options, folder, Silent(), KeptPrograms(cache_folder("programs")))
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from s2p_mobile.quantize.checkpointing import write_checkpoint
 from s2p_mobile.quantize.methods import QuantizationJob, run_method
 from s2p_mobile.quantize.recipes import Recipe
 from s2p_mobile.sources.model import Model
-from s2p_runtime.progress import Silent
 
 MakeCheckpoint = Callable[..., Checkpoint]
 
@@ -68,40 +67,28 @@ def checkpoint(make_checkpoint: MakeCheckpoint) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def executorch_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def executorch_bundle(checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the converted W4A8 checkpoint."""
-    from s2p_converters.targets.conversion import convert_checkpoint
     from s2p_converters.targets.executorch.options import ExecuTorchOptions
-    from s2p_converters.targets.executorch.target import TARGET
 
     folder = tmp_path_factory.mktemp("bundles") / "small.s2pmobile"
-    folder.mkdir()
-    convert_checkpoint(checkpoint, TARGET, ExecuTorchOptions(image_to_image=True), folder, Silent())
-    return folder
+    return convert(checkpoint, ExecuTorchOptions(image_to_image=True), folder)
 
 
 @pytest.fixture(scope="session")
-def coreml_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coreml_bundle(checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The W4A8 checkpoint as a Core ML bundle in float32, so that nothing but arithmetic parts it from the others."""
-    from s2p_converters.targets.conversion import convert_checkpoint
     from s2p_converters.targets.coreml.options import CoreMLOptions
-    from s2p_converters.targets.coreml.target import TARGET
 
     folder = tmp_path_factory.mktemp("bundles") / "small-coreml.s2pmobile"
-    folder.mkdir()
-    convert_checkpoint(checkpoint, TARGET, CoreMLOptions(precision="fp32", image_to_image=True), folder, Silent())
-    return folder
+    return convert(checkpoint, CoreMLOptions(precision="fp32", image_to_image=True), folder)
 
 
 @pytest.fixture(scope="session")
-def coreai_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coreai_bundle(checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The W4A8 checkpoint as a Core AI bundle in float32; without Apple's packages the test is left out."""
     pytest.importorskip("coreai_torch", reason="Apple's coreai-torch is not installed")
-    from s2p_converters.targets.conversion import convert_checkpoint
     from s2p_converters.targets.coreai.options import CoreAIOptions
-    from s2p_converters.targets.coreai.target import TARGET
 
     folder = tmp_path_factory.mktemp("bundles") / "small-coreai.s2pmobile"
-    folder.mkdir()
-    convert_checkpoint(checkpoint, TARGET, CoreAIOptions(precision="fp32", image_to_image=True), folder, Silent())
-    return folder
+    return convert(checkpoint, CoreAIOptions(precision="fp32", image_to_image=True), folder)

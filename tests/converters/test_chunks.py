@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,12 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import UNetStructure
 from s2p_converters.core.graph.splitting import UNetChunk, best_cuts, chunk_inputs, chunk_tables, plan_chunks
 from s2p_converters.core.reference import reference_unet
-from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreml.chunk_packages import convert_chunks
 from s2p_converters.targets.coreml.components import convert_unet
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.executorch.archive import write_archive
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
 from s2p_converters.targets.executorch.xnnpack.unet_facts import read_unet_facts
-from s2p_converters.targets.registry import TARGETS
 from s2p_mobile import inspect
 from s2p_mobile.cli.app import run
 from s2p_runtime.archive import unpack_archive
@@ -33,7 +32,6 @@ from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.noise import gaussian
-from s2p_runtime.progress import Silent
 from s2p_runtime.unet_programs import run_programs
 from s2p_runtime.verify import verify
 
@@ -43,13 +41,16 @@ OPTIONS = {"coreml": COREML, "executorch": ExecuTorchOptions(chunks=3)}
 
 @pytest.fixture(scope="module")
 def bundles(
-    checkpoint: Checkpoint, coreml_bundle: Path, executorch_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+    checkpoint: Checkpoint,
+    convert: Callable[..., Path],
+    coreml_bundle: Path,
+    executorch_bundle: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, tuple[Bundle, Bundle]]:
     """Target -> the whole bundle and the one in programs."""
     folder = tmp_path_factory.mktemp("chunks")
     for name in ("coreml", "executorch"):
-        (folder / name).mkdir()
-        convert_checkpoint(checkpoint, TARGETS.get(name), OPTIONS[name], folder / name, Silent())
+        convert(checkpoint, OPTIONS[name], folder / name)
     return {
         "coreml": (open_bundle(coreml_bundle), open_bundle(folder / "coreml")),
         "executorch": (open_bundle(executorch_bundle), open_bundle(folder / "executorch")),

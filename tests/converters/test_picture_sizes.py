@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,11 @@ import torch
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import Constants, reference_unet
-from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreml.components import program_constants
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
 from s2p_converters.targets.executorch.xnnpack.inspection import read_program
 from s2p_converters.targets.float_modules import decoder_module
-from s2p_converters.targets.registry import TARGETS
 from s2p_converters.targets.sizes import picture_sizes
 from s2p_mobile.cli.app import run
 from s2p_runtime.artist import draw
@@ -30,7 +29,6 @@ from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
-from s2p_runtime.progress import Silent
 from s2p_runtime.tensors import read_tensors, write_tensors
 from s2p_runtime.verify import verify
 
@@ -41,20 +39,15 @@ COREML = CoreMLOptions(minimum_os="iOS18", precision="fp32", size=(WIDE,))
 
 
 @pytest.fixture(scope="module")
-def pte_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def pte_bundle(checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("sizes") / "pte.s2pmobile"
-    folder.mkdir()
-    options = ExecuTorchOptions(size=((32, 32), WIDE))
-    convert_checkpoint(checkpoint, TARGETS.get("executorch"), options, folder, Silent())
-    return open_bundle(folder)
+    return open_bundle(convert(checkpoint, ExecuTorchOptions(size=((32, 32), WIDE)), folder))
 
 
 @pytest.fixture(scope="module")
-def mil_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def mil_bundle(checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("sizes") / "mil.s2pmobile"
-    folder.mkdir()
-    convert_checkpoint(checkpoint, TARGETS.get("coreml"), COREML, folder, Silent())
-    return open_bundle(folder)
+    return open_bundle(convert(checkpoint, COREML, folder))
 
 
 @pytest.fixture(params=["pte", "mil"])

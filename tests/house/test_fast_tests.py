@@ -17,7 +17,8 @@ ROOMS = {
 }
 """Package -> its folder; the packages in the last two are the rooms."""
 SLOW = re.compile(
-    r"\b(coreml_bundle|coreai_bundle|executorch_bundle|convert_checkpoint|Conversion|import executorch|import coremltools)\b"
+    r"\b(coreml_bundle|coreai_bundle|executorch_bundle|convert_checkpoint|convert\(checkpoint|Conversion|import executorch"
+    r"|import coremltools)\b"
 )
 """What converts, or loads a converter: tens of seconds."""
 

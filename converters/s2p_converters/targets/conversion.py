@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from s2p_converters.targets.float_components import (
     prompt_components,
 )
 from s2p_converters.targets.golden import FloatPrograms, Recorder
+from s2p_converters.targets.kept_programs import KeptPrograms
 from s2p_converters.targets.manifest import copy_tokenizers, draft_manifest, write_manifest
 from s2p_converters.targets.needs import require_conversion
 from s2p_converters.targets.options import TargetOptions
@@ -38,6 +39,7 @@ class Conversion:
         out: folder of the bundle.
         archive: also write the bundle's download form to this file.
         force: replace what exists.
+        kept: programs of earlier conversions.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +48,7 @@ class Conversion:
     out: Path
     archive: Path | None = None
     force: bool = False
+    kept: KeptPrograms = field(default_factory=lambda: KeptPrograms(None))
 
     @property
     def title(self) -> str:
@@ -56,6 +59,11 @@ class Conversion:
     def notes(self) -> Notes:
         """What a user should know of it."""
         return self.target.notes(self.checkpoint, self.options)
+
+    @property
+    def notes_on_kept(self) -> tuple[str, ...]:
+        """The same of what was not converted again, once it ran."""
+        return (f"taken from an earlier conversion: {', '.join(self.kept.used)}",) if self.kept.used else ()
 
     def check(self) -> None:
         """Refuse at once what cannot be.
@@ -78,7 +86,7 @@ class Conversion:
         """
         self.check()
         with atomic_folder(self.out, force=self.force) as scratch:
-            manifest = convert_checkpoint(self.checkpoint, self.target, self.options, scratch, progress)
+            manifest = convert_checkpoint(self.checkpoint, self.target, self.options, scratch, progress, self.kept)
         bundle = Bundle(self.out, manifest)
         if self.archive is not None:
             self.target.archive.write(bundle, self.archive, force=self.force)
@@ -100,11 +108,19 @@ def check_early(checkpoint: Checkpoint, target: Target[Any], options: TargetOpti
 
 
 def convert_checkpoint(
-    checkpoint: Checkpoint, target: Target[Any], options: TargetOptions, folder: Path, progress: Progress
+    checkpoint: Checkpoint,
+    target: Target[Any],
+    options: TargetOptions,
+    folder: Path,
+    progress: Progress,
+    kept: KeptPrograms | None = None,
 ) -> BundleManifest:
     """Write a bundle into an empty folder.
 
     Every program that this machine can run is compared with its reference before golden runs are recorded.
+
+    Args:
+        kept: programs of earlier conversions; None: there are none, and none are kept.
 
     Raises:
         S2PError: what :func:`check_early` refuses, or a component cannot be lowered.
@@ -115,7 +131,7 @@ def convert_checkpoint(
     shapes = latent_shapes(sizes, target.host.default_method)
     components = _float_components(checkpoint, shapes, options)
     starts = image_starts(checkpoint.manifest.plan, checkpoint.folder / "scheduler") if options.image_to_image else None
-    lowered = _lower(checkpoint, target, options, folder, components, shapes, progress)
+    lowered = _lower(checkpoint, target, options, folder, components, shapes, progress, kept or KeptPrograms(None))
     tokenizers = copy_tokenizers(checkpoint, folder, target.tokenizer_folder(options))
     download = target.archive.unet_bytes(folder, lowered.unet)
     draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizers, download, starts)
@@ -172,12 +188,13 @@ def _lower(
     components: Mapping[str, Mapping[str, FloatComponent]],
     shapes: LatentShapes,
     progress: Progress,
+    kept: KeptPrograms,
 ) -> _Lowered:
     """Write every program."""
     others = {}
     for name, methods in components.items():
         with progress.stage(next(iter(methods.values())).title, 1) as advance:
-            others[name] = target.lower(checkpoint, options, folder, methods)
+            others[name] = kept.lower(target, checkpoint, options, folder, methods)
             advance()
     with progress.stage("U-Net", 1) as advance:
         if options.chunks > 1:

@@ -46,6 +46,7 @@ class FloatComponent:
         inputs, outputs: ports in the order of the network's arguments and results.
         load: makes the network in float32.
         check_inputs: makes inputs by name to compare program and network on.
+        sources: folders of the checkpoint that hold all that the network is made of; none: it is made of the U-Net too.
         latents: height and width of the latents of a part of the VAE, whose precision is an option of its own; None: it is none.
         needs_float32: whether it loses its meaning in less, whatever the precision of other components is. Such a network is small,
             and compared in float64.
@@ -57,6 +58,7 @@ class FloatComponent:
     outputs: tuple[TensorSpec, ...]
     load: Callable[[], nn.Module]
     check_inputs: Callable[[], dict[str, Array]]
+    sources: tuple[str, ...] = ()
     latents: tuple[int, int] | None = None
     needs_float32: bool = False
 
@@ -111,6 +113,7 @@ def decoder_component(checkpoint: Checkpoint, latents: tuple[int, int]) -> Float
         (tensor("image", image_shape(checkpoint, latents)),),
         lambda: decoder_module(checkpoint),
         lambda: {"latents": spec.decoder_input(gaussian(CHECK_SEED, shape))},
+        ("vae",),
         latents=latents,
     )
 
@@ -125,6 +128,7 @@ def encoder_component(checkpoint: Checkpoint, latents: tuple[int, int]) -> Float
         (tensor("moments", (1, 2 * checkpoint.manifest.latents.channels, *latents)),),
         lambda: encoder_module(checkpoint),
         lambda: {"image": np.clip(gaussian(CHECK_SEED, shape) / 2, -1, 1).astype(np.float32)},
+        ("vae",),
         latents=latents,
     )
 
@@ -140,6 +144,7 @@ def _text(checkpoint: Checkpoint) -> tuple[FloatComponent, ...]:
         (tensor("last_hidden_state", (1, tokens, checkpoint.structure.context_dim)),),
         lambda: text_encoder_module(checkpoint),
         lambda: {"input_ids": _check_ids(spec)},
+        ("text_encoder",),
     )
     return (encoder,)
 
@@ -157,6 +162,7 @@ def _pooled_text(checkpoint: Checkpoint) -> tuple[FloatComponent, ...]:
         (tensor("hidden_states", (1, tokens, structure.context_dim)), tensor("pooled_text", (1, pooled))),
         lambda: text_encoders_module(checkpoint),
         lambda: _check_id_pair(spec, conditioning),
+        ("text_encoder", "text_encoder_2"),
     )
     table = FloatComponent(
         "time_table",

@@ -15,9 +15,10 @@ class TargetOptions(BaseModel):
     """What every target can be asked for. Targets add fields of their own: each has a default and a description.
 
     A field is a ``Literal`` of words, a number, a word, a bool, or a tuple for options that may be repeated. Its ``title`` stands in
-    messages. ``json_schema_extra`` may hold ``choices`` (names known at run time only), ``metavar`` and, for what only experiments
-    need, ``hidden``. Wrong values end in one :class:`S2PError` that names the field. Names that the command ``convert`` has already
-    (``target``, ``out``, ``archive``, ``force``, ``json``) are not offered there.
+    messages. ``json_schema_extra`` may hold ``choices`` (names known at run time only), ``metavar``, for what only experiments need
+    ``hidden``, and for what changes the programs of the U-Net and no other ``unet_only``. Wrong values end in one :class:`S2PError`
+    that names the field. Names that the command ``convert`` has already (``target``, ``out``, ``archive``, ``cache``, ``force``,
+    ``json``) are not offered there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,16 +26,21 @@ class TargetOptions(BaseModel):
     size: tuple[tuple[int, int], ...] = Field(
         (),
         description="also draw pictures of this size in pixels; may be repeated, weights are shared",
-        json_schema_extra={"metavar": "WxH"},
+        # The parts of the VAE are made for every size: their ports say which.
+        json_schema_extra={"metavar": "WxH", "unet_only": True},
     )
     chunks: int = Field(
         1,
         ge=1,
         description="split the U-Net into so many programs, for phones that cannot hold the whole",
-        json_schema_extra={"metavar": "N"},
+        json_schema_extra={"metavar": "N", "unet_only": True},
     )
 
-    image_to_image: bool = Field(False, description="also carry the VAE encoder, so that apps may start from a picture")
+    image_to_image: bool = Field(
+        False,
+        description="also carry the VAE encoder, so that apps may start from a picture",
+        json_schema_extra={"unet_only": True},
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -62,6 +68,11 @@ class TargetOptions(BaseModel):
         if known and value not in known:
             raise _unknown(info.field_name, field, value, known)
         return value
+
+    def beside_the_unet(self) -> dict[str, Any]:
+        """What was asked for of the programs beside the U-Net's, JSON-able."""
+        aside = {name for name, field in type(self).model_fields.items() if _extra(field, "unet_only", False)}
+        return self.model_dump(mode="json", exclude=aside)
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2p_mobile.api.notes import note
 from s2p_mobile.api.progress import ProgressLike, listener
+from s2p_mobile.sources.cache_folder import cache_folder
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
@@ -30,6 +31,7 @@ def convert(
     options: Mapping[str, Any] | None = None,
     archive: str | Path | None = None,
     force: bool = False,
+    cache: bool | str | Path = True,
     progress: ProgressLike = None,
 ) -> Bundle:
     """Convert a checkpoint into an app-ready bundle, checked against its golden runs before it appears.
@@ -41,6 +43,8 @@ def convert(
         options: of the target, by name, such as ``{"minimum_os": "iOS18"}``.
         archive: also write the download form, one ``.s2pmobile.zip``, where the target has one.
         force: replace what lies at ``out`` and ``archive``.
+        cache: folder in which programs of text encoders and VAE wait for the next conversion of the same model, 4 GiB at most;
+            True is the user's own folder (``$S2P_CACHE``, else the user's), False keeps none.
         progress: see :class:`ProgressEvent`.
 
     Returns:
@@ -53,11 +57,13 @@ def convert(
     Example:
         >>> s2p_mobile.convert("checkpoint", target="coreml", out="app.s2pmobile", options={"minimum_os": "iOS18"})
     """
-    with opened_conversion(checkpoint, target=target, out=out, options=options, archive=archive, force=force) as conversion:
+    with opened_conversion(
+        checkpoint, target=target, out=out, options=options, archive=archive, force=force, cache=cache
+    ) as conversion:
         for line in conversion.notes.before:
             note(line)
         bundle = conversion.run(listener(progress))
-        for line in conversion.notes.after:
+        for line in (*conversion.notes_on_kept, *conversion.notes.after):
             note(line)
     return bundle
 
@@ -71,6 +77,7 @@ def opened_conversion(
     options: Mapping[str, Any] | None,
     archive: str | Path | None,
     force: bool,
+    cache: bool | str | Path,
 ) -> Iterator[Conversion]:
     """The conversion that :func:`convert` runs, checked as far as that is quick. Its checkpoint may be gone after the block."""
     from s2p_converters.targets.registry import TARGETS, read_options
@@ -81,9 +88,11 @@ def opened_conversion(
     settings = read_options(chosen, options or {})
     with _opened_checkpoint(checkpoint) as source:
         from s2p_converters.targets.conversion import Conversion
+        from s2p_converters.targets.kept_programs import KeptPrograms
 
+        kept = KeptPrograms(cache_folder("programs") if cache is True else None if cache is False else Path(cache))
         place = Path(f"{source.folder.resolve().name}-{target}.s2pmobile") if out is None else Path(out)
-        conversion = Conversion(source, chosen, settings, place, None if archive is None else Path(archive), force)
+        conversion = Conversion(source, chosen, settings, place, None if archive is None else Path(archive), force, kept)
         conversion.check()
         yield conversion
 

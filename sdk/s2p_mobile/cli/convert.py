@@ -17,6 +17,7 @@ from s2p_mobile.cli.console import emit_json, say, size
 from s2p_mobile.cli.options import ForceOption, JsonOption, OutFolder, path_or_demo
 from s2p_mobile.cli.residency import residency_line
 from s2p_mobile.cli.target_options import given_options, target_parameters
+from s2p_runtime.errors import S2PError
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
@@ -92,6 +93,10 @@ def convert(
         Path | None,
         typer.Option(metavar="FILE", help="Also write the download form as one .s2pmobile.zip, where the target has one."),
     ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where programs of text encoders and VAE wait for the next conversion.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Convert all anew, and keep nothing for the next time.")] = False,
     force: ForceOption = False,
     json: JsonOption = None,
     **options: Any,
@@ -99,11 +104,18 @@ def convert(
     """Convert an S2P checkpoint into an app-ready bundle, checked against its golden runs."""
     start = time.monotonic()
     given = given_options(options)
-    with opened_conversion(checkpoint, target=target, out=out, options=given, archive=archive, force=force) as conversion:
+    if cache is not None and no_cache:
+        raise S2PError("--cache and --no-cache contradict each other", "give one of them")
+    kept: Path | bool = cache or not no_cache
+    with opened_conversion(
+        checkpoint, target=target, out=out, options=given, archive=archive, force=force, cache=kept
+    ) as conversion:
         notes, source = conversion.notes, conversion.checkpoint
         for line in (f"converting {conversion.title}", *(f"note: {line}" for line in notes.before)):
             say(line, json)
         bundle = conversion.run(listener(True))
+        for line in conversion.notes_on_kept:
+            say(line, json)
     if archive is not None:
         say(f"archive: {archive} ({size(archive.stat().st_size)})", json)
     _report(bundle, source, time.monotonic() - start, notes, json)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreai.options import CoreAIOptions
 from s2p_converters.targets.coreai.target import TARGET
 from s2p_converters.targets.golden import reference_call
@@ -18,17 +17,11 @@ from s2p_runtime.engines import open_backend
 from s2p_runtime.hosts.coreai.engine import Engine
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
-from s2p_runtime.progress import Silent
 from s2p_runtime.verify import verify
 
+Convert = Callable[..., Path]
 FLIPS = 5e-2
 """What flipped roundings of activations may move an output by, see the host's tolerance."""
-
-
-def convert(checkpoint: Checkpoint, folder: Path, **options: object) -> Path:
-    folder.mkdir()
-    convert_checkpoint(checkpoint, TARGET, CoreAIOptions(**options), folder, Silent())
-    return folder
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
@@ -67,8 +60,8 @@ def test_float16_as_it_is(checkpoint: Checkpoint, write_unet: Callable[..., Path
     assert relative_error(*outputs) <= 2 * FLIPS
 
 
-def test_sizes_share_their_weights(checkpoint: Checkpoint, coreai_bundle: Path, tmp_path: Path) -> None:
-    both = open_bundle(convert(checkpoint, tmp_path / "both", precision="fp32", size=((48, 64),)))
+def test_sizes_share_their_weights(checkpoint: Checkpoint, convert: Convert, coreai_bundle: Path, tmp_path: Path) -> None:
+    both = open_bundle(convert(checkpoint, CoreAIOptions(precision="fp32", size=((48, 64),)), tmp_path / "both"))
     assert [size.title for size in both.manifest.sizes] == ["32x32", "48x64"]
     assert verify(both).ok
     one, two = (open_bundle(folder).folder / "unet.aimodel" / "main.mlirb" for folder in (coreai_bundle, tmp_path / "both"))
@@ -77,8 +70,8 @@ def test_sizes_share_their_weights(checkpoint: Checkpoint, coreai_bundle: Path, 
     assert two.stat().st_size - one.stat().st_size < weights // 2 + 300_000
 
 
-def test_chunks_are_the_whole(checkpoint: Checkpoint, coreai_bundle: Path, tmp_path: Path) -> None:
-    parts = open_bundle(convert(checkpoint, tmp_path / "parts", precision="fp32", chunks=3))
+def test_chunks_are_the_whole(checkpoint: Checkpoint, convert: Convert, coreai_bundle: Path, tmp_path: Path) -> None:
+    parts = open_bundle(convert(checkpoint, CoreAIOptions(precision="fp32", chunks=3), tmp_path / "parts"))
     assert parts.manifest.chunks == ("unet_1", "unet_2", "unet_3")
     shape, tokens = checkpoint.manifest.latents.shape, checkpoint.manifest.tokenizer.max_length
     sample = gaussian(5, (2, *shape[1:]))
@@ -87,8 +80,8 @@ def test_chunks_are_the_whole(checkpoint: Checkpoint, coreai_bundle: Path, tmp_p
     np.testing.assert_array_equal(found, whole)
 
 
-def test_activations_left_in_float(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    bundle = open_bundle(convert(checkpoint, tmp_path / "floats", precision="fp32", activations="float"))
+def test_activations_left_in_float(checkpoint: Checkpoint, convert: Convert, tmp_path: Path) -> None:
+    bundle = open_bundle(convert(checkpoint, CoreAIOptions(precision="fp32", activations="float"), tmp_path / "floats"))
     assert {layer.activation_bits for layer in bundle.manifest.quantization.layers} == {None}
     # Nothing is rounded, so nothing flips: only sums in another order are left.
     assert verify(bundle).components["unet"].max_relative_error < 1e-4

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreai import swift_package
 from s2p_converters.targets.coreai.options import CoreAIOptions
 from s2p_converters.targets.coreai.swift_package import package_settings
-from s2p_converters.targets.coreai.target import TARGET
 from s2p_converters.targets.timesteps import call_thresholds, nearest_call
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreai.engine import Engine
 from s2p_runtime.noise import gaussian
-from s2p_runtime.progress import Silent
 from s2p_runtime.verify import verify
 
 
 @pytest.fixture(scope="module")
-def folder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model has 16 tokens and 4 pixels to a latent; the package's own numbers are those of Stable Diffusion."""
     out = tmp_path_factory.mktemp("bundles") / "package.s2pmobile"
-    out.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(swift_package, "_TOKENS", 16)
         patch.setattr(swift_package, "_PIXELS", 4)
-        convert_checkpoint(checkpoint, TARGET, CoreAIOptions(precision="fp32", layout="coreai-models"), out, Silent())
-    return out
+        return convert(checkpoint, CoreAIOptions(precision="fp32", layout="coreai-models"), out)
 
 
 def test_files_and_metadata(folder: Path, checkpoint: Checkpoint) -> None:

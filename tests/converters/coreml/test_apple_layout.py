@@ -15,13 +15,11 @@ import torch
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.plan import make_scheduler, plan_for
-from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreml.apple import FloatIdsTextEncoder
 from s2p_converters.targets.coreml.apple_pipeline import pipeline_settings
 from s2p_converters.targets.coreml.components import convert_unet
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.package import convert_module
-from s2p_converters.targets.coreml.target import TARGET
 from s2p_converters.targets.ports import tensor
 from s2p_converters.targets.timesteps import (
     call_thresholds,
@@ -40,7 +38,6 @@ from s2p_runtime.engines import open_backend
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.coreml.mil import load_program
 from s2p_runtime.plan import SamplingPlan
-from s2p_runtime.progress import Silent
 from s2p_runtime.quiet import quiet_import
 from s2p_runtime.verify import verify
 
@@ -49,14 +46,14 @@ COMPONENTS = {"Unet": "unet", "TextEncoder": "text_encoder", "VAEDecoder": "vae_
 
 
 @pytest.fixture(scope="module")
-def bundles(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+def bundles(
+    checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Bundle]:
     """The same checkpoint in both layouts."""
     made = {}
     for layout in ("s2p", "apple"):
         folder = tmp_path_factory.mktemp(layout) / "small.s2pmobile"
-        folder.mkdir()
-        convert_checkpoint(checkpoint, TARGET, CoreMLOptions(layout=layout), folder, Silent())  # type: ignore[arg-type]
-        made[layout] = open_bundle(folder)
+        made[layout] = open_bundle(convert(checkpoint, CoreMLOptions(layout=layout), folder))  # type: ignore[arg-type]
     return made
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,6 @@ import pytest
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.executorch.qnn.engine import QnnEngine, require_engine
-from s2p_runtime.progress import Silent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,15 +29,11 @@ def engine() -> Iterator[QnnEngine]:
 
 
 @pytest.fixture(scope="session")
-def qnn_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def qnn_bundle(checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The W4A8 checkpoint for two chips, with what ONNX Runtime loads."""
-    from s2p_converters.targets.conversion import convert_checkpoint
     from s2p_converters.targets.executorch.options import ExecuTorchOptions
-    from s2p_converters.targets.executorch.target import TARGET
 
     folder = tmp_path_factory.mktemp("bundles") / "small-qnn.s2pmobile"
-    folder.mkdir()
     # Layers alone have tests of their own.
     options = ExecuTorchOptions(backend="qnn", soc="SM8650,SM8750", runtime="onnxruntime", self_check=False)
-    convert_checkpoint(checkpoint, TARGET, options, folder, Silent())
-    return folder
+    return convert(checkpoint, options, folder)

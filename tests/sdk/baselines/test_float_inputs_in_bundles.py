@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from s2p_converters.core.checkpoint import QuantizedLayer, open_checkpoint
-from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.registry import TARGETS
 from s2p_runtime.bundle import open_bundle
-from s2p_runtime.progress import Silent
 from s2p_runtime.verify import verify
 
 
@@ -25,12 +24,10 @@ from s2p_runtime.verify import verify
     ],
 )
 def test_targets_emit_exactly_these(
-    float_inputs_checkpoint: Path, target: str, options: dict[str, Any], tmp_path: Path
+    float_inputs_checkpoint: Path, convert: Callable[..., Path], target: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(float_inputs_checkpoint)
-    chosen = TARGETS.get(target)
-    convert_checkpoint(checkpoint, chosen, chosen.options(**options), tmp_path, Silent())
-    bundle = open_bundle(tmp_path)
+    bundle = open_bundle(convert(checkpoint, TARGETS.get(target).options(**options), tmp_path))
     emitted = {layer.name: layer.activation_bits for layer in bundle.manifest.quantization.layers}
     for name, layer in checkpoint.layers.items():
         assert isinstance(layer, QuantizedLayer)

@@ -83,6 +83,11 @@ def test_unknown_names_list_what_exists(fails: Fails, arguments: tuple[str, ...]
     assert listed in fails(*arguments)
 
 
+def test_a_cache_and_none(fails: Fails, tmp_path: Path) -> None:
+    told = fails("convert", "--target", "coreml", "--cache", tmp_path / "cache", "--no-cache")
+    assert told.endswith("--cache and --no-cache contradict each other; give one of them")
+
+
 @pytest.mark.parametrize("arguments", [("convert",), ("quantize",), ("paint",), ("generate", "demo", "x", "--seed", "-1")])
 def test_usage_errors(fails: Fails, arguments: tuple[str, ...]) -> None:
     assert "--help" in fails(*arguments)

@@ -22,6 +22,7 @@ from s2p_mobile.sources.default_checkpoint import default_checkpoint
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.opening import open_model
 from s2p_runtime.bundle import file_entries, open_bundle
+from s2p_runtime.files import list_files
 
 
 def command(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -82,6 +83,7 @@ def test_only_our_own_lines_reach_the_terminal(converted: subprocess.CompletedPr
         "next",
         "note",
         "expected",
+        "taken",
     )
     for line in (converted.stdout + converted.stderr).splitlines():
         assert line.startswith(known), line
@@ -107,10 +109,21 @@ def small_checkpoint(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def small_bundle(small_checkpoint: Path) -> Path:
     """Everything that the demo model's bundle has, in a fraction of the arithmetic."""
-    bundle = small_checkpoint.with_name("small.s2pmobile")
-    assert run(["convert", str(small_checkpoint), "--target", "coreml", "--out", str(bundle)]) == 0
+    bundle, kept = small_checkpoint.with_name("small.s2pmobile"), small_checkpoint.with_name("kept")
+    assert run(["convert", str(small_checkpoint), "--target", "coreml", "--out", str(bundle), "--cache", str(kept)]) == 0
+    assert len(list(kept.iterdir())) == 2
     assert command(bundle.parent, "verify", bundle).returncode == 0
     return bundle
+
+
+def test_a_second_conversion_takes_what_the_first_kept(
+    small_bundle: Path, small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again, kept = tmp_path / "small.s2pmobile", small_checkpoint.with_name("kept")
+    assert run(["convert", str(small_checkpoint), "--target", "coreml", "--out", str(again), "--cache", str(kept)]) == 0
+    assert "taken from an earlier conversion: text encoder, VAE decoder" in capsys.readouterr().out.splitlines()
+    files = [{name: (folder / name).read_bytes() for name in list_files(folder)} for folder in (small_bundle, again)]
+    assert files[0] == files[1]
 
 
 def rehash(bundle: Path) -> None:

@@ -45,6 +45,12 @@ RECIPE: dict[str, Any] = {
     },
     "baselines": {"factor": 20_000, "samples": 11, "palettes": {"candidates": [4, 8], "samples": 2}},
 }
+FEWER: dict[str, Any] = {
+    "calibration": {"prompts": 1},
+    "training": {"prompts": 3, "iterations": 1, "start": {"rounding": "gptq", "calls": 3, "samples": 4, "iterations": 1}},
+    "baselines": {"factor": 80_000, "samples": 3},
+}
+"""For the demo model, 40 times as large as the tiny one, which runs the recipe's own counts."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,7 +114,7 @@ def test_all_built_in_methods_are_here() -> None:
 def test_stages_on_the_demo_model(method: str, counter: Any, tmp_path: Path) -> None:
     model = open_model(None)
     plan = plan_for(model.folder / "scheduler", None, 2)
-    run_and_check(counter, method, job_of(model, plan, counter), tmp_path)
+    run_and_check(counter, method, job_of(model, plan, counter, FEWER), tmp_path)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS.names)

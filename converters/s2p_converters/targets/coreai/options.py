@@ -27,9 +27,14 @@ class CoreAIOptions(TargetOptions):
         "neural-engine", title="compute unit", description="where the programs are meant to run, beside the CPU"
     )
     weights: Literal["auto", "palette", "integers"] = Field(
-        "auto", title="form of weights", description="look-up tables or packed integers; auto takes the smaller for each layer"
+        "auto",
+        title="form of weights",
+        description="look-up tables or packed integers; auto takes the smaller for each layer",
+        json_schema_extra={"unet_only": True},
     )
-    activations: Literal["int8", "float"] = Field("int8", description="inputs of quantized layers")
+    activations: Literal["int8", "float"] = Field(
+        "int8", description="inputs of quantized layers", json_schema_extra={"unet_only": True}
+    )
     layout: Literal["s2p", "coreai-models"] = Field(
         "s2p", description="names and shapes; coreai-models is for apps on the Swift package of apple/coreai-models"
     )

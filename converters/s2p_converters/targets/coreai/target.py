@@ -32,6 +32,7 @@ class CoreAITarget(Target[CoreAIOptions]):
     name = "coreai"
     title = "Core AI"
     options = CoreAIOptions
+    keeps_programs = True
 
     def __init__(self) -> None:
         self._converter = Converter()

@@ -40,13 +40,20 @@ class CoreMLOptions(TargetOptions):
         "iOS18", title="minimum OS", description="oldest system that runs it"
     )
     palette: Literal["per-tensor", "per-channel"] = Field(
-        "per-tensor", description="look-up tables of weights; per-channel needs iOS18"
+        "per-tensor",
+        description="look-up tables of weights; per-channel needs iOS18",
+        json_schema_extra={"unet_only": True},
     )
     eight_bit: Literal["linear", "palette"] = Field(
-        "linear", title="eight-bit form", description="how layers of more than 6 bits rest"
+        "linear",
+        title="eight-bit form",
+        description="how layers of more than 6 bits rest",
+        json_schema_extra={"unet_only": True},
     )
     activations: Literal["auto", "int8", "float16"] = Field(
-        "auto", description="inputs of quantized layers; auto is int8 but for a `chip` that int8 does not speed up"
+        "auto",
+        description="inputs of quantized layers; auto is int8 but for a `chip` that int8 does not speed up",
+        json_schema_extra={"unet_only": True},
     )
     precision: Literal["fp16", "fp32"] = Field("fp16", description="of U-Net and text encoder")
     vae_precision: Literal["fp16", "fp32"] = Field(
@@ -56,7 +63,9 @@ class CoreMLOptions(TargetOptions):
         "neural-engine", title="compute unit", description="where the programs are meant to run, beside the CPU"
     )
     attention: Literal["auto", "split", "split-chunked", "whole"] = Field(
-        "auto", description="of the U-Net; split is for the Neural Engine, whole for the GPU"
+        "auto",
+        description="of the U-Net; split is for the Neural Engine, whole for the GPU",
+        json_schema_extra={"unet_only": True},
     )
     chip: Literal["any", "A14", "A15", "A16", "A17Pro", "A18", "A19", "M1", "M2", "M3", "M4", "M5"] = Field(
         "any", description="the one kind of device that the bundle is for"

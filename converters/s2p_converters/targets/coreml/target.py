@@ -36,6 +36,7 @@ class CoreMLTarget(Target[CoreMLOptions]):
     name = "coreml"
     title = "Core ML"
     options = CoreMLOptions
+    keeps_programs = True
 
     def describe(self, options: CoreMLOptions) -> str:
         """See :class:`Target`."""

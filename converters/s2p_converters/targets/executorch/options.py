@@ -38,10 +38,15 @@ class ExecuTorchOptions(TargetOptions):
         "executorch", description="onnxruntime: beside the .pte what apps on ONNX Runtime load (qnn)"
     )
     scheme: Scheme = Field(
-        "pinned", title="activation scheme", description="how activations become int8", json_schema_extra={"hidden": True}
+        "pinned",
+        title="activation scheme",
+        description="how activations become int8",
+        json_schema_extra={"hidden": True, "unet_only": True},
     )
     self_check: bool = Field(
-        True, description="run every integer layer alone against plain arithmetic", json_schema_extra={"hidden": True}
+        True,
+        description="run every integer layer alone against plain arithmetic",
+        json_schema_extra={"hidden": True, "unet_only": True},
     )
 
     @field_validator("soc", mode="before")

@@ -44,6 +44,7 @@ class ExecuTorchTarget(Target[ExecuTorchOptions]):
     name = "executorch"
     title = "ExecuTorch"
     options = ExecuTorchOptions
+    keeps_programs = True
     step = "int64"
     archive = PackedArchive()
 
