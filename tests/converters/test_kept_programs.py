@@ -208,7 +208,9 @@ def test_options_of_the_unet_change_no_other_program(name: str, checkpoint: Chec
     marked, everywhere = (
         set(options.model_fields) - options().beside_the_unet().keys() for options in (target.options, TargetOptions)
     )
-    assert {field for options in NAMED_OTHERWISE[name] for field in options} == (marked if name == "coreml" else marked - everywhere)
+    assert {field for options in NAMED_OTHERWISE[name] for field in options} == (
+        marked if name == "coreml" else marked - everywhere
+    )
     files = []
     for number, options in enumerate([{}, *NAMED_OTHERWISE[name]]):
         folder = tmp_path / str(number)
