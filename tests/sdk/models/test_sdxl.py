@@ -167,7 +167,8 @@ def convert(checkpoint: Path, target: str, out: Path, *options: str) -> Path:
     ("target", "options"),
     [
         ("coreml", ()),
-        ("executorch", ("--size", "16x32")),
+        ("executorch", ()),
+        pytest.param("executorch", ("--size", "16x32"), marks=pytest.mark.slow),
         pytest.param("coreai", (), marks=pytest.mark.skipif(find_spec("coreai_torch") is None, reason="no coreai-torch")),
     ],
 )
