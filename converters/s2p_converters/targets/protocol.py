@@ -117,8 +117,8 @@ class Target(ABC, Generic[Options]):
         step: type of the call's index at the U-Net's interface.
         archive: the download form.
         keeps_programs: conversions may take a float component's program that :meth:`lower` wrote for an earlier one, where the
-            component, the checkpoint's tokenizers and conditioning, and what the options say beside the U-Net are as they were: nothing
-            else is in it. See :mod:`s2p_converters.targets.kept_programs`.
+            component, the checkpoint's tokenizers and conditioning, and what the options say beside the U-Net are as they were:
+            nothing else is in it. See :mod:`s2p_converters.targets.kept_programs`.
     """
 
     name: ClassVar[str]
