@@ -88,14 +88,13 @@ def convert() -> Callable[..., Path]:
 
     def write(checkpoint: Checkpoint, options: TargetOptions, folder: Path) -> Path:
         from s2p_converters.targets.conversion import convert_checkpoint
-        from s2p_converters.targets.kept_programs import KeptPrograms
         from s2p_converters.targets.registry import TARGETS
         from s2p_mobile.sources.cache_folder import cache_folder
         from s2p_runtime.progress import Silent
 
         (target,) = (each for each in TARGETS.entries.values() if each.options is type(options))
         folder.mkdir(exist_ok=True)
-        convert_checkpoint(checkpoint, target, options, folder, Silent(), KeptPrograms(cache_folder("programs")))
+        convert_checkpoint(checkpoint, target, options, folder, Silent(), cache_folder("programs"))
         return folder
 
     return write

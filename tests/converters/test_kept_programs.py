@@ -15,7 +15,7 @@ import pytest
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets import kept_programs
 from s2p_converters.targets.float_components import FloatComponent, decoder_component, encoder_component, prompt_components
-from s2p_converters.targets.kept_programs import KeptPrograms
+from s2p_converters.targets.kept_programs import lower_or_take
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Target
 from s2p_converters.targets.registry import TARGETS, read_options
@@ -61,10 +61,10 @@ class Counting(Target[TargetOptions]):
         return Component(path=own.name, precision="float32", inputs=own.inputs, outputs=own.outputs, backend="none")
 
     def lower_unet(self, checkpoint: Any, options: TargetOptions, folder: Path, shapes: LatentShapes) -> ConvertedUNet:
-        raise NotImplementedError
+        pytest.fail("only components that stay in float are asked for")
 
     def constants(self, options: TargetOptions) -> Any:
-        raise NotImplementedError
+        pytest.fail("only components that stay in float are asked for")
 
     def self_check_tolerance(self, options: TargetOptions, component: str) -> float | None:
         return None
@@ -81,9 +81,8 @@ class Place:
         self.number += 1
         out = self.folder.with_name(f"{self.folder.name}-{self.number}")
         out.mkdir()
-        kept = KeptPrograms(self.folder)
-        kept.lower(self.target, checkpoint, self.target.options(**options), out, {"main": component})
-        return kept.used == [component.title], out
+        given = self.target.options(**options)
+        return lower_or_take(self.folder, self.target, checkpoint, given, out, {"main": component})[1], out
 
 
 @pytest.fixture
@@ -164,7 +163,7 @@ def test_a_damaged_entry_is_made_again(place: Place, target: Counting, checkpoin
         manifest.write_text(manifest.read_text()[:-20])
     else:
         document = json.loads(manifest.read_text())
-        document["sha256"] = {"../escaped": document["sha256"]["text_encoder.json"]}
+        document["files"] = {"../escaped": document["files"]["text_encoder.json"]}
         shutil.copyfile(entry / "text_encoder.json", entry.parent / "escaped")
         manifest.write_text(json.dumps(document))
     found, out = place.convert(checkpoint, text(checkpoint))
@@ -193,10 +192,11 @@ def test_the_longest_unused_go(place: Place, checkpoint: Checkpoint, monkeypatch
 
 def test_a_cache_that_cannot_be_written_stops_nothing(target: Counting, checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    kept = KeptPrograms(tmp_path / "file" / "below")
     (tmp_path / "out").mkdir()
-    component = kept.lower(target, checkpoint, TargetOptions(), tmp_path / "out", {"main": text(checkpoint)})
-    assert component.path == "text_encoder" and kept.used == []
+    component, taken = lower_or_take(
+        tmp_path / "file" / "below", target, checkpoint, TargetOptions(), tmp_path / "out", {"main": text(checkpoint)}
+    )
+    assert component.path == "text_encoder" and not taken
 
 
 @pytest.mark.parametrize("name", NAMED_OTHERWISE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from s2p_converters.targets.float_components import (
     prompt_components,
 )
 from s2p_converters.targets.golden import FloatPrograms, Recorder
-from s2p_converters.targets.kept_programs import KeptPrograms
+from s2p_converters.targets.kept_programs import lower_or_take
 from s2p_converters.targets.manifest import copy_tokenizers, draft_manifest, write_manifest
 from s2p_converters.targets.needs import require_conversion
 from s2p_converters.targets.options import TargetOptions
@@ -39,7 +39,7 @@ class Conversion:
         out: folder of the bundle.
         archive: also write the bundle's download form to this file.
         force: replace what exists.
-        kept: programs of earlier conversions.
+        kept: folder of programs that earlier conversions wrote; None: there are none, and none are kept.
     """
 
     checkpoint: Checkpoint
@@ -48,7 +48,7 @@ class Conversion:
     out: Path
     archive: Path | None = None
     force: bool = False
-    kept: KeptPrograms = field(default_factory=lambda: KeptPrograms(None))
+    kept: Path | None = None
 
     @property
     def title(self) -> str:
@@ -59,11 +59,6 @@ class Conversion:
     def notes(self) -> Notes:
         """What a user should know of it."""
         return self.target.notes(self.checkpoint, self.options)
-
-    @property
-    def notes_on_kept(self) -> tuple[str, ...]:
-        """The same of what was not converted again, once it ran."""
-        return (f"taken from an earlier conversion: {', '.join(self.kept.used)}",) if self.kept.used else ()
 
     def check(self) -> None:
         """Refuse at once what cannot be.
@@ -113,14 +108,14 @@ def convert_checkpoint(
     options: TargetOptions,
     folder: Path,
     progress: Progress,
-    kept: KeptPrograms | None = None,
+    kept: Path | None = None,
 ) -> BundleManifest:
     """Write a bundle into an empty folder.
 
     Every program that this machine can run is compared with its reference before golden runs are recorded.
 
     Args:
-        kept: programs of earlier conversions; None: there are none, and none are kept.
+        kept: see :class:`Conversion`.
 
     Raises:
         S2PError: what :func:`check_early` refuses, or a component cannot be lowered.
@@ -131,7 +126,7 @@ def convert_checkpoint(
     shapes = latent_shapes(sizes, target.host.default_method)
     components = _float_components(checkpoint, shapes, options)
     starts = image_starts(checkpoint.manifest.plan, checkpoint.folder / "scheduler") if options.image_to_image else None
-    lowered = _lower(checkpoint, target, options, folder, components, shapes, progress, kept or KeptPrograms(None))
+    lowered = _lower(checkpoint, target, options, folder, components, shapes, progress, kept)
     tokenizers = copy_tokenizers(checkpoint, folder, target.tokenizer_folder(options))
     download = target.archive.unet_bytes(folder, lowered.unet)
     draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizers, download, starts)
@@ -188,14 +183,14 @@ def _lower(
     components: Mapping[str, Mapping[str, FloatComponent]],
     shapes: LatentShapes,
     progress: Progress,
-    kept: KeptPrograms,
+    kept: Path | None,
 ) -> _Lowered:
     """Write every program."""
     others = {}
     for name, methods in components.items():
         with progress.stage(next(iter(methods.values())).title, 1) as advance:
-            others[name] = kept.lower(target, checkpoint, options, folder, methods)
-            advance()
+            others[name], taken = lower_or_take(kept, target, checkpoint, options, folder, methods)
+            advance("from an earlier conversion" if taken else "")
     with progress.stage("U-Net", 1) as advance:
         if options.chunks > 1:
             unet = target.lower_chunks(checkpoint, options, folder)

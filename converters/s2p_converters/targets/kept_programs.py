@@ -16,7 +16,8 @@ import importlib.util
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,6 +25,7 @@ from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import Target
+from s2p_runtime.bundle import FileEntry, file_entries
 from s2p_runtime.component import Component
 from s2p_runtime.contract import Contract, read_contract, write_contract
 from s2p_runtime.errors import S2PError
@@ -40,82 +42,71 @@ class _Kept(Contract):
     format: Literal["s2p-kept-program"] = _FORMAT
     version: Literal[1] = _VERSION
     component: Component
-    sha256: dict[str, str]
+    files: dict[str, FileEntry]
 
 
-class KeptPrograms:
-    """What earlier conversions wrote.
+def lower_or_take(
+    kept: Path | None,
+    target: Target[Any],
+    checkpoint: Checkpoint,
+    options: TargetOptions,
+    folder: Path,
+    methods: Mapping[str, FloatComponent],
+) -> tuple[Component, bool]:
+    """:meth:`Target.lower`, or what it wrote before.
 
-    Attributes:
-        used: titles of the components that were not lowered again.
+    Args:
+        kept: folder of the entries, made when the first is written; None: there are none, and none are kept.
+
+    Returns:
+        The component, and whether it is an earlier one.
+
+    Raises:
+        S2PError: the component cannot be lowered.
     """
-
-    def __init__(self, folder: Path | None) -> None:
-        """
-        Args:
-            folder: of the entries, made when the first is written; None keeps none.
-        """
-        self.folder = folder
-        self.used: list[str] = []
-
-    def lower(
-        self,
-        target: Target[Any],
-        checkpoint: Checkpoint,
-        options: TargetOptions,
-        folder: Path,
-        methods: Mapping[str, FloatComponent],
-    ) -> Component:
-        """As :meth:`Target.lower`, which is called where nothing is kept.
-
-        Raises:
-            S2PError: the component cannot be lowered.
-        """
-        own = next(iter(methods.values()))
-        if self.folder is None or not target.keeps_programs or not own.sources:
-            return target.lower(checkpoint, options, folder, methods)
-        place = self.folder / _key(target, checkpoint, options, methods)
-        found = _copied(place, folder)
-        if found is not None:
-            self.used.append(own.title)
-            return found
-        before = set(list_files(folder))
-        component = target.lower(checkpoint, options, folder, methods)
-        # A conversion does not fail for want of a place to keep its parts.
-        with contextlib.suppress(OSError, S2PError):
-            _keep(place, folder, sorted(set(list_files(folder)) - before), component)
-            _tidy(self.folder, place)
-        return component
+    own = next(iter(methods.values()))
+    if kept is None or not target.keeps_programs or not own.sources:
+        return target.lower(checkpoint, options, folder, methods), False
+    place = kept / _key(target, checkpoint, options, methods)
+    if (found := _take(place, folder)) is not None:
+        return found, True
+    before = set(list_files(folder))
+    component = target.lower(checkpoint, options, folder, methods)
+    # A conversion does not fail for want of a place to keep its parts.
+    with contextlib.suppress(OSError, S2PError):
+        _keep(place, folder, set(list_files(folder)) - before, component)
+        _tidy(kept, place)
+    return component, False
 
 
-def _keep(place: Path, folder: Path, names: list[str], component: Component) -> None:
+def _keep(place: Path, folder: Path, names: Iterable[str], component: Component) -> None:
     with atomic_folder(place, force=True) as scratch:
         for name in names:
-            _copy(folder / name, scratch / name)
-        write_contract(
-            scratch / _MANIFEST, _Kept(component=component, sha256={name: sha256_file(scratch / name) for name in names})
-        )
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, scratch / name)
+        write_contract(scratch / _MANIFEST, _Kept(component=component, files=file_entries(scratch, _MANIFEST)))
 
 
-def _copied(place: Path, folder: Path) -> Component | None:
-    """An entry's component once its files are in ``folder``; None where it is absent or damaged."""
+def _take(place: Path, folder: Path) -> Component | None:
+    """An entry's component once its files are in ``folder``; None, and nothing there, where it is absent or damaged."""
     try:
         kept = read_contract(place / _MANIFEST, _Kept, _FORMAT, _VERSION)
-        for name, checksum in kept.sha256.items():
-            if sha256_file(inside(place, name)) != checksum:
-                return None
-        for name in kept.sha256:
-            _copy(place / name, inside(folder, name))
+        # Copies are what is checked: another process may remove the entry at any time.
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            for number, (name, entry) in enumerate(kept.files.items()):
+                copy = Path(scratch, str(number))
+                shutil.copyfile(inside(place, name), copy)
+                if sha256_file(copy) != entry.sha256:
+                    return None
+            for number, name in enumerate(kept.files):
+                path = inside(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Path(scratch, str(number)).rename(path)
     except (S2PError, OSError):
         return None
     with contextlib.suppress(OSError):
         (place / _MANIFEST).touch()
     return kept.component
-
-
-def _copy(source: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, path)
 
 
 def _tidy(folder: Path, newest: Path) -> None:
@@ -142,14 +133,12 @@ def _key(target: Target[Any], checkpoint: Checkpoint, options: TargetOptions, me
         },
         "files": {name: entry.sha256 for name, entry in manifest.files.items() if name.partition("/")[0] in own.sources},
         "texts": [each.model_dump(mode="json") for each in (manifest.tokenizer, manifest.conditioning) if each is not None],
-        "sources": [_sources(package) for package in sorted({"s2p_runtime", "s2p_converters", _package(target)})],
+        "sources": [
+            _sources(package) for package in ("s2p_runtime", "s2p_converters", type(target).__module__.partition(".")[0])
+        ],
         "installed": _installed(),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _package(target: Target[Any]) -> str:
-    return type(target).__module__.partition(".")[0]
 
 
 @functools.cache

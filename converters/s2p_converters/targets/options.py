@@ -17,8 +17,8 @@ class TargetOptions(BaseModel):
     A field is a ``Literal`` of words, a number, a word, a bool, or a tuple for options that may be repeated. Its ``title`` stands in
     messages. ``json_schema_extra`` may hold ``choices`` (names known at run time only), ``metavar``, for what only experiments need
     ``hidden``, and for what changes the programs of the U-Net and no other ``unet_only``. Wrong values end in one :class:`S2PError`
-    that names the field. Names that the command ``convert`` has already (``target``, ``out``, ``archive``, ``cache``, ``force``,
-    ``json``) are not offered there.
+    that names the field. Names that the command ``convert`` has already (``target``, ``out``, ``archive``, ``cache``, ``no_cache``,
+    ``force``, ``json``) are not offered there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

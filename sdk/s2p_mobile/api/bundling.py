@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2p_mobile.api.notes import note
 from s2p_mobile.api.progress import ProgressLike, listener
-from s2p_mobile.sources.cache_folder import cache_folder
+from s2p_mobile.sources.cache_folder import chosen_cache
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
@@ -63,7 +63,7 @@ def convert(
         for line in conversion.notes.before:
             note(line)
         bundle = conversion.run(listener(progress))
-        for line in (*conversion.notes_on_kept, *conversion.notes.after):
+        for line in conversion.notes.after:
             note(line)
     return bundle
 
@@ -88,10 +88,9 @@ def opened_conversion(
     settings = read_options(chosen, options or {})
     with _opened_checkpoint(checkpoint) as source:
         from s2p_converters.targets.conversion import Conversion
-        from s2p_converters.targets.kept_programs import KeptPrograms
 
-        kept = KeptPrograms(cache_folder("programs") if cache is True else None if cache is False else Path(cache))
         place = Path(f"{source.folder.resolve().name}-{target}.s2pmobile") if out is None else Path(out)
+        kept = chosen_cache(cache, "programs")
         conversion = Conversion(source, chosen, settings, place, None if archive is None else Path(archive), force, kept)
         conversion.check()
         yield conversion

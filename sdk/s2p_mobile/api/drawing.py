@@ -163,9 +163,10 @@ def evaluate(
     Example:
         >>> s2p_mobile.evaluate("checkpoint", prompts="prompts.txt").metrics["psnr"].value
     """
-    from s2p_mobile.judge.evaluation import default_cache_folder, open_evaluation
     from s2p_mobile.judge.evaluation import evaluate as compare
+    from s2p_mobile.judge.evaluation import open_evaluation
     from s2p_mobile.judge.metrics import check_metrics
+    from s2p_mobile.sources.cache_folder import chosen_cache
     from s2p_mobile.sources.default_prompts import held_out_prompts
     from s2p_mobile.sources.open_source import is_model, open_source
     from s2p_mobile.sources.opening import as_model
@@ -199,10 +200,9 @@ def evaluate(
     texts = held_out_prompts(opened.model, prompts)
     for warning in long_prompts(texts[:count], opened.model.conditioner.tokenizers):
         note(warning)
-    folder = default_cache_folder() if cache is True else None if cache is False else Path(cache)
     return compare(
-        opened, texts, seed=seed, count=count, metrics=metrics, cache=folder, grid=None if grid is None else Path(grid),
-        clip=None if clip is None else Path(clip), progress=listener(progress),
+        opened, texts, seed=seed, count=count, metrics=metrics, cache=chosen_cache(cache, "fp"),
+        grid=None if grid is None else Path(grid), clip=None if clip is None else Path(clip), progress=listener(progress),
     )  # fmt: skip
 
 

@@ -114,8 +114,6 @@ def convert(
         for line in (f"converting {conversion.title}", *(f"note: {line}" for line in notes.before)):
             say(line, json)
         bundle = conversion.run(listener(True))
-        for line in conversion.notes_on_kept:
-            say(line, json)
     if archive is not None:
         say(f"archive: {archive} ({size(archive.stat().st_size)})", json)
     _report(bundle, source, time.monotonic() - start, notes, json)

@@ -12,3 +12,10 @@ def cache_folder(kind: str) -> Path:
         return Path(own) / kind
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "s2p-mobile" / kind
+
+
+def chosen_cache(cache: bool | str | Path, kind: str) -> Path | None:
+    """What a function's ``cache`` stands for: True for :func:`cache_folder`, False for none, a folder for itself."""
+    if isinstance(cache, bool):
+        return cache_folder(kind) if cache else None
+    return Path(cache)
