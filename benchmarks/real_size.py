@@ -9,7 +9,8 @@ The model has the true architecture and random weights: no figure of it is one o
 of the sampler, two iterations; so a stage's memory is that of a real run and its time a small part of it. Time is extrapolated: what
 the forecast says of the whole recipe, times what was measured over what the forecast says of the small counts, stage by stage.
 
-The run is one process; a thread reads its resident memory fifty times a second. Results lie in --work as JSON, one file a run.
+A run is one process; a thread reads its resident memory fifty times a second. Results lie in --work as JSON, one file a run. A run
+that was interrupted goes on where it stood when it is started again. A stage's time then adds up over both, with what was done twice.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import yaml
 
 GIB = 2**30
 _SECONDS_BETWEEN_LOOKS = 0.02
+_SECONDS_BETWEEN_WRITES = 10.0
 
 
 @dataclass
@@ -45,12 +47,17 @@ class Watch:
     """Follows progress and memory.
 
     Attributes:
+        kept: a file that holds the figures so far, for a run that goes on later.
         stages: by the title that progress announces; what comes before and between stages is under ``-``.
+        peak_bytes: of the process, and of those before it that were interrupted.
     """
 
+    kept: Path
     stages: dict[str, StageFigures] = field(default_factory=dict)
+    peak_bytes: int = 0
     present: str = "-"
     began: float = field(default_factory=time.perf_counter)
+    written: float = field(default_factory=time.perf_counter)
 
     def see(self, event: Any) -> None:
         """A progress event."""
@@ -66,10 +73,31 @@ class Watch:
         """The process's memory just now."""
         figures = self._figures()
         figures.peak_bytes = max(figures.peak_bytes, resident)
+        self.peak_bytes = max(self.peak_bytes, resident)
+        if time.perf_counter() - self.written > _SECONDS_BETWEEN_WRITES:
+            self._write()
 
     def end(self) -> None:
         """Nothing is done any more."""
         self._change("-")
+        self._write()
+
+    def go_on(self) -> None:
+        """Begin with the figures of a run that was interrupted."""
+        if self.kept.is_file():
+            found = json.loads(self.kept.read_text(encoding="utf-8"))
+            self.stages = {title: StageFigures(**figures) for title, figures in found["stages"].items()}
+            self.peak_bytes = found["peak_bytes"]
+
+    def _write(self) -> None:
+        self.written = now = time.perf_counter()
+        # What the present stage has taken so far is the file's alone: it is added here when the stage ends.
+        stages = {title: asdict(figures) for title, figures in list(self.stages.items())}
+        present = stages.setdefault(self.present, asdict(StageFigures()))
+        present["seconds"] += now - self.began
+        scratch = self.kept.with_suffix(".scratch")
+        scratch.write_text(json.dumps({"stages": stages, "peak_bytes": self.peak_bytes}), encoding="utf-8")
+        scratch.replace(self.kept)
 
     def _figures(self) -> StageFigures:
         return self.stages.setdefault(self.present, StageFigures())
@@ -112,14 +140,17 @@ def foreseen(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure(settings: dict[str, Any], out: Path) -> Watch:
-    """Quantize in this process."""
+def measure(settings: dict[str, Any], out: Path, kept: Path) -> Watch:
+    """Quantize in this process, from where an interrupted one stood."""
     import s2p_mobile
     from s2p_runtime.allocator import give_back_large_blocks
     from s2p_runtime.bench.probes import Probes
 
     give_back_large_blocks()
-    watch, probes, over = Watch(), Probes(), threading.Event()
+    watch, probes, over = Watch(kept), Probes(), threading.Event()
+    resume = kept.is_file()
+    if resume:
+        watch.go_on()
 
     def look() -> None:
         while not over.wait(_SECONDS_BETWEEN_LOOKS):
@@ -128,7 +159,7 @@ def measure(settings: dict[str, Any], out: Path) -> Watch:
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        s2p_mobile.quantize(**settings, out=out, force=True, progress=watch.see)
+        s2p_mobile.quantize(**settings, out=out, force=True, resume=resume, progress=watch.see)
     finally:
         watch.end()
         over.set()
@@ -151,7 +182,8 @@ def run(options: argparse.Namespace) -> Path:
     recipe = str(small_recipe(options, options.work / f"{name}.yaml"))
     settings = arguments(options, model, recipe, small=True)
     little, whole = foreseen(settings), foreseen(arguments(options, model, _whole_recipe(options, name), small=False))
-    watch = measure(settings, options.work / f"{name}-checkpoint")
+    kept = options.work / f"{name}.unfinished"
+    watch = measure(settings, options.work / f"{name}-checkpoint", kept)
     device = Probes().device()
     threads = torch.get_num_threads()
     result = options.work / f"{name}.json"
@@ -161,11 +193,12 @@ def run(options: argparse.Namespace) -> Path:
         "threads": threads,
         "plan": little["devices"][0]["plan_words"],
         "stages": {title: asdict(stage) for title, stage in watch.stages.items()},
-        "peak_bytes": Probes().peak_bytes(),
+        "peak_bytes": max(watch.peak_bytes, Probes().peak_bytes() or 0),
         "forecast": little,
         "whole": whole,
     }
     result.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    kept.unlink()
     print("\n".join(lines(figures)))
     return result
 
