@@ -227,7 +227,8 @@ def forecast(
     )  # fmt: skip
     if unused := _unused_offload(job):
         note(unused)
-    # Libraries are loaded and the model is found by now, as in the run that is foreseen.
+    # Libraries are loaded and the model is found by then, as in the run that is foreseen.
+    job.model.import_classes()
     job, words = chosen_plan(job, method, memory_bytes(memory), budget) if budget is not None else (job, [])
     for line in words:
         note(line)

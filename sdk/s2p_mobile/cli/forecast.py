@@ -47,9 +47,10 @@ def forecast(
                 "give one, or leave it out for what the quantization takes",
                 "device",
             )
+        foreseen = s2p_mobile.forecast(source, recipe=recipe, method=method or "s2p")
+        # Not before: what is loaded by then would not count as loading.
         from s2p_mobile.quantize.forecast import forecast_lines
 
-        foreseen = s2p_mobile.forecast(source, recipe=recipe, method=method or "s2p")
         for line in forecast_lines(foreseen):
             say(line, json)
         emit_json(json, foreseen.model_dump(mode="json"))

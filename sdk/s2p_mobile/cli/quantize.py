@@ -93,9 +93,10 @@ def quantize(
         "latents": latents, "sensitivity": sensitivity, "like": like, "budget": budget,
     }  # fmt: skip
     if dry_run:
+        foreseen = s2p_mobile.forecast(model, **settings)
+        # Not before: what is loaded by then would not count as loading.
         from s2p_mobile.quantize.forecast import forecast_lines
 
-        foreseen = s2p_mobile.forecast(model, **settings)
         for line in forecast_lines(foreseen):
             say(line, json)
         emit_json(json, foreseen.model_dump(mode="json"))

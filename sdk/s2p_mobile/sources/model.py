@@ -161,6 +161,14 @@ class Model(Components):
         assert self.vae and self.unet
         self._loaded = True
 
+    def import_classes(self) -> None:
+        """Import the classes of the components: of a small model, most of the time that loading takes."""
+        entries = [(self.denoiser.module, self.denoiser.kind), *(self.index.get(part) for part in self.weighty_folders[1:])]
+        with quiet_import():
+            for entry in filter(None, entries):
+                library, kind = entry
+                getattr(importlib.import_module(library), kind)
+
     def release(self) -> None:
         """Let go of the denoiser's weights, which are loaded again when they are asked for."""
         for name in ("unet", "diffusers_unet"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from s2p_mobile.quantize.job import QuantizationJob
 from s2p_mobile.quantize.jobs import make_job
 from s2p_mobile.quantize.latents import LatentJob, write_latents
 from s2p_mobile.quantize.latents.disk import block_shapes, latent_set_bytes, safetensors_bytes
+from s2p_mobile.quantize.methods import run_method
 from s2p_mobile.quantize.preparation.starting_point import planned_bits
 from s2p_mobile.quantize.recipes import CalibrationRule, MixedRule, Recipe, load_recipe
 from s2p_mobile.quantize.sensitivity import measure
@@ -193,6 +195,16 @@ def test_ranking_takes_the_counted_samples() -> None:
     measured = measure(job.model, job.plan, job.prompts[:2], job.guidance, "sqnr", bits=(4, 8), count=1)
     known = make_forecast(replace(job, sensitivity=measured), "s2p")
     assert not {stage.name for stage in known.stages} & {stage.name for stage in ranking}
+
+
+def test_a_methods_own_widths_are_told_in_place_of_the_recipes(no_probe: None) -> None:
+    job = make_job(None, **SETTINGS)
+    foreseen, made = make_forecast(job, "int4-blocks"), run_method("int4-blocks", job)
+    bits = [part.weight.bits for layer in made.general.values() for part in layer.parts]
+    kept = len(layer_specs(job.model.structure)) - len(bits)
+    assert foreseen.layers == {"float": kept, **{str(width): count for width, count in Counter(bits).items()}}
+    assert foreseen.bits_note is None
+    assert foreseen.weights == {"4": sum(layer.spec.weights for layer in made.general.values())}
 
 
 @pytest.mark.parametrize("place", [["--out", "ck"], []])

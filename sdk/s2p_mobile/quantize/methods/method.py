@@ -19,12 +19,14 @@ class Method(Protocol):
         title: in words, one line.
         splits_shortcuts: it follows ``split_shortcuts`` of its recipe; else shortcuts stay whole, as its authors have them.
         keeps_work: what an interrupted run need not do again lies in the job's work folder, so that a run can go on from there.
+        bits: of the weights of every layer, where the recipe's widths do not matter.
     """
 
     name: str
     title: str
     splits_shortcuts: bool = True
     keeps_work: bool = False
+    bits: int | None = None
 
     def run(self, job: QuantizationJob) -> QuantizedUNet:
         """Quantize.

@@ -69,6 +69,7 @@ class Preset(Baseline):
     name: str
     title: str
     compress: Compress
+    bits: int | None = BITS
 
     def run(self, job: QuantizationJob) -> QuantizedUNet:
         """Compress the weights; no calls of the network are looked at."""
