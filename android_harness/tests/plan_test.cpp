@@ -9,12 +9,12 @@
 namespace s2p {
 namespace {
 
-struct Case {
+struct PlanCase {
   const char* bundle;
   const char* golden;
 };
 
-class Replay : public ::testing::TestWithParam<Case> {};
+class Replay : public ::testing::TestWithParam<PlanCase> {};
 
 // The golden latents were made by the Python loop; feeding the recorded outputs back has to end in the same bits.
 TEST_P(Replay, EndsInTheGoldenLatentsBitForBit) {
@@ -35,8 +35,8 @@ TEST_P(Replay, EndsInTheGoldenLatentsBitForBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, Replay,
-                         ::testing::Values(Case{"replay.s2pmobile", "golden/first.safetensors"},
-                                           Case{"ancestral.s2pmobile", "golden/only.safetensors"}));
+                         ::testing::Values(PlanCase{"replay.s2pmobile", "golden/first.safetensors"},
+                                           PlanCase{"ancestral.s2pmobile", "golden/only.safetensors"}));
 
 // Forward Euler on dx/dt = x in four steps has the known end (1 + h)^4, exact in binary for h = 1/4.
 TEST(Denoise, SolvesAnEquationWithAKnownEnd) {
