@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,23 +9,17 @@ from typing import Any
 from s2p_converters.core.checkpoint import Checkpoint, require_symmetric
 from s2p_converters.core.graph.splitting import check_count
 from s2p_converters.core.plan import image_starts
-from s2p_converters.targets.float_components import (
-    FloatComponent,
-    SourceNetworks,
-    decoder_component,
-    encoder_component,
-    prompt_components,
-)
+from s2p_converters.targets.beside import Task
+from s2p_converters.targets.float_components import SourceNetworks
 from s2p_converters.targets.golden import FloatPrograms, Recorder
-from s2p_converters.targets.kept_programs import lower_or_take
+from s2p_converters.targets.lowering import float_parts, lower_all
 from s2p_converters.targets.manifest import copy_tokenizers, draft_manifest, write_manifest
 from s2p_converters.targets.needs import require_conversion
 from s2p_converters.targets.options import TargetOptions
-from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes, Target
+from s2p_converters.targets.protocol import Notes, Target
 from s2p_converters.targets.self_check import SelfCheck, check_sizes
 from s2p_converters.targets.sizes import latent_shapes, picture_sizes
 from s2p_runtime.bundle import Bundle, BundleManifest
-from s2p_runtime.component import Component
 from s2p_runtime.files import atomic_folder, refuse_existing
 from s2p_runtime.progress import Progress
 
@@ -124,9 +117,9 @@ def convert_checkpoint(
     check_early(checkpoint, target, options)
     sizes = picture_sizes(checkpoint, options.size)
     shapes = latent_shapes(sizes, target.host.default_method)
-    components = _float_components(checkpoint, shapes, options)
+    components = float_parts(checkpoint, shapes, options)
     starts = image_starts(checkpoint.manifest.plan, checkpoint.folder / "scheduler") if options.image_to_image else None
-    lowered = _lower(checkpoint, target, options, folder, components, shapes, progress, kept)
+    lowered = lower_all(Task(checkpoint, target, options, folder, shapes, kept), components, progress)
     tokenizers = copy_tokenizers(checkpoint, folder, target.tokenizer_folder(options))
     download = target.archive.unet_bytes(folder, lowered.unet)
     draft = draft_manifest(checkpoint, target.name, folder, lowered.unet, lowered.others, sizes, tokenizers, download, starts)
@@ -154,47 +147,3 @@ def convert_checkpoint(
         if len(sizes) > 1:
             check_sizes(target, bundle, backend)
     return manifest
-
-
-@dataclass(frozen=True)
-class _Lowered:
-    """The programs of a bundle: the U-Net's, and the others by name."""
-
-    unet: ConvertedUNet
-    others: dict[str, Component]
-
-
-def _float_components(
-    checkpoint: Checkpoint, shapes: LatentShapes, options: TargetOptions
-) -> dict[str, dict[str, FloatComponent]]:
-    """The components around the U-Net: name -> method -> component. Those of the VAE have a method for each size."""
-    own = next(iter(shapes))
-    text, *rest = prompt_components(checkpoint)
-    makers = (decoder_component, *((encoder_component,) if options.image_to_image else ()))
-    vae = [{method: make(checkpoint, latents) for method, latents in shapes.items()} for make in makers]
-    return {part[own].name: part for part in ({own: text}, *vae, *({own: component} for component in rest))}
-
-
-def _lower(
-    checkpoint: Checkpoint,
-    target: Target[Any],
-    options: TargetOptions,
-    folder: Path,
-    components: Mapping[str, Mapping[str, FloatComponent]],
-    shapes: LatentShapes,
-    progress: Progress,
-    kept: Path | None,
-) -> _Lowered:
-    """Write every program."""
-    others = {}
-    for name, methods in components.items():
-        with progress.stage(next(iter(methods.values())).title, 1) as advance:
-            others[name], taken = lower_or_take(kept, target, checkpoint, options, folder, methods)
-            advance("from an earlier conversion" if taken else "")
-    with progress.stage("U-Net", 1) as advance:
-        if options.chunks > 1:
-            unet = target.lower_chunks(checkpoint, options, folder)
-        else:
-            unet = target.lower_unet(checkpoint, options, folder, shapes)
-        advance()
-    return _Lowered(unet, others)

@@ -64,19 +64,35 @@ def lower_or_take(
     Raises:
         S2PError: the component cannot be lowered.
     """
-    own = next(iter(methods.values()))
-    if kept is None or not target.keeps_programs or not own.sources:
-        return target.lower(checkpoint, options, folder, methods), False
-    place = kept / _key(target, checkpoint, options, methods)
-    if (found := _take(place, folder)) is not None:
+    if (found := take(kept, target, checkpoint, options, folder, methods)) is not None:
         return found, True
     before = set(list_files(folder))
     component = target.lower(checkpoint, options, folder, methods)
-    # A conversion does not fail for want of a place to keep its parts.
-    with contextlib.suppress(OSError, S2PError):
-        _keep(place, folder, set(list_files(folder)) - before, component)
-        _tidy(kept, place)
+    if kept is not None and _is_kept(target, methods):
+        place = kept / _key(target, checkpoint, options, methods)
+        # A conversion does not fail for want of a place to keep its parts.
+        with contextlib.suppress(OSError, S2PError):
+            _keep(place, folder, set(list_files(folder)) - before, component)
+            _tidy(kept, place)
     return component, False
+
+
+def take(
+    kept: Path | None,
+    target: Target[Any],
+    checkpoint: Checkpoint,
+    options: TargetOptions,
+    folder: Path,
+    methods: Mapping[str, FloatComponent],
+) -> Component | None:
+    """What :func:`lower_or_take` wrote before, now in ``folder``; None where it did not."""
+    if kept is None or not _is_kept(target, methods):
+        return None
+    return _take(kept / _key(target, checkpoint, options, methods), folder)
+
+
+def _is_kept(target: Target[Any], methods: Mapping[str, FloatComponent]) -> bool:
+    return target.keeps_programs and bool(next(iter(methods.values())).sources)
 
 
 def _keep(place: Path, folder: Path, names: Iterable[str], component: Component) -> None:

@@ -119,6 +119,8 @@ class Target(ABC, Generic[Options]):
         keeps_programs: conversions may take a float component's program that :meth:`lower` wrote for an earlier one, where the
             component, the checkpoint's tokenizers and conditioning, and what the options say beside the U-Net are as they were:
             nothing else is in it. See :mod:`s2p_converters.targets.kept_programs`.
+        lowers_here: :meth:`lower` works in the process that calls it, so that another process beside it saves time; see
+            :mod:`s2p_converters.targets.beside`.
     """
 
     name: ClassVar[str]
@@ -127,6 +129,7 @@ class Target(ABC, Generic[Options]):
     step: ClassVar[Literal["int32", "int64"]] = "int32"
     archive: ClassVar[Archive] = PlainArchive()
     keeps_programs: ClassVar[bool] = False
+    lowers_here: ClassVar[bool] = True
 
     @property
     def host(self) -> Host:

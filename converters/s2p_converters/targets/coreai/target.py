@@ -33,6 +33,7 @@ class CoreAITarget(Target[CoreAIOptions]):
     title = "Core AI"
     options = CoreAIOptions
     keeps_programs = True
+    lowers_here = False
 
     def __init__(self) -> None:
         self._converter = Converter()

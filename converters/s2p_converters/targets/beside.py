@@ -1,0 +1,230 @@
+"""Programs around the U-Net, lowered by a process of its own while this one lowers the U-Net.
+
+Lowering keeps one core busy, mostly in Python; two processes use two. The other one writes into a folder of its own, so that neither
+sees half of what the other writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.targets.options import TargetOptions
+from s2p_converters.targets.protocol import LatentShapes, Target
+from s2p_converters.targets.registry import TARGETS
+from s2p_runtime.child_process import Said, close_pipes, ended_early
+from s2p_runtime.component import Component
+from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.files import list_files
+
+TOGETHER = 6 << 30
+"""Memory that two lowerings may take together, bytes: less than a conversion of SD v1-4 takes by itself, so that its peak and those
+of larger models are what :meth:`Target.memory` says."""
+WORKER = (sys.executable, "-m", "s2p_converters.targets.beside_worker")
+_PATIENCE = 10.0
+"""Seconds that the process has to clean up when it is told to end."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Programs to write.
+
+    Attributes:
+        folder: of the bundle.
+        shapes: latent height and width by method, the own size first.
+        kept: see :mod:`s2p_converters.targets.kept_programs`.
+    """
+
+    checkpoint: Checkpoint
+    target: Target[Any]
+    options: TargetOptions
+    folder: Path
+    shapes: LatentShapes
+    kept: Path | None
+
+
+class Request(BaseModel):
+    """What the process is asked for, one line of JSON; lines with the names of components follow.
+
+    Attributes:
+        checkpoint: its folder.
+        target: by name.
+        options: of the target.
+        folder: to write into; each component has a folder of its name there.
+        shapes: latent height and width by method, the own size first.
+        kept: see :mod:`s2p_converters.targets.kept_programs`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: Path
+    target: str
+    options: dict[str, Any]
+    folder: Path
+    shapes: dict[str, tuple[int, int]]
+    kept: Path | None
+
+
+class Answer(BaseModel):
+    """A component, or why there is none; one line of JSON.
+
+    Attributes:
+        problem, remedy, field: of an error.
+        failed: whether it is a :class:`CheckFailed`.
+        system: number, text and path of an error of the system.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    component: Component | None = None
+    problem: str = ""
+    remedy: str = ""
+    field: str | None = None
+    failed: bool = False
+    system: tuple[int | None, str | None, str | None] | None = None
+
+    @classmethod
+    def of_error(cls, error: S2PError | OSError) -> Answer:
+        """What the other process is told of an error."""
+        if isinstance(error, OSError):
+            path = None if error.filename is None else str(error.filename)
+            return cls(system=(error.errno, error.strerror or str(error), path))
+        return cls(problem=error.problem, remedy=error.remedy, field=error.field, failed=isinstance(error, CheckFailed))
+
+    def take(self) -> Component:
+        """The component.
+
+        Raises:
+            S2PError, OSError: the error that stands in its place.
+        """
+        if self.component is not None:
+            return self.component
+        if self.system is not None:
+            number, text, path = self.system
+            raise OSError(number, text) if path is None else OSError(number, text, path)
+        raise (CheckFailed if self.failed else S2PError)(self.problem, self.remedy, self.field)
+
+
+def room_beside(task: Task) -> bool:
+    """Whether two processes may lower at once: the target lowers in this one, torch may use several threads, and memory is enough.
+    A target that no list names cannot be found by another process."""
+    target = task.target
+    listed = target.name in TARGETS.names and TARGETS.get(target.name) is target
+    return (
+        listed
+        and target.lowers_here
+        and torch.get_num_threads() > 1
+        and 2 * target.memory(task.checkpoint, task.options) <= TOGETHER
+    )
+
+
+class Beside:
+    """The process, and the components that are still to be lowered: it takes the first of them, whoever is free here the last.
+
+    The process starts with the context, and ends with it.
+    """
+
+    def __init__(self, task: Task, titles: Mapping[str, str]) -> None:
+        """
+        Args:
+            titles: of the components to lower, by name.
+        """
+        self._titles, self._folder = titles, task.folder
+        self._waiting = deque(titles)
+        self._found: dict[str, Future[Component]] = {name: Future() for name in titles}
+        self._said = Said()
+        self._scratch = tempfile.TemporaryDirectory(dir=task.folder.parent, prefix=f"{task.folder.name}.beside-")
+        self._asked = Request(
+            checkpoint=task.checkpoint.folder.resolve(), target=task.target.name, options=task.options.model_dump(mode="json"),
+            folder=Path(self._scratch.name).resolve(), shapes=dict(task.shapes),
+            kept=None if task.kept is None else task.kept.resolve(),
+        )  # fmt: skip
+
+    def __enter__(self) -> Beside:
+        # One thread: it shares the machine with another process, and several of each would wait for each other in busy loops.
+        self._process = subprocess.Popen(
+            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said.file, text=True, encoding="utf-8",
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._waiting.clear()
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()  # it ends with its input
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._thread.join()
+        close_pipes(self._process)
+        self._said.close()
+        self._scratch.cleanup()
+
+    def another(self) -> str | None:
+        """The name of a component that nobody lowers yet and whoever asks now has to; None: there is none."""
+        try:
+            return self._waiting.pop()
+        except IndexError:
+            return None
+
+    def wait(self, name: str) -> Component:
+        """What the process made of a component; its files are in the bundle's folder then.
+
+        Raises:
+            S2PError: it cannot be lowered, or the process ended.
+            OSError: its files cannot be written.
+        """
+        component = self._found[name].result()
+        source = Path(self._scratch.name, name)
+        for path in list_files(source):
+            (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(source / path, self._folder / path)
+        return component
+
+    def _follow(self) -> None:
+        """Give the process one component after another, until an error or the last."""
+        lines = [self._asked.model_dump_json()]
+        while self._waiting:
+            try:
+                name = self._waiting.popleft()
+            except IndexError:
+                return
+            try:
+                self._found[name].set_result(self._ask([*lines, name], self._titles[name]))
+            except (S2PError, OSError) as error:
+                self._found[name].set_exception(error)
+            lines = []
+
+    def _ask(self, lines: Sequence[str], title: str) -> Component:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        # Where it has ended there is no answer either.
+        with contextlib.suppress(OSError, ValueError):
+            stdin.write("".join(f"{line}\n" for line in lines))
+            stdin.flush()
+        line = stdout.readline()
+        if not line:
+            what = f"the process that converted the {title} ended"
+            raise ended_early(what, self._process.wait(), self._said.last_lines(), "report it with the model")
+        return Answer.model_validate_json(line).take()
