@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s2p_converters.targets.executorch.passes import without_idle_work
 from s2p_converters.targets.executorch.protocol import Partitioned
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
@@ -74,7 +75,7 @@ def lower_methods(module: nn.Module, methods: Mapping[str, tuple[Any, ...]], del
     """
     chosen = partitioner(delegate)
     try:
-        with quiet_import(), torch.no_grad():
+        with quiet_import(), torch.no_grad(), without_idle_work():
             from executorch.exir import to_edge_transform_and_lower
 
             attention = torch.ops.aten.scaled_dot_product_attention.default
