@@ -199,7 +199,9 @@ def test_a_cache_that_cannot_be_written_stops_nothing(target: Counting, checkpoi
     assert component.path == "text_encoder" and not taken
 
 
-@pytest.mark.parametrize("name", NAMED_OTHERWISE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "executorch")) for name in NAMED_OTHERWISE]
+)
 def test_options_of_the_unet_change_no_other_program(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Every option that is said to be of the U-Net alone, at another value than its default."""
     if name == "coreai":

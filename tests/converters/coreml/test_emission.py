@@ -28,6 +28,9 @@ CASES = {
     "iOS18 for the GPU": {"minimum_os": "iOS18", "compute_unit": "gpu"},
 }
 
+REPEATED = {"iOS17 per-tensor", "iOS18 per-channel", "iOS17 for the GPU", "iOS17 float activations"}
+"""Each part of these is in another one."""
+
 
 def constants(package: Path) -> dict[str, Any]:
     """Name -> operation of every compressed or plain constant, as coremltools loads them."""
@@ -74,7 +77,10 @@ def integers_and_entries(op: Any, bits: int) -> tuple[NDArray[np.int64], NDArray
     return np.asarray(op.data.val).astype(np.int64), np.asarray(op.scale.val).reshape(-1)
 
 
-@pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(settings, id=name, marks=[pytest.mark.slow] * (name in REPEATED)) for name, settings in CASES.items()],
+)
 def test_every_layer_bit_for_bit(checkpoint: Checkpoint, settings: dict[str, str], converted: Callable[..., Path]) -> None:
     program = constants(converted(**settings))
     per_channel = settings.get("palette") == "per-channel"

@@ -30,6 +30,9 @@ FLOAT32_CASES = {
     "for every unit": {"compute_unit": "all"},
 }
 
+REPEATED = {"float activations", "8 bits as palette", "for every unit"}
+"""Each part of these is in another one, or in a float16 build."""
+
 
 def inputs(checkpoint: Checkpoint, call: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(call)
@@ -51,7 +54,13 @@ def reference(unet: torch.nn.Module, feeds: dict[str, np.ndarray]) -> np.ndarray
     return output
 
 
-@pytest.mark.parametrize("settings", FLOAT32_CASES.values(), ids=FLOAT32_CASES.keys())
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(settings, id=name, marks=[pytest.mark.slow] * (name in REPEATED))
+        for name, settings in FLOAT32_CASES.items()
+    ],
+)
 def test_float32_build_equals_the_reference_at_every_call(
     checkpoint: Checkpoint, settings: dict[str, Any], converted: Callable[..., Path]
 ) -> None:

@@ -49,7 +49,7 @@ class Method(nn.Module):
         return self.subgraph(x)[0]
 
 
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("cache", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_constant_that_equals_a_bias(tmp_path: Path, cache: bool) -> None:
     # XNNPACK packs the bias of the layer and reads the other addend where it lies.
     x, weight, bias = (gaussian(stream, shape) for stream, shape in enumerate([(16, 1024), (1024, 1024), (1024,)]))
