@@ -36,10 +36,11 @@ _SECONDS_BETWEEN_WRITES = 10.0
 
 @dataclass
 class StageFigures:
-    """One stage as it was measured."""
+    """One stage as it was measured: seconds on the clock and of the processor, bytes."""
 
     seconds: float = 0.0
     peak_bytes: int = 0
+    processor_seconds: float = 0.0
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Watch:
     peak_bytes: int = 0
     present: str = "-"
     began: float = field(default_factory=time.perf_counter)
+    processor_began: float = field(default_factory=time.process_time)
     written: float = field(default_factory=time.perf_counter)
 
     def see(self, event: Any) -> None:
@@ -65,9 +67,11 @@ class Watch:
             self._change(event.stage)
 
     def _change(self, stage: str) -> None:
-        now = time.perf_counter()
-        self._figures().seconds += now - self.began
-        self.present, self.began = stage, now
+        now, processor = time.perf_counter(), time.process_time()
+        figures = self._figures()
+        figures.seconds += now - self.began
+        figures.processor_seconds += processor - self.processor_began
+        self.present, self.began, self.processor_began = stage, now, processor
 
     def look(self, resident: int) -> None:
         """The process's memory just now."""
@@ -95,6 +99,7 @@ class Watch:
         stages = {title: asdict(figures) for title, figures in list(self.stages.items())}
         present = stages.setdefault(self.present, asdict(StageFigures()))
         present["seconds"] += now - self.began
+        present["processor_seconds"] += time.process_time() - self.processor_began
         scratch = self.kept.with_suffix(".scratch")
         scratch.write_text(json.dumps({"stages": stages, "peak_bytes": self.peak_bytes}), encoding="utf-8")
         scratch.replace(self.kept)
@@ -193,6 +198,7 @@ def run(options: argparse.Namespace) -> Path:
         "threads": threads,
         "plan": little["devices"][0]["plan_words"],
         "stages": {title: asdict(stage) for title, stage in watch.stages.items()},
+        "note": options.note,
         "peak_bytes": max(watch.peak_bytes, Probes().peak_bytes() or 0),
         "forecast": little,
         "whole": whole,
@@ -218,30 +224,35 @@ def _whole_recipe(options: argparse.Namespace, name: str) -> str:
 
 def lines(figures: dict[str, Any]) -> list[str]:
     """A run as a table."""
+    # With one thread other programs disturb the clock more than the processor's time, which is what the forecast foresees then.
+    alone = figures["threads"] == 1 and all(stage["processor_seconds"] for stage in figures["stages"].values())
+    kind, clock = ("processor_seconds", "processor time") if alone else ("seconds", "time on the clock")
     small = {stage["name"]: stage for stage in figures["forecast"]["stages"]}
     whole = {stage["name"]: stage for stage in figures["whole"]["stages"]}
     found = [
         f"## {figures['name']}",
         "",
-        f"{figures['machine']}; {figures['threads']} threads. Plan: {figures['plan']}.",
+        f"{figures['machine']}; {figures['threads']} threads, {clock}. Plan: {figures['plan']}.",
         "",
         "| stage | time, s | foreseen, s | memory, GiB | foreseen, GiB | whole recipe here, h |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
+    if figures["note"]:
+        found[2] += f" {figures['note']}"
     total = 0.0
     for title, stage in figures["stages"].items():
         if title not in small:
             continue
-        ratio = stage["seconds"] / small[title]["seconds"] if small[title]["seconds"] else 1.0
+        ratio = stage[kind] / small[title]["seconds"] if small[title]["seconds"] else 1.0
         hours = ratio * whole[title]["seconds"] / 3600 if title in whole else 0.0
         total += hours
         found.append(
-            f"| {title} | {stage['seconds']:.1f} | {small[title]['seconds']:.1f} | {stage['peak_bytes'] / GIB:.2f} | "
+            f"| {title} | {stage[kind]:.1f} | {small[title]['seconds']:.1f} | {stage['peak_bytes'] / GIB:.2f} | "
             f"{small[title]['memory_bytes'] / GIB:.2f} | {hours:.1f} |"
         )
     peak, expected = figures["peak_bytes"] or 0, figures["forecast"]["memory_bytes"]
     found += [
-        f"| all | {sum(stage['seconds'] for stage in figures['stages'].values()):.1f} | "
+        f"| all | {sum(stage[kind] for stage in figures['stages'].values()):.1f} | "
         f"{sum(stage['seconds'] for stage in small.values()):.1f} | {peak / GIB:.2f} | {expected / GIB:.2f} | {total:.1f} |",
         "",
         "Elsewhere, by the forecast of the whole recipe:",
@@ -282,6 +293,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--samples", type=int, default=8, help="U-Net calls that the start learns from")
+    parser.add_argument("--note", default="", help="for the report: what else ran on the machine")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="only write the runs that lie in --work as a page")
     options = parser.parse_args()
