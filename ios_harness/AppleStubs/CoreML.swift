@@ -13,6 +13,9 @@ public enum MLComputeUnits: Int, Sendable {
 open class MLModelConfiguration: NSObject {
     public override init() {}
     open var computeUnits: MLComputeUnits = .all
+    /// https://developer.apple.com/documentation/coreml/mlmodelconfiguration/functionname
+    @available(macOS 15.0, iOS 18.0, *)
+    open var functionName: String? { get { nil } set {} }
 }
 
 /// https://developer.apple.com/documentation/coreml/mlmultiarraydatatype

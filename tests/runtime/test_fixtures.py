@@ -34,6 +34,7 @@ WRITTEN = (
     "picture.s2pmobile",
     "malformed",
     "noise.safetensors",
+    "sizes.safetensors",
     "report.json",
     "report-1.json",
     "report.schema.json",

@@ -213,6 +213,11 @@ import Testing
         let later = CompiledModelCache(folder: folder, system: "18.1.0")
         #expect(later.firstLoad(key: "a", unit: .gpu)?.first == 1234 && later.firstLoad(key: "a", unit: .all)?.first == nil)
         #expect((later.firstLoad(key: "a", unit: .gpu)?.compile ?? -1) >= 0)
+        // Each function is specialised for itself.
+        #expect(later.firstLoad(key: "a", unit: .gpu, function: "size_64x48")?.first == nil)
+        later.note(firstLoad: 77, key: "a", unit: .gpu, function: "size_64x48")
+        #expect(later.firstLoad(key: "a", unit: .gpu, function: "size_64x48")?.first == 77)
+        #expect(later.firstLoad(key: "a", unit: .gpu)?.first == 1234)
         // Another system compiles anew.
         #expect(CompiledModelCache(folder: folder, system: "18.2.0").existing(key: "a") == nil)
     }

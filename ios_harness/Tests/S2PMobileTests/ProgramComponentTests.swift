@@ -33,8 +33,8 @@ import Testing
     }
 
     private func components(of bundle: ModelBundle) throws -> ComponentSet {
-        try ComponentSet(of: bundle, chunks: .resident) { name, part in
-            Program(name: name, spec: try bundle.component(name).0, part: part)
+        try ComponentSet(of: bundle, chunks: .resident) { source in
+            Program(name: source.name, spec: source.spec, part: source.part)
         } describe: { programs, _ in
             var description = EngineDescription(backend: [:])
             for program in programs.all { description.add("plays \(program.part)", of: program, among: programs) }

@@ -10,7 +10,9 @@ import Foundation
 /// ```
 ///
 /// Programs are loaded when a drawing needs them and stay, or go again, as the memory budget has it. One picture is drawn at a time: a
-/// second call of ``generate(_:negativePrompt:seed:image:strength:)`` waits for the first.
+/// second call of ``generate(_:negativePrompt:seed:image:strength:size:)`` waits for the first.
+///
+/// A bundle that was converted for several picture sizes (`--size`) draws each of its ``sizes`` with the same weights.
 public final class Pipeline: Sendable {
     /// Choices that suit most apps as they stand.
     public struct Configuration: Sendable {
@@ -29,13 +31,15 @@ public final class Pipeline: Sendable {
 
     /// Of the model, as its bundle has it.
     public let name: String
-    /// Of the pictures, in pixels.
-    public let size: (width: Int, height: Int)
+    /// Of the pictures, in pixels, where none is asked for: the first of ``sizes``.
+    public var size: (width: Int, height: Int) { sizes[0] }
+    /// All sizes of pictures that the bundle draws, in pixels; at least one.
+    public let sizes: [(width: Int, height: Int)]
     /// U-Net calls for a picture that starts from noise.
     public let callCount: Int
-    /// Whether ``generate(_:negativePrompt:seed:image:strength:)`` takes a negative prompt: the bundle draws with guidance.
+    /// Whether ``generate(_:negativePrompt:seed:image:strength:size:)`` takes a negative prompt: the bundle draws with guidance.
     public let takesNegativePrompts: Bool
-    /// Whether ``generate(_:negativePrompt:seed:image:strength:)`` takes a picture to start from: the bundle was converted with
+    /// Whether ``generate(_:negativePrompt:seed:image:strength:size:)`` takes a picture to start from: the bundle was converted with
     /// `--image-to-image`.
     public let startsFromPictures: Bool
 
@@ -63,7 +67,7 @@ public final class Pipeline: Sendable {
         let manifest = bundle.manifest
         drawing = try ImagePipeline(bundle: bundle, components: components, residency: residency, clock: SystemClock())
         name = manifest.name
-        size = (manifest.sizes[0].width, manifest.sizes[0].height)
+        sizes = manifest.sizes.map { ($0.width, $0.height) }
         callCount = manifest.plan.calls.count
         takesNegativePrompts = manifest.batch == 2
         startsFromPictures = manifest.imageStarts != nil
@@ -72,7 +76,8 @@ public final class Pipeline: Sendable {
         preview = Preview(goldenRuns: runs)
     }
 
-    /// Makes the device ready: compiles and specialises every program, one after the other, and releases it again.
+    /// Makes the device ready: compiles and specialises every program for every picture size, one after the other, and releases it
+    /// again.
     ///
     /// Do it once after a bundle arrived, with a screen that says so: it may take minutes. Afterwards a picture begins at once, also in
     /// later launches. Without it the first picture takes as much longer.
@@ -110,19 +115,22 @@ public final class Pipeline: Sendable {
     ///   - prompt: what to draw. What does not fit the text encoder is cut off.
     ///   - negativePrompt: what to stay away from; for bundles with guidance.
     ///   - seed: of the noise. The same seed gives the same picture.
-    ///   - image: a picture to start from, of the bundle's ``size``; for bundles with ``startsFromPictures``. nil: noise alone.
+    ///   - image: a picture to start from, of the size that is drawn; for bundles with ``startsFromPictures``. nil: noise alone.
     ///   - strength: how much of that picture is drawn anew: the share of the steps that is made, above 0 and at most 1, where
     ///     next to nothing of it is left. Without a picture it means nothing.
+    ///   - size: one of ``sizes``; nil: the first. Programs for another size than the last picture's are loaded in place of its own.
     /// - Returns: steps; the stream throws ``S2PError`` or `CancellationError`.
     public func generate(
         _ prompt: String, negativePrompt: String? = nil, seed: UInt64 = .random(in: .min ... .max), image: Picture? = nil,
-        strength: Double = 0.8
+        strength: Double = 0.8, size: (width: Int, height: Int)? = nil
     ) -> AsyncThrowingStream<Step, any Error> {
         let start = image.map { FromPicture($0, strength: strength) }
-        let request = DrawingRequest(prompt: prompt, negativePrompt: negativePrompt, seed: seed, image: start)
         return AsyncThrowingStream { continuation in
             let task = Task {
+                let request: DrawingRequest
                 do {
+                    let known = try size.map { try drawing.bundle.manifest.size(width: $0.width, height: $0.height) }
+                    request = DrawingRequest(prompt: prompt, negativePrompt: negativePrompt, seed: seed, image: start, size: known)
                     try drawing.check(request)
                     try await turn.take()
                 } catch {

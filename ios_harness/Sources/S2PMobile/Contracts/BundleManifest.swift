@@ -88,26 +88,6 @@ package struct GoldenRunSpec: Codable, Equatable, Sendable {
     package let path: String
 }
 
-/// A size of pictures that a bundle draws. Where there are several, U-Net and VAE decoder have a function for each; their weights
-/// exist once.
-package struct PictureSize: Codable, Equatable, Sendable {
-    package let width: Int
-    package let height: Int
-    package let latentWidth: Int
-    package let latentHeight: Int
-    /// Name of the function; nil: the default one, as the first size has it.
-    @Nullable package var method: String?
-    /// A safetensors file with calls at this size; nil for the first, which golden runs check.
-    @Nullable package var check: String?
-
-    enum CodingKeys: String, CodingKey {
-        case width, height
-        case latentWidth = "latent_width"
-        case latentHeight = "latent_height"
-        case method, check
-    }
-}
-
 /// `manifest.json` of a bundle. The Python model `s2p_runtime.bundle.BundleManifest` is the schema.
 package struct BundleManifest: Contract {
     package static let formatName = "s2p-bundle"
@@ -166,6 +146,10 @@ package struct BundleManifest: Contract {
             for port in component.inputs + component.outputs {
                 let shaped = port.shape.allSatisfy { (0...Int(Int32.max)).contains($0) } && elementCount(port.shape) != nil
                 try require(shaped, "components.\(name).\(port.name).shape", "is no shape of an array")
+                for size in sizes {
+                    let fits = elementCount(port.resized(to: size).shape) != nil
+                    try require(fits, "components.\(name).\(port.name).shape", "is no shape of an array at \(size.title)")
+                }
             }
             let folder = component.path + "/"
             let listed = files[component.path] != nil || files.keys.contains { $0.hasPrefix(folder) }
@@ -204,6 +188,8 @@ package struct BundleManifest: Contract {
             let most = LatentSpec.maximumDimension
             let inside = [size.latentWidth, size.latentHeight].allSatisfy { (1...most).contains($0) }
             try require(inside, "sizes.\(index)", "latents must be from 1 to \(most)")
+            let small = elementCount(latents.resized(to: size).shape).map { $0 <= LatentSpec.maximumElements } ?? false
+            try require(small, "sizes.\(index)", "latents are more than \(LatentSpec.maximumElements) numbers")
             try require(size.method.map(isIdentifier) ?? true, "sizes.\(index).method", "must be of letters, digits and _")
         }
         try require(Set(sizes.map { [$0.width, $0.height] }).count == sizes.count, "sizes", "two are the same")

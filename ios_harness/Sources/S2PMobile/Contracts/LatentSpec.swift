@@ -1,8 +1,8 @@
 /// Latent shape, and what stands between latents and the VAE: `decoderInput` and `encodedLatents`.
 package struct LatentSpec: Codable, Equatable, Sendable {
     package let channels: Int
-    package let height: Int
-    package let width: Int
+    package internal(set) var height: Int
+    package internal(set) var width: Int
     package let scalingFactor: Double
     package let shiftFactor: Double
     /// Of each channel; nil: none is added.

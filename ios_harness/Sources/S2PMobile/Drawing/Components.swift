@@ -116,42 +116,65 @@ package struct EngineDescription: Equatable, Sendable {
     }
 }
 
-/// All components of a bundle and what the report says of their engine.
-package struct ComponentSet: Sendable {
+/// A component by its name in the bundle.
+package typealias NamedComponent = (name: String, component: any PipelineComponent)
+
+/// The components that are others for each picture size.
+package struct SizedComponents: Sendable {
     /// Of bundles that start from pictures.
     package let encoder: (any ImageEncoding)?
+    package let unet: any Denoising
+    package let decoder: any ImageDecoding
+
+    package init(encoder: (any ImageEncoding)?, unet: any Denoising, decoder: any ImageDecoding) {
+        self.encoder = encoder
+        self.unet = unet
+        self.decoder = decoder
+    }
+
+    /// In the order of use.
+    var all: [NamedComponent] { (encoder.map { [("vae_encoder", $0)] } ?? []) + [("unet", unet), ("vae_decoder", decoder)] }
+}
+
+/// All components of a bundle and what the report says of their engine.
+package struct ComponentSet: Sendable {
     package let textEncoder: any TextEncoding
     /// Where the time table belongs to the prompt.
     package let timeTable: (any TimeTabling)?
-    package let unet: any Denoising
-    package let decoder: any ImageDecoding
+    /// In the order of the manifest's sizes. A replay has the first alone, which golden runs are of.
+    package let sized: [SizedComponents]
     /// Whether the components only answer what one golden run holds.
     package let isReplay: Bool
     /// What runs the components. With `placement` also where operators run, which is asked last: finding out may cost memory.
     package let describe: @Sendable (_ placement: Bool) async -> EngineDescription
 
+    /// - Parameters:
+    ///   - encoder, unet, decoder: of the first picture size.
+    ///   - others: of the further ones.
     package init(
         encoder: (any ImageEncoding)? = nil, textEncoder: any TextEncoding, timeTable: (any TimeTabling)? = nil, unet: any Denoising,
-        decoder: any ImageDecoding, isReplay: Bool = false,
+        decoder: any ImageDecoding, others: [SizedComponents] = [], isReplay: Bool = false,
         describe: @escaping @Sendable (_ placement: Bool) async -> EngineDescription
     ) {
-        self.encoder = encoder
         self.textEncoder = textEncoder
         self.timeTable = timeTable
-        self.unet = unet
-        self.decoder = decoder
+        sized = [SizedComponents(encoder: encoder, unet: unet, decoder: decoder)] + others
         self.isReplay = isReplay
         self.describe = describe
     }
 
-    /// (name in the bundle, component), in the order of use.
-    package var all: [(name: String, component: any PipelineComponent)] {
-        (encoder.map { [("vae_encoder", $0)] } ?? []) + ofEveryDrawing
+    package var encoder: (any ImageEncoding)? { sized[0].encoder }
+    package var unet: any Denoising { sized[0].unet }
+    package var decoder: any ImageDecoding { sized[0].decoder }
+
+    /// In the order of use, those of further picture sizes last.
+    package var all: [NamedComponent] {
+        (encoder.map { [("vae_encoder", $0)] } ?? []) + ofEveryDrawing + sized.dropFirst().flatMap(\.all)
     }
 
-    /// The same without what only a drawing from a picture needs: what is loaded ahead, and measured.
-    package var ofEveryDrawing: [(name: String, component: any PipelineComponent)] {
-        let table: [(name: String, component: any PipelineComponent)] = timeTable.map { [("time_table", $0)] } ?? []
+    /// Those of the first size, without what only a drawing from a picture needs: what is loaded ahead, and measured.
+    package var ofEveryDrawing: [NamedComponent] {
+        let table: [NamedComponent] = timeTable.map { [("time_table", $0)] } ?? []
         return [("text_encoder", textEncoder)] + table + [("unet", unet), ("vae_decoder", decoder)]
     }
 }

@@ -22,12 +22,17 @@ package struct DrawingRequest: Equatable, Sendable {
     package var seed: UInt64
     /// What to start from; nil: noise alone.
     package var image: FromPicture?
+    /// One of the manifest's; nil: its first.
+    package var size: PictureSize?
 
-    package init(prompt: String, negativePrompt: String? = nil, seed: UInt64, image: FromPicture? = nil) {
+    package init(
+        prompt: String, negativePrompt: String? = nil, seed: UInt64, image: FromPicture? = nil, size: PictureSize? = nil
+    ) {
         self.prompt = prompt
         self.negativePrompt = negativePrompt
         self.seed = seed
         self.image = image
+        self.size = size
     }
 }
 

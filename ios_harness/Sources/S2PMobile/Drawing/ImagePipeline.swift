@@ -41,9 +41,10 @@ package struct ImagePipeline: Sendable {
         bundle.manifest.batch == 2 ? [negativePrompt ?? "", prompt] : [prompt]
     }
 
-    /// Refuses a negative prompt that would have no effect, and a picture to start from that does not fit.
+    /// Refuses a negative prompt that would have no effect, a picture to start from that does not fit, and a size that the components
+    /// do not draw.
     ///
-    /// - Throws: `usage`. Where the bundle draws without guidance there is no unconditional branch.
+    /// - Throws: `usage`, `notRecorded`. Where the bundle draws without guidance there is no unconditional branch.
     package func check(_ request: DrawingRequest) throws(S2PError) {
         if request.negativePrompt != nil, bundle.manifest.batch == 1 {
             throw .usage(
@@ -52,6 +53,26 @@ package struct ImagePipeline: Sendable {
             )
         }
         _ = try start(of: request)
+        _ = try place(of: size(of: request))
+    }
+
+    private func size(of request: DrawingRequest) -> PictureSize { request.size ?? bundle.manifest.sizes[0] }
+
+    /// Index of the components for a picture size.
+    private func place(of size: PictureSize) throws(S2PError) -> Int {
+        guard let place = bundle.manifest.sizes.firstIndex(of: size), components.sized.indices.contains(place) else {
+            throw .notRecorded(what: "pictures of \(size.title)")
+        }
+        return place
+    }
+
+    /// The components for a picture size. Programs for the others are let go: each would take the memory of the whole model.
+    private func sized(for size: PictureSize) async throws -> SizedComponents {
+        let wanted = try place(of: size)
+        for (place, others) in components.sized.enumerated() where place != wanted {
+            for (_, component) in others.all { await component.unload() }
+        }
+        return components.sized[wanted]
     }
 
     /// Where a drawing begins; nil: at the first call, from noise.
@@ -67,7 +88,7 @@ package struct ImagePipeline: Sendable {
             )
         }
         let skipped = try manifest.plan.skippedSteps(strength: image.strength)
-        let (picture, wanted) = (image.picture, manifest.sizes[0])
+        let (picture, wanted) = (image.picture, size(of: request))
         guard picture.width == wanted.width, picture.height == wanted.height else {
             throw .usage(
                 "the picture to start from is \(picture.width)x\(picture.height) pixels, not \(wanted.width)x\(wanted.height)",
@@ -90,15 +111,16 @@ package struct ImagePipeline: Sendable {
         let manifest = bundle.manifest
         let start = clock.milliseconds
         var loadMS: [String: Double] = [:]
-        let (sampler, initial) = try await beginning(of: request, &loadMS, observe)
+        let sized = try await sized(for: size(of: request))
+        let (sampler, initial) = try await beginning(of: request, sized.encoder, &loadMS, observe)
         let (conditions, textMS) = try await conditions(of: request, &loadMS, observe)
         var callMS: [Double] = []
-        let (latents, _) = try await stage("unet", components.unet, &loadMS, observe) {
+        let (latents, _) = try await stage("unet", sized.unet, &loadMS, observe) {
             try await sampler.denoise(from: initial, seed: request.seed) { scaled, index in
                 try Task.checkCancellation()
                 let batch = Tensor.concatenated([Tensor](repeating: scaled, count: manifest.batch))
                 let called = clock.milliseconds
-                let output = try await components.unet.predict(
+                let output = try await sized.unet.predict(
                     sample: batch, step: index, embeddings: conditions.embeddings, timeTable: conditions.timeTable
                 )
                 let elapsed = clock.milliseconds - called
@@ -110,8 +132,8 @@ package struct ImagePipeline: Sendable {
             }
         }
         try Task.checkCancellation()
-        let (image, decoderMS) = try await stage("vae_decoder", components.decoder, &loadMS, observe) {
-            try await components.decoder.decode(decoderInput(latents, manifest.latents))
+        let (image, decoderMS) = try await stage("vae_decoder", sized.decoder, &loadMS, observe) {
+            try await sized.decoder.decode(decoderInput(latents, manifest.latents))
         }
         return Drawing(
             latents: latents, image: image, loadMS: loadMS, textEncoderMS: textMS, unetCallMS: callMS, decoderMS: decoderMS,
@@ -121,13 +143,13 @@ package struct ImagePipeline: Sendable {
 
     /// The loop of a drawing, and the state that it begins at.
     private func beginning(
-        of request: DrawingRequest, _ loadMS: inout [String: Double], _ observe: Observe
+        of request: DrawingRequest, _ encoder: (any ImageEncoding)?, _ loadMS: inout [String: Double], _ observe: Observe
     ) async throws -> (Sampler, Tensor) {
-        let manifest = bundle.manifest
+        let spec = bundle.manifest.latents.resized(to: size(of: request))
         guard let image = request.image, let start = try start(of: request) else {
-            return (sampler, sampler.initialLatents(seed: request.seed, shape: manifest.latents.shape))
+            return (sampler, sampler.initialLatents(seed: request.seed, shape: spec.shape))
         }
-        guard let encoder = components.encoder else {
+        guard let encoder else {
             throw S2PError.backend(component: "vae_encoder", reason: "this backend has none for the bundle")
         }
         let (moments, _) = try await stage("vae_encoder", encoder, &loadMS, observe) {
@@ -138,8 +160,8 @@ package struct ImagePipeline: Sendable {
             throw S2PError.backend(component: "vae_encoder", reason: "it gives numbers that are not finite")
         }
         try Task.checkCancellation()
-        let encoded = try encodedLatents(moments, manifest.latents)
-        return (Sampler(plan: manifest.plan, start: start), start.state(of: encoded, seed: request.seed))
+        let encoded = try encodedLatents(moments, spec)
+        return (Sampler(plan: bundle.manifest.plan, start: start), start.state(of: encoded, seed: request.seed))
     }
 
     /// What a prompt tells the U-Net, the same for all calls.
@@ -152,7 +174,7 @@ package struct ImagePipeline: Sendable {
         of request: DrawingRequest, _ loadMS: inout [String: Double], _ observe: Observe
     ) async throws -> (Conditions, Double) {
         let ids = tokenIDs(request.prompt, negativePrompt: request.negativePrompt)
-        guard let conditioning = bundle.manifest.conditioning else {
+        guard let conditioning = bundle.manifest.conditioning, let sizeIDs = bundle.manifest.timeIDs(at: size(of: request)) else {
             let (embeddings, elapsed) = try await stage("text_encoder", components.textEncoder, &loadMS, observe) {
                 var features: [Tensor] = []
                 for row in ids {
@@ -181,8 +203,8 @@ package struct ImagePipeline: Sendable {
             }
             return texts
         }
-        let numbers = [[Double]](repeating: conditioning.timeIDs, count: ids.count).joined().map { Float($0) }
-        let timeIDs = Tensor(shape: [ids.count, conditioning.timeIDs.count], data: numbers)
+        let numbers = [[Double]](repeating: sizeIDs, count: ids.count).joined().map { Float($0) }
+        let timeIDs = Tensor(shape: [ids.count, sizeIDs.count], data: numbers)
         let (table, tableMS) = try await stage("time_table", network, &loadMS, observe) {
             try await network.timeTable(pooled: Tensor.concatenated(texts.map(\.pooled)), timeIDs: timeIDs)
         }

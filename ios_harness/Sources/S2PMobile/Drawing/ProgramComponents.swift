@@ -1,3 +1,5 @@
+import Foundation
+
 extension NamedProgram {
     /// Runs once for one output.
     package func predict(_ inputs: [String: ProgramInput], output: String) async throws -> Tensor {
@@ -76,28 +78,67 @@ package struct ProgramDecoder: ImageDecoding, ProgramComponent {
     }
 }
 
+/// What an engine makes a program of: a component of a bundle, at a picture size where it has one.
+package struct ProgramSource: Sendable {
+    /// What converters call the function that a program has anyway.
+    package static let defaultFunction = "main"
+
+    /// In the manifest.
+    package let name: String
+    /// The part that it plays: programs of one U-Net are `unet` together.
+    package let part: String
+    /// With the inputs and outputs of the function.
+    package let spec: ComponentSpec
+    package let url: URL
+    /// Of the program; nil: the one that it has anyway.
+    package let function: String?
+
+    /// - Throws: `noComponent`; `outside`.
+    init(_ name: String, part: String, of bundle: ModelBundle, at size: PictureSize?) throws(S2PError) {
+        let (spec, url) = try bundle.component(name)
+        self.name = name
+        self.part = part
+        self.spec = size.map(spec.resized) ?? spec
+        self.url = url
+        function = size?.method
+    }
+}
+
 extension ComponentSet {
-    /// The programs of a bundle as its components. `program` is asked for each by its name in the manifest and the part that it plays.
+    /// The programs of a bundle as its components, those of U-Net and VAE once for each picture size.
     package init<Program: NamedProgram>(
-        of bundle: ModelBundle, chunks: ChunkPolicy, program: (_ name: String, _ part: String) throws -> Program,
+        of bundle: ModelBundle, chunks: ChunkPolicy, program: (ProgramSource) throws -> Program,
         describe: @escaping @Sendable (_ programs: BundlePrograms<Program>, _ placement: Bool) async -> EngineDescription
     ) throws {
+        let manifest = bundle.manifest
+        func make(_ name: String, part: String? = nil, at size: PictureSize? = nil) throws -> Program {
+            try program(ProgramSource(name, part: part ?? name, of: bundle, at: size))
+        }
+        func parts(at size: PictureSize) throws -> (sized: SizedComponents, unet: [Program], decoder: Program) {
+            let encoder = try manifest.imageStarts.map { _ in try make("vae_encoder", at: size) }
+            let unet = try manifest.unetPrograms.map { try make($0, part: "unet", at: size) }
+            let decoder = try make("vae_decoder", at: size)
+            let sized = SizedComponents(
+                encoder: encoder.map { ProgramEncoder(program: $0) }, unet: ProgramUNet(programs: unet, policy: chunks),
+                decoder: ProgramDecoder(program: decoder)
+            )
+            return (sized, unet, decoder)
+        }
+        let first = try parts(at: manifest.sizes[0])
         let programs = BundlePrograms(
-            text: try program("text_encoder", "text_encoder"),
-            table: try bundle.manifest.conditioning.map { _ in try program("time_table", "time_table") },
-            unet: try bundle.manifest.unetPrograms.map { try program($0, "unet") },
-            decoder: try program("vae_decoder", "vae_decoder")
+            text: try make("text_encoder"), table: try manifest.conditioning.map { _ in try make("time_table") }, unet: first.unet,
+            decoder: first.decoder
         )
-        let encoder = try bundle.manifest.imageStarts.map { _ in try program("vae_encoder", "vae_encoder") }
         self.init(
-            encoder: encoder.map { ProgramEncoder(program: $0) },
-            textEncoder: ProgramTextEncoder(program: programs.text), timeTable: programs.table.map { ProgramTimeTable(program: $0) },
-            unet: ProgramUNet(programs: programs.unet, policy: chunks), decoder: ProgramDecoder(program: programs.decoder)
+            encoder: first.sized.encoder, textEncoder: ProgramTextEncoder(program: programs.text),
+            timeTable: programs.table.map { ProgramTimeTable(program: $0) }, unet: first.sized.unet, decoder: first.sized.decoder,
+            others: try manifest.sizes.dropFirst().map { try parts(at: $0).sized }
         ) { placement in await describe(programs, placement) }
     }
 }
 
-/// The programs of every drawing by the parts that they play. The encoder is none: reports tell of drawings from noise.
+/// The programs of every drawing by the parts that they play, at the first picture size. The encoder is none: reports tell of drawings
+/// from noise.
 package struct BundlePrograms<Program: NamedProgram>: Sendable {
     package let text: Program
     /// Where the time table belongs to the prompt.

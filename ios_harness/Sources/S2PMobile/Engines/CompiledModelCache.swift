@@ -57,16 +57,24 @@ package struct CompiledModelCache: Sendable {
         return FileManager.default.fileExists(atPath: place.path) ? place : nil
     }
 
-    /// Keeps what loading took, unless an earlier load of the same program for the same unit is known.
-    package func note(firstLoad milliseconds: Double, key: String, unit: ComputeUnit) {
-        guard var record = record(key: key), record.first[unit.rawValue] == nil else { return }
-        record.first[unit.rawValue] = milliseconds
+    /// Keeps what loading took, unless an earlier load of the same function of the program for the same unit is known.
+    ///
+    /// - Parameter function: nil: the one that the program has anyway.
+    package func note(firstLoad milliseconds: Double, key: String, unit: ComputeUnit, function: String? = nil) {
+        let load = Self.load(unit, function)
+        guard var record = record(key: key), record.first[load] == nil else { return }
+        record.first[load] = milliseconds
         write(record, key: key)
     }
 
     /// What the first load took; nil: nobody measured it.
-    package func firstLoad(key: String, unit: ComputeUnit) -> FirstLoad? {
-        record(key: key).map { FirstLoad(compile: $0.compile, first: $0.first[unit.rawValue]) }
+    package func firstLoad(key: String, unit: ComputeUnit, function: String? = nil) -> FirstLoad? {
+        record(key: key).map { FirstLoad(compile: $0.compile, first: $0.first[Self.load(unit, function)]) }
+    }
+
+    /// How a record calls the load of a function.
+    private static func load(_ unit: ComputeUnit, _ function: String?) -> String {
+        [unit.rawValue, function].compactMap { $0 }.joined(separator: "/")
     }
 
     /// Removes what other systems compiled, and what was not used for long.
@@ -84,7 +92,7 @@ package struct CompiledModelCache: Sendable {
 
     private struct Record: Codable {
         var compile: Double
-        /// By compute unit.
+        /// By compute unit, and function where it is not the one that the program has anyway.
         var first: [String: Double] = [:]
     }
 

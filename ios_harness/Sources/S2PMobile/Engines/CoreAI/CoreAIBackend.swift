@@ -16,9 +16,8 @@ package enum CoreAIBackend {
     package static func components(of bundle: ModelBundle, options: EngineOptions) async throws -> ComponentSet {
         try bundle.requireTarget(target)
         try bundle.requireStepInput()
-        return try ComponentSet(of: bundle, chunks: options.chunks) { name, part in
-            let (spec, url) = try bundle.component(name)
-            return CoreAIProgram(name: name, spec: spec, asset: url, unit: options.computeUnit(for: part, spec, choice: .all))
+        return try ComponentSet(of: bundle, chunks: options.chunks) { source in
+            CoreAIProgram(source, unit: options.computeUnit(for: source.part, source.spec, choice: .all))
         } describe: { programs, _ in
             await describe(programs)
         }

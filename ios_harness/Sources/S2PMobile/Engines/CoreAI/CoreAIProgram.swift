@@ -17,15 +17,17 @@ actor CoreAIProgram: NamedProgram {
     nonisolated let name: String
     nonisolated let spec: ComponentSpec
     private let asset: URL
+    private let functionName: String
     private let options: SpecializationOptions
     nonisolated let unit: ComputeUnit
     private var function: InferenceFunction?
     private(set) var times: Times?
 
-    init(name: String, spec: ComponentSpec, asset: URL, unit: ComputeUnit) {
-        self.name = name
-        self.spec = spec
-        self.asset = asset
+    init(_ source: ProgramSource, unit: ComputeUnit) {
+        name = source.name
+        spec = source.spec
+        asset = source.url
+        functionName = source.function ?? ProgramSource.defaultFunction
         self.unit = unit
         options = Self.specialization(for: unit)
     }
@@ -46,8 +48,8 @@ actor CoreAIProgram: NamedProgram {
             let start = ContinuousClock.now
             let model = try await AIModel(contentsOf: asset, options: options)
             let specialized = ContinuousClock.now
-            guard let loaded = try model.loadFunction(named: "main") else {
-                throw S2PError.backend(component: name, reason: "it has no function main")
+            guard let loaded = try model.loadFunction(named: functionName) else {
+                throw S2PError.backend(component: name, reason: "it has no function \(functionName)")
             }
             function = loaded
             // Of the first load: later ones come from Apple's cache, whatever the first was.

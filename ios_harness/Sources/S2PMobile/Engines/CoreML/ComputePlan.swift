@@ -5,14 +5,15 @@ import Foundation
 /// Which processor Core ML means to run each operator on.
 @available(iOS 17.4, macOS 14.4, *)
 enum ComputePlan {
-    /// Operators in the order of the program, functions by name; empty when Core ML gives no plan.
-    static func operators(program name: String, compiled: URL, configuration: MLModelConfiguration) async -> [PlacedOperator] {
+    /// Operators of a function in the order of the program; empty when Core ML gives no plan. The plan is for this function, and the
+    /// program may have others, for other picture sizes.
+    static func operators(
+        program name: String, function: String, compiled: URL, configuration: MLModelConfiguration
+    ) async -> [PlacedOperator] {
         guard let plan = try? await MLComputePlan.load(contentsOf: compiled, configuration: configuration),
-            case .program(let program) = plan.modelStructure
+            case .program(let program) = plan.modelStructure, let body = program.functions[function]
         else { return [] }
-        return program.functions.sorted { $0.key < $1.key }.flatMap { function, body in
-            placement(of: described(body.block, by: plan), program: name, function: function)
-        }
+        return placement(of: described(body.block, by: plan), program: name, function: function)
     }
 
     /// The operations of a block, those inside of an operation behind it.

@@ -18,12 +18,9 @@ package enum CoreMLBackend {
         try bundle.requireTarget(target)
         try bundle.requireStepInput()
         let cache = try CompiledModelCache.standard()
-        return try ComponentSet(of: bundle, chunks: options.chunks) { name, part in
-            let (spec, url) = try bundle.component(name)
-            let unit = options.computeUnit(for: part, spec, choice: choices[part] ?? .neuralEngine)
-            return CoreMLProgram(
-                name: name, spec: spec, package: url, unit: unit, cache: cache, key: bundle.contentKey(of: spec)
-            )
+        return try ComponentSet(of: bundle, chunks: options.chunks) { source in
+            let unit = options.computeUnit(for: source.part, source.spec, choice: choices[source.part] ?? .neuralEngine)
+            return CoreMLProgram(source, unit: unit, cache: cache, key: bundle.contentKey(of: source.spec))
         } describe: { programs, placement in
             await describe(programs, placement: placement)
         }

@@ -21,15 +21,17 @@ final class CoreMLProgram: NamedProgram, @unchecked Sendable {
     let name: String
     let spec: ComponentSpec
     private let package: URL
+    private let function: String?
     let unit: ComputeUnit
     private let cache: CompiledModelCache
     private let key: String
     private var loaded: Loaded?
 
-    init(name: String, spec: ComponentSpec, package: URL, unit: ComputeUnit, cache: CompiledModelCache, key: String) {
-        self.name = name
-        self.spec = spec
-        self.package = package
+    init(_ source: ProgramSource, unit: ComputeUnit, cache: CompiledModelCache, key: String) {
+        name = source.name
+        spec = source.spec
+        package = source.url
+        function = source.function
         self.unit = unit
         self.cache = cache
         self.key = key
@@ -42,8 +44,8 @@ final class CoreMLProgram: NamedProgram, @unchecked Sendable {
         do {
             let compiled = try await cache.compiledModel(of: package, key: key) { try await MLModel.compileModel(at: $0) }
             let start = ContinuousClock.now
-            let model = try await MLModel.load(contentsOf: compiled, configuration: configuration)
-            cache.note(firstLoad: (ContinuousClock.now - start).milliseconds, key: key, unit: unit)
+            let model = try await MLModel.load(contentsOf: compiled, configuration: try configuration())
+            cache.note(firstLoad: (ContinuousClock.now - start).milliseconds, key: key, unit: unit, function: function)
             var inputs: [String: MLMultiArray] = [:]
             for input in spec.inputs { inputs[input.name] = try Self.makeArray(input) }
             let options = MLPredictionOptions()
@@ -63,7 +65,7 @@ final class CoreMLProgram: NamedProgram, @unchecked Sendable {
         loaded = nil
     }
 
-    func firstLoad() async -> FirstLoad? { cache.firstLoad(key: key, unit: unit) }
+    func firstLoad() async -> FirstLoad? { cache.firstLoad(key: key, unit: unit, function: function) }
 
     /// Runs the program once.
     ///
@@ -111,13 +113,23 @@ final class CoreMLProgram: NamedProgram, @unchecked Sendable {
 
     /// Where Core ML means to run the operators; empty where the system does not tell.
     func placement() async -> [PlacedOperator] {
-        guard #available(iOS 17.4, macOS 14.4, *), let compiled = loaded?.compiled ?? cache.existing(key: key) else { return [] }
-        return await ComputePlan.operators(program: name, compiled: compiled, configuration: configuration)
+        guard #available(iOS 17.4, macOS 14.4, *), let compiled = loaded?.compiled ?? cache.existing(key: key),
+            let configuration = try? configuration()
+        else { return [] }
+        let own = function ?? ProgramSource.defaultFunction
+        return await ComputePlan.operators(program: name, function: own, compiled: compiled, configuration: configuration)
     }
 
-    private var configuration: MLModelConfiguration {
+    /// - Throws: `backend` where the system knows no functions.
+    private func configuration() throws(S2PError) -> MLModelConfiguration {
         let configuration = MLModelConfiguration()
         configuration.computeUnits = MLComputeUnits(unit)
+        if let function {
+            guard #available(iOS 18.0, macOS 15.0, *) else {
+                throw .backend(component: name, reason: "several picture sizes need iOS 18 or macOS 15")
+            }
+            configuration.functionName = function
+        }
         return configuration
     }
 }
