@@ -49,7 +49,7 @@ internal class ExecuTorchEngine(private val threads: Int, private val npu: Npu =
 
     override fun load(path: ByteArray, method: ByteArray?): EngineProgram {
         val module = Module.load(path.decodeToString(), Module.LOAD_MODE_MMAP, threads)
-        // The one that there is, whoever named it; of several, one for each picture size, the first size's.
+        // Without a name, the one that there is, whoever named it; of several, one for each picture size, the first size's.
         val asked = method?.decodeToString() ?: module.getMethods().singleOrNull() ?: FIRST_METHOD
         // Otherwise the first run would prepare the program, and a report would count that to the first picture.
         module.loadMethod(asked)
