@@ -107,12 +107,13 @@ exec_aten_type scalar_type(DType dtype) {
 
 class ExecuTorchProgram : public Program {
  public:
-  ExecuTorchProgram(const std::string& name, const std::filesystem::path& file) : name_(name), loader_(file) {
+  ExecuTorchProgram(const std::string& name, const std::filesystem::path& file, const std::optional<std::string>& asked)
+      : name_(name), loader_(file) {
     // The whole structure is checked before anything of it is followed: a damaged file may have a right checksum.
     et::Result<et::Program> program = et::Program::load(&loader_, et::Program::Verification::InternalConsistency);
     if (!program.ok()) fail(name_, "read", program.error());
     program_ = std::make_unique<et::Program>(std::move(*program));
-    const std::string name_of_method = method_name();
+    const std::string name_of_method = asked ? *asked : own_method();
     plan_memory(name_of_method.c_str());
     et::Result<et::Method> method = program_->load_method(name_of_method.c_str(), manager_.get());
     if (!method.ok()) fail(name_, "load", method.error());
@@ -156,7 +157,7 @@ class ExecuTorchProgram : public Program {
   }
 
   /// The one method that there is, whoever named it.
-  std::string method_name() const {
+  std::string own_method() const {
     if (program_->num_methods() != 1) return kFirstMethod;
     const et::Result<const char*> only = program_->get_method_name(0);
     if (!only.ok()) fail(name_, "read", only.error());
@@ -223,9 +224,9 @@ ExecuTorchBackend::ExecuTorchBackend(std::optional<std::int64_t> threads) {
   if (!set) throw Error(ErrorKind::backend, "ExecuTorch cannot run on " + std::to_string(*threads) + " threads; choose another --threads");
 }
 
-std::unique_ptr<Program> ExecuTorchBackend::load(const std::string& name, const Component&,
+std::unique_ptr<Program> ExecuTorchBackend::load(const std::string& name, const Component& component,
                                                  const std::filesystem::path& file) {
-  return std::make_unique<ExecuTorchProgram>(name, file);
+  return std::make_unique<ExecuTorchProgram>(name, file, component.method);
 }
 
 std::string ExecuTorchBackend::describe(const Component& component) const { return "executorch " + component.backend; }

@@ -9,7 +9,7 @@
 
 namespace s2p {
 
-/// ExecuTorch. Programs are memory-mapped; the result is what the one method that they have gives, or `forward` of several.
+/// ExecuTorch. Programs are memory-mapped. Where a component names no method, it is the one that they have, or `forward` of several.
 class ExecuTorchBackend : public Backend {
  public:
   /// `threads` sizes ExecuTorch's thread pool, which is one for the process; absent: ExecuTorch chooses.

@@ -72,12 +72,14 @@ class JavaProgram : public Program {
 
 }  // namespace
 
-std::unique_ptr<Program> JavaBackend::load(const std::string&, const Component&, const std::filesystem::path& file) {
+std::unique_ptr<Program> JavaBackend::load(const std::string&, const Component& component, const std::filesystem::path& file) {
   const JavaEnv env(engine_.machine());
-  const jmethodID load = engine_.method(env.get(), "load", "([B)Lmobile/s2p/EngineProgram;");
+  const jmethodID load = engine_.method(env.get(), "load", "([B[B)Lmobile/s2p/EngineProgram;");
   const jbyteArray path = to_bytes(env.get(), file.string());
-  const jobject program = env->CallObjectMethod(engine_.get(), load, path);
+  const jbyteArray method = component.method ? to_bytes(env.get(), *component.method) : nullptr;
+  const jobject program = env->CallObjectMethod(engine_.get(), load, path, method);
   env->DeleteLocalRef(path);
+  env->DeleteLocalRef(method);
   rethrow(env.get(), "load a component");
   auto loaded = std::make_unique<JavaProgram>(env.get(), program);
   env->DeleteLocalRef(program);

@@ -5,7 +5,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "java_backend.h"
@@ -27,10 +26,10 @@ struct OpenPipeline {
 };
 
 /// Width times height RGB bytes as the picture to start from; nothing for null. Of another size, the pipeline refuses it.
-std::optional<s2p::FromPicture> to_image(JNIEnv* env, jbyteArray bytes, jdouble strength, std::pair<std::size_t, std::size_t> size) {
+std::optional<s2p::FromPicture> to_image(JNIEnv* env, jbyteArray bytes, jdouble strength, const s2p::PictureSize& size) {
   if (bytes == nullptr) return std::nullopt;
   const std::string rgb = s2p::to_text(env, bytes);
-  return s2p::FromPicture{{size.first, size.second, {rgb.begin(), rgb.end()}}, strength};
+  return s2p::FromPicture{{static_cast<std::size_t>(size.width), static_cast<std::size_t>(size.height), {rgb.begin(), rgb.end()}}, strength};
 }
 
 /// The collector of the pictures went away.
@@ -94,24 +93,26 @@ JNIEXPORT jbyteArray JNICALL Java_mobile_s2p_Native_name(JNIEnv* env, jobject, j
   return s2p::to_bytes(env, opened(handle).bundle.manifest().name);
 }
 
-/// Width and height of pictures, calls of a picture from noise, 1 where there is guidance, 1 where all stages stay loaded, 1 where
-/// pictures may start from one.
+/// Calls of a picture from noise, 1 where there is guidance, 1 where all stages stay loaded, 1 where pictures may start from one, then width
+/// and height of each size of pictures.
 JNIEXPORT jlongArray JNICALL Java_mobile_s2p_Native_numbers(JNIEnv* env, jobject, jlong handle) {
   const OpenPipeline& pipeline = opened(handle);
   const s2p::Manifest& manifest = pipeline.bundle.manifest();
-  const auto size = pipeline.pipeline.picture_size();
-  const jlong numbers[] = {static_cast<jlong>(size.first), static_cast<jlong>(size.second), static_cast<jlong>(manifest.plan.calls.size()),
-                           manifest.batch() == 2 ? 1 : 0, pipeline.stay.residency == s2p::Residency::keep ? 1 : 0,
-                           manifest.image_starts.empty() ? 0 : 1};
-  const jlongArray array = env->NewLongArray(6);
-  if (array != nullptr) env->SetLongArrayRegion(array, 0, 6, numbers);
+  std::vector<jlong> numbers = {static_cast<jlong>(manifest.plan.calls.size()), manifest.batch() == 2 ? 1 : 0,
+                                pipeline.stay.residency == s2p::Residency::keep ? 1 : 0, manifest.image_starts.empty() ? 0 : 1};
+  for (const s2p::PictureSize& size : manifest.sizes) numbers.insert(numbers.end(), {size.width, size.height});
+  const auto count = static_cast<jsize>(numbers.size());
+  const jlongArray array = env->NewLongArray(count);
+  if (array != nullptr) env->SetLongArrayRegion(array, 0, count, numbers.data());
   return array;
 }
 
-/// Loads all that stays loaded, or everything once, so that the system has the files at hand.
-JNIEXPORT void JNICALL Java_mobile_s2p_Native_prewarm(JNIEnv* env, jobject, jlong handle) {
+/// Loads all that stays loaded for pictures of a size, or everything once, so that the system has the files at hand.
+JNIEXPORT void JNICALL Java_mobile_s2p_Native_prewarm(JNIEnv* env, jobject, jlong handle, jint width, jint height) {
   s2p::guarded(env, 0, [&] {
-    opened(handle).pipeline.prewarm();
+    s2p::Pipeline& pipeline = opened(handle).pipeline;
+    pipeline.set_size(width, height);
+    pipeline.prewarm();
     return 0;
   });
 }
@@ -121,12 +122,13 @@ JNIEXPORT void JNICALL Java_mobile_s2p_Native_unload(JNIEnv*, jobject, jlong han
 /// Pixels of the picture; null when the listener ended it. `image`: RGB bytes to start from, or null. The listener counts the calls that
 /// are made.
 JNIEXPORT jintArray JNICALL Java_mobile_s2p_Native_draw(JNIEnv* env, jobject, jlong handle, jbyteArray prompt, jbyteArray negative,
-                                                        jlong seed, jint preview_every, jbyteArray image, jdouble strength,
-                                                        jobject listener) {
+                                                        jlong seed, jint width, jint height, jint preview_every,
+                                                        jbyteArray image, jdouble strength, jobject listener) {
   return s2p::guarded(env, static_cast<jintArray>(nullptr), [&]() -> jintArray {
     OpenPipeline& pipeline = opened(handle);
     s2p::Wish wish{s2p::to_text(env, prompt), static_cast<std::uint64_t>(seed), s2p::to_text_or_none(env, negative)};
-    wish.image = to_image(env, image, strength, pipeline.pipeline.picture_size());
+    pipeline.pipeline.set_size(width, height);
+    wish.image = to_image(env, image, strength, pipeline.pipeline.size());
     const std::size_t first = pipeline.pipeline.first_call(wish);
     const std::size_t calls = pipeline.bundle.manifest().plan.calls.size() - first;
     const Listener told(env, listener, calls);

@@ -9,7 +9,7 @@ Arguments parse(std::vector<std::string> words) {
   words.insert(words.begin(), "tool");
   std::vector<char*> values;
   for (std::string& word : words) values.push_back(word.data());
-  return Arguments(static_cast<int>(values.size()), values.data(), {"seed", "runs", "cooldown"}, {"replay"});
+  return Arguments(static_cast<int>(values.size()), values.data(), {"seed", "runs", "cooldown", "size"}, {"replay"});
 }
 
 TEST(Arguments, AreReadInAnyOrder) {
@@ -19,6 +19,18 @@ TEST(Arguments, AreReadInAnyOrder) {
   EXPECT_EQ(arguments.number("cooldown"), std::optional<double>(0.5));
   EXPECT_TRUE(arguments.flag("replay"));
   EXPECT_FALSE(arguments.integer("runs", 1).has_value());
+}
+
+TEST(Arguments, NameAPictureSize) {
+  const auto size = parse({"a", "--size", "512x768"}).size("size");
+  ASSERT_TRUE(size.has_value());
+  EXPECT_EQ(size->first, 512);
+  EXPECT_EQ(size->second, 768);
+  EXPECT_FALSE(parse({"a"}).size("size").has_value());
+  for (const char* text : {"", "big", "32", "32x", "x32", "32x32x3", "-8x8", "8x-8", " 8x8", "8 x8", "8X8", "99999999999x8"}) {
+    EXPECT_EQ(testing::message_thrown([&] { parse({"a", "--size", text}).size("size"); }),
+              std::string("--size '") + text + "' is no picture size; give width and height in pixels, like 512x768");
+  }
 }
 
 TEST(Arguments, AreRefusedWithOneLine) {

@@ -79,6 +79,20 @@ std::optional<double> Arguments::number(const std::string& name) const {
   return value;
 }
 
+std::optional<std::pair<std::int64_t, std::int64_t>> Arguments::size(const std::string& name) const {
+  const auto given = text(name);
+  if (!given) return std::nullopt;
+  std::pair<std::uint32_t, std::uint32_t> size;
+  const char* end = given->data() + given->size();
+  const auto width = std::from_chars(given->data(), end, size.first);
+  const bool has_height = width.ec == std::errc() && width.ptr != end && *width.ptr == 'x';
+  const auto height = has_height ? std::from_chars(width.ptr + 1, end, size.second) : width;
+  if (!has_height || height.ec != std::errc() || height.ptr != end) {
+    throw Error(ErrorKind::bad_input, "--" + name + " '" + *given + "' is no picture size; give width and height in pixels, like 512x768");
+  }
+  return size;
+}
+
 int run_tool(const char* usage, int count, char** values, const std::function<void(int, char**)>& tool) {
   for (int i = 1; i < count; ++i) {
     if (std::string(values[i]) == "--help") {

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace s2p {
@@ -24,6 +25,8 @@ class Arguments {
   std::optional<std::uint64_t> seed(const std::string& name) const;
   /// A finite number, not negative. Throws Error(bad_input).
   std::optional<double> number(const std::string& name) const;
+  /// Width and height of `512x768`. Throws Error(bad_input).
+  std::optional<std::pair<std::int64_t, std::int64_t>> size(const std::string& name) const;
 
  private:
   std::string bundle_;

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,20 +20,29 @@ from s2p_runtime.bundle import (
     Bundle,
     BundleManifest,
     GoldenRun,
+    PictureSize,
     file_entries,
     open_bundle,
 )
 from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.contract import read_contract, write_contract
+from s2p_runtime.hosts.executorch.delegates import installed_version
 from s2p_runtime.tensors import write_tensors
 from s2p_runtime.tokenizer import ClipTokenizer
 from s2p_runtime.walker import denoise, guide, initial_latents
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HARNESS = REPOSITORY / "android_harness"
 FIXTURE = REPOSITORY / "tests" / "fixtures" / "replay.s2pmobile"
 PROMPT, SEED = "a red apple", 11
 WIDTH = 8
+# What checks a size is for `verify`, and no test here asks that: any listed file will do.
+OTHER_SIZE = PictureSize(
+    width=48, height=32, latent_width=6, latent_height=4, method="size_48x32", check="golden/first.safetensors"
+)
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +66,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """
     folder = tmp_path_factory.mktemp("bundle") / "tiny.s2pmobile"
     _export_programs(folder)
+    return open_bundle(folder)
+
+
+@pytest.fixture(scope="session")
+def sizes_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with a second picture size, as ``convert --size`` lays it out: a method of U-Net and decoder for each."""
+    folder = tmp_path_factory.mktemp("sizes") / "sizes.s2pmobile"
+    _export_programs(folder, (OTHER_SIZE,))
     return open_bundle(folder)
 
 
@@ -93,11 +111,11 @@ def any_bundle(request: pytest.FixtureRequest) -> Bundle:
     return bundle
 
 
-def _export_programs(folder: Path) -> None:
+def _export_programs(folder: Path, others: tuple[PictureSize, ...] = ()) -> None:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
-    from torch import Tensor, nn
+    from torch import nn
 
     class TextEncoder(nn.Module):
         def __init__(self, vocabulary: int) -> None:
@@ -156,7 +174,10 @@ def _export_programs(folder: Path) -> None:
     for name, (module, arguments, output) in inputs.items():
         with torch.no_grad():
             result = module(*arguments.values())
-        exported = torch.export.export(module.eval(), tuple(arguments.values()))
+        methods = {"forward": arguments}
+        for size in others if name != "text_encoder" else ():
+            methods[str(size.method)] = {key: _resized(value, size) for key, value in arguments.items()}
+        exported = {method: torch.export.export(module.eval(), tuple(given.values())) for method, given in methods.items()}
         lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
         (folder / f"{name}.pte").write_bytes(lowered.to_executorch().buffer)
         components[name] = Component(
@@ -164,7 +185,7 @@ def _export_programs(folder: Path) -> None:
             precision="float32",
             inputs=tuple(_tensor_spec(key, value) for key, value in arguments.items()),
             outputs=(_tensor_spec(output, result),),
-            backend="xnnpack",
+            backend=f"xnnpack executorch {installed_version()}",
         )
 
     tokenizer = ClipTokenizer.load(folder / spec.vocab, folder / spec.merges, spec)
@@ -201,11 +222,17 @@ def _export_programs(folder: Path) -> None:
             "name": "tiny",
             "target": "executorch",
             "components": components,
+            "sizes": (*source.sizes, *others),
             "golden": (GoldenRun(id="first", prompt=PROMPT, seed=SEED, path="golden/first.safetensors"),),
             "files": file_entries(folder),
         }
     )
     write_contract(folder / MANIFEST_NAME, manifest)
+
+
+def _resized(tensor: Tensor, size: PictureSize) -> Tensor:
+    """Latents [B, C, H, W] of another size; other tensors as they are."""
+    return tensor.new_zeros(*tensor.shape[:2], size.latent_height, size.latent_width) if tensor.dim() == 4 else tensor
 
 
 def _tensor_spec(name: str, tensor: object) -> TensorSpec:

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2p_runtime.artist import FromPicture
+from s2p_runtime.artist import FromPicture, draw
 from s2p_runtime.bundle import MANIFEST_NAME, Bundle, BundleManifest, file_entries, open_bundle
 from s2p_runtime.component import Component, TensorSpec
 from s2p_runtime.contract import read_contract, write_contract
+from s2p_runtime.drawing import BundleArtist
+from s2p_runtime.engines import open_backend
 from s2p_runtime.pictures import from_picture, relative_error, to_picture
 from s2p_runtime.plan import skipped_steps
 from s2p_runtime.report import BenchReport
@@ -94,6 +96,18 @@ def test_draws_what_python_draws(runner_folder: Path, any_bundle: Bundle, tmp_pa
     np.testing.assert_allclose(latents, expected, rtol=0, atol=TOLERANCE * scale)
     # Differences of that size move a value to the next grey level at most.
     assert np.abs(picture.astype(float) - _pixels(image)).max() <= 1
+
+
+@pytest.mark.parametrize("title", ["64x64", "48x32"])
+def test_draws_any_size_of_the_bundle_as_python_does(
+    runner_folder: Path, sizes_bundle: Bundle, tmp_path: Path, title: str
+) -> None:
+    golden, size = sizes_bundle.manifest.golden[0], sizes_bundle.manifest.size_named(title)
+    latents, picture = _draw(runner_folder, sizes_bundle, tmp_path, "--size", title)
+    expected = draw(BundleArtist(sizes_bundle, open_backend(sizes_bundle), size), golden.prompt, golden.seed)
+    np.testing.assert_allclose(latents, expected.latents, rtol=0, atol=TOLERANCE * np.ptp(expected.latents))
+    assert size.fits(latents.shape) and picture.shape == (size.height, size.width, 3)
+    assert np.abs(picture.astype(float) - expected.picture).max() <= 1
 
 
 def test_draws_the_picture_that_generate_draws(runner_folder: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
@@ -175,6 +189,14 @@ def test_needs_less_memory_than_python(runner_folder: Path, any_bundle: Bundle, 
         ([], "error: no prompt given; add --prompt TEXT\n"),
         (["--prompt", "x", "--seed", "-1"], "error: --seed '-1' is not a whole number in range; give another\n"),
         (["--prompt", b"\xff"], "error: the text is not valid UTF-8; give it in UTF-8\n"),
+        (
+            ["--prompt", "x", "--size", "big"],
+            "error: --size 'big' is no picture size; give width and height in pixels, like 512x768\n",
+        ),
+        (
+            ["--prompt", "x", "--size", "48x32"],
+            "error: the bundle draws 64x64, not 48x32; choose one of these, or convert again with --size 48x32\n",
+        ),
         (["--prompt", "x", "--out", "/nowhere/a.png"], "error: cannot write /nowhere/a.png; choose another place with --out\n"),
     ],
 )

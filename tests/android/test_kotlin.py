@@ -155,6 +155,18 @@ def test_an_app_starts_from_a_picture(desktop: Desktop, bundle: Path) -> None:
     assert done.stdout.endswith("passed\n"), done.stderr
 
 
+def test_an_app_draws_another_size_of_the_bundle(desktop: Desktop, tmp_path: Path) -> None:
+    """A second size as high as the own is wide: the recording has as many values for it."""
+    folder = Path(shutil.copytree(FIXTURES / "picture.s2pmobile", tmp_path / "sizes.s2pmobile"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    run = manifest["golden"][0]
+    latents = {"latent_width": 4, "latent_height": 6, "method": "size_32x48", "check": run["path"]}
+    manifest["sizes"].append({"width": 32, "height": 48, **latents})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    done = desktop("sizes", folder, run["id"], run["prompt"])
+    assert done.stdout.endswith("passed\n"), done.stderr
+
+
 GEN_3 = {"sdk": "34", "soc": "SM8650"}
 
 

@@ -1,6 +1,7 @@
 #include "s2p/component_checks.h"
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,20 @@ Component unet_interface(const Bundle& bundle) {
   return whole;
 }
 
+Component at_size(Component component, const PictureSize& size) {
+  static const std::set<std::string> of_latents = {"sample", "noise_pred", "latents", "moments"};
+  for (std::vector<TensorSpec>* tensors : {&component.inputs, &component.outputs}) {
+    for (TensorSpec& spec : *tensors) {
+      const bool is_picture = spec.name == "image";
+      if (spec.shape.size() != 4 || (!is_picture && of_latents.count(spec.name) == 0)) continue;
+      spec.shape[2] = is_picture ? size.height : size.latent_height;
+      spec.shape[3] = is_picture ? size.width : size.latent_width;
+      component.method = size.method;
+    }
+  }
+  return component;
+}
+
 void check_components(const Bundle& bundle) {
   const Manifest& manifest = bundle.manifest();
   const Component& text = bundle.component(kTextEncoder);
@@ -78,10 +93,7 @@ void check_components(const Bundle& bundle) {
   const std::int64_t batch = manifest.batch();
   const std::vector<std::int64_t> state = {batch, latents.channels, latents.height, latents.width};
   const std::vector<DType> f32 = {DType::float32};
-  // How much larger the picture is than the latents is the decoder's affair: 8 times for Stable Diffusion.
-  const bool picture = !vae.outputs.empty() && vae.outputs[0].shape.size() == 4;
-  const std::int64_t rows = picture ? vae.outputs[0].shape[2] : 0;
-  const std::int64_t columns = picture ? vae.outputs[0].shape[3] : 0;
+  const std::vector<std::int64_t> picture = {1, 3, manifest.sizes.front().height, manifest.sizes.front().width};
   const Expected ids = {"input_ids", {DType::int32, DType::int64}, {1, tokens}};
   std::vector<Expected> unet_inputs = {{"sample", f32, state},
                                        {"step", {DType::int32, DType::int64}, {1}},
@@ -100,9 +112,9 @@ void check_components(const Bundle& bundle) {
   }
   check(unet, kUnet, unet_inputs, {"noise_pred", f32, state});
   check(vae, kVaeDecoder, {{"latents", f32, {1, latents.channels, latents.height, latents.width}}},
-        {"image", f32, {1, 3, rows, columns}});
+        {"image", f32, picture});
   if (manifest.image_starts.empty()) return;
-  check(bundle.component(kVaeEncoder), kVaeEncoder, {{"image", f32, {1, 3, rows, columns}}},
+  check(bundle.component(kVaeEncoder), kVaeEncoder, {{"image", f32, picture}},
         {"moments", f32, {1, 2 * latents.channels, latents.height, latents.width}});
 }
 

@@ -27,8 +27,8 @@ std::vector<float> LatentSpec::decoder_input(const std::vector<float>& latents) 
 std::vector<float> LatentSpec::encoded(const std::vector<float>& moments) const {
   const auto scale = static_cast<float>(scaling_factor);
   const auto shift = static_cast<float>(shift_factor);
-  const std::size_t plane = count() / static_cast<std::size_t>(channels);
-  std::vector<float> latents(count());
+  std::vector<float> latents(moments.size() / 2);
+  const std::size_t plane = latents.size() / static_cast<std::size_t>(channels);
   for (std::size_t i = 0; i < latents.size(); ++i) {
     const std::size_t channel = i / plane;
     latents[i] = (moments[i] - shift - of_channel(means, channel, 0.0F)) / of_channel(deviations, channel, 1.0F) * scale;

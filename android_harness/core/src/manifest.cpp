@@ -17,6 +17,7 @@ constexpr std::int64_t kMaxTokens = 1 << 16;
 // Of one tensor: eight gigabytes of float32, more than any phone has for one.
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 31;
 constexpr std::size_t kMaxRank = 8;
+constexpr std::int64_t kMaxPictureDimension = 1 << 16;
 // Of one picture: a thousand times those of Stable Diffusion.
 constexpr std::int64_t kMaxLatentElements = std::int64_t{1} << 24;
 constexpr std::size_t kMaxAddedTokens = 1 << 16;
@@ -203,12 +204,14 @@ bool is_identifier(const std::string& text) {
          std::all_of(text.begin(), text.end(), [&](char c) { return is_letter(c) || (c >= '0' && c <= '9'); });
 }
 
-PictureSize read_size(Fields fields) {
+PictureSize read_size(Fields fields, std::int64_t channels) {
   PictureSize size;
-  size.width = fields.integer("width", 1);
-  size.height = fields.integer("height", 1);
+  size.width = fields.integer("width", 1, kMaxPictureDimension);
+  size.height = fields.integer("height", 1, kMaxPictureDimension);
+  if (3 * size.width * size.height > kMaxElements) invalid(fields.path_of("width"), "too many pixels");
   size.latent_width = fields.integer("latent_width", 1, kMaxLatentDimension);
   size.latent_height = fields.integer("latent_height", 1, kMaxLatentDimension);
+  if (channels * size.latent_width * size.latent_height > kMaxLatentElements) invalid(fields.path_of("latent_width"), "too many latents");
   if (!fields.is_null("method")) {
     size.method = fields.text("method");
     if (!is_identifier(*size.method)) invalid(fields.path_of("method"), "not of letters, digits and '_'");
@@ -261,7 +264,7 @@ Manifest read_manifest(const Json& document) {
   }
   const Json& sizes = fields.array("sizes");
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    manifest.sizes.push_back(read_size(Fields(sizes[i], "sizes." + std::to_string(i))));
+    manifest.sizes.push_back(read_size(Fields(sizes[i], "sizes." + std::to_string(i)), manifest.latents.channels));
   }
   for (const Json& name : fields.array("chunks")) {
     if (!name.is_string()) invalid("chunks", "not a list of names");
@@ -281,6 +284,25 @@ Manifest read_manifest(const Json& document) {
 }
 
 }  // namespace
+
+const PictureSize& Manifest::size_of(std::int64_t width, std::int64_t height) const {
+  const auto found = std::find_if(sizes.begin(), sizes.end(), [&](const PictureSize& size) {
+    return size.width == width && size.height == height;
+  });
+  if (found != sizes.end()) return *found;
+  std::string known;
+  for (const PictureSize& size : sizes) known += (known.empty() ? "" : ", ") + size.title();
+  const std::string wanted = std::to_string(width) + "x" + std::to_string(height);
+  throw Error(ErrorKind::bad_input, "the bundle draws " + known + ", not " + wanted + "; choose one of these, or convert again with --size " +
+                                        wanted);
+}
+
+std::array<float, 6> Manifest::time_ids(const PictureSize& size) const {
+  if (size.fits(latents)) return conditioning->time_ids;
+  const auto width = static_cast<float>(size.width);
+  const auto height = static_cast<float>(size.height);
+  return {height, width, 0.0F, 0.0F, height, width};
+}
 
 Manifest Manifest::parse(const std::string& text, const std::string& source) {
   Json document;

@@ -16,8 +16,7 @@ void check_sizes(const Manifest& manifest) {
   for (std::size_t i = 0; i < manifest.sizes.size(); ++i) {
     const PictureSize& size = manifest.sizes[i];
     const std::string path = "sizes." + std::to_string(i);
-    const bool own = size.latent_width == manifest.latents.width && size.latent_height == manifest.latents.height;
-    if (i == 0 && (!own || size.check)) invalid(path, "not that of the latents, which golden runs check");
+    if (i == 0 && (!size.fits(manifest.latents) || size.check)) invalid(path, "not that of the latents, which golden runs check");
     if (i > 0 && (!size.check || manifest.files.count(*size.check) == 0)) invalid(path, "has no listed file");
     if (!known.emplace(size.width, size.height).second) invalid(path, "stands there twice");
     if (!methods.insert(size.method).second) invalid(path, "has the method of another one");

@@ -86,6 +86,8 @@ Pipeline::Pipeline(const Bundle& bundle, Backend& backend, Residency residency, 
   require_target();
   require_chip();
   check_components(bundle);
+  const PictureSize& first = bundle.manifest().sizes.front();
+  set_size(first.width, first.height);
   if (chunks == Chunks::release && bundle.manifest().chunks.empty()) {
     throw Error(ErrorKind::bad_input, "the U-Net of " + bundle.folder().filename().string() +
                                           " is one program; leave --release-chunks out, or convert with --chunks");
@@ -113,6 +115,15 @@ void Pipeline::require_chip() const {
   if (!bundle_.chip()) {
     throw Error(ErrorKind::wrong_target, is_for + ", and this device does not name its chip, which takes Android 12; convert with "
                                                   "--backend xnnpack");
+  }
+}
+
+void Pipeline::set_size(std::int64_t width, std::int64_t height) {
+  size_ = bundle_.manifest().size_of(width, height);
+  for (const auto& [name, component] : bundle_.manifest().components) {
+    Component sized = at_size(component, size_);
+    if (components_[name].method != sized.method) programs_.erase(name);
+    components_[name] = std::move(sized);
   }
 }
 
@@ -151,7 +162,7 @@ void Pipeline::load_unet() {
 Program& Pipeline::program(const std::string& name, bool counted) {
   std::unique_ptr<Program>& loaded = programs_[name];
   if (!loaded) {
-    const Component& component = bundle_.component(name);
+    const Component& component = components_.at(name);
     const auto start = Clock::now();
     loaded = backend_.load(name, component, bundle_.path(component.path));
     const bool is_chunk = std::count(bundle_.manifest().chunks.begin(), bundle_.manifest().chunks.end(), name) != 0;
@@ -173,11 +184,11 @@ std::vector<float> Pipeline::call_unet(std::map<std::string, TensorView> known) 
   const std::vector<std::string> names = bundle_.manifest().unet_programs();
   std::map<std::string, std::size_t> last_use;
   for (std::size_t i = 0; i < names.size(); ++i) {
-    for (const TensorSpec& input : bundle_.component(names[i]).inputs) last_use[input.name] = i;
+    for (const TensorSpec& input : components_.at(names[i]).inputs) last_use[input.name] = i;
   }
   std::map<std::string, std::vector<float>> between;
   for (std::size_t i = 0; i < names.size(); ++i) {
-    const Component& component = bundle_.component(names[i]);
+    const Component& component = components_.at(names[i]);
     std::vector<TensorView> inputs;
     for (const TensorSpec& input : component.inputs) inputs.push_back(known.at(input.name));
     std::vector<std::vector<float>> outputs = program(names[i], chunks_ == Chunks::keep).run_all(inputs);
@@ -194,12 +205,7 @@ std::vector<float> Pipeline::call_unet(std::map<std::string, TensorView> known) 
       known[spec.name] = {spec.dtype, spec.shape, kept.data()};
     }
   }
-  return std::move(between.at(bundle_.component(names.back()).outputs.front().name));
-}
-
-std::pair<std::size_t, std::size_t> Pipeline::picture_size() const {
-  const auto& shape = bundle_.component(kVaeDecoder).outputs.front().shape;
-  return {static_cast<std::size_t>(shape[3]), static_cast<std::size_t>(shape[2])};
+  return std::move(between.at(components_.at(names.back()).outputs.front().name));
 }
 
 void Pipeline::require_image_starts() const {
@@ -215,11 +221,12 @@ const ImageStart* Pipeline::image_start(const Wish& wish) const {
   const Manifest& manifest = bundle_.manifest();
   const std::size_t skipped = skipped_steps(manifest.plan.steps, wish.image->strength);
   const Picture& picture = wish.image->picture;
-  const auto [width, height] = picture_size();
+  const auto width = static_cast<std::size_t>(size_.width);
+  const auto height = static_cast<std::size_t>(size_.height);
   if (picture.width != width || picture.height != height || picture.rgb.size() != 3 * width * height) {
-    const auto title = [](std::size_t columns, std::size_t rows) { return std::to_string(columns) + "x" + std::to_string(rows); };
-    throw Error(ErrorKind::bad_input, bundle_.folder().filename().string() + " starts from pictures of " + title(width, height) + ", not " +
-                                          title(picture.width, picture.height) + "; scale and cut the picture to that size");
+    throw Error(ErrorKind::bad_input, bundle_.folder().filename().string() + " starts from pictures of " + size_.title() + ", not " +
+                                          std::to_string(picture.width) + "x" + std::to_string(picture.height) +
+                                          "; scale and cut the picture to that size");
   }
   return &manifest.image_starts[skipped];
 }
@@ -245,7 +252,7 @@ Drawing Pipeline::draw(const Wish& wish, const Watcher& watcher) {
 }
 
 Conditions Pipeline::embed(const Wish& wish) {
-  const Component& component = bundle_.component(kTextEncoder);
+  const Component& component = components_.at(kTextEncoder);
   const bool guided = bundle_.manifest().batch() == 2;
   if (wish.negative_prompt && !guided) {
     throw Error(ErrorKind::bad_input, "a negative prompt has no effect in a bundle without guidance; leave it out");
@@ -266,8 +273,9 @@ Conditions Pipeline::embed(const Wish& wish) {
 
 Conditions Pipeline::embed_pooled(const std::vector<std::string>& texts, bool own_negative) {
   const Conditioning& conditioning = *bundle_.manifest().conditioning;
-  const Component& encoder = bundle_.component(kTextEncoder);
-  const Component& network = bundle_.component(kTimeTable);
+  const Component& encoder = components_.at(kTextEncoder);
+  const Component& network = components_.at(kTimeTable);
+  const std::array<float, 6> ids_of_size = bundle_.manifest().time_ids(size_);
   Conditions conditions;
   std::vector<float> pooled;
   std::vector<float> time_ids;
@@ -285,7 +293,7 @@ Conditions Pipeline::embed_pooled(const std::vector<std::string>& texts, bool ow
     const auto own = checked(std::move(outputs[1]), encoder.outputs[1], kTextEncoder);
     conditions.embeddings.insert(conditions.embeddings.end(), hidden.begin(), hidden.end());
     pooled.insert(pooled.end(), own.begin(), own.end());
-    time_ids.insert(time_ids.end(), conditioning.time_ids.begin(), conditioning.time_ids.end());
+    time_ids.insert(time_ids.end(), ids_of_size.begin(), ids_of_size.end());
   }
   finished(kTextEncoder);
   const TensorSpec& text_input = network.inputs[0];
@@ -301,9 +309,9 @@ std::vector<float> Pipeline::denoise_latents(const Conditions& conditions, const
                                              ImageTimings& timings, const Watcher& watcher) {
   const Manifest& manifest = bundle_.manifest();
   const std::size_t first = picture == nullptr ? 0 : picture->call;
-  const Component component = unet_interface(bundle_);
-  const std::size_t count = manifest.latents.count();
+  const Component component = at_size(unet_interface(bundle_), size_);
   const auto batch = static_cast<std::size_t>(manifest.batch());
+  const std::size_t count = element_count(component.inputs[0].shape) / batch;
   std::vector<float> sample(batch * count);
   const auto predict = [&](const std::vector<float>& scaled, std::size_t call) {
     for (std::size_t b = 0; b < batch; ++b) {
@@ -345,7 +353,7 @@ std::vector<float> Pipeline::denoise_latents(const Conditions& conditions, const
 }
 
 std::vector<float> Pipeline::encode(const Picture& picture) {
-  const Component& component = bundle_.component(kVaeEncoder);
+  const Component& component = components_.at(kVaeEncoder);
   const std::vector<float> image = from_picture(picture);
   const auto moments = checked(program(kVaeEncoder).run({{DType::float32, component.inputs[0].shape, image.data()}}),
                                component.outputs[0], kVaeEncoder);
@@ -354,7 +362,7 @@ std::vector<float> Pipeline::encode(const Picture& picture) {
 }
 
 Picture Pipeline::decode(const std::vector<float>& latents) {
-  const Component& component = bundle_.component(kVaeDecoder);
+  const Component& component = components_.at(kVaeDecoder);
   const std::vector<float> input = bundle_.manifest().latents.decoder_input(latents);
   const auto output = checked(program(kVaeDecoder).run({{DType::float32, component.inputs[0].shape, input.data()}}),
                               component.outputs[0], kVaeDecoder);

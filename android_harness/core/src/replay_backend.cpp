@@ -24,6 +24,7 @@ struct ReplayBackend::Recording {
   std::size_t calls;
   std::size_t batch;
   std::vector<std::string> chunks;
+  std::optional<std::string> method;  ///< of programs that know sizes, at the size of golden runs
 };
 
 namespace {
@@ -113,6 +114,7 @@ ReplayBackend::ReplayBackend(const Bundle& bundle) {
   recording->calls = manifest.plan.calls.size();
   recording->batch = static_cast<std::size_t>(manifest.batch());
   recording->chunks = manifest.chunks;
+  recording->method = manifest.sizes.front().method;
   if (file.contains("moments")) {
     const auto& shape = file.shape("image");
     if (shape.size() != 4 || shape[0] != 1 || shape[1] != 3) {
@@ -143,6 +145,9 @@ ReplayBackend::~ReplayBackend() = default;
 
 std::unique_ptr<Program> ReplayBackend::load(const std::string& name, const Component& component, const std::filesystem::path&) {
   const auto recording = recording_;
+  if (component.method && component.method != recording->method) {
+    throw Error(ErrorKind::backend, "the golden run is a picture of another size; replay draws only its own");
+  }
   if (name == "text_encoder" && !recording->time_table.empty()) {
     return outputs([recording](const std::vector<TensorView>& inputs) -> std::vector<std::vector<float>> {
       const std::size_t length = recording->token_ids.size() / recording->batch;

@@ -137,7 +137,7 @@ private fun librariesOf(folder: File, vararg names: String): Npu {
 /** A bundle for the NPU of the phone that this machine's properties describe, in apps that lack parts and in one that has all. */
 private fun npu(bundle: File, golden: String, seed: Long, prompt: String, out: File): Unit = runBlocking {
     val graph = "qnn_graph_7"
-    Replay(bundle, golden, method = graph).install()
+    Replay(bundle, golden, graph).install()
     val lines = listOf(
         "executorch-android-qnn:", "com.qualcomm.qti:qnn-runtime:", "jniLibs.useLegacyPackaging = true", "-Ps2p.npu=true",
     )
@@ -202,6 +202,7 @@ fun main(words: Array<String>) {
             "picture" -> fromPicture(File(words[1]), File(words[2]), words[3], words[4].toLong(), words[5])
             "npu" -> npu(File(words[1]), words[2], words[3].toLong(), words[4], File(words[5]))
             "npu-opens" -> npuOpens(File(words[1]), File(words[2]))
+            "sizes" -> sizes(File(words[1]), words[2], words[3])
             "methods" -> methods(File(words[1]), words[2])
             "unpack" -> unpack(File(words[1]), File(words[2]))
             "refuse" -> refuse(File(words[1]))

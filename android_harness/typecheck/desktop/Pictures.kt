@@ -12,9 +12,9 @@ private fun expect(holds: Boolean, what: () -> String) {
     if (!holds) throw AssertionError(what())
 }
 
-private suspend fun refused(pipeline: Pipeline, image: Bitmap, strength: Double = 0.6): String =
+private suspend fun refused(pipeline: Pipeline, image: Bitmap, strength: Double = 0.6, size: PictureSize? = null): String =
     try {
-        pipeline.generate("x", image = image, strength = strength).toList()
+        pipeline.generate("x", image = image, strength = strength, size = size).toList()
         throw AssertionError("not refused")
     } catch (error: S2PException) {
         error.message!!
@@ -28,6 +28,15 @@ private fun bitmapOf(image: FloatArray, width: Int, height: Int): Bitmap = bitma
     (0..2).fold(0xFF) { color, channel ->
         val unit = (image[(channel * height + y) * width + x] / 2 + 0.5f).coerceIn(0f, 1f)
         color shl 8 or Math.rint((unit * 255).toDouble()).toInt()
+    }
+}
+
+/** A bitmap as the VAE encoder takes it: [3, height, width] in [-1, 1]. */
+private fun encoderInput(image: Bitmap): FloatArray {
+    val plane = image.width * image.height
+    return FloatArray(3 * plane) { i ->
+        val color = image.getPixel(i % plane % image.width, i % plane / image.width)
+        ((color shr (16 - 8 * (i / plane)) and 255) * 2.0 / 255 - 1).toFloat()
     }
 }
 
@@ -48,12 +57,7 @@ fun fromPicture(bundle: File, without: File, golden: String, seed: Long, prompt:
     expect(progress.map { it.call } == listOf(1, 2, 3, 4) && progress.all { it.calls == 4 }) { "${progress.map { it.call }}" }
     expect(progress.filter { it.preview != null }.map { it.call } == listOf(2)) { "previews" }
     expect(steps.last() is Step.Finished) { "$steps" }
-    val taken = FloatArray(replay.encoded.size) { i ->
-        val pixel = i % (pipeline.width * pipeline.height)
-        val color = image.getPixel(pixel % pipeline.width, pixel / pipeline.width)
-        ((color shr (16 - 8 * (i / (pipeline.width * pipeline.height))) and 255) * 2.0 / 255 - 1).toFloat()
-    }
-    expect(taken.isNotEmpty() && replay.encoded.contentEquals(taken)) { "the encoder is given another picture" }
+    expect(replay.encoded.contentEquals(encoderInput(image))) { "the encoder is given another picture" }
     val end = replay.decoderInput(replay.floats("from_picture_latents"))
     expect(end.size == replay.decoded.size) { "${replay.decoded.size} latents" }
     val error = norm(FloatArray(end.size) { end[it] - replay.decoded[it] }) / norm(end)
@@ -80,6 +84,33 @@ fun fromPicture(bundle: File, without: File, golden: String, seed: Long, prompt:
     }
     expect(StandIn.destroyed == StandIn.loaded.size) { "${StandIn.loaded.size} programs loaded, ${StandIn.destroyed} released" }
     fitting()
+}
+
+/** Pictures of a bundle's second size: methods, shapes, the bitmap to start from, and a size that the bundle lacks. */
+fun sizes(bundle: File, golden: String, prompt: String): Unit = runBlocking {
+    val replay = Replay(bundle, golden, "forward", "size_32x48")
+    replay.install()
+    val high = PictureSize(32, 48)
+    Pipeline.open(bundle).use { pipeline ->
+        expect(pipeline.sizes == listOf(PictureSize(48, 32), high)) { "${pipeline.sizes}" }
+        pipeline.prewarm(high)
+        expect(StandIn.prepared == listOf("forward", "size_32x48", "size_32x48")) { "${StandIn.prepared}" }
+        val image = bitmap(32, 48) { x, y -> -0x1000000 or ((x * 7919 + y * 104729) and 0xFFFFFF) }
+        val steps = pipeline.generate(prompt, previewEvery = 2, image = image, strength = 0.6, size = high).toList()
+        val pictures = steps.filterIsInstance<Step.Progress>().mapNotNull { it.preview } + (steps.last() as Step.Finished).picture
+        expect(pictures.size == 2 && pictures.all { it.width == 32 && it.height == 48 }) { "${pictures.map { "${it.width}x${it.height}" }}" }
+        expect(replay.sample.takeLast(2) == listOf(6L, 4L)) { "${replay.sample}" }
+        expect(replay.encoded.contentEquals(encoderInput(image))) { "the encoder is given another picture" }
+        expect(StandIn.prepared.last() == "size_32x48" && StandIn.prepared.size == 4) { "${StandIn.prepared}" }
+        // The first size's network and decoder take the place of the others.
+        val own = (pipeline.generate(prompt).toList().last() as Step.Finished).picture
+        expect(own.width == 48 && own.height == 32 && replay.sample.takeLast(2) == listOf(4L, 6L)) { "${own.width}x${own.height}" }
+        expect(StandIn.prepared.drop(4) == listOf("forward", "forward")) { "${StandIn.prepared}" }
+        expect(StandIn.loaded.size == 6 && StandIn.destroyed == 3) { "${StandIn.loaded.size} programs loaded, ${StandIn.destroyed} released" }
+        val unknown = refused(pipeline, image, size = PictureSize(100_000, 100_000))
+        val known = "the bundle draws 48x32, 32x48, not 100000x100000; choose one of these, or convert again with --size 100000x100000"
+        expect(unknown == known) { unknown }
+    }
 }
 
 /** How bitmaps of other sizes become the bundle's. */

@@ -29,7 +29,7 @@ class TensorFile(file: File) {
  * Answers ExecuTorch's calls with what a golden run of a bundle recorded, and looks at what it is given: the number of a call comes
  * through the core, JNI, the engine and the tensor's buffer.
  */
-class Replay(bundle: File, golden: String, private val method: String = "forward") {
+class Replay(bundle: File, golden: String, private vararg val methods: String = arrayOf("forward")) {
     private val recorded = TensorFile(File(bundle, "golden/$golden.safetensors"))
     private val noise = recorded.floats("noise_pred")
     private val manifest = Json.parse(File(bundle, "manifest.json").readText(), "manifest.json") as Map<*, *>
@@ -41,6 +41,9 @@ class Replay(bundle: File, golden: String, private val method: String = "forward
     /** What the VAE encoder and the decoder were given last. */
     var encoded: FloatArray = FloatArray(0)
     var decoded: FloatArray = FloatArray(0)
+
+    /** Shape of the sample that the network was given last. */
+    var sample: List<Long> = emptyList()
 
     /** What happens before a call is answered. */
     var beforeCall: (step: Long) -> Unit = {}
@@ -62,15 +65,15 @@ class Replay(bundle: File, golden: String, private val method: String = "forward
 
     fun install() {
         StandIn.answer = ::answer
-        StandIn.methods = { listOf(method) }
+        StandIn.methods = { methods.toList() }
     }
 
     private fun answer(path: String, method: String, inputs: List<Tensor>): List<FloatArray> {
-        check(method == this.method) { method }
+        check(method in methods) { method }
         return listOf(
             when (File(path).name.substringBefore('.')) {
                 "text_encoder" -> text()
-                "unet" -> call(first(inputs[1].getRawDataBuffer()))
+                "unet" -> call(first(inputs[1].getRawDataBuffer())).also { sample = inputs[0].shape().toList() }
                 "vae_decoder" -> recorded.floats("image").also { decoded = inputs[0].dataAsFloatArray }
                 "vae_encoder" -> recorded.floats("moments").also { encoded = inputs[0].dataAsFloatArray }
                 else -> error("no program $path")

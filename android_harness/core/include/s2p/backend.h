@@ -38,7 +38,7 @@ class Backend {
   /// What manifests call the programs that the engine runs. Empty: it runs none, so that bundles for any target will do.
   virtual std::string_view target() const = 0;
 
-  /// Loads (and where the engine does so, compiles) a component from its file. Throws Error(backend).
+  /// Loads (and where the engine does so, compiles) the component's method from its file. Throws Error(backend).
   virtual std::unique_ptr<Program> load(const std::string& name, const Component& component,
                                         const std::filesystem::path& file) = 0;
 

@@ -34,6 +34,8 @@ struct Component {
   std::optional<std::string> compute_unit;
   /// Chip to its own file, of a program that is compiled for each; `path` is one of them. Empty: the program runs on any.
   std::map<std::string, std::string> chips;
+  /// Not of the manifest: the method that is run, see at_size. Absent: the one that a program has anyway.
+  std::optional<std::string> method;
 };
 
 struct FileEntry {
@@ -88,7 +90,7 @@ struct TokenizerSpec {
 struct Conditioning {
   TokenizerSpec second_tokenizer;
   bool zero_unconditional;
-  /// Original height and width, top and left of the crop, target height and width.
+  /// Original height and width, top and left of the crop, target height and width, of the bundle's first size; see Manifest::time_ids.
   std::array<float, 6> time_ids;
 };
 
@@ -130,6 +132,12 @@ struct PictureSize {
   std::optional<std::string> method;
   /// A safetensors file with calls at this size; absent for the first, which golden runs check.
   std::optional<std::string> check;
+
+  /// WIDTHxHEIGHT
+  std::string title() const { return std::to_string(width) + "x" + std::to_string(height); }
+
+  /// Whether the latents are of this size.
+  bool fits(const LatentSpec& latents) const { return latent_width == latents.width && latent_height == latents.height; }
 };
 
 /// manifest.json of a bundle, field for field s2p_runtime.bundle.BundleManifest.
@@ -165,6 +173,12 @@ struct Manifest {
 
   /// Files that a device with this chip has no use for: programs of other chips, and what else lies in the folders named after chips.
   std::set<std::string> unused_on(const std::string& chip) const;
+
+  /// The size of these pixels. Throws Error(bad_input) when the bundle does not draw it.
+  const PictureSize& size_of(std::int64_t width, std::int64_t height) const;
+
+  /// Time ids of a picture of this size, with `conditioning`: of an uncropped one where it is not the first.
+  std::array<float, 6> time_ids(const PictureSize& size) const;
 
   /// Batch of the U-Net: 2 with classifier-free guidance, else 1.
   std::int64_t batch() const { return guidance > 1.0 ? 2 : 1; }

@@ -7,7 +7,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "s2p/backend.h"
@@ -33,7 +32,7 @@ struct ImageTimings {
 
 /// A picture to start from.
 struct FromPicture {
-  Picture picture;        ///< of the size that the bundle draws
+  Picture picture;        ///< of the size that is drawn
   double strength = 0.8;  ///< how much of it is drawn anew: the share of the steps that is made, above 0 and at most 1
 };
 
@@ -90,6 +89,11 @@ class Pipeline {
   /// take the tensors of docs/formats.md.
   Pipeline(const Bundle& bundle, Backend& backend, Residency residency = Residency::keep, Chunks chunks = Chunks::keep);
 
+  /// What is drawn and started from, and loaded for, from now on; until then it is the bundle's first size. Programs of another size are
+  /// dropped: every loaded method may hold all weights in a layout of its own. Throws Error(bad_input) when the bundle has no such size.
+  void set_size(std::int64_t width, std::int64_t height);
+  const PictureSize& size() const { return size_; }
+
   /// Loads all that a picture from noise needs (chunks that are to be released one after the other). Without it a component is loaded
   /// when it is first needed; the VAE encoder always is, by the first picture that starts from one.
   void load();
@@ -102,9 +106,6 @@ class Pipeline {
 
   /// Drops all loaded components; the next picture loads what it needs.
   void unload();
-
-  /// Width and height of what it draws and starts from, pixels.
-  std::pair<std::size_t, std::size_t> picture_size() const;
 
   /// Throws Error(bad_input) when the bundle draws from noise only.
   void require_image_starts() const;
@@ -141,6 +142,8 @@ class Pipeline {
   Chunks chunks_;
   ClipTokenizer tokenizer_;
   std::optional<ClipTokenizer> second_tokenizer_;  ///< with two text encoders
+  PictureSize size_;
+  std::map<std::string, Component> components_;  ///< at this size
   std::map<std::string, std::unique_ptr<Program>> programs_;
   std::map<std::string, double> load_ms_;
 };

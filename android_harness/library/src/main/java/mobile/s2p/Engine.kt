@@ -9,8 +9,11 @@ import org.pytorch.executorch.Tensor
 
 /** An engine that loads programs; called from the core. */
 internal interface Engine {
-    /** @param path of the program, UTF-8 */
-    fun load(path: ByteArray): EngineProgram
+    /**
+     * @param path of the program, UTF-8
+     * @param method of another picture size than the first, UTF-8; null: the one that the program has anyway
+     */
+    fun load(path: ByteArray, method: ByteArray?): EngineProgram
 
     /** Called before the first [load] where programs are compiled for chips. Throws [S2PException] when this app lacks what they need. */
     fun prepareNpu()
@@ -44,13 +47,13 @@ internal fun deviceChip(): String? =
 internal class ExecuTorchEngine(private val threads: Int, private val npu: Npu = Npu()) : Engine {
     override fun prepareNpu() = npu.prepare()
 
-    override fun load(path: ByteArray): EngineProgram {
+    override fun load(path: ByteArray, method: ByteArray?): EngineProgram {
         val module = Module.load(path.decodeToString(), Module.LOAD_MODE_MMAP, threads)
-        // The one that there is, whoever named it; of several, one for each picture size, the first size's.
-        val method = module.getMethods().singleOrNull() ?: FIRST_METHOD
+        // Without a name, the one that there is, whoever named it; of several, one for each picture size, the first size's.
+        val asked = method?.decodeToString() ?: module.getMethods().singleOrNull() ?: FIRST_METHOD
         // Otherwise the first run would prepare the program, and a report would count that to the first picture.
-        module.loadMethod(method)
-        return ExecuTorchProgram(module, method)
+        module.loadMethod(asked)
+        return ExecuTorchProgram(module, asked)
     }
 
     private class ExecuTorchProgram(private val module: Module, private val method: String) : EngineProgram {

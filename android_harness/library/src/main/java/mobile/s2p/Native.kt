@@ -21,21 +21,24 @@ internal object Native {
 
     external fun name(handle: Long): ByteArray
 
-    /** Width, height, calls of a picture, 1 with guidance, 1 when all stages stay loaded, 1 when pictures may start from one. */
+    /**
+     * Calls of a picture, 1 with guidance, 1 when all stages stay loaded, 1 when pictures may start from one, then width and height of each
+     * size.
+     */
     external fun numbers(handle: Long): LongArray
 
-    external fun prewarm(handle: Long)
+    external fun prewarm(handle: Long, width: Int, height: Int)
 
     external fun unload(handle: Long)
 
     /**
      * ARGB pixels, or null when the listener ended the picture.
      *
-     * @param image RGB bytes of the bundle's size to start from; null: noise.
+     * @param image RGB bytes of this width and height to start from; null: noise.
      */
     external fun draw(
-        handle: Long, prompt: ByteArray, negative: ByteArray?, seed: Long, previewEvery: Int, image: ByteArray?, strength: Double,
-        listener: StepListener,
+        handle: Long, prompt: ByteArray, negative: ByteArray?, seed: Long, width: Int, height: Int, previewEvery: Int, image: ByteArray?,
+        strength: Double, listener: StepListener,
     ): IntArray?
 
     external fun bench(

@@ -30,6 +30,12 @@ public class PipelineOptions(public val memoryBudget: Long? = null, public val t
     }
 }
 
+/** Width and height of a picture in pixels. */
+public data class PictureSize(public val width: Int, public val height: Int) {
+    /** `WIDTHxHEIGHT` */
+    override fun toString(): String = "${width}x$height"
+}
+
 /** What a picture tells while it grows. */
 public sealed interface Step {
     /**
@@ -72,8 +78,10 @@ public sealed interface Step {
  * of the same bundle, prompt and seed are the same on all devices but for rounding.
  *
  * @property name of the bundle.
- * @property width of pictures, pixels.
- * @property height of pictures, pixels.
+ * @property sizes of pictures that the bundle draws: several where it was made with `convert --size`. The first is drawn unless another is
+ *   asked for.
+ * @property width of pictures of the first size, pixels.
+ * @property height of pictures of the first size, pixels.
  * @property calls of the network for a picture from noise.
  * @property guided whether a negative prompt has an effect.
  * @property takesPictures whether a picture may start from one: the bundle was made with `convert --image-to-image`.
@@ -84,19 +92,24 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
     private val closed = AtomicBoolean(false)
 
     public val name: String = Native.name(handle).decodeToString()
-    public val width: Int = numbers[0].toInt()
-    public val height: Int = numbers[1].toInt()
-    public val calls: Int = numbers[2].toInt()
-    public val guided: Boolean = numbers[3] != 0L
-    public val staysLoaded: Boolean = numbers[4] != 0L
-    public val takesPictures: Boolean = numbers[5] != 0L
+    public val calls: Int = numbers[0].toInt()
+    public val guided: Boolean = numbers[1] != 0L
+    public val staysLoaded: Boolean = numbers[2] != 0L
+    public val takesPictures: Boolean = numbers[3] != 0L
+    public val sizes: List<PictureSize> = numbers.drop(4).chunked(2) { (width, height) -> PictureSize(width.toInt(), height.toInt()) }
+    public val width: Int = sizes.first().width
+    public val height: Int = sizes.first().height
 
     /**
      * Loads what stays loaded, so that the first picture does not wait for it. Without it, everything is loaded when it is first needed.
      *
-     * @throws S2PException the engine refuses a program.
+     * @param size of that picture, one of [sizes]; null: the first.
+     * @throws S2PException the engine refuses a program, or the bundle does not draw this size.
      */
-    public suspend fun prewarm(): Unit = worker.await { Native.prewarm(handle) }
+    public suspend fun prewarm(size: PictureSize? = null): Unit = worker.await {
+        val (width, height) = size ?: sizes.first()
+        Native.prewarm(handle, width, height)
+    }
 
     /** Releases all programs, for example when the app goes to the background; the next picture loads them again. */
     public suspend fun unload(): Unit = worker.await { Native.unload(handle) }
@@ -111,11 +124,13 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
      * @param negativePrompt what is not to be seen; only where the bundle is [guided].
      * @param seed of the noise: the same seed gives the same picture.
      * @param previewEvery calls between two previews, 0 for none. A preview costs a run of the decoder and keeps it loaded.
-     * @param image what to start from in place of noise; only where the bundle [takesPictures]. It is scaled until it covers [width] times
-     *   [height], and what stands over is cut off on both sides alike; transparent parts become white. Not to be recycled meanwhile.
+     * @param image what to start from in place of noise; only where the bundle [takesPictures]. It is scaled until it covers the size
+     *   that is drawn, and what stands over is cut off on both sides alike; transparent parts become white. Not to be recycled meanwhile.
      * @param strength how much of the image is drawn anew, above 0, at most 1: the share of the steps that is made. No effect without one.
-     * @throws S2PException a program fails, a negative prompt would have no effect, the bundle starts from no picture, or the strength is
-     *   out of range.
+     * @param size one of [sizes]; null: the first. The network, decoder and encoder of one size are loaded at a time: a picture of another size
+     *   than the one before loads them anew.
+     * @throws S2PException a program fails, a negative prompt would have no effect, the bundle starts from no picture or does not draw this
+     *   size, or the strength is out of range.
      * @throws IllegalStateException the pipeline is closed.
      */
     public fun generate(
@@ -125,8 +140,10 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
         previewEvery: Int = 0,
         image: Bitmap? = null,
         strength: Double = 0.8,
+        size: PictureSize? = null,
     ): Flow<Step> {
         require(previewEvery >= 0) { "previews come every so many calls, or never for 0" }
+        val drawn = size ?: sizes.first()
         return callbackFlow<Step> {
             val wanted = AtomicBoolean(true)
             worker.run {
@@ -134,14 +151,16 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
                     runCatching {
                         val begin = System.nanoTime()
                         val listener = StepListener { call, calls, preview ->
-                            trySend(Step.Progress(call + 1, calls, preview?.let(::bitmap)))
+                            trySend(Step.Progress(call + 1, calls, preview?.let { drawn.bitmap(it) }))
                             wanted.get()
                         }
-                        val start = image?.let { fitted(it, width, height) }
+                        // Of any other size the core says that the bundle does not draw it.
+                        val start = image?.takeIf { drawn in sizes }?.let { fitted(it, drawn.width, drawn.height) }
                         val pixels = Native.draw(
-                            handle, prompt.encodeToByteArray(), negativePrompt?.encodeToByteArray(), seed, previewEvery, start, strength, listener,
+                            handle, prompt.encodeToByteArray(), negativePrompt?.encodeToByteArray(), seed, drawn.width, drawn.height, previewEvery,
+                            start, strength, listener,
                         )
-                        if (pixels != null) trySend(Step.Finished(bitmap(pixels), (System.nanoTime() - begin) / 1e6))
+                        if (pixels != null) trySend(Step.Finished(drawn.bitmap(pixels), (System.nanoTime() - begin) / 1e6))
                     }.fold({ close() }, { close(it) })
                 }
             }
@@ -155,8 +174,6 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
         worker.execute { Native.close(handle) }
         worker.shutdown()
     }
-
-    private fun bitmap(pixels: IntArray): Bitmap = Bitmap.createBitmap(pixels, width, height, Bitmap.Config.ARGB_8888)
 
     public companion object {
         /**
@@ -184,6 +201,8 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
         }
     }
 }
+
+private fun PictureSize.bitmap(pixels: IntArray): Bitmap = Bitmap.createBitmap(pixels, width, height, Bitmap.Config.ARGB_8888)
 
 private fun ExecutorService.run(work: () -> Unit) {
     try {
