@@ -16,6 +16,7 @@ that was interrupted goes on where it stood when it is started again. A stage's 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -49,11 +50,13 @@ class Watch:
 
     Attributes:
         kept: a file that holds the figures so far, for a run that goes on later.
+        of: what the figures are of; a run of anything else begins anew.
         stages: by the title that progress announces; what comes before and between stages is under ``-``.
         peak_bytes: of the process, and of those before it that were interrupted.
     """
 
     kept: Path
+    of: dict[str, Any]
     stages: dict[str, StageFigures] = field(default_factory=dict)
     peak_bytes: int = 0
     present: str = "-"
@@ -79,19 +82,25 @@ class Watch:
         figures.peak_bytes = max(figures.peak_bytes, resident)
         self.peak_bytes = max(self.peak_bytes, resident)
         if time.perf_counter() - self.written > _SECONDS_BETWEEN_WRITES:
-            self._write()
+            # A full disk is no reason to look away.
+            with contextlib.suppress(OSError):
+                self._write()
 
     def end(self) -> None:
         """Nothing is done any more."""
         self._change("-")
         self._write()
 
-    def go_on(self) -> None:
-        """Begin with the figures of a run that was interrupted."""
-        if self.kept.is_file():
-            found = json.loads(self.kept.read_text(encoding="utf-8"))
-            self.stages = {title: StageFigures(**figures) for title, figures in found["stages"].items()}
-            self.peak_bytes = found["peak_bytes"]
+    def go_on(self) -> bool:
+        """Begin with the figures of a run of the same that was interrupted, if there is one."""
+        if not self.kept.is_file():
+            return False
+        found = json.loads(self.kept.read_text(encoding="utf-8"))
+        if found.get("of") != self.of:
+            return False
+        self.stages = {title: StageFigures(**figures) for title, figures in found["stages"].items()}
+        self.peak_bytes = found["peak_bytes"]
+        return True
 
     def _write(self) -> None:
         self.written = now = time.perf_counter()
@@ -101,7 +110,8 @@ class Watch:
         present["seconds"] += now - self.began
         present["processor_seconds"] += time.process_time() - self.processor_began
         scratch = self.kept.with_suffix(".scratch")
-        scratch.write_text(json.dumps({"stages": stages, "peak_bytes": self.peak_bytes}), encoding="utf-8")
+        document = {"of": self.of, "stages": stages, "peak_bytes": self.peak_bytes}
+        scratch.write_text(json.dumps(document), encoding="utf-8")
         scratch.replace(self.kept)
 
     def _figures(self) -> StageFigures:
@@ -152,10 +162,9 @@ def measure(settings: dict[str, Any], out: Path, kept: Path) -> Watch:
     from s2p_runtime.bench.probes import Probes
 
     give_back_large_blocks()
-    watch, probes, over = Watch(kept), Probes(), threading.Event()
-    resume = kept.is_file()
-    if resume:
-        watch.go_on()
+    of = {**settings, "recipe": Path(settings["recipe"]).read_text(encoding="utf-8")}
+    watch, probes, over = Watch(kept, of), Probes(), threading.Event()
+    resume = watch.go_on()
 
     def look() -> None:
         while not over.wait(_SECONDS_BETWEEN_LOOKS):
@@ -166,9 +175,9 @@ def measure(settings: dict[str, Any], out: Path, kept: Path) -> Watch:
     try:
         s2p_mobile.quantize(**settings, out=out, force=True, resume=resume, progress=watch.see)
     finally:
-        watch.end()
         over.set()
         thread.join()
+        watch.end()
     return watch
 
 
@@ -225,7 +234,7 @@ def _whole_recipe(options: argparse.Namespace, name: str) -> str:
 def lines(figures: dict[str, Any]) -> list[str]:
     """A run as a table."""
     # With one thread other programs disturb the clock more than the processor's time, which is what the forecast foresees then.
-    alone = figures["threads"] == 1 and all(stage["processor_seconds"] for stage in figures["stages"].values())
+    alone = figures["threads"] == 1 and all(stage.get("processor_seconds") for stage in figures["stages"].values())
     kind, clock = ("processor_seconds", "processor time") if alone else ("seconds", "time on the clock")
     small = {stage["name"]: stage for stage in figures["forecast"]["stages"]}
     whole = {stage["name"]: stage for stage in figures["whole"]["stages"]}
@@ -237,7 +246,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
         "| stage | time, s | foreseen, s | memory, GiB | foreseen, GiB | whole recipe here, h |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    if figures["note"]:
+    if figures.get("note"):
         found[2] += f" {figures['note']}"
     total = 0.0
     for title, stage in figures["stages"].items():

@@ -198,11 +198,13 @@ def test_ranking_takes_the_counted_samples() -> None:
     assert not {stage.name for stage in known.stages} & {stage.name for stage in ranking}
 
 
-def test_a_methods_own_widths_are_told_in_place_of_the_recipes(no_probe: None) -> None:
-    job = make_job(None, **SETTINGS)
-    foreseen, made = make_forecast(job, "int4-blocks"), run_method("int4-blocks", job)
+@pytest.mark.parametrize("method", ["int4-blocks", "grouped-palettes"])
+def test_a_methods_own_widths_are_told_in_place_of_the_recipes(no_probe: None, tiny_model: Model, method: str) -> None:
+    job = make_job(tiny_model, **SETTINGS)
+    foreseen, made = make_forecast(job, method), run_method(method, job)
     bits = [part.weight.bits for layer in made.general.values() for part in layer.parts]
     kept = len(layer_specs(job.model.structure)) - len(bits)
+    assert bits and kept > 2, "layers whose channels make no whole groups stay in float"
     assert foreseen.layers == {"float": kept, **{str(width): count for width, count in Counter(bits).items()}}
     assert foreseen.bits_note is None
     assert foreseen.weights == {"4": sum(layer.spec.weights for layer in made.general.values())}

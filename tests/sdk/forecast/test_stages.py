@@ -46,7 +46,7 @@ RECIPE: dict[str, Any] = {
     "baselines": {"factor": 20_000, "samples": 11, "palettes": {"candidates": [4, 8], "samples": 2}},
 }
 FEWER: dict[str, Any] = {
-    "keep": ["conv_*", "down_blocks.*", "up_blocks.*"],
+    "keep": ["conv_*", "down_blocks.*", "up_blocks.0.*", "up_blocks.1.*"],
     "calibration": {"prompts": 1},
     "training": {"prompts": 3, "iterations": 1, "start": {"rounding": "gptq", "calls": 3, "samples": 4, "iterations": 1}},
     "baselines": {"factor": 80_000, "samples": 3},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from s2p_mobile.quantize.forecast import make_forecast
 from s2p_mobile.quantize.grid import weight_scale
 from s2p_mobile.quantize.job import QuantizationJob, QuantizedUNet
 from s2p_mobile.quantize.latents import LatentDataset
-from s2p_mobile.quantize.methods import run_method
+from s2p_mobile.quantize.methods import run_method, s2p
 from s2p_mobile.quantize.preparation import reconstructed
 from s2p_mobile.quantize.preparation.prepare import prepare
 from s2p_mobile.quantize.preparation.reconstructed import reconstructed_weights
@@ -28,7 +30,8 @@ from s2p_mobile.quantize.rounding.calls import read_calls
 from s2p_mobile.quantize.rounding.layers import RoundedLayer
 from s2p_mobile.quantize.rounding.learned import WEIGHTS_STAGE, learn_rounding
 from s2p_mobile.quantize.rounding.waiting import WaitingRoom
-from s2p_mobile.quantize.student.student import build_student, student_layers
+from s2p_mobile.quantize.student.student import StudentSpec, build_student, student_layers
+from s2p_mobile.quantize.training import Trainer
 from s2p_mobile.quantize.work import PARTS_FOLDER
 from s2p_mobile.sources.trajectory import float_unet
 
@@ -195,3 +198,30 @@ def test_whole_shortcuts_where_the_recipe_or_the_method_has_them(job: Quantizati
 
 def _whole(job: QuantizationJob) -> QuantizationJob:
     return replace(job, recipe=job.recipe.model_copy(update={"split_shortcuts": False}))
+
+
+@pytest.mark.parametrize("rounding", ["adaround", "gptq"])
+def test_training_does_not_hold_what_it_starts_from(
+    make_job: MakeJob, latents: LatentDataset, rounding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student has weights of its own; those that rounding ended with are gigabytes of a real model's."""
+    start = {"start": {"rounding": rounding, "iterations": 1, "samples": 4, "calls": 2}, "loss": {"calls": "uniform"}}
+    job = make_job({**start, "iterations": 1}, latents=latents.folder, work=tmp_path)
+    seen: list[weakref.ref[Any]] = []
+
+    def watched(*arguments: Any) -> StudentSpec:
+        spec = prepare(*arguments)
+        held = spec.weights.values() if isinstance(spec.weights, dict) else spec.weights._layers.values()  # type: ignore[attr-defined]
+        seen.extend(map(weakref.ref, held))
+        return spec
+
+    def run(trainer: Trainer) -> QuantizedUNet:
+        # Modules may stand in circles.
+        gc.collect()
+        assert seen and not [each for each in seen if each() is not None]
+        return original(trainer)
+
+    original = Trainer.run
+    monkeypatch.setattr(s2p, "prepare", watched)
+    monkeypatch.setattr(Trainer, "run", run)
+    run_method("s2p", job)

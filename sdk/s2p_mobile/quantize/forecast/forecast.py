@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 
@@ -88,7 +90,7 @@ def make_forecast(job: QuantizationJob, method: str, start_seconds: float = 0.0,
     room = room_of(choose_device(job.device), memory)
     job = best_plan(job, method, room)
     model, counted = job.model, job.counted
-    layers, weights, note = _bit_widths(job, chosen.bits)
+    layers, weights, note = _bit_widths(job, chosen.widths(job))
     process = Probes().resident_bytes() or 0  # read once: it changes from one reading to the next
     fp = float_network(job.structure, model.conditioner.tokens)
     device = choose_device(job.device)
@@ -133,11 +135,20 @@ def _stage(time: StageTime, process: int) -> StageForecast:
     )
 
 
-def _bit_widths(job: QuantizationJob, own: int | None) -> tuple[dict[str, int], dict[str, int] | None, str | None]:
+def _bit_widths(
+    job: QuantizationJob, own: Mapping[str, int] | None
+) -> tuple[dict[str, int], dict[str, int] | None, str | None]:
     """Layers and weights by bit-width, the method's own or the recipe's, and what is not known before sensitivity is measured."""
     recipe, chosen = job.recipe, job.layers
     kept = len(layer_specs(job.structure)) - len(chosen)
-    base, mixed = str(own or recipe.weights.bits), None if own else recipe.mixed
+    if own is not None:
+        layers = Counter(map(str, own.values()))
+        weights = Counter[str]()
+        for spec in chosen:
+            if spec.name in own:
+                weights[str(own[spec.name])] += spec.weights
+        return {**layers, "float": kept + len(chosen) - len(own)}, dict(weights), None
+    base, mixed = str(recipe.weights.bits), recipe.mixed
     total = sum(spec.weights for spec in chosen)
     if mixed is None:
         return {base: len(chosen), "float": kept}, {base: total}, None

@@ -19,14 +19,12 @@ class Method(Protocol):
         title: in words, one line.
         splits_shortcuts: it follows ``split_shortcuts`` of its recipe; else shortcuts stay whole, as its authors have them.
         keeps_work: what an interrupted run need not do again lies in the job's work folder, so that a run can go on from there.
-        bits: of the weights of every layer, where the recipe's widths do not matter.
     """
 
     name: str
     title: str
     splits_shortcuts: bool = True
     keeps_work: bool = False
-    bits: int | None = None
 
     def run(self, job: QuantizationJob) -> QuantizedUNet:
         """Quantize.
@@ -39,6 +37,10 @@ class Method(Protocol):
     def stages(self, job: QuantizationJob) -> Sequence[Stage]:
         """What :meth:`run` announces and does, one stage after another, and what each holds in memory; loads no weights."""
         ...
+
+    def widths(self, job: QuantizationJob) -> Mapping[str, int] | None:
+        """Bit-width of every layer that is quantized, where the method has its own. Here: none, the recipe says."""
+        return None
 
     def disk(self, job: QuantizationJob) -> Mapping[str, int]:
         """Bytes of files that :meth:`run` writes into its work folder or a temporary one, by what they hold. Here: none."""

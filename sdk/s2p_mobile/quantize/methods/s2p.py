@@ -45,8 +45,14 @@ class SerialToParallel(Method):
         with working_folder(job, workers) as folder:
             state = _saved_state(job, folder)
             latents = job_latents(job, folder, workers, features=_stores_features(job.recipe.training))
-            spec = prepare(job, latents, workers.device) if state is None else _spec_of(state)
-            trainer = Trainer(job, spec, latents, folder, workers)
+            # The weights to start from go with what holds them: it has no name here.
+            trainer = Trainer(
+                job,
+                prepare(job, latents, workers.device) if state is None else _spec_of(state),
+                latents,
+                folder,
+                workers,
+            )
             if state is not None:
                 trainer.restore(state)
             unet = trainer.run()

@@ -59,7 +59,8 @@ class Trainer:
             S2PError: the batch cannot be shared by the processes.
         """
         self.job, self.rule, self.folder, self.workers = job, job.recipe.training, folder, workers
-        self.spec, self.compute = spec, job.compute
+        # Not the spec itself: the weights that the student starts from would stay, 4 GiB at the size of SD v1-4.
+        self._weight_bits, self.compute = spec.weight_bits, job.compute
         self.student = build_student(job, spec, workers.device)
         self.scale = LossScale(enabled=self.compute.training == "fp16")
         weights = torch.ones(len(job.plan.calls)) if spec.call_weights is None else spec.call_weights
@@ -279,7 +280,7 @@ class Trainer:
         if self.workers.main:
             parts = {"student": self._own_tensors(), "learner": learner}
             tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
-            save_state(self.folder / STATE_NAME, TrainingState(self.iteration, self.spec.weight_bits, tensors), self._identity)
+            save_state(self.folder / STATE_NAME, TrainingState(self.iteration, self._weight_bits, tensors), self._identity)
         self._saved_iteration = self.iteration
 
 

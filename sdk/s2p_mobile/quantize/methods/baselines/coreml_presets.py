@@ -64,12 +64,13 @@ class Preset(Baseline):
 
     Attributes:
         compress: a layer's weights [C_out, C_in, ...]; None leaves the layer in float.
+        axis: of the weights whose channels must make whole groups; else the layer is left.
     """
 
     name: str
     title: str
     compress: Compress
-    bits: int | None = BITS
+    axis: int
 
     def run(self, job: QuantizationJob) -> QuantizedUNet:
         """Compress the weights; no calls of the network are looked at."""
@@ -98,6 +99,10 @@ class Preset(Baseline):
         memory = holding(job, {}, {"compressed weights": 2 * weights_of(job)})
         return [Stage(COMPRESSING_STAGE, len(layers), work=work, memory=memory)]
 
+    def widths(self, job: QuantizationJob) -> dict[str, int]:
+        """See :class:`~s2p_mobile.quantize.methods.method.Method`."""
+        return {layer.name: BITS for layer in job.layers if layer.weight_shape[self.axis] % TOGETHER == 0}
+
     def disk(self, job: QuantizationJob) -> dict[str, int]:
         """See :class:`~s2p_mobile.quantize.methods.method.Method`."""
         return {}
@@ -109,7 +114,7 @@ def _whole_groups(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.resize(weight, (rows, *weight.shape[1:]))
 
 
-INT4_BLOCKS = Preset("int4-blocks", "int4 in blocks of 32 input channels, float activations", int4_blocks)
+INT4_BLOCKS = Preset("int4-blocks", "int4 in blocks of 32 input channels, float activations", int4_blocks, axis=1)
 GROUPED_PALETTES = Preset(
-    "grouped-palettes", "4-bit palettes in groups of 32 output channels, float activations", grouped_palettes
+    "grouped-palettes", "4-bit palettes in groups of 32 output channels, float activations", grouped_palettes, axis=0
 )
