@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,8 @@ from s2p_runtime.progress import Silent
 NAMES = ("text_encoder", "vae_decoder", "vae_encoder")
 ANSWERING = """
 import json, os, pathlib, sys, time
+print("a library says something")
+told = os.fdopen(int(sys.argv[1]), "w")
 request = json.loads(sys.stdin.readline())
 for line in sys.stdin:
     name = line.strip()
@@ -35,9 +39,15 @@ for line in sys.stdin:
     folder.mkdir(parents=True)
     (folder / f"{{name}}.bin").write_text("from beside")
     component = {{"path": f"programs/{{name}}.bin", "backend": "none", "precision": "float32", "inputs": [], "outputs": []}}
-    print(json.dumps({{"component": component}}), flush=True)
+    print(json.dumps({{"component": component}}), file=told, flush=True)
 """
 """In place of the real process: writes a file for each component."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that would not end is killed soon."""
+    monkeypatch.setattr(beside, "_PATIENCE", 2.0)
 
 
 class Here(CoreMLTarget):
@@ -125,23 +135,53 @@ def test_it_takes_them_all_while_the_unet_lasts(
 
 
 @pytest.mark.parametrize(
-    ("do", "kind", "message"),
+    ("answer", "kind", "message"),
     [
-        ('print(json.dumps({"problem": "no", "remedy": "go", "field": "size"}), flush=True); break', S2PError, "no; go"),
-        ('print(json.dumps({"problem": "no", "failed": True}), flush=True); break', CheckFailed, "no"),
-        ('print(json.dumps({"system": [28, "No space left", "/a/b"]}), flush=True); break', OSError, "No space left"),
-        ("os.abort()", S2PError, "the process that converted the text encoder ended .by signal SIGABRT"),
-        ("sys.exit('words')", S2PError, "the process that converted the text encoder ended .with status 1"),
+        ({"problem": "no", "remedy": "go", "field": "size"}, S2PError, "no; go"),
+        ({"problem": "no", "failed": True}, CheckFailed, "no"),
+        ({"system": [28, "No space left", "/a/b"]}, OSError, "No space left"),
     ],
 )
 def test_its_errors_are_those_of_the_conversion(
-    do: str, kind: type[Exception], message: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker(monkeypatch, do)
-    monkeypatch.setattr(Beside, "another", lambda self: None)
+    answer: dict[str, Any], kind: type[Exception], message: str, checkpoint: Checkpoint, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    worker(monkeypatch, f"told.write(json.dumps({answer!r}) + chr(10)); told.flush(); break")
+    target = Here()
+    waited = target.lower_unet
+
+    def lower_unet(*arguments: Any) -> ConvertedUNet:
+        time.sleep(1.0)  # the answer is there by then, most likely; where it is not, it is met later
+        return waited(*arguments)
+
+    monkeypatch.setattr(target, "lower_unet", lower_unet)
     with pytest.raises(kind, match=message) as caught:
-        lowered(checkpoint, Here(), tmp_path / "bundle")
+        lowered(checkpoint, target, tmp_path / "bundle")
     assert type(caught.value) is kind
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    "do", ["os.abort()", "sys.exit('words')", "os.kill(os.getpid(), 9)", "told.write('half a li'); told.flush(); os._exit(0)"]
+)
+@pytest.mark.parametrize("begun", [0, 1])
+def test_what_it_leaves_undone_is_done_here(
+    do: str, begun: int, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker(monkeypatch, f"if name == {NAMES[begun]!r}: {do}")
+    target = Here()
+
+    def lower_unet(*_: Any) -> ConvertedUNet:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("*beside*/*/programs/*.bin"))) < begun and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return ConvertedUNet({}, ())
+
+    monkeypatch.setattr(target, "lower_unet", lower_unet)
+    found = lowered(checkpoint, target, tmp_path / "bundle")
+    assert tuple(found.others) == NAMES and NAMES[begun] in target.lowered
+    texts = [(tmp_path / "bundle" / component.path).read_text() for component in found.others.values()]
+    assert texts == ["from here" if name in target.lowered else "from beside" for name in NAMES]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -167,11 +207,16 @@ def test_an_error_here_ends_it(
 
 
 def test_the_real_process_ends_with_its_input(tmp_path: Path) -> None:
-    import subprocess
-
-    started = subprocess.Popen(beside.WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    out, _ = started.communicate(b"", timeout=120)
-    assert out == b"" and started.returncode == 0
+    (tmp_path / "queue.py").write_text("raise RuntimeError\n")
+    answers, told = os.pipe()
+    command = [*beside.WORKER, str(told)]
+    started = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[told], cwd=tmp_path)
+    os.close(told)
+    # A module of the user's own, where the command runs, is not what the process imports.
+    _, said = started.communicate(b"", timeout=120)
+    assert started.returncode == 0, said
+    with os.fdopen(answers, "rb") as pipe:
+        assert pipe.read() == b""
 
 
 def test_there_is_room_for_small_models_on_several_cores(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +225,17 @@ def test_there_is_room_for_small_models_on_several_cores(checkpoint: Checkpoint,
         return room_beside(Task(checkpoint, entry, entry.options(**changes), Path("out"), {"main": (8, 8)}, None))
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(beside, "available_memory", lambda: 8 << 30)
     assert room("coreml") and room("executorch")
     assert not room("coreai")  # Apple's library has a process of its own already
     assert not room_beside(Task(checkpoint, Here(), CoreMLOptions(), Path("out"), {"main": (8, 8)}, None))
     with monkeypatch.context() as context:
-        context.setattr(CoreMLTarget, "memory", lambda *_: beside.TOGETHER // 2 + 1)
+        context.setattr(CoreMLTarget, "memory", lambda *_: beside.TOGETHER)
         assert not room("coreml")
+    with monkeypatch.context() as context:
+        context.setattr(beside, "available_memory", lambda: 1 << 30)
+        assert not room("coreml")
+    monkeypatch.setattr(beside, "available_memory", lambda: None)
+    assert room("coreml")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert not room("coreml")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +25,21 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.resources import available_memory
+from s2p_converters.targets.needs import LIBRARIES, float_bytes
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import LatentShapes, Target
 from s2p_converters.targets.registry import TARGETS
-from s2p_runtime.child_process import Said, close_pipes, ended_early
+from s2p_runtime.child_process import Said
 from s2p_runtime.component import Component
 from s2p_runtime.errors import CheckFailed, S2PError
-from s2p_runtime.files import list_files
 
 TOGETHER = 6 << 30
-"""Memory that two lowerings may take together, bytes: less than a conversion of SD v1-4 takes by itself, so that its peak and those
-of larger models are what :meth:`Target.memory` says."""
-WORKER = (sys.executable, "-m", "s2p_converters.targets.beside_worker")
+"""Memory that two processes may take together, bytes: enough for small models. What is of SD v1-4's size is lowered by one process,
+so that its peak is that of the larger part and not of both."""
+WORKER = (sys.executable, "-P", "-m", "s2p_converters.targets.beside_worker")
+_COPIES = 4
+"""Of the weights in float32, while a component is lowered."""
 _PATIENCE = 10.0
 """Seconds that the process has to clean up when it is told to end."""
 
@@ -126,42 +129,47 @@ def room_beside(task: Task) -> bool:
     A target that no list names cannot be found by another process."""
     target = task.target
     listed = target.name in TARGETS.names and TARGETS.get(target.name) is target
-    return (
-        listed
-        and target.lowers_here
-        and torch.get_num_threads() > 1
-        and 2 * target.memory(task.checkpoint, task.options) <= TOGETHER
-    )
+    if not (listed and target.lowers_here and torch.get_num_threads() > 1):
+        return False
+    needed = target.memory(task.checkpoint, task.options) + LIBRARIES + _COPIES * float_bytes(task.checkpoint)
+    free = available_memory()
+    return needed <= (TOGETHER if free is None else min(TOGETHER, free))
 
 
 class Beside:
     """The process, and the components that are still to be lowered: it takes the first of them, whoever is free here the last.
 
-    The process starts with the context, and ends with it.
+    The process starts with the context, and ends with it. It only saves time: where it ends early, for want of memory perhaps, what
+    it was given is left for this one.
     """
 
-    def __init__(self, task: Task, titles: Mapping[str, str]) -> None:
+    def __init__(self, task: Task, names: Sequence[str]) -> None:
         """
         Args:
-            titles: of the components to lower, by name.
+            names: of the components to lower.
         """
-        self._titles, self._folder = titles, task.folder
-        self._waiting = deque(titles)
-        self._found: dict[str, Future[Component]] = {name: Future() for name in titles}
+        self._folder = task.folder
+        self._waiting = deque(names)
+        self._found: dict[str, Future[Component | None]] = {name: Future() for name in names}
         self._said = Said()
         self._scratch = tempfile.TemporaryDirectory(dir=task.folder.parent, prefix=f"{task.folder.name}.beside-")
-        self._asked = Request(
+        asked = Request(
             checkpoint=task.checkpoint.folder.resolve(), target=task.target.name, options=task.options.model_dump(mode="json"),
             folder=Path(self._scratch.name).resolve(), shapes=dict(task.shapes),
             kept=None if task.kept is None else task.kept.resolve(),
         )  # fmt: skip
+        self._request = asked.model_dump_json()
 
     def __enter__(self) -> Beside:
+        # Answers have a pipe of their own: libraries print when they like.
+        answers, told = os.pipe()
         # One thread: it shares the machine with another process, and several of each would wait for each other in busy loops.
         self._process = subprocess.Popen(
-            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said.file, text=True, encoding="utf-8",
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            [*WORKER, str(told)], stdin=subprocess.PIPE, stdout=self._said.file, stderr=self._said.file, text=True,
+            encoding="utf-8", pass_fds=[told], env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
+        os.close(told)
+        self._answers = os.fdopen(answers, encoding="utf-8", errors="replace")
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
         return self
@@ -177,54 +185,73 @@ class Beside:
             self._process.kill()
             self._process.wait()
         self._thread.join()
-        close_pipes(self._process)
+        self._answers.close()
         self._said.close()
         self._scratch.cleanup()
 
     def another(self) -> str | None:
-        """The name of a component that nobody lowers yet and whoever asks now has to; None: there is none."""
+        """The name of a component that nobody lowers yet and whoever asks now has to; None: there is none.
+
+        Raises:
+            S2PError, OSError: the process met an error.
+        """
+        for found in self._found.values():
+            if found.done():
+                found.result()
         try:
             return self._waiting.pop()
         except IndexError:
             return None
 
-    def wait(self, name: str) -> Component:
-        """What the process made of a component; its files are in the bundle's folder then.
+    def wait(self, name: str) -> Component | None:
+        """What the process made of a component; its files are in the bundle's folder then. None: it ended before, for whatever
+        reason, and whoever asks has to lower it.
 
         Raises:
-            S2PError: it cannot be lowered, or the process ended.
+            S2PError: it cannot be lowered.
             OSError: its files cannot be written.
         """
         component = self._found[name].result()
-        source = Path(self._scratch.name, name)
-        for path in list_files(source):
-            (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(source / path, self._folder / path)
+        if component is not None:
+            _merge(Path(self._scratch.name, name), self._folder)
         return component
 
     def _follow(self) -> None:
         """Give the process one component after another, until an error or the last."""
-        lines = [self._asked.model_dump_json()]
+        lines = [self._request]
         while self._waiting:
             try:
                 name = self._waiting.popleft()
             except IndexError:
                 return
+            found = self._found[name]
             try:
-                self._found[name].set_result(self._ask([*lines, name], self._titles[name]))
+                answer = self._ask([*lines, name])
+                found.set_result(None if answer is None else answer.take())
             except (S2PError, OSError) as error:
-                self._found[name].set_exception(error)
+                found.set_exception(error)
+            if found.exception() is not None or found.result() is None:
+                return
             lines = []
 
-    def _ask(self, lines: Sequence[str], title: str) -> Component:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        # Where it has ended there is no answer either.
+    def _ask(self, lines: Sequence[str]) -> Answer | None:
+        """An answer; None where the process has ended."""
+        stdin = self._process.stdin
+        assert stdin is not None
         with contextlib.suppress(OSError, ValueError):
             stdin.write("".join(f"{line}\n" for line in lines))
             stdin.flush()
-        line = stdout.readline()
-        if not line:
-            what = f"the process that converted the {title} ended"
-            raise ended_early(what, self._process.wait(), self._said.last_lines(), "report it with the model")
-        return Answer.model_validate_json(line).take()
+        try:
+            return Answer.model_validate_json(self._answers.readline())
+        except ValueError:
+            return None
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move all that is in a folder into another one, folders with what they are."""
+    for path in source.iterdir():
+        place = target / path.name
+        if path.is_dir() and place.is_dir():
+            _merge(path, place)
+        else:
+            shutil.move(path, place)

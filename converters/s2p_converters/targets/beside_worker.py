@@ -1,22 +1,24 @@
 """The process of :mod:`s2p_converters.targets.beside`.
 
-    python -m s2p_converters.targets.beside_worker
+    python -m s2p_converters.targets.beside_worker DESCRIPTOR
 
 reads a :class:`.beside.Request` as a line of JSON from standard input, then names of components, a line each. It writes an
-:class:`.beside.Answer` for each name as a line of JSON on what was standard output; what the libraries print goes to standard error.
-It ends with its input, and after an error.
+:class:`.beside.Answer` for each name as a line of JSON to the open file of that number. It ends with its input, and after an error.
 """
 
 from __future__ import annotations
 
-import _thread
 import os
+import shutil
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import Queue
+
+import torch
 
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.targets.beside import Answer, Request
@@ -65,25 +67,35 @@ def _listen(names: Queue[str | None]) -> None:
             names.put(line.decode())
     names.put(None)
     time.sleep(_GRACE)
-    _thread.interrupt_main()
+    # To the main thread, so that it does not go on waiting for a process of its own.
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    signal.pthread_kill(main_thread, signal.SIGINT)
     time.sleep(_PATIENCE)
     os._exit(_INTERRUPTED)
 
 
 def main() -> int:
     """Answer one request."""
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    torch.set_num_threads(1)
     lines: Queue[str | None] = Queue()
     threading.Thread(target=_listen, args=[lines], daemon=True).start()
+    request: Request | None = None
     try:
-        first = lines.get()
-        if first is None:
-            return 0
-        for answer in Lowerer(Request.model_validate_json(first), lines).answers():
-            told.write(answer.model_dump_json() + "\n")
-            told.flush()
+        with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as told:
+            first = lines.get()
+            if first is None:
+                return 0
+            request = Request.model_validate_json(first)
+            for answer in Lowerer(request, lines).answers():
+                told.write(answer.model_dump_json() + "\n")
+                told.flush()
     except (KeyboardInterrupt, BrokenPipeError):
+        # Whoever asked may be gone; otherwise it does this itself.
+        if request is not None:
+            shutil.rmtree(request.folder, ignore_errors=True)
         return _INTERRUPTED
     return 0
 

@@ -58,7 +58,7 @@ def lower_all(task: Task, parts: FloatParts, progress: Progress) -> Lowered:
             with progress.stage(titles[name], 1) as advance:
                 others[name] = earlier
                 advance("from an earlier conversion")
-    missing = {name: title for name, title in titles.items() if name not in others}
+    missing = [name for name in parts if name not in others]
 
     def lower_here(name: str) -> None:
         with progress.stage(titles[name], 1) as advance:
@@ -72,8 +72,12 @@ def lower_all(task: Task, parts: FloatParts, progress: Progress) -> Lowered:
                 lower_here(another)
             for name in [name for name in missing if name not in others]:
                 with progress.stage(titles[name], 1) as advance:
-                    others[name] = beside.wait(name)
-                    advance("beside the others")
+                    found = beside.wait(name)
+                    advance("while the others were lowered" if found is not None else "not made beside the others")
+                if found is None:
+                    lower_here(name)
+                else:
+                    others[name] = found
     else:
         for name in missing:
             lower_here(name)

@@ -123,7 +123,7 @@ def step_feeds(checkpoint: Checkpoint, call: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("settings", [{}, pytest.param({"minimum_os": "iOS16"}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"minimum_os": "iOS16"}], ids=str)
 def test_a_timestep_gives_what_its_call_gives_bit_for_bit(
     checkpoint: Checkpoint, bundles: dict[str, Bundle], converted: Callable[..., Path], settings: dict[str, str]
 ) -> None:

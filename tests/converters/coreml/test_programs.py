@@ -30,8 +30,8 @@ FLOAT32_CASES = {
     "for every unit": {"compute_unit": "all"},
 }
 
-REPEATED = {"float activations", "8 bits as palette", "for every unit"}
-"""Each part of these is in another one, or in a float16 build."""
+REPEATED = {"for every unit"}
+"""Each part of these is in another one."""
 
 
 def inputs(checkpoint: Checkpoint, call: int) -> dict[str, np.ndarray]:

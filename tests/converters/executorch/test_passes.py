@@ -30,7 +30,8 @@ class Part(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = nn.functional.silu(self.norm(self.first(x)))
-        tokens = self.linear(h.flatten(2).transpose(1, 2))[:, None]
+        tokens = self.linear(h.flatten(2).transpose(1, 2))
+        tokens = (torch.sigmoid(tokens.view(tokens.shape)) * tokens)[:, None]
         tokens = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0]
         h = torch.cat([h, tokens.transpose(1, 2).reshape(h.shape).clone()], dim=1)
         return self.second(nn.functional.interpolate(h, scale_factor=2.0))

@@ -18,7 +18,7 @@ _LOOK_FOR = {
     "XNNPACKRemoveCloneOpsTransform": ("clone",),
     "DimOrderOpsRevertPass": ("dim_order",),
     "ConvertToUpsampleBilinear2d": ("upsample", "index"),
-    "ConvertToLinearPass": ("mm.",),
+    "ConvertToLinearPass": ("mm.", "linear"),
     "PropagateCustomMetaPass": ("quantize",),
     "ConvertToSDPAPass": ("softmax",),
     "FuseBatchNormPass": ("batch_norm",),
@@ -28,17 +28,22 @@ _LOOK_FOR = {
     "InsertPadQDQPass": ("quantize",),
     "PReLUReshapePass": ("prelu",),
 }
-"""Passes that only replace or remove operators with one of these words in their names. Those that are not listed run always."""
+"""Passes that only do something where an operator has one of these words in its schema, which begins with its name. Those that are
+not listed run always."""
 
 
 @contextlib.contextmanager
 def without_idle_work() -> Iterator[None]:
-    """Lower inside of this context."""
-    with quiet_import():
-        from executorch.backends.xnnpack import xnnpack_preprocess
-        from torch.fx.traceback import NodeSource
+    """Lower inside of this context. Where torch or executorch name these parts otherwise, all the work is done."""
+    try:
+        with quiet_import():
+            from executorch.backends.xnnpack import xnnpack_preprocess
+            from torch.fx.traceback import NodeSource
 
-    whole: Any = xnnpack_preprocess.XNNPACKPassManager
+        whole: Any = xnnpack_preprocess.XNNPACKPassManager
+    except (ImportError, AttributeError):
+        yield
+        return
 
     def needed(exported_program: Any, passes: Any = None) -> Any:
         """Of the passes those that may find something."""
