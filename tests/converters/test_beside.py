@@ -16,6 +16,7 @@ import torch
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets import beside, lowering
 from s2p_converters.targets.beside import Beside, Task, room_beside
+from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.target import CoreMLTarget
 from s2p_converters.targets.lowering import Lowered, float_parts, lower_all
@@ -239,3 +240,34 @@ def test_there_is_room_for_small_models_on_several_cores(checkpoint: Checkpoint,
     assert room("coreml")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert not room("coreml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("coreml", {"layout": "apple"}),
+        ("coreml", {"size": ((48, 64),), "image_to_image": True}),
+        ("executorch", {"size": ((48, 64),), "image_to_image": True}),
+        ("executorch", {"backend": "qnn", "soc": ("SM8650", "SM8750"), "self_check": False}),
+    ],
+    ids=str,
+)
+def test_bundles_are_the_same_bytes(
+    name: str, options: dict[str, Any], checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one process and of two. Qualcomm's compiler writes the time of day into what it makes: there the same files lie."""
+    target = TARGETS.get(name)
+    bundles = []
+    for several in (False, True):
+        monkeypatch.setattr(lowering, "room_beside", lambda task, several=several: several)
+        folder = tmp_path / str(several)
+        folder.mkdir()
+        kept = tmp_path / f"kept-{several}"
+        convert_checkpoint(checkpoint, target, target.options(**options), folder, Silent(), kept)
+        stamped = options.get("backend") == "qnn"
+        bundles.append({path: "" if stamped else sha256_file(folder / path) for path in list_files(folder)})
+    assert bundles[0] == bundles[1]
+    assert {path.name for path in (tmp_path / "kept-True").iterdir()} == {
+        path.name for path in (tmp_path / "kept-False").iterdir()
+    }
