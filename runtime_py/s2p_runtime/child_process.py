@@ -6,9 +6,11 @@ import contextlib
 import signal
 import subprocess
 import tempfile
-from typing import IO, Any
+from typing import IO, Any, Self
 
-from s2p_runtime.errors import S2PError
+from pydantic import BaseModel, ConfigDict
+
+from s2p_runtime.errors import CheckFailed, S2PError
 
 _LINES = 20
 
@@ -27,6 +29,39 @@ class Said:
         """The end of it."""
         self.file.seek(0)
         return "\n".join(self.file.read().decode("utf-8", "replace").strip().splitlines()[-_LINES:])
+
+
+class ToldError(BaseModel):
+    """An error as one process tells it to another, in JSON.
+
+    Attributes:
+        problem, remedy, field: see :class:`~s2p_runtime.errors.S2PError`.
+        failed: whether it is a :class:`~s2p_runtime.errors.CheckFailed`.
+        system: number, text and path of an error of the system, which stands for the rest.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    problem: str = ""
+    remedy: str = ""
+    field: str | None = None
+    failed: bool = False
+    system: tuple[int | None, str | None, str | None] | None = None
+
+    @classmethod
+    def of(cls, error: S2PError | OSError) -> Self:
+        """What is told of an error."""
+        if isinstance(error, OSError):
+            path = None if error.filename is None else str(error.filename)
+            return cls(system=(error.errno, error.strerror or str(error), path))
+        return cls(problem=error.problem, remedy=error.remedy, field=error.field, failed=isinstance(error, CheckFailed))
+
+    def meant(self) -> S2PError | OSError:
+        """The error."""
+        if self.system is not None:
+            number, text, path = self.system
+            return OSError(number, text) if path is None else OSError(number, text, path)
+        return (CheckFailed if self.failed else S2PError)(self.problem, self.remedy, self.field)
 
 
 def close_pipes(process: subprocess.Popen[Any]) -> None:

@@ -15,13 +15,14 @@ import torch
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets import beside, lowering
-from s2p_converters.targets.beside import Beside, Task, room_beside
+from s2p_converters.targets.beside import Beside, room_beside
 from s2p_converters.targets.conversion import convert_checkpoint
 from s2p_converters.targets.coreml.options import CoreMLOptions
 from s2p_converters.targets.coreml.target import CoreMLTarget
 from s2p_converters.targets.lowering import Lowered, float_parts, lower_all
 from s2p_converters.targets.protocol import ConvertedUNet
 from s2p_converters.targets.registry import TARGETS
+from s2p_converters.targets.task import Task
 from s2p_runtime.component import Component
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import list_files, sha256_file
@@ -147,7 +148,7 @@ def test_its_errors_are_those_of_the_conversion(
     answer: dict[str, Any], kind: type[Exception], message: str, checkpoint: Checkpoint, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    worker(monkeypatch, f"told.write(json.dumps({answer!r}) + chr(10)); told.flush(); break")
+    worker(monkeypatch, f"told.write(json.dumps(dict(error={answer!r})) + chr(10)); told.flush(); break")
     target = Here()
     waited = target.lower_unet
 

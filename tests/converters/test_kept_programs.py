@@ -15,10 +15,11 @@ import pytest
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets import kept_programs
 from s2p_converters.targets.float_components import FloatComponent, decoder_component, encoder_component, prompt_components
-from s2p_converters.targets.kept_programs import lower_or_take
+from s2p_converters.targets.kept_programs import lower_and_keep, take
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Target
 from s2p_converters.targets.registry import TARGETS, read_options
+from s2p_converters.targets.task import Task
 from s2p_runtime.component import Component
 from s2p_runtime.files import list_files
 
@@ -82,7 +83,11 @@ class Place:
         out = self.folder.with_name(f"{self.folder.name}-{self.number}")
         out.mkdir()
         given = self.target.options(**options)
-        return lower_or_take(self.folder, self.target, checkpoint, given, out, {"main": component})[1], out
+        task, methods = Task(checkpoint, self.target, given, out, {"main": (8, 8)}, self.folder), {"main": component}
+        taken = take(task, methods) is not None
+        if not taken:
+            lower_and_keep(task, methods)
+        return taken, out
 
 
 @pytest.fixture
@@ -193,10 +198,10 @@ def test_the_longest_unused_go(place: Place, checkpoint: Checkpoint, monkeypatch
 def test_a_cache_that_cannot_be_written_stops_nothing(target: Counting, checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "out").mkdir()
-    component, taken = lower_or_take(
-        tmp_path / "file" / "below", target, checkpoint, TargetOptions(), tmp_path / "out", {"main": text(checkpoint)}
-    )
-    assert component.path == "text_encoder" and not taken
+    below, methods = tmp_path / "file" / "below", {"main": text(checkpoint)}
+    task = Task(checkpoint, target, TargetOptions(), tmp_path / "out", {"main": (8, 8)}, below)
+    assert take(task, methods) is None
+    assert lower_and_keep(task, methods).path == "text_encoder"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,15 +23,13 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.resources import available_memory
 from s2p_converters.targets.needs import LIBRARIES, float_bytes
-from s2p_converters.targets.options import TargetOptions
-from s2p_converters.targets.protocol import LatentShapes, Target
 from s2p_converters.targets.registry import TARGETS
-from s2p_runtime.child_process import Said
+from s2p_converters.targets.task import Task
+from s2p_runtime.child_process import Said, ToldError
 from s2p_runtime.component import Component
-from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.errors import S2PError
 
 TOGETHER = 6 << 30
 """Memory that two processes may take together, bytes: enough for small models. What is of SD v1-4's size is lowered by one process,
@@ -42,24 +39,6 @@ _COPIES = 4
 """Of the weights in float32, while a component is lowered."""
 _PATIENCE = 10.0
 """Seconds that the process has to clean up when it is told to end."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Programs to write.
-
-    Attributes:
-        folder: of the bundle.
-        shapes: latent height and width by method, the own size first.
-        kept: see :mod:`s2p_converters.targets.kept_programs`.
-    """
-
-    checkpoint: Checkpoint
-    target: Target[Any]
-    options: TargetOptions
-    folder: Path
-    shapes: LatentShapes
-    kept: Path | None
 
 
 class Request(BaseModel):
@@ -85,43 +64,22 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
-    """A component, or why there is none; one line of JSON.
-
-    Attributes:
-        problem, remedy, field: of an error.
-        failed: whether it is a :class:`CheckFailed`.
-        system: number, text and path of an error of the system.
-    """
+    """A component, or why there is none; one line of JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     component: Component | None = None
-    problem: str = ""
-    remedy: str = ""
-    field: str | None = None
-    failed: bool = False
-    system: tuple[int | None, str | None, str | None] | None = None
+    error: ToldError | None = None
 
-    @classmethod
-    def of_error(cls, error: S2PError | OSError) -> Answer:
-        """What the other process is told of an error."""
-        if isinstance(error, OSError):
-            path = None if error.filename is None else str(error.filename)
-            return cls(system=(error.errno, error.strerror or str(error), path))
-        return cls(problem=error.problem, remedy=error.remedy, field=error.field, failed=isinstance(error, CheckFailed))
-
-    def take(self) -> Component:
+    def take(self) -> Component | None:
         """The component.
 
         Raises:
             S2PError, OSError: the error that stands in its place.
         """
-        if self.component is not None:
-            return self.component
-        if self.system is not None:
-            number, text, path = self.system
-            raise OSError(number, text) if path is None else OSError(number, text, path)
-        raise (CheckFailed if self.failed else S2PError)(self.problem, self.remedy, self.field)
+        if self.error is not None:
+            raise self.error.meant()
+        return self.component
 
 
 def room_beside(task: Task) -> bool:
@@ -198,10 +156,7 @@ class Beside:
         for found in self._found.values():
             if found.done():
                 found.result()
-        try:
-            return self._waiting.pop()
-        except IndexError:
-            return None
+        return _taken(self._waiting.pop)
 
     def wait(self, name: str) -> Component | None:
         """What the process made of a component; its files are in the bundle's folder then. None: it ended before, for whatever
@@ -219,32 +174,40 @@ class Beside:
     def _follow(self) -> None:
         """Give the process one component after another, until an error or the last."""
         lines = [self._request]
-        while self._waiting:
+        while (name := _taken(self._waiting.popleft)) is not None:
             try:
-                name = self._waiting.popleft()
-            except IndexError:
-                return
-            found = self._found[name]
-            try:
-                answer = self._ask([*lines, name])
-                found.set_result(None if answer is None else answer.take())
+                found = self._ask([*lines, name])
             except (S2PError, OSError) as error:
-                found.set_exception(error)
-            if found.exception() is not None or found.result() is None:
+                self._found[name].set_exception(error)
+                return
+            self._found[name].set_result(found)
+            if found is None:
                 return
             lines = []
 
-    def _ask(self, lines: Sequence[str]) -> Answer | None:
-        """An answer; None where the process has ended."""
+    def _ask(self, lines: Sequence[str]) -> Component | None:
+        """A component; None where the process has ended.
+
+        Raises:
+            S2PError, OSError: that it met.
+        """
         stdin = self._process.stdin
         assert stdin is not None
         with contextlib.suppress(OSError, ValueError):
             stdin.write("".join(f"{line}\n" for line in lines))
             stdin.flush()
         try:
-            return Answer.model_validate_json(self._answers.readline())
+            answer = Answer.model_validate_json(self._answers.readline())
         except ValueError:
             return None
+        return answer.take()
+
+
+def _taken(take: Callable[[], str]) -> str | None:
+    try:
+        return take()
+    except IndexError:
+        return None
 
 
 def _merge(source: Path, target: Path) -> None:

@@ -15,16 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from queue import Queue
 
 import torch
 
 from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.targets.beside import Answer, Request
-from s2p_converters.targets.kept_programs import lower_or_take
+from s2p_converters.targets.kept_programs import lower_and_keep
 from s2p_converters.targets.lowering import float_parts
 from s2p_converters.targets.registry import TARGETS
+from s2p_converters.targets.task import Task
+from s2p_runtime.child_process import ToldError
 from s2p_runtime.errors import S2PError
 
 _CHUNK = 1 << 16
@@ -35,26 +37,18 @@ _PATIENCE = 5.0
 _INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
-class Lowerer:
-    """Lowers the components of one request."""
-
-    request: Request
-    names: Queue[str | None]
-
-    def answers(self) -> Iterator[Answer]:
-        """Of one component after another; an error is the last answer."""
-        request = self.request
-        try:
-            checkpoint, target = open_checkpoint(request.checkpoint), TARGETS.get(request.target)
-            options = target.options(**request.options)
-            parts = float_parts(checkpoint, request.shapes, options)
-            while (name := self.names.get()) is not None:
-                folder = request.folder / name
-                folder.mkdir()
-                yield Answer(component=lower_or_take(request.kept, target, checkpoint, options, folder, parts[name])[0])
-        except (S2PError, OSError) as error:
-            yield Answer.of_error(error)
+def answers(request: Request, names: Queue[str | None]) -> Iterator[Answer]:
+    """Of one component after another; an error is the last answer."""
+    try:
+        checkpoint, target = open_checkpoint(request.checkpoint), TARGETS.get(request.target)
+        task = Task(checkpoint, target, target.options(**request.options), request.folder, request.shapes, request.kept)
+        parts = float_parts(checkpoint, request.shapes, task.options)
+        while (name := names.get()) is not None:
+            folder = request.folder / name
+            folder.mkdir()
+            yield Answer(component=lower_and_keep(replace(task, folder=folder), parts[name]))
+    except (S2PError, OSError) as error:
+        yield Answer(error=ToldError.of(error))
 
 
 def _listen(names: Queue[str | None]) -> None:
@@ -89,7 +83,7 @@ def main() -> int:
             if first is None:
                 return 0
             request = Request.model_validate_json(first)
-            for answer in Lowerer(request, lines).answers():
+            for answer in answers(request, lines):
                 told.write(answer.model_dump_json() + "\n")
                 told.flush()
     except (KeyboardInterrupt, BrokenPipeError):

@@ -9,7 +9,6 @@ from typing import Any
 from s2p_converters.core.checkpoint import Checkpoint, require_symmetric
 from s2p_converters.core.graph.splitting import check_count
 from s2p_converters.core.plan import image_starts
-from s2p_converters.targets.beside import Task
 from s2p_converters.targets.float_components import SourceNetworks
 from s2p_converters.targets.golden import FloatPrograms, Recorder
 from s2p_converters.targets.lowering import float_parts, lower_all
@@ -19,6 +18,7 @@ from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import Notes, Target
 from s2p_converters.targets.self_check import SelfCheck, check_sizes
 from s2p_converters.targets.sizes import latent_shapes, picture_sizes
+from s2p_converters.targets.task import Task
 from s2p_runtime.bundle import Bundle, BundleManifest
 from s2p_runtime.files import atomic_folder, refuse_existing
 from s2p_runtime.progress import Progress

@@ -19,12 +19,10 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.float_components import FloatComponent
-from s2p_converters.targets.options import TargetOptions
-from s2p_converters.targets.protocol import Target
+from s2p_converters.targets.task import Task
 from s2p_runtime.bundle import FileEntry, file_entries
 from s2p_runtime.component import Component
 from s2p_runtime.contract import Contract, read_contract, write_contract
@@ -45,54 +43,33 @@ class _Kept(Contract):
     files: dict[str, FileEntry]
 
 
-def lower_or_take(
-    kept: Path | None,
-    target: Target[Any],
-    checkpoint: Checkpoint,
-    options: TargetOptions,
-    folder: Path,
-    methods: Mapping[str, FloatComponent],
-) -> tuple[Component, bool]:
-    """:meth:`Target.lower`, or what it wrote before.
+def take(task: Task, methods: Mapping[str, FloatComponent]) -> Component | None:
+    """What :func:`lower_and_keep` wrote before, now in the task's folder; None where it did not."""
+    place = _place(task, methods)
+    return None if place is None else _take(place, task.folder)
 
-    Args:
-        kept: folder of the entries, made when the first is written; None: there are none, and none are kept.
 
-    Returns:
-        The component, and whether it is an earlier one.
+def lower_and_keep(task: Task, methods: Mapping[str, FloatComponent]) -> Component:
+    """:meth:`Target.lower`, and its files for the next time.
 
     Raises:
         S2PError: the component cannot be lowered.
     """
-    if (found := take(kept, target, checkpoint, options, folder, methods)) is not None:
-        return found, True
-    before = set(list_files(folder))
-    component = target.lower(checkpoint, options, folder, methods)
-    if kept is not None and _is_kept(target, methods):
-        place = kept / _key(target, checkpoint, options, methods)
+    before = set(list_files(task.folder))
+    component = task.target.lower(task.checkpoint, task.options, task.folder, methods)
+    if (place := _place(task, methods)) is not None:
         # A conversion does not fail for want of a place to keep its parts.
         with contextlib.suppress(OSError, S2PError):
-            _keep(place, folder, set(list_files(folder)) - before, component)
-            _tidy(kept, place)
-    return component, False
+            _keep(place, task.folder, set(list_files(task.folder)) - before, component)
+            _tidy(place.parent, place)
+    return component
 
 
-def take(
-    kept: Path | None,
-    target: Target[Any],
-    checkpoint: Checkpoint,
-    options: TargetOptions,
-    folder: Path,
-    methods: Mapping[str, FloatComponent],
-) -> Component | None:
-    """What :func:`lower_or_take` wrote before, now in ``folder``; None where it did not."""
-    if kept is None or not _is_kept(target, methods):
+def _place(task: Task, methods: Mapping[str, FloatComponent]) -> Path | None:
+    """An entry's folder, made with the first program; None: such a program is not kept."""
+    if task.kept is None or not task.target.keeps_programs or not next(iter(methods.values())).sources:
         return None
-    return _take(kept / _key(target, checkpoint, options, methods), folder)
-
-
-def _is_kept(target: Target[Any], methods: Mapping[str, FloatComponent]) -> bool:
-    return target.keeps_programs and bool(next(iter(methods.values())).sources)
+    return task.kept / _key(task, methods)
 
 
 def _keep(place: Path, folder: Path, names: Iterable[str], component: Component) -> None:
@@ -136,12 +113,12 @@ def _tidy(folder: Path, newest: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _key(target: Target[Any], checkpoint: Checkpoint, options: TargetOptions, methods: Mapping[str, FloatComponent]) -> str:
-    manifest, own = checkpoint.manifest, next(iter(methods.values()))
+def _key(task: Task, methods: Mapping[str, FloatComponent]) -> str:
+    manifest, own = task.checkpoint.manifest, next(iter(methods.values()))
     identity = {
         "version": _VERSION,
-        "target": target.name,
-        "options": options.beside_the_unet(),
+        "target": task.target.name,
+        "options": task.options.beside_the_unet(),
         "component": own.name,
         "methods": {
             name: [[port.model_dump() for port in (*part.inputs, *part.outputs)], part.latents]
@@ -150,7 +127,7 @@ def _key(target: Target[Any], checkpoint: Checkpoint, options: TargetOptions, me
         "files": {name: entry.sha256 for name, entry in manifest.files.items() if name.partition("/")[0] in own.sources},
         "texts": [each.model_dump(mode="json") for each in (manifest.tokenizer, manifest.conditioning) if each is not None],
         "sources": [
-            _sources(package) for package in ("s2p_runtime", "s2p_converters", type(target).__module__.partition(".")[0])
+            _sources(package) for package in ("s2p_runtime", "s2p_converters", type(task.target).__module__.partition(".")[0])
         ],
         "installed": _installed(),
     }

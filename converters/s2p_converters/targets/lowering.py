@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_converters.targets.beside import Beside, Task, room_beside
+from s2p_converters.targets.beside import Beside, room_beside
 from s2p_converters.targets.float_components import (
     FloatComponent,
     decoder_component,
     encoder_component,
     prompt_components,
 )
-from s2p_converters.targets.kept_programs import lower_or_take, take
+from s2p_converters.targets.kept_programs import lower_and_keep, take
 from s2p_converters.targets.options import TargetOptions
 from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
+from s2p_converters.targets.task import Task
 from s2p_runtime.component import Component
 from s2p_runtime.progress import Progress
 
@@ -51,10 +52,9 @@ def lower_all(task: Task, parts: FloatParts, progress: Progress) -> Lowered:
         CheckFailed: a file does not hold what it should.
     """
     titles = {name: next(iter(methods.values())).title for name, methods in parts.items()}
-    common = (task.kept, task.target, task.checkpoint, task.options, task.folder)
     others: dict[str, Component] = {}
     for name, methods in parts.items():
-        if (earlier := take(*common, methods)) is not None:
+        if (earlier := take(task, methods)) is not None:
             with progress.stage(titles[name], 1) as advance:
                 others[name] = earlier
                 advance("from an earlier conversion")
@@ -62,7 +62,7 @@ def lower_all(task: Task, parts: FloatParts, progress: Progress) -> Lowered:
 
     def lower_here(name: str) -> None:
         with progress.stage(titles[name], 1) as advance:
-            others[name], _ = lower_or_take(*common, parts[name])
+            others[name] = lower_and_keep(task, parts[name])
             advance()
 
     if missing and room_beside(task):

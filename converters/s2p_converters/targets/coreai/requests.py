@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from s2p_converters.targets.coreai.options import CoreAIOptions
-from s2p_runtime.child_process import Said, close_pipes, ended_early
-from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.child_process import Said, ToldError, close_pipes, ended_early
 
 
 class Request(BaseModel):
@@ -84,8 +83,7 @@ class Converter:
             raise ended_early(what, status, said, "report it with the model, or convert for another target")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            problem, remedy, field = answer["error"]
-            raise (CheckFailed if answer.get("failed") else S2PError)(problem, remedy, field)
+            raise ToldError.model_validate(answer["error"]).meant()
         return answer
 
     def close(self) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from s2p_converters.targets.coreai.requests import Request
-from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.child_process import ToldError
+from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
 
@@ -48,18 +49,16 @@ def reply(line: str) -> Mapping[str, Any]:
     try:
         return answer(request)
     except S2PError as error:
-        return {"error": [error.problem, error.remedy, error.field], "failed": isinstance(error, CheckFailed)}
+        told = ToldError.of(error)
     except OSError as error:
-        return {
-            "error": [
-                f"{request.path} cannot be written ({error.strerror or error})",
-                "is there room, and may you write there?",
-                None,
-            ]
-        }
+        told = ToldError(
+            problem=f"{request.path} cannot be written ({error.strerror or error})",
+            remedy="is there room, and may you write there?",
+        )
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return {"error": [f"Core AI conversion of {request.title} failed ({reason})", "report it with the model", None]}
+        told = ToldError(problem=f"Core AI conversion of {request.title} failed ({reason})", remedy="report it with the model")
+    return {"error": told.model_dump()}
 
 
 def main() -> int:
