@@ -128,6 +128,13 @@ class _Encoder(nn.Module):
         return moments
 
 
+def import_classes() -> None:
+    """Import the libraries' classes that the modules here are made of. It takes seconds, and whoever waits anyway can do it then."""
+    with quiet_import():
+        from diffusers import AutoencoderKL  # noqa: F401
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection  # noqa: F401
+
+
 def text_encoder_module(checkpoint: Checkpoint) -> nn.Module:
     """The checkpoint's text encoder in float32: input_ids [1, N] -> last hidden state [1, N, D]."""
     with quiet_import():

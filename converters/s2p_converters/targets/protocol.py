@@ -144,6 +144,9 @@ class Target(ABC, Generic[Options]):
         """Target and options in a few words."""
         return self.title
 
+    def prepare(self) -> None:
+        """Start what takes long to start. This is called before the checkpoint is opened, and must neither fail nor wait."""
+
     def check(self, checkpoint: Checkpoint, options: Options) -> None:
         """Refuse at once what would fail later.
 

@@ -86,6 +86,7 @@ def opened_conversion(
     give_back_large_blocks()
     chosen = TARGETS.get(target)
     settings = read_options(chosen, options or {})
+    chosen.prepare()
     with _opened_checkpoint(checkpoint) as source:
         from s2p_converters.targets.conversion import Conversion
 

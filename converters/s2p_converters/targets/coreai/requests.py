@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,11 @@ class Converter:
             )  # fmt: skip
         return self._process
 
-    def ask(self, request: Request) -> dict[str, Any]:
+    def ask(self, request: Request, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """The answer to a request.
+
+        Args:
+            meanwhile: done here while the process works.
 
         Raises:
             S2PError: it cannot be done, or the process ended; the message names the component.
@@ -73,6 +77,7 @@ class Converter:
         try:
             process.stdin.write(request.model_dump_json() + "\n")
             process.stdin.flush()
+            meanwhile()
             line = process.stdout.readline()
         except OSError:
             line = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from s2p_converters.targets.coreai.requests import Converter, Request
 from s2p_converters.targets.protocol import ConvertedUNet, Inspection, LatentShapes, Notes, Target
 from s2p_runtime.bundle import Bundle, LayerSummary
 from s2p_runtime.component import Component
+from s2p_runtime.errors import S2PError
 
 if TYPE_CHECKING:
     from s2p_converters.core.checkpoint import Checkpoint
@@ -43,6 +45,14 @@ class CoreAITarget(Target[CoreAIOptions]):
         """See :class:`Target`."""
         words = f"Core AI, {_UNITS[options.compute_unit]}, {options.precision}, {options.activations} activations"
         return words if options.layout == "s2p" else f"{words}, layout of {options.layout}"
+
+    def prepare(self) -> None:
+        """See :class:`Target`: Apple's library is imported in its process while this one reads the checkpoint."""
+        from s2p_runtime.hosts.coreai import require_engine
+
+        with contextlib.suppress(S2PError):
+            require_engine()
+            self._converter.start()
 
     def check(self, checkpoint: Checkpoint, options: CoreAIOptions) -> None:
         """See :class:`Target`."""
@@ -142,11 +152,14 @@ class CoreAITarget(Target[CoreAIOptions]):
         number: int | None = None,
     ) -> tuple[str, tuple[LayerSummary, ...]]:  # fmt: skip
         """The component as JSON, and the U-Net's layers."""
+        from s2p_converters.targets.float_modules import import_classes
+
         request = Request(
             checkpoint=checkpoint.folder.resolve(), options=options.model_dump(), folder=folder.resolve(), name=name, title=title,
             path=_place(options, name), shapes=dict(shapes), number=number,
         )  # fmt: skip
-        answer = self._converter.ask(request)
+        # The checks that follow need the same classes in this process.
+        answer = self._converter.ask(request, meanwhile=import_classes)
         return json.dumps(answer["component"]), tuple(
             LayerSummary.model_validate_json(json.dumps(row)) for row in answer.get("layers", ())
         )

@@ -8,6 +8,7 @@ output; what the libraries print goes to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -20,6 +21,16 @@ from s2p_converters.targets.coreai.requests import Request
 from s2p_runtime.child_process import ToldError
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
+
+
+def prepare() -> None:
+    """Import what requests need, while the command that started this process still reads its own input. What cannot be imported is
+    told in the answer to a request."""
+    with contextlib.suppress(Exception), quiet_import():
+        import s2p_converters.targets.coreai.components  # noqa: F401
+        from s2p_converters.targets.float_modules import import_classes
+
+        import_classes()
 
 
 def answer(request: Request) -> dict[str, Any]:
@@ -65,6 +76,7 @@ def main() -> int:
     """Answer until there are no more lines."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    prepare()
     for line in sys.stdin:
         answers.write(json.dumps(reply(line)) + "\n")
         answers.flush()
