@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=2)
-    parser.add_argument("--batch", type=int, help="pairs of an iteration, instead of the recipe's; the plan takes them one by one here")
+    parser.add_argument("--batch", type=int, help="pairs of an iteration, instead of the recipe's")
     parser.add_argument("--samples", type=int, default=8, help="U-Net calls that the start learns from")
     parser.add_argument("--note", default="", help="for the report: what else ran on the machine")
     parser.add_argument("--work", type=Path, required=True)
