@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,30 @@ if "S2P_TESTS_CACHE" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="s2p-tests-")
     os.environ["S2P_TESTS_CACHE"] = _CACHE.name
 os.environ["S2P_CACHE"] = os.environ["S2P_TESTS_CACHE"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--times FILE`` appends a line for each test: processor seconds, of its processes too, and its name. What a fixture takes
+    counts for the test that came first. The clock says little of tests that run side by side."""
+    parser.addoption("--times", metavar="FILE", help="append processor seconds and name of each test")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Count what a test takes."""
+    path: str | None = item.config.getoption("--times")
+    before = _processor_seconds()
+    result = yield
+    if path is not None:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{_processor_seconds() - before:.2f} {item.nodeid}\n")
+    return result
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it started and that ended."""
+    each = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in each)
 
 
 @pytest.fixture(scope="session")
