@@ -9,7 +9,7 @@ checkpoint once, with golden runs of three calls: ``verify`` looks at the first,
 many there are. Nothing is kept from one conversion to the next.
 
 Time is on the clock, beside it the processor's, of all processes of a command together. So is memory: the largest sum of their
-resident memory, looked at twenty times a second; what processes share counts in each. Results lie in --work as JSON, one file a
+resident memory, looked at five times a second; what processes share counts in each. Results lie in --work as JSON, one file a
 command; a command that has one is not run again.
 """
 
@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 GIB = 2**30
-_SECONDS_BETWEEN_LOOKS = 0.05
+_SECONDS_BETWEEN_LOOKS = 0.2
 _QUANTIZE = ("--method", "rtn", "--recipe", "w4a8", "--steps", "3", "--count", "1", "--device", "cpu")
 TARGETS = {
     "coreml": ("--target", "coreml"),
