@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -264,21 +265,47 @@ def test_an_interrupt_ends_the_app(phone: Phone) -> None:
         bench_ios(phone.bundle, None, 2, 0, 0.0, phone.out, Told(interrupt), IosSettings(xcrun=phone.xcrun))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [("executorch", "is for executorch; convert with s2p-mobile convert `target=coreml`"), ("apple", "is in Apple's layout")],
-)
-def test_refuses_a_bundle_that_the_app_cannot_run(phone: Phone, change: str, message: str) -> None:
+def other_bundle(phone: Phone, target: str, *, timesteps: bool = False) -> None:
+    """Give the phone a bundle for another target, or one whose U-Net takes timesteps."""
     phone.bundle = phone.folder / "other.s2pmobile"
     shutil.copytree(FIXTURES / "replay.s2pmobile", phone.bundle)
     manifest = json.loads((phone.bundle / "manifest.json").read_text())
-    if change == "executorch":
-        manifest["target"] = "executorch"
-    else:
+    manifest["target"] = target
+    if timesteps:
         manifest["components"]["unet"]["inputs"][1].update(name="timestep", dtype="float32", shape=[2])
     (phone.bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("target", "timesteps", "message"),
+    [
+        ("executorch", False, "is for executorch; convert with s2p-mobile convert `target=coreml` or `target=coreai`"),
+        ("coreml", True, "is in Apple's layout, whose U-Net takes timesteps; convert with `layout=s2p`"),
+        ("coreai", True, "is in Apple's layout, whose U-Net takes timesteps; convert with `layout=s2p`"),
+    ],
+)
+def test_refuses_a_bundle_that_the_app_cannot_run(phone: Phone, target: str, timesteps: bool, message: str) -> None:
+    other_bundle(phone, target, timesteps=timesteps)
     with pytest.raises(S2PError, match=message):
         phone.bench()
+
+
+def test_the_driver_takes_what_the_app_has_engines_for() -> None:
+    engines = FIXTURES.parents[1] / "ios_harness" / "Sources" / "S2PMobile" / "Engines"
+    declared = [
+        re.findall(r"static let target = \"(\w+)\"", path.read_text(encoding="utf-8"))
+        for path in engines.rglob("*Backend.swift")
+    ]
+    assert sorted(s2p_mobile.devices.ios.RUNS) == sorted(name for names in declared for name in names)
+
+
+def test_a_core_ai_bundle_tells_specialisation_apart(phone: Phone) -> None:
+    other_bundle(phone, "coreai")
+    report = phone.bench(compute_unit="gpu")
+    assert (report.target, set(report.compute_units.values())) == ("coreai", {"gpu"})
+    phases = (report.timings_ms.load_phases or {})["unet"]
+    assert phases["specialise"] == 41000.0 and phases["first"] == 120.0
+    assert read_contract(phone.out, BenchReport, "s2p-report", 2) == report
 
 
 def test_the_command_measures_on_an_iphone(
@@ -380,6 +407,19 @@ def test_the_command_compares_units_in_one_table(
     assert "gpu failed: unet is broken; convert again" in out and "25.0" in out and "50.0" in out
     phone.configure(app={"units": {"all": {"faithful": False}}})
     assert run(command(phone, "--compare-units", "--force")) == 1
+
+
+def test_units_of_a_core_ai_bundle_are_compared_without_places(
+    phone: Phone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], slept: list[float]
+) -> None:
+    monkeypatch.setenv("PATH", str(phone.xcrun.parent), prepend=":")
+    other_bundle(phone, "coreai")
+    assert run(command(phone, "--compare-units")) == 0, capsys.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    (calls,) = (line for line in lines if line.startswith("U-Net call p50, ms"))
+    assert calls.split()[4:] == ["25.0", "75.0", "3.00x", "50.0", "2.00x"]
+    # Core AI tells no places.
+    assert not any("%" in line for line in lines if line.startswith("operators on the Neural Engine"))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport, pictu
 APP_IDENTIFIER = "org.s2pmobile.bench"
 """Of ios_harness/App/project.yml, which adds the developer's team behind a point: an identifier belongs to one team."""
 
+RUNS = ("coreml", "coreai")
+"""Targets whose bundles the app runs: the engines of ``ios_harness/Sources/S2PMobile/Engines``."""
+
 _MEASURED = "measured pictures"
 _PHASES = {
     "memory": "memory pass",
@@ -100,7 +103,7 @@ def bench_ios(
     The app is launched twice: once to measure, and once more for memory alone, when nothing is compiled.
 
     Args:
-        bundle: a Core ML bundle.
+        bundle: for a target of :data:`RUNS`.
         udid: of the device; None when there is only one.
         runs: measured pictures, at least.
         warmup: pictures before them.
@@ -192,12 +195,15 @@ def _rest(progress: Progress) -> None:
 
 def _check_bundle(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    if manifest.target != "coreml":
-        raise S2PError(
-            f"{bundle.folder.name} is for {manifest.target}", "convert with s2p-mobile convert `target=coreml`", "target"
-        )
+    if manifest.target not in RUNS:
+        others = " or ".join(f"`target={name}`" for name in RUNS)
+        raise S2PError(f"{bundle.folder.name} is for {manifest.target}", f"convert with s2p-mobile convert {others}", "target")
     if all(port.name != "step" for port in manifest.unet.inputs):
-        raise S2PError(f"{bundle.folder.name} is in Apple's layout", "convert without `layout=apple` to measure it", "layout")
+        raise S2PError(
+            f"{bundle.folder.name} is in Apple's layout, whose U-Net takes timesteps",
+            "convert with `layout=s2p` to measure it",
+            "layout",
+        )
 
 
 def _ensure_app(device: Device, settings: IosSettings) -> str:

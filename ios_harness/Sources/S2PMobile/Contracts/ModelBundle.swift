@@ -71,7 +71,7 @@ package struct ModelBundle: Sendable {
     /// - Throws: `usage`, `noComponent` or `outside`.
     package func requireStepInput() throws(S2PError) {
         guard try component(manifest.unetPrograms[0]).spec.inputs.allSatisfy({ $0.name != "timestep" }) else {
-            throw .usage("\(folder.lastPathComponent) is in Apple's layout", "convert without --layout apple to measure it")
+            throw .usage("\(folder.lastPathComponent) is in Apple's layout, whose U-Net takes timesteps", "convert with --layout s2p to measure it")
         }
     }
 
