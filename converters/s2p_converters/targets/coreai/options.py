@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,14 +17,16 @@ FILES = {"text_encoder": "TextEncoder.aimodel", "unet": "Unet.aimodel", "vae_dec
 
 class CoreAIOptions(TargetOptions):
     """Options of the Core AI target. ``layout``: ``coreai-models`` names files and ports as the Swift package of apple/coreai-models
-    looks for them."""
+    looks for them, and takes the GPU's form unless a compute unit is given."""
 
     precision: Literal["fp16", "fp32"] = Field("fp16", description="of U-Net and text encoder")
     vae_precision: Literal["fp16", "fp32"] = Field(
         "fp32", title="VAE precision", description="of the VAE; fp16 makes some overflow to black pictures"
     )
     compute_unit: Literal["neural-engine", "gpu", "all"] = Field(
-        "neural-engine", title="compute unit", description="where the programs are meant to run, beside the CPU"
+        "neural-engine",
+        title="compute unit",
+        description="where the programs are meant to run, beside the CPU; gpu where the layout is coreai-models",
     )
     weights: Literal["auto", "palette", "integers"] = Field(
         "auto",
@@ -38,6 +40,14 @@ class CoreAIOptions(TargetOptions):
     layout: Literal["s2p", "coreai-models"] = Field(
         "s2p", description="names and shapes; coreai-models is for apps on the Swift package of apple/coreai-models"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unit_of_layout(cls, given: Any) -> Any:
+        # CoreAIDiffusionModelFunction.swift of that package loads every program for the GPU.
+        if isinstance(given, dict) and given.get("layout") == "coreai-models":
+            return {"compute_unit": "gpu", **given}
+        return given
 
     @model_validator(mode="after")
     def _go_together(self) -> CoreAIOptions:

@@ -2,7 +2,8 @@
 
 Sources, in its ``swift/Sources/CoreAIDiffusionPipeline``: ``PipelineDescriptor.swift`` (``metadata.json``),
 ``PipelineDescriptor+CoreAI.swift`` (files, the picture's size), ``StableDiffusionPipeline.swift`` (77 tokens, two branches, four
-latent channels, eight pixels to a latent) and ``CoreAIDiffusionModelFunction.swift`` (inputs by their order, one function ``main``).
+latent channels, eight pixels to a latent) and ``CoreAIDiffusionModelFunction.swift`` (inputs by their order, one function ``main``,
+loaded for the GPU).
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from s2p_converters.core.checkpoint import Checkpoint
-from s2p_converters.targets.coreai.options import FILES, FOLDER
+from s2p_converters.targets.coreai.options import FILES, FOLDER, CoreAIOptions
 from s2p_converters.targets.float_modules import pixels_per_latent
 from s2p_converters.targets.ports import branches
+from s2p_converters.targets.swift_tokenizer import misframed, prompt_notes
 from s2p_converters.targets.timesteps import (
     TRAIN_STEPS,
     Schedule,
@@ -29,6 +31,11 @@ from s2p_runtime.errors import S2PError
 
 _TOKENS, _CHANNELS, _PIXELS = 77, 4, 8
 _SCHEDULES: tuple[Schedule[str], ...] = (Schedule("pndm", pndm_timesteps, repeats=1), Schedule("dpmpp", linspace_timesteps))
+_DIFFERS = (
+    "the package draws noise of its own, so that a seed gives another picture than with s2p-mobile",
+    "the package passes timesteps, each of which uses the nearest call of the plan",
+)
+"""For every model."""
 _SAME_RULE = {"pndm": "PNDMScheduler", "dpmpp": "DPMSolverMultistepScheduler"}
 
 
@@ -51,8 +58,8 @@ class PackageSettings:
         return f"scheduler {self.scheduler or 'dpmpp'}, {self.steps} steps, guidance {self.guidance:g}"
 
 
-def package_settings(checkpoint: Checkpoint) -> PackageSettings:
-    """The package's settings for a checkpoint.
+def package_settings(checkpoint: Checkpoint, options: CoreAIOptions) -> PackageSettings:
+    """The package's settings for a checkpoint, converted with these options.
 
     Raises:
         S2PError: the package cannot draw with this model (says why).
@@ -74,19 +81,21 @@ def package_settings(checkpoint: Checkpoint) -> PackageSettings:
         raise _unsuitable(f"predicts {plan.prediction_type}, the package knows epsilon and v_prediction")
     if manifest.latents.shift_factor != 0 or manifest.latents.mean is not None or manifest.latents.std is not None:
         raise _unsuitable("shifts its latents, the package only scales them")
-    if (schedule := _scheduler(checkpoint))["beta_schedule"] != "scaled_linear" or schedule["training_steps"] != TRAIN_STEPS:
+    config, schedule = scheduler_configuration(checkpoint), _scheduler(checkpoint)
+    known = schedule["beta_schedule"] == "scaled_linear" and schedule["training_steps"] == TRAIN_STEPS
+    if not known or config.get("trained_betas") is not None:
         raise _unsuitable("was trained with another noise schedule than scaled_linear over 1000 steps")
+    if reason := misframed(checkpoint, "the package"):
+        raise _unsuitable(reason)
     scheduler, steps, apart = matching_schedule(plan.timesteps, _SCHEDULES)
-    notes = []
-    if manifest.tokenizer.pad_id != manifest.tokenizer.eos_id:
-        notes.append("the package pads prompts with the end of text, this model was trained with another token")
+    notes = [*_DIFFERS, *prompt_notes(checkpoint, "the package")]
+    if options.form != "tokens":
+        notes.append("the package loads every program for the GPU, and this U-Net is in the form for the Neural Engine")
     if scheduler is None:
-        notes.append("no scheduler of the package visits every call of the plan once; each timestep uses the nearest call")
+        notes.append("no scheduler of the package visits every call of the plan once")
     elif apart >= 1:
-        notes.append(
-            f"the package's scheduler asks for timesteps up to {apart:.0f} away from the plan's and gets the nearest calls"
-        )
-    elif plan.scheduler != _SAME_RULE[scheduler]:
+        notes.append(f"the package's scheduler asks for timesteps up to {apart:.0f} away from the plan's")
+    elif plan.scheduler != _SAME_RULE[scheduler] or any(call.noise for call in plan.calls):
         notes.append(f"the plan is of {plan.scheduler}; the package makes the same calls and combines them otherwise")
     return PackageSettings(scheduler, steps, manifest.guidance, tuple(notes))
 
@@ -102,9 +111,9 @@ def _scheduler(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def write_metadata(checkpoint: Checkpoint, folder: Path) -> None:
+def write_metadata(checkpoint: Checkpoint, options: CoreAIOptions, folder: Path) -> None:
     """Write ``metadata.json``, version 0.2, beside the programs in a bundle's folder."""
-    settings, latents = package_settings(checkpoint), checkpoint.manifest.latents
+    settings, latents = package_settings(checkpoint, options), checkpoint.manifest.latents
     factor = latents.scaling_factor
     diffusion = {
         "type": "stable-diffusion",

@@ -62,7 +62,7 @@ class CoreAITarget(Target[CoreAIOptions]):
         if options.layout == "coreai-models":
             from s2p_converters.targets.coreai.swift_package import package_settings
 
-            package_settings(checkpoint)
+            package_settings(checkpoint, options)
         self._converter.start()
 
     def notes(self, checkpoint: Checkpoint, options: CoreAIOptions) -> Notes:
@@ -74,7 +74,7 @@ class CoreAITarget(Target[CoreAIOptions]):
             return Notes(after=here, figures={"package": None})
         from s2p_converters.targets.coreai.swift_package import package_settings
 
-        settings = package_settings(checkpoint)
+        settings = package_settings(checkpoint, options)
         after = (f"settings of the package: {settings.describe()}", *settings.notes, *here)
         return Notes(after=after, figures={"package": asdict(settings)})
 
@@ -106,7 +106,7 @@ class CoreAITarget(Target[CoreAIOptions]):
         if options.layout == "coreai-models":
             from s2p_converters.targets.coreai.swift_package import write_metadata
 
-            write_metadata(checkpoint, folder)
+            write_metadata(checkpoint, options, folder)
         if not self.runs_here(checkpoint, options, "unet"):
             self._check_small(checkpoint, options)
         self._converter.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.targets.swift_tokenizer import misframed, prompt_notes
 from s2p_converters.targets.timesteps import (
     TRAIN_STEPS,
     Schedule,
@@ -16,7 +17,6 @@ from s2p_converters.targets.timesteps import (
     leading_timesteps,
     linspace_timesteps,
     matching_schedule,
-    of_checkpoint,
     pndm_timesteps,
     scheduler_configuration,
 )
@@ -29,7 +29,6 @@ _NOISE_SCHEDULE = {
     "beta_end": 0.012,
     "num_train_timesteps": TRAIN_STEPS,
 }
-_BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 DEFAULT_SCALE_FACTOR = 0.18215
 _PNDM, _DPM = ".pndmScheduler", ".dpmSolverMultistepScheduler"
 _SAME_RULE = {_PNDM: "PNDMScheduler", _DPM: "DPMSolverMultistepScheduler"}
@@ -91,13 +90,9 @@ def pipeline_settings(checkpoint: Checkpoint) -> PipelineSettings:
     if manifest.latents.shift_factor != 0 or manifest.latents.mean is not None or manifest.latents.std is not None:
         raise _unsuitable("shifts its latents, the pipeline only scales them")
     _check_noise_schedule(checkpoint)
-    _check_tokens(checkpoint)
-    notes = []
-    if manifest.tokenizer.pad_id != manifest.tokenizer.eos_id:
-        notes.append(f"the pipeline pads prompts with {_EOS}, this model was trained with token {manifest.tokenizer.pad_id}")
-    frame = {manifest.tokenizer.bos_id, manifest.tokenizer.eos_id, manifest.tokenizer.pad_id}
-    if learned := [token.content for token in manifest.tokenizer.added_tokens if token.id not in frame]:
-        notes.append(f"the pipeline knows no added tokens and reads {learned[0]} letter by letter")
+    if reason := misframed(checkpoint, "the pipeline"):
+        raise _unsuitable(reason)
+    notes = prompt_notes(checkpoint, "the pipeline")
     found, steps, apart = matching_schedule(plan.timesteps, _SCHEDULES)
     scheduler, spacing = found or (None, None)
     if scheduler is None:
@@ -120,14 +115,6 @@ def _check_noise_schedule(checkpoint: Checkpoint) -> None:
     for name, value in _NOISE_SCHEDULE.items():
         if config.get(name) != value or config.get("trained_betas") is not None:
             raise _unsuitable(f"was trained with {name} {config.get(name)}, the pipeline's schedulers have {value}")
-
-
-def _check_tokens(checkpoint: Checkpoint) -> None:
-    spec = checkpoint.manifest.tokenizer
-    vocabulary = of_checkpoint(checkpoint, spec.vocab, "a vocabulary")
-    for token, expected in ((_BOS, spec.bos_id), (_EOS, spec.eos_id)):
-        if vocabulary.get(token) != expected:
-            raise _unsuitable(f"frames a prompt with token {expected}, the pipeline with {token}")
 
 
 def _unsuitable(reason: str) -> S2PError:
