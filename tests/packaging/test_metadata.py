@@ -14,8 +14,8 @@ from s2p_runtime import __version__
 
 from .conftest import DISTRIBUTIONS, REPOSITORY
 
-EXTRAS = ("coreml", "executorch", "evaluate", "gguf")
-"""Of users; ``dev`` is for who works on the repository."""
+EXTRAS = ("coreml", "coreai", "executorch", "qnn", "evaluate", "gguf")
+"""Of users; ``dev`` is for who works on the repository, ``all`` is these."""
 OWN = set(DISTRIBUTIONS)
 
 
@@ -77,7 +77,7 @@ def test_tested_versions_lie_within_the_ranges(versions: str) -> None:
 def test_every_extra_is_part_of_all() -> None:
     table = project("s2p-mobile")["optional-dependencies"]
     (everything,) = (Requirement(line) for line in table["all"])
-    assert everything.extras == set(table) - {"all", "dev"}
+    assert everything.extras == set(table) - {"all", "dev"} == set(EXTRAS)
     assert Requirement(table["dev"][0]).extras == {"all"}
 
 

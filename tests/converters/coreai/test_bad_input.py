@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file, save_file
 
-from s2p_converters.core.checkpoint import Checkpoint
+from s2p_converters.core.checkpoint import ACTIVATIONS_FILE, Checkpoint, QuantizedLayer
 from s2p_converters.targets.coreai.options import CoreAIOptions
 from s2p_converters.targets.coreai.requests import Converter, Request
+from s2p_converters.targets.coreai.weights import emitted_weight
+from s2p_converters.targets.registry import TARGETS
 from s2p_mobile.cli.app import run
 from s2p_runtime.bundle import MANIFEST_NAME, BundleManifest, open_bundle
 from s2p_runtime.contract import write_contract
@@ -79,6 +89,21 @@ def test_the_extra_is_missing() -> None:
         registry.get("x")
 
 
+def test_convert_without_the_extra(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TARGETS, "_loaded", {})
+    monkeypatch.setitem(sys.modules, "coreai_torch", None)
+    out = tmp_path / "out.s2pmobile"
+    assert run(["convert", str(checkpoint.folder), "--target", "coreai", "--out", str(out)]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: target 'coreai' needs coreai_torch, which is not installed; run pip install 's2p-mobile[coreai]'"
+    )
+    assert line.endswith("(Apple's packages exist for Linux on x86_64 and for Macs with Apple's chip)")
+    assert not out.exists()
+
+
 def test_a_machine_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> str:
         raise engine.PackageNotFoundError
@@ -92,6 +117,77 @@ def test_a_machine_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_that_do_not_go_together() -> None:
     with pytest.raises(S2PError, match="`chunks` splits the U-Net for one size"):
         CoreAIOptions(chunks=2, size=((64, 64),))
+
+
+LAST_NORMAL, LARGEST = 2.0**-14, 65504.0
+"""The ends of float16's normal numbers."""
+
+
+def with_inputs(layer: QuantizedLayer, scale: float) -> QuantizedLayer:
+    assert layer.activation_scale is not None
+    return replace(layer, activation_scale=np.full_like(layer.activation_scale, scale))
+
+
+BEYOND_FLOAT16: dict[str, tuple[Callable[[QuantizedLayer], QuantizedLayer], str]] = {
+    "small inputs": (lambda layer: with_inputs(layer, LAST_NORMAL / 2), "has an activation scale outside the float16 range"),
+    "large inputs": (lambda layer: with_inputs(layer, 1e6), "has an activation scale outside the float16 range"),
+    # Sums of this layer's integers leave no room below 2^3, so the factor behind it is at least eight times the scale.
+    "large scales": (lambda layer: replace(layer, scale=np.full_like(layer.scale, LARGEST / 4)), "can overflow float16"),
+}
+
+
+@pytest.mark.parametrize("change", BEYOND_FLOAT16)
+def test_a_layer_that_float16_cannot_hold(change: str, checkpoint: Checkpoint) -> None:
+    name, layer = next((name, layer) for name, layer in checkpoint.layers.items() if layer.activation_scale is not None)
+    changed, reason = BEYOND_FLOAT16[change]
+    assert emitted_weight(layer, CoreAIOptions()).layer is layer
+    with pytest.raises(S2PError, match=rf"layer {re.escape(name)} {reason}; pass `precision=fp32`"):
+        emitted_weight(changed(layer), CoreAIOptions())
+    # float32 has the room.
+    emitted_weight(changed(layer), CoreAIOptions(precision="fp32"))
+
+
+def test_a_scale_at_the_end_of_float16_is_held(checkpoint: Checkpoint) -> None:
+    layer = next(layer for layer in checkpoint.layers.values() if layer.activation_scale is not None)
+    emitted_weight(with_inputs(layer, LAST_NORMAL), CoreAIOptions())
+
+
+def test_convert_says_which_layer_does_not_fit(
+    checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "checkpoint", tmp_path / "out.s2pmobile"
+    shutil.copytree(checkpoint.folder, folder)
+    tensors = load_file(folder / ACTIVATIONS_FILE)
+    tensors["scales"][:, 0] = LAST_NORMAL / 2
+    save_file(tensors, folder / ACTIVATIONS_FILE)
+    data = (folder / ACTIVATIONS_FILE).read_bytes()
+    manifest = json.loads((folder / "s2p.json").read_text())
+    manifest["files"][ACTIVATIONS_FILE] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (folder / "s2p.json").write_text(json.dumps(manifest))
+    assert run(["convert", str(folder), "--target", "coreai", "--out", str(out)]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    first = next(name for name, layer in checkpoint.layers.items() if layer.activation_scale is not None)
+    wanted = f"error: layer {first} has an activation scale outside the float16 range; pass --precision fp32"
+    assert errors == [wanted] and not out.exists()
+
+
+def test_operations_that_no_program_has() -> None:
+    from s2p_converters.targets.coreai.builder import Builder
+    from s2p_converters.targets.coreai.symbols import Symbol
+    from s2p_converters.targets.ports import tensor
+
+    def traced(body: Callable[[Any], Any]) -> None:
+        builder = Builder(False)
+        port = tensor("x", (2, 4))
+        builder.graph("main", [port], [port], lambda value: [body(Symbol(builder, value)).value])
+
+    traced(lambda x: x[:, :, None, None].reshape(2, 4))
+    with pytest.raises(S2PError, match="this U-Net needs the function relu, which the Core AI programs do not have"):
+        traced(torch.relu)
+    with pytest.raises(S2PError, match=r"needs indexing with 0, which"):
+        traced(lambda x: x[0])
+    with pytest.raises(S2PError, match="needs the function pad, which"):
+        traced(lambda x: torch.nn.functional.pad(x, (1, 1)))
 
 
 @pytest.fixture

@@ -56,9 +56,12 @@ class CoreAITarget(Target[CoreAIOptions]):
 
     def check(self, checkpoint: Checkpoint, options: CoreAIOptions) -> None:
         """See :class:`Target`."""
+        from s2p_converters.targets.coreai.weights import check_activation_scale
         from s2p_runtime.hosts.coreai import require_engine
 
         require_engine()
+        for layer in checkpoint.layers.values():
+            check_activation_scale(layer, options)
         if options.layout == "coreai-models":
             from s2p_converters.targets.coreai.swift_package import package_settings
 

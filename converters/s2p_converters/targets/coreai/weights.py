@@ -121,7 +121,16 @@ def _check_float16(emitted: EmittedWeight, options: CoreAIOptions) -> None:
     layer = emitted.layer
     if emitted.shift > 23 or emitted.factor.max() > FLOAT16_MAX:
         raise S2PError(f"layer {layer.spec.name} can overflow float16", "pass `precision=fp32`", "precision")
-    scales = layer.activation_scale if options.quantizes_activations else None
+    check_activation_scale(layer, options)
+
+
+def check_activation_scale(layer: QuantizedLayer, options: CoreAIOptions) -> None:
+    """Demand scales that the program's precision holds; nothing is read for it.
+
+    Raises:
+        S2PError: float16 does not hold one of them.
+    """
+    scales = layer.activation_scale if options.half and options.quantizes_activations else None
     if scales is not None and not SMALLEST_FLOAT16 <= scales.min() <= scales.max() <= FLOAT16_MAX:
         raise S2PError(
             f"layer {layer.spec.name} has an activation scale outside the float16 range", "pass `precision=fp32`", "precision"
