@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
+from s2p_converters.core.graph import LayerSpec
+from s2p_converters.core.packing import integer_range
 from s2p_converters.targets.coreai.options import CoreAIOptions
 from s2p_runtime.hosts.coreai.engine import Engine
 from s2p_runtime.noise import gaussian
@@ -52,10 +56,42 @@ def test_every_layer(unit: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     run_layers(checkpoint, CoreAIOptions(precision="fp32", compute_unit=unit), tmp_path / "layers.aimodel")
 
 
-@pytest.mark.parametrize(("bits", "activations"), [(2, 8), (3, 8), (6, 8), (8, 4), (4, None)])
-def test_other_widths(bits: int, activations: int | None, make_checkpoint: Any, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(weight_bits=bits, activation_bits=activations, mixed=False)
-    run_layers(checkpoint, CoreAIOptions(precision="fp32"), tmp_path / "layers.aimodel")
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+SHAPES = {
+    "linear": LayerSpec("", "linear", 24, 10),
+    "conv": LayerSpec("", "conv", 12, 10, kernel=3, stride=2, padding=1),
+    "point": LayerSpec("", "conv", 24, 6, bias=False),
+}
+INPUTS = ((8, 0), (8, -37), (4, 0), (None, 0))
+"""Bits of the inputs and the integer that stands for 0."""
+
+
+def made_layer(name: str, shape: str, bits: int, inputs: tuple[int | None, int]) -> QuantizedLayer:
+    """Random integers that reach both ends of their grid, scales over a factor of twenty."""
+    spec, (activations, zero) = replace(SHAPES[shape], name=name), inputs
+    random = np.random.default_rng([bits, zero + 128, *name.encode()])
+    low, high = integer_range(bits)
+    integers = random.integers(low, high + 1, spec.weight_shape).astype(np.int8)
+    integers.flat[:2] = low, high
+    bias = random.standard_normal(spec.out_channels).astype(np.float32) if spec.bias else None
+    scales = np.array([0.01, 0.03, 0.2], np.float32) if activations is not None else None
+    return QuantizedLayer(
+        spec, bits, activations, integers, random.uniform(0.001, 0.02, spec.out_channels).astype(np.float16), bias, scales, zero
+    )
+
+
+@pytest.mark.parametrize("unit", ["gpu", "neural-engine"])
+@pytest.mark.parametrize("weights", ["palette", "integers"])
+def test_every_width_in_both_forms(weights: str, unit: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    layers = {
+        name: made_layer(name, shape, bits, inputs)
+        for bits in WIDTHS
+        for shape, inputs in product(SHAPES, INPUTS)
+        if (name := f"{shape}.w{bits}a{inputs[0]}z{inputs[1]}")
+    }
+    made = replace(checkpoint, layers=layers)
+    options = CoreAIOptions(precision="fp32", compute_unit=unit, weights=weights)
+    run_layers(made, options, tmp_path / "layers.aimodel")
 
 
 def run_layers(checkpoint: Checkpoint, options: CoreAIOptions, path: Path) -> None:
@@ -69,26 +105,26 @@ def run_layers(checkpoint: Checkpoint, options: CoreAIOptions, path: Path) -> No
     kind = ChannelsFirstOperators if options.form == "channels-first" else CoreAIOperators
     operators = kind(builder, weights, checkpoint.floats, options)
     tables = SymbolTables(table_columns(checkpoint, options), {})
-    layers, feeds = list(program_layers(checkpoint, options.form).values()), []
-    for number, layer in enumerate(layers):
-        spec, step = layer.spec, tensor("step", (1,), "int32")
-        x = layer_input(layer, input_shape(layer), call, number)
-        y = by_hand(layer, x, call)
-        module = operators.layer(checkpoint.layers[spec.name].spec)
+    layers = list(program_layers(checkpoint, options.form).values())
+    given = [layer_input(layer, input_shape(layer), call, number) for number, layer in enumerate(layers)]
+    wanted = [by_hand(layer, x, call) for layer, x in zip(layers, given, strict=True)]
 
-        def body(sample: Any, index: Any, module: Any = module) -> list[Any]:
-            operators.begin()
-            return [module(Symbol(builder, sample), tables(Symbol(builder, index))).value]
+    def body(step: Any, *samples: Any) -> list[Any]:
+        row = tables(Symbol(builder, step))
+        modules = [operators.layer(checkpoint.layers[layer.spec.name].spec) for layer in layers]
+        return [module(Symbol(builder, sample), row).value for module, sample in zip(modules, samples, strict=True)]
 
-        builder.graph(f"layer_{number}", [tensor("x", x.shape), step], [tensor("y", y.shape)], body)
-        feeds.append((x, y))
+    # One graph: every function of a program costs its own compilation.
+    inputs = [tensor("step", (1,), "int32"), *(tensor(f"x{number}", x.shape) for number, x in enumerate(given))]
+    builder.graph("main", inputs, [tensor(f"y{number}", y.shape) for number, y in enumerate(wanted)], body)
     builder.save(path)
     engine = Engine()
-    for number, (layer, (x, want)) in enumerate(zip(layers, feeds, strict=True)):
-        engine.load("layers", path, f"layer_{number}")
-        found = engine.run("layers", f"layer_{number}", {"x": x, "step": np.array([call], np.int32)})["y"]
-        assert relative_error(found, want.astype(np.float32)) <= TOLERANCE, layer.spec.name
+    engine.load("layers", path, "main")
+    feeds = {"step": np.array([call], np.int32)} | {f"x{number}": x for number, x in enumerate(given)}
+    found = engine.run("layers", "main", feeds)
     engine.close()
+    for number, (layer, want) in enumerate(zip(layers, wanted, strict=True)):
+        assert relative_error(found[f"y{number}"], want.astype(np.float32)) <= TOLERANCE, layer.spec.name
 
 
 def input_shape(layer: QuantizedLayer) -> tuple[int, ...]:

@@ -128,7 +128,7 @@ def test_packing_by_hand() -> None:
 
 
 def test_equal_programs_are_equal_bytes(checkpoint: Checkpoint, write_unet: WriteUNet) -> None:
-    first, second = (write_unet(checkpoint) for _ in range(2))
+    first, second = (write_unet(checkpoint, anew=True) for _ in range(2))
     for name in ("main.mlirb", "main.hash", "metadata.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     text = (first / "main.mlirb").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from s2p_converters.targets.registry import TARGETS
 from s2p_runtime.bundle import open_bundle
 from s2p_runtime.verify import verify
 
+needs_coreai = pytest.mark.skipif(find_spec("coreai_torch") is None, reason="Apple's coreai-torch is not installed")
+
 
 @pytest.mark.parametrize(
     ("target", "options"),
@@ -21,6 +24,8 @@ from s2p_runtime.verify import verify
         ("coreml", {"minimum_os": "iOS18"}),
         ("executorch", {}),
         pytest.param("executorch", {"scheme": "dynamic"}, marks=pytest.mark.slow),
+        # What its U-Net is made of: tests/converters/coreai/test_structure.py.
+        pytest.param("coreai", {}, marks=(pytest.mark.slow, needs_coreai)),
     ],
 )
 def test_targets_emit_exactly_these(

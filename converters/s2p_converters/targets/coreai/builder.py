@@ -129,18 +129,20 @@ def save_program(program: ca.AIProgram, path: Path) -> None:
 
 
 def _name_resources(program: ca.AIProgram) -> None:
-    """Number the large constants: Apple's library names them after places in memory."""
+    """Number the large constants: Apple's library names them after places in memory, the same for equal bytes in two shapes."""
     module = program._module._mlir_module
-    known: dict[str, Any] = {}
+    known: dict[tuple[str, str], Any] = {}
     with module.context:
         for graph in module.body.operations:
             for operation in operations_of(graph):
                 if operation.name != "coreai.constant" or (place := drawn_name(operation)) is None:
                     continue
-                if place not in known:
-                    data, kind = stored_bytes(operation), operation.attributes["value"].type
-                    known[place] = DenseResourceElementsAttr.get_from_buffer(data, f"constant_{len(known)}", kind)
-                operation.attributes["value"] = known[place]
+                kind = operation.attributes["value"].type
+                key = (place, str(kind))
+                if key not in known:
+                    data = stored_bytes(operation)
+                    known[key] = DenseResourceElementsAttr.get_from_buffer(data, f"constant_{len(known)}", kind)
+                operation.attributes["value"] = known[key]
 
 
 def _function(name: str, takes: dict[str, Any], gives: Any, body: Callable[..., Any]) -> Callable[..., Any]:
