@@ -30,53 +30,78 @@ def test_library_bench_and_apps_fit_the_interfaces() -> None:
     assert "warning:" not in done.stderr
 
 
+MOBILE, APP = "ios_harness/Sources/S2PMobile", "ios_harness/Sources/S2PBenchApp"
 MISTAKES = {
-    "a wrong name": (
-        "ios_harness/Sources/S2PMobile/Engines/CoreML/CoreMLProgram.swift",
-        ".cpuAndNeuralEngine",
-        ".neuralEngineAndCPU",
-        "no member",
-    ),
-    "an API of a newer system": (
-        "ios_harness/Sources/S2PMobile/Engines/CoreML/CoreMLProgram.swift",
-        "guard #available(iOS 17.4, macOS 14.4, *), let compiled",
-        "guard let compiled",
-        "is only available in iOS 17.4 or newer",
-    ),
-    "the wrong actor": (
-        "ios_harness/Sources/S2PBenchProbes/DarwinProbes.swift",
-        "await MainActor.run { UIApplication.shared.applicationState != .background }",
-        "UIApplication.shared.applicationState != .background",
-        "property access is 'async'",
-    ),
-    "a wait left out": (
-        "ios_harness/Sources/S2PBenchApp/BenchScreen.swift",
-        "{ await model.refresh() }",
-        "{ model.refresh() }",
-        "await",
-    ),
-    "a wrong label": (
-        "ios_harness/Sources/S2PBenchApp/BenchModel.swift",
-        "bundles(in: .documentsDirectory)",
-        "bundles(at: .documentsDirectory)",
-        "argument label",
-    ),
-    "what is not for apps": ("examples/ios/Sources/DrawModel.swift", "opened.name", "opened.drawing", "inaccessible"),
+    "S2PMobile": {
+        "a wrong name": (
+            f"{MOBILE}/Engines/CoreML/CoreMLProgram.swift",
+            ".cpuAndNeuralEngine",
+            ".neuralEngineAndCPU",
+            "no member 'neuralEngineAndCPU'",
+        ),
+        "an API of a newer system": (
+            f"{MOBILE}/Engines/CoreML/CoreMLProgram.swift",
+            "guard #available(iOS 17.4, macOS 14.4, *), let compiled",
+            "guard let compiled",
+            "is only available in iOS 17.4 or newer",
+        ),
+        "Core AI on an older system": (
+            f"{MOBILE}/Engines/Engine.swift",
+            "if #available(iOS 27.0, macOS 27.0, *), bundle",
+            "if bundle",
+            "is only available in iOS 27.0 or newer",
+        ),
+        "a wrong label of Core AI": (
+            f"{MOBILE}/Engines/CoreAI/CoreAIProgram.swift",
+            "model.loadFunction(named: functionName)",
+            "model.loadFunction(name: functionName)",
+            "argument label",
+        ),
+        "a wrong unit of Core AI": (
+            f"{MOBILE}/Engines/CoreAI/CoreAIProgram.swift",
+            "SpecializationOptions(preferredComputeUnitKind: .neuralEngine)",
+            "SpecializationOptions(preferredComputeUnitKind: .cpuAndNeuralEngine)",
+            "no member 'cpuAndNeuralEngine'",
+        ),
+    },
+    "S2PBenchProbes": {
+        "the wrong actor": (
+            "ios_harness/Sources/S2PBenchProbes/DarwinProbes.swift",
+            "await MainActor.run { UIApplication.shared.applicationState != .background }",
+            "UIApplication.shared.applicationState != .background",
+            "property access is 'async'",
+        ),
+    },
+    "S2PBenchApp": {
+        "a wait left out": (f"{APP}/BenchScreen.swift", "{ await model.refresh() }", "{ model.refresh() }", "await"),
+        "a wrong label": (
+            f"{APP}/BenchModel.swift",
+            "bundles(in: .documentsDirectory)",
+            "bundles(at: .documentsDirectory)",
+            "argument label",
+        ),
+    },
+    "an example": {
+        "what is not for apps": ("examples/ios/Sources/DrawModel.swift", "opened.name", "opened.drawing", "inaccessible"),
+    },
 }
+"""By the module that they lie in, which is compiled once for all of them."""
 
 
 @needs_swift
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found(tmp_path: Path, mistake: str) -> None:
-    file, right, wrong, found = MISTAKES[mistake]
+@pytest.mark.parametrize("module", MISTAKES)
+def test_mistakes_are_found(tmp_path: Path, module: str) -> None:
     ignored = shutil.ignore_patterns(".build", "build", "Tests")
     for folder in ("ios_harness", "examples/ios"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
-    text = (tmp_path / file).read_text()
-    assert right in text
-    (tmp_path / file).write_text(text.replace(right, wrong, 1))
+    for file, right, wrong, _ in MISTAKES[module].values():
+        text = (tmp_path / file).read_text()
+        assert right in text
+        (tmp_path / file).write_text(text.replace(right, wrong, 1))
     done = check(tmp_path)
-    assert done.returncode != 0 and found in done.stderr
+    assert done.returncode != 0
+    for mistake, (_, _, _, found) in MISTAKES[module].items():
+        assert found in done.stderr, mistake
 
 
 DECLARES = re.compile(

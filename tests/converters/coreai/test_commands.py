@@ -1,4 +1,4 @@
-"""Core AI bundles at the command line: drawn, evaluated and measured in Apple's runtime."""
+"""Core AI bundles at the command line: drawn and evaluated in Apple's runtime. ``bench``: tests/converters/test_parity.py."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from PIL import Image
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.model import Model
-from s2p_runtime.contract import read_contract
 from s2p_runtime.pictures import psnr_db
-from s2p_runtime.report import REPORT_FORMAT, REPORT_VERSION, BenchReport
 
 PROMPT = "a red apple on a blue background"
 OF_THE_CPU = "says nothing about a phone"
@@ -61,14 +59,3 @@ def test_generate_draws_what_the_checkpoint_draws(
     # In eight bits most differences round away: equal pictures have no PSNR.
     apart = psnr_db(*pictures)
     assert apart is None or apart >= 40
-
-
-def test_bench_says_once_that_its_speed_is_of_the_cpu(
-    coreai_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "report.json"
-    arguments = ["--runs", "1", "--warmup", "0", "--minimum", "0", "--out", str(out)]
-    assert run(["bench", str(coreai_bundle), *arguments]) == 0, capfd.readouterr().err
-    assert told(capfd.readouterr().err) == ONCE
-    report = read_contract(out, BenchReport, REPORT_FORMAT, REPORT_VERSION)
-    assert report.target == "coreai" and report.validity.fidelity_ok

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.executorch.delegates import DELEGATES
 from s2p_converters.targets.executorch.options import ExecuTorchOptions
 from s2p_converters.targets.executorch.partitioned import lower
+from s2p_converters.targets.executorch.target import TARGET
 from s2p_converters.targets.executorch.xnnpack.inspection import read_program
 from s2p_runtime.errors import S2PError
 
@@ -56,6 +58,12 @@ def test_core_ais_delegate_is_built_where_it_is_there() -> None:
         return
     summary = read_program(lower(_Attention("none"), (torch.zeros(1, 2, 6, 8),), DELEGATES["coreai"]))
     assert set(summary.delegates) == {"CoreAIBackend"}
+
+
+def test_core_ais_delegate_is_called_experimental_at_conversion(checkpoint: Checkpoint) -> None:
+    after = TARGET.notes(checkpoint, ExecuTorchOptions(backend="coreai")).after
+    assert any("delegate is experimental" in line for line in after) and any("in float" in line for line in after)
+    assert TARGET.notes(checkpoint, ExecuTorchOptions()).after == ()
 
 
 @pytest.mark.parametrize("options", [{"backend": "metal"}, {"scheme": "sixteen"}])

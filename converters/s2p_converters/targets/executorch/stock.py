@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2p_converters.targets.executorch.partitioned_delegate import PartitionedDelegate
-from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes
+from s2p_converters.targets.protocol import ConvertedUNet, LatentShapes, Notes
 from s2p_runtime.bundle import LayerSummary
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from s2p_converters.targets.executorch.options import ExecuTorchOptions
 
 _FLOAT32 = 4
+_EXPERIMENTAL = (
+    "ExecuTorch's Core AI delegate is experimental: an app needs the ExecuTorch that wrote the programs, and they do not run here",
+    "weights are multiplied out and in float; the target coreai keeps the checkpoint's integers",
+)
 
 
 class StockDelegate(PartitionedDelegate):
@@ -62,6 +66,10 @@ class StockCoreAI(StockDelegate):
 
     name = "coreai"
     partitioner = "executorch.backends.apple.coreai:CoreAIPartitioner"
+
+    def notes(self, checkpoint: Checkpoint, options: ExecuTorchOptions) -> Notes:
+        """See :class:`Delegate`."""
+        return Notes(after=_EXPERIMENTAL)
 
     def lowering(self) -> dict[str, Any]:
         """See :class:`PartitionedDelegate`."""
