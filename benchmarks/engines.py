@@ -83,7 +83,7 @@ def main() -> None:
         random = np.random.default_rng(call)
         nearby = (sample * (1 + NOISE * random.uniform(-1, 1, sample.shape)) for _ in range(options.nearby))
         others = [relative_error(by_torch(state.astype(np.float32)), want) for state in nearby]
-        rows.setdefault(worst_name, []).append(max(rows[single_name][-1], *others))
+        rows.setdefault(worst_name, []).append(max([rows[single_name][-1], *others]))
         for bundle, (name, backend) in zip(bundles, backends.items(), strict=True):
             own = want if rounds_to_8_bits(bundle) else want_unrounded
             found, seconds = measured(lambda: backend.predict(sample, call, conditions.inputs), backend)  # noqa: B023
