@@ -1,13 +1,15 @@
 #!/bin/sh
 # Type-checks everything that needs Apple's SDK, as iOS 17 compiles it, against the declarations in this folder: for machines without that SDK.
-# Usage: check.sh [FOLDER]
+# Usage: check.sh [FOLDER [SYMBOLS]]
 #   FOLDER: the repository's, this one's when left out
+#   SYMBOLS: nothing is checked but declarations; the library's public symbols go into this folder, as docc takes them
 # The standard library for iOS is made from the toolchain's own interfaces, once a Swift version (a minute), and kept in
 # ${XDG_CACHE_HOME:-~/.cache}/s2p-mobile/swift-ios17; so are the compiled declarations.
 set -eu
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "${1:-$here/../..}" && pwd)"
 package="$root/ios_harness"
+symbols="${2:-}"
 target=x86_64-apple-ios17.0-simulator
 toolchain="$(dirname "$(dirname "$(readlink -f "$(command -v swiftc)")")")"
 linux="$toolchain/lib/swift/linux"
@@ -67,6 +69,12 @@ source() {  # NAME FOLDER ARGUMENTS...
   find "$folder" -name '*.swift' >"$scratch/sources"
   frontend -I "$declarations" -I "$modules" -plugin-path "$toolchain/lib/swift/host/plugins" -module-name "$name" "$@" "@$scratch/sources"
 }
+if [ -n "$symbols" ]; then
+  source S2PMobile "$package/Sources/S2PMobile" -package-name s2p_mobile -emit-module -o "$modules/S2PMobile.swiftmodule" \
+    -experimental-skip-non-inlinable-function-bodies-without-types -emit-symbol-graph -emit-symbol-graph-dir "$symbols" \
+    -symbol-graph-minimum-access-level public
+  exit
+fi
 # What was found right stays right: a module whose sources, and those below it, are the same words as before is taken as it was made.
 below="$stubs"
 for name in S2PMobile S2PBench S2PBenchProbes S2PBenchApp; do

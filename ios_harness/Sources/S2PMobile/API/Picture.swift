@@ -2,7 +2,9 @@ import Foundation
 
 /// An 8-bit RGB picture.
 public struct Picture: Equatable, Sendable {
+    /// In pixels.
     public let width: Int
+    /// In pixels.
     public let height: Int
     /// Rows from the top, three bytes per pixel.
     public let rgb: [UInt8]

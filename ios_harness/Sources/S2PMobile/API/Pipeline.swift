@@ -23,6 +23,7 @@ public final class Pipeline: Sendable {
         /// Where the bundle needs more, programs are loaded for their part of a picture and released behind it, which costs time.
         public var memoryBudget: Int?
 
+        /// Both choices may be left to the bundle and the system.
         public init(computeUnit: ComputeUnit? = nil, memoryBudget: Int? = nil) {
             self.computeUnit = computeUnit
             self.memoryBudget = memoryBudget

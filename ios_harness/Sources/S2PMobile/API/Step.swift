@@ -14,6 +14,7 @@ public struct Step: Sendable {
         case finished
     }
 
+    /// The part of the work that it tells of.
     public let stage: Stage
     /// U-Net calls that were made.
     public let call: Int
