@@ -58,7 +58,11 @@ swift_tests() {
 }
 
 aside cpp android_harness/scripts/test.sh sanitize
-if command -v swift >/dev/null; then aside swift swift_tests; fi
+if command -v swift >/dev/null; then
+  aside swift swift_tests
+else
+  echo "skipped: swift test, as swift is not installed" >"$logs/swift"
+fi
 
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   need fontconfig fonts-noto-color-emoji
