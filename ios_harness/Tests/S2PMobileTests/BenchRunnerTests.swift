@@ -205,6 +205,12 @@ import S2PBenchProbes
         #expect(report.timingsMS.load["unet"] == 64 && instrument.count("unload unet") == 1)
         #expect(report.missing["timings_ms.load_phases.unet.specialise"] != nil)
         #expect(try await run(Self.quick).timingsMS.loadPhases == nil)
+        // An engine that tells the two apart, as Core AI does.
+        instrument.firstLoad = { $0 == "unet" ? FirstLoad(specialise: 7000, first: 300) : nil }
+        let apart = try await run(Self.quick, instrument: instrument)
+        #expect(apart.timingsMS.loadPhases == ["unet": ["specialise": 7000, "first": 300, "cached": 64]])
+        #expect(apart.missing["timings_ms.load_phases.unet.specialise"] == nil)
+        #expect(apart.missing["timings_ms.load_phases.unet.compile"] != nil)
     }
 
     /// The latents are right and the decoder is not.
