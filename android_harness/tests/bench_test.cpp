@@ -1,5 +1,6 @@
 #include "s2p/bench.h"
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <functional>
@@ -209,14 +210,15 @@ struct PhoneSensors : PlatformSensors {
 
 TEST_F(Bench, TellsWhatHappenedToThePhone) {
   ReplayBackend backend(bundle_);
-  const auto measured = [&](std::vector<int> status, std::vector<bool> front, double cool = 0) {
+  const auto measured = [&](std::vector<int> status, std::vector<bool> front, std::optional<double> cool = 0) {
     auto sensors = std::make_unique<PhoneSensors>();
     sensors->status = std::move(status);
     sensors->front = std::move(front);
     Probes probes(SystemFiles(testing::kTrees / "sysfs-jetson-orin"), std::move(sensors), [] { return 0.0; });
     BenchOptions options;
     options.protocol = {0, 1, 0, 0, 1};
-    options.cool_seconds = cool;
+    if (cool) options.cool_seconds = *cool;
+    options.rest = [](double) {};
     return run_bench(bundle_, backend, probes, options, [this](const BenchEvent& event) { events_.push_back(event); }).report.to_json();
   };
   // Asked before anything is loaded, at the first measured picture, and behind the last.
@@ -231,10 +233,71 @@ TEST_F(Bench, TellsWhatHappenedToThePhone) {
   EXPECT_EQ(kinds, (std::vector<std::string>{"background", "foreground", "thermal"}));
   EXPECT_EQ(eventful["events"][2]["state"], "serious");
   EXPECT_EQ(count(BenchEvent::Kind::waiting), 0u);
-  // Warm, warm, cool: it waits twice, then the state at the start is nominal.
-  const auto waited = measured({2, 2, 0}, {true}, 30);
+  // Warm, warm, cool: it waits twice, then the state at the start is nominal. That is so unless another time is asked for.
+  const auto waited = measured({2, 2, 0}, {true}, std::nullopt);
   EXPECT_EQ(count(BenchEvent::Kind::waiting), 2u);
   EXPECT_EQ(waited["validity"]["thermal_nominal_at_start"], true);
+  EXPECT_EQ(measured({2, 2, 0}, {true}, 0)["validity"]["thermal_nominal_at_start"], false);
+  EXPECT_EQ(count(BenchEvent::Kind::waiting), 2u);
+}
+
+TEST_F(Bench, WaitsForTenMinutesAtMostAndNotAtAllForABoardWithoutThermalSensors) {
+  ReplayBackend backend(bundle_);
+  const auto waited = [&](std::unique_ptr<PlatformSensors> sensors, const testing::fs::path& root) {
+    Probes probes(SystemFiles(root), std::move(sensors), [] { return 0.0; });
+    BenchOptions options;
+    options.protocol = {0, 1, 0, 0, 1};
+    int rests = 0;
+    options.rest = [&](double) { ++rests; };
+    // Time does not pass in this rest, so the wait is broken off here.
+    const auto progress = [&](const BenchEvent& event) {
+      events_.push_back(event);
+      if (rests == 3) throw Error(ErrorKind::check_failed, "enough");
+    };
+    const std::string kind = kind_thrown([&] { run_bench(bundle_, backend, probes, options, progress); });
+    return std::pair(kind, rests);
+  };
+  auto hot = std::make_unique<PhoneSensors>();
+  hot->status = {3};
+  EXPECT_EQ(waited(std::move(hot), testing::kTrees / "sysfs-pixel"), (std::pair<std::string, int>("check_failed", 3)));
+  EXPECT_EQ(events_.back().total, 600u);
+  EXPECT_EQ(waited(std::make_unique<PlatformSensors>(), "/nowhere"), (std::pair<std::string, int>("none", 0)));
+}
+
+// A board or phone that rests draws little: a mean over these readings, too, would flatter it.
+TEST_F(Bench, TakesPowerFromPicturesAndNotFromTheRestsBetween) {
+  struct Working : PhoneSensors {
+    explicit Working(std::atomic<int>& looks, std::atomic<bool>& works) : looks(looks), works(works) {}
+    std::optional<int> thermal_status() override { return ++looks, 0; }
+    std::optional<bool> unplugged() override { return true; }
+    std::optional<double> battery_millivolts() override { return 4000; }
+    std::optional<double> battery_current() override { return works ? 2'000'000 : 100'000; }
+    std::atomic<int>& looks;
+    std::atomic<bool>& works;
+  };
+  std::atomic<int> looks = 0;
+  std::atomic<bool> works = false;
+  ReplayBackend backend(bundle_);
+  Probes probes(SystemFiles(testing::kTrees / "sysfs-pixel"), std::make_unique<Working>(looks, works), [] { return 0.0; });
+  BenchOptions options;
+  options.protocol = {0, 2, 5, 0, 1};
+  int rests = 0;
+  options.rest = [&](double seconds) {
+    EXPECT_EQ(seconds, 5.0);
+    ++rests;
+    works = false;
+    // The sensors' thread looks at least once in each rest.
+    for (const int seen = looks; looks == seen;) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    // Whoever reads power now reads it before the work goes on.
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    works = true;
+  };
+  const Report report = run_bench(bundle_, backend, probes, options, [](const BenchEvent&) {}).report;
+  EXPECT_EQ(rests, 2);
+  // At the start, in each rest, and behind the last picture: heat is looked at every time.
+  EXPECT_GE(report.thermal.size(), 4u);
+  ASSERT_GE(report.energy.size(), 1u);
+  for (const EnergySample& sample : report.energy) EXPECT_EQ(sample.milliwatts, 8000.0);
 }
 
 TEST_F(Bench, TakesMemoryFromALaunchOfItsOwn) {

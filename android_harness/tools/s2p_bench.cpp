@@ -12,13 +12,13 @@ namespace {
 
 constexpr const char* kUsage =
     "s2p-bench BUNDLE [--out report.json] [--runs 5] [--warmup 1] [--cooldown SECONDS] [--minimum-seconds 60]\n"
-    "          [--threads N] [--cores 4-7] [--cool SECONDS] [--fidelity-floor-db 30] [--picture-floor-db 20]\n"
+    "          [--threads N] [--cores 4-7] [--cool 600] [--fidelity-floor-db 30] [--picture-floor-db 20]\n"
     "          [--system-root DIR] [--release-chunks] [--chip NAME] [--memory-only] [--replay]\n"
     "\n"
     "Measures a bundle, writes a report and, beside it, the pictures of the golden runs as REPORT-ID.png; progress goes to\n"
     "stdout, one JSON object a line.\n"
     "--threads: one for each of --cores, else half the processors.\n"
-    "--cool waits at most so long for a device that is not throttled before anything is loaded.\n"
+    "--cool waits at most so long (600 s) for a device that is not throttled before anything is loaded; 0 does not wait.\n"
     "--memory-only draws one picture, samples memory and writes those figures alone; without it a process of its own does that.\n"
     "--release-chunks loads each program of a U-Net in several for every call and drops it.\n"
     "--chip: of a bundle that is compiled for chips, the one whose files are looked at; those of others need not be there.\n"

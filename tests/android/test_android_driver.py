@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from PIL import Image
 
 from s2p_mobile.cli.app import as_options, run
 from s2p_mobile.devices import AndroidSettings, android, bench_android
+from s2p_mobile.devices.adb import Adb
 from s2p_runtime.bundle import Bundle, BundleManifest, file_entries
 from s2p_runtime.contract import read_contract, write_contract
 from s2p_runtime.errors import CheckFailed, S2PError
@@ -104,6 +105,9 @@ def test_measures_and_brings_the_report_back(phone: Phone) -> None:
     assert {"copying", "loading", "warm-up", "measured pictures", "memory pass"} <= stages
     pictures = [(event.done, event.total) for event in phone.progress if event.stage == "measured pictures"]
     assert pictures == [(0, 2), (1, 2), (2, 2)]
+    # Copying may have warmed it: the runner waits, too, as long as the driver would.
+    (started,) = (call[3] for call in phone.calls("shell") if "s2p-bench " in call[3] and "exec" in call[3])
+    assert "--cool 5.0" in started
 
 
 def test_power_comes_from_the_battery_service_where_the_runner_sees_none(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +125,20 @@ def test_power_comes_from_the_battery_service_where_the_runner_sees_none(phone: 
     assert [(sample.battery_level, sample.milliwatts) for sample in report.energy] == [(0.83, 2000.0)]  # 500 mA at 4 V
     assert report.memory.peak_bytes is None and "memory.peak_bytes" in report.missing
     assert not {"energy.battery_level", "energy.milliwatts"} & set(report.missing)
+
+
+def test_a_phone_that_rests_behind_a_picture_is_looked_at_while_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(android, "_POWER_SECONDS", 0.0)
+    now = android.DeviceState(False, 0.8, 25.0, 20.0, 0, False)
+    monkeypatch.setattr(android, "read_state", lambda adb: now)
+    told = [("loaded", 3, 3), ("call", 0, 6), ("image", 0, 2), ("call", 3, 6), ("image", 1, 2), ("call", 1, 6)]
+    # With a rest: both calls, and nothing behind the last picture. Without: the first picture's end, too.
+    for rests, expected in ((True, [500.0, 500.0]), (False, [500.0, 20.0, 500.0])):
+        power = android._PowerReadings(cast(Adb, None), rests)
+        for event, index, total in told:
+            now = android.DeviceState(False, 0.8, 25.0, 500.0 if event == "call" else 20.0, 0, False)
+            power.hear(event, index, total)
+        assert [sample.milliwatts for sample in power.samples] == expected
 
 
 def test_power_in_micro_and_milliamperes() -> None:

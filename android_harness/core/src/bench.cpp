@@ -1,6 +1,7 @@
 #include "s2p/bench.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <iterator>
@@ -65,14 +66,15 @@ bool is_faithful(const Fidelity& fidelity, const BenchOptions& options) {
 }
 
 /// Waits until the device is cool, or does not tell, or the time is over.
-void wait_until_cool(Probes& probes, double seconds, const std::function<void(const BenchEvent&)>& progress) {
+void wait_until_cool(Probes& probes, const BenchOptions& options, const std::function<void(const BenchEvent&)>& progress) {
   const auto start = Clock::now();
+  const double seconds = options.cool_seconds;
   const auto total = static_cast<std::size_t>(seconds);
   for (;;) {
     const double waited = milliseconds_since(start) / 1000.0;
     if (waited >= seconds || probes.thermal().state.value_or("nominal") == "nominal") return;
     progress({BenchEvent::Kind::waiting, static_cast<std::size_t>(waited), total, waited * 1000.0});
-    std::this_thread::sleep_for(kSensorInterval);
+    options.rest(std::chrono::duration<double>(kSensorInterval).count());
   }
 }
 
@@ -196,15 +198,20 @@ void compare(const Bundle& bundle, const GoldenRun& golden, Drawing drawing, Ben
   result.pictures.emplace(golden.id, std::move(drawing.picture));
 }
 
-/// The measured pictures, and the first one's comparison.
-void draw_measured(Session& session, const Bundle& bundle, BenchResult& result) {
+/// The measured pictures, and the first one's comparison. Before each of them, while the device is left to rest, `resting` is true.
+void draw_measured(Session& session, const Bundle& bundle, const BenchOptions& options, std::atomic<bool>& resting,
+                   BenchResult& result) {
   const GoldenRun& golden = bundle.manifest().golden.front();
   Report& report = result.report;
   const std::int64_t runs = report.protocol.runs;
+  const bool rests = report.protocol.cooldown_seconds > 0;
   for (std::int64_t run = 0; run < runs; ++run) {
-    std::this_thread::sleep_for(std::chrono::duration<double>(report.protocol.cooldown_seconds));
+    if (rests) options.rest(report.protocol.cooldown_seconds);
+    resting = false;
     Drawing drawing =
         session.draw(golden, BenchEvent::Kind::image, static_cast<std::size_t>(run), static_cast<std::size_t>(runs));
+    // The last look comes behind the last picture, and counts for it.
+    resting = rests && run + 1 < runs;
     report.timings.text_encoder.push_back(drawing.timings.text_encoder);
     report.timings.unet_call.push_back(drawing.timings.unet_call);
     report.timings.vae_decoder.push_back(drawing.timings.vae_decoder);
@@ -213,18 +220,24 @@ void draw_measured(Session& session, const Bundle& bundle, BenchResult& result) 
   }
 }
 
-void measure(Session& session, const Bundle& bundle, Probes& probes, BenchResult& result) {
+void measure(Session& session, const Bundle& bundle, Probes& probes, const BenchOptions& options, BenchResult& result) {
   Report& report = result.report;
   const auto start = Clock::now();
   Watch watch(probes);
+  std::atomic<bool> resting = report.protocol.cooldown_seconds > 0;
   {
     const Periodic sensors(kSensorInterval, [&] {
+      const double seconds = seconds_since(start);
       report.thermal.push_back(probes.thermal());
-      report.energy.push_back(probes.energy());
-      report.thermal.back().seconds = report.energy.back().seconds = seconds_since(start);
+      report.thermal.back().seconds = seconds;
       watch.look(report.thermal.back());
+      if (resting) return;
+      EnergySample energy = probes.energy();
+      energy.seconds = seconds;
+      // What was read while a rest began may be of the rest.
+      if (!resting) report.energy.push_back(std::move(energy));
     });
-    draw_measured(session, bundle, result);
+    draw_measured(session, bundle, options, resting, result);
   }
   watch.tell(report);
 }
@@ -240,6 +253,8 @@ void draw_others(Session& session, const Bundle& bundle, const Backend& backend,
 }
 
 }  // namespace
+
+void sleep_for_seconds(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
 Memory measure_memory(const Bundle& bundle, Backend& backend, const Probes& probes, Chunks chunks,
                       const std::function<void(const BenchEvent&)>& progress) {
@@ -281,7 +296,7 @@ BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, co
     report.backend[is_chunk ? "unet" : name] = backend.describe(component);
   }
   report.protocol = protocol;
-  wait_until_cool(probes, options.cool_seconds, progress);
+  wait_until_cool(probes, options, progress);
   report.validity.unplugged = probes.unplugged();
   report.validity.low_power_mode_off = probes.low_power_mode_off();
   if (const auto state = probes.thermal().state) report.validity.thermal_nominal_at_start = *state == "nominal";
@@ -295,7 +310,7 @@ BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, co
       session.draw(manifest.golden.front(), BenchEvent::Kind::warmup, static_cast<std::size_t>(run),
                    static_cast<std::size_t>(protocol.warmup_runs));
     }
-    measure(session, bundle, probes, result);
+    measure(session, bundle, probes, options, result);
     draw_others(session, bundle, backend, result);
   }
   if (options.memory_launch) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,8 +169,8 @@ def bench_host(
     """Measure a bundle on this machine.
 
     Loads every component, draws warm-up pictures and then the measured ones of the first golden run's prompt and seed, while heat
-    and power are sampled once a second; then the other golden runs once each, for fidelity; then one picture in a fresh process,
-    for memory.
+    and power are sampled once a second, power not in the rests between; then the other golden runs once each, for fidelity; then
+    one picture in a fresh process, for memory.
 
     Args:
         on_picture: is given the picture of each golden run.
@@ -200,23 +201,29 @@ def _measure(bundle: Bundle, settings: HostSettings, progress: Progress, on_pict
     load = _load(bundle, backend, progress)
     artist = _TimedArtist(bundle, backend)
     first, *others = manifest.golden
-    _draw_many(artist, first, settings.warmup, 0.0, "warm-up", len(manifest.plan.calls), progress)
+    resting = threading.Event()
+    _draw_many(artist, first, settings.warmup, 0.0, resting, "warm-up", progress)
     thermal: list[ThermalSample] = []
     energy: list[EnergySample] = []
 
     def sense(seconds: float) -> None:
         thermal.append(probes.thermal(seconds))
-        energy.append(probes.energy(seconds))
+        if resting.is_set():
+            return
+        sample = probes.energy(seconds)
+        # What was read while a rest began may be of the rest.
+        if not resting.is_set():
+            energy.append(sample)
 
+    if settings.cooldown:
+        resting.set()
     with Periodic(_SENSOR_INTERVAL, sense):
-        drawings = _draw_many(
-            artist, first, settings.runs, settings.cooldown, "measured pictures", len(manifest.plan.calls), progress
-        )
+        drawings = _draw_many(artist, first, settings.runs, settings.cooldown, resting, "measured pictures", progress)
     if unplugged:
         unplugged = probes.unplugged()
     fidelity = [_compare(bundle, first, drawings[0], on_picture)]
     for run in others:
-        (drawing,) = _draw_many(artist, run, 1, 0.0, f"golden run {run.id}", len(manifest.plan.calls), progress)
+        (drawing,) = _draw_many(artist, run, 1, 0.0, resting, f"golden run {run.id}", progress)
         fidelity.append(_compare(bundle, run, drawing, on_picture))
     memory, no_memory = _memory(bundle, settings, progress)
 
@@ -283,16 +290,21 @@ def _load(bundle: Bundle, backend: Backend, progress: Progress) -> dict[str, flo
 
 
 def _draw_many(
-    artist: _TimedArtist, run: GoldenRun, count: int, cooldown: float, title: str, calls: int, progress: Progress
+    artist: _TimedArtist, run: GoldenRun, count: int, cooldown: float, resting: threading.Event, title: str, progress: Progress
 ) -> list[_TimedDrawing]:
+    """Pictures, a rest before each. ``resting`` is set from the end of a picture to the beginning of the next."""
     if not count:
         return []
-    drawings = []
-    with progress.stage(title, count * calls) as advance:
+    drawings: list[_TimedDrawing] = []
+    with progress.stage(title, count * len(artist.plan.calls)) as advance:
         patient = _PatientAdvance(advance)
-        for _ in range(count):
+        while len(drawings) < count:
             time.sleep(cooldown)
+            resting.clear()
             drawings.append(artist.draw(run, patient.count))
+            # The last look at the sensors comes behind the last picture, and counts for it.
+            if cooldown and len(drawings) < count:
+                resting.set()
             patient.flush()
     return drawings
 

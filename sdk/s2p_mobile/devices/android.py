@@ -39,6 +39,7 @@ _POWER_SECONDS = 1.0
 _LEAST_MICROAMPERES = 20_000
 
 _STAGES = {
+    "waiting": "waiting for the device",
     "loaded": "loading",
     "warmup": "warm-up",
     "image": "measured pictures",
@@ -56,7 +57,7 @@ class AndroidSettings:
         adb: the adb program; absent: the one on PATH.
         runner: the runner built for the device; absent: what ``S2P_ANDROID_RUNNER`` names, or this repository's build.
         allow_charging: measure also while the device is charged; the report then says so.
-        wait_seconds: how long to wait for a cool, unplugged device.
+        wait_seconds: how long to wait for a cool, unplugged device; so long the runner waits once more, as copying warms it, too.
         poll_seconds: pause between two looks at it.
         max_battery_celsius: above this the device is not cool.
         minimum_seconds: duration below which the report calls itself too short.
@@ -140,7 +141,7 @@ def bench_android(
     remote_bundle = push_bundle(adb, opened, listener, runner)
     command = [f"{REMOTE_FOLDER}/s2p-bench", remote_bundle, "--out", REMOTE_REPORT]
     command += ["--runs", str(runs), "--warmup", str(warmup), "--cooldown", str(cooldown)]
-    command += ["--minimum-seconds", str(settings.minimum_seconds)]
+    command += ["--minimum-seconds", str(settings.minimum_seconds), "--cool", str(settings.wait_seconds)]
     command += ["--threads", str(threads)] if threads is not None else []
     command += ["--cores", cores] if cores is not None else []
     command += ["--release-chunks"] if settings.release_chunks else []
@@ -148,7 +149,7 @@ def bench_android(
         before = read_state(adb)
         # The shell's process becomes the runner's, so that the file holds the runner's number.
         with RunningStages(listener) as stages:
-            power = _PowerReadings(adb)
+            power = _PowerReadings(adb, cooldown > 0)
 
             def on_line(line: str) -> None:
                 event = _pass_on(line, stages)
@@ -217,11 +218,13 @@ def milliwatts(current: float, millivolts: float) -> float:
 class _PowerReadings:
     """What Android's battery service says while pictures are measured, for runners that can read no sensor themselves.
 
-    One look at most a second, and only in answer to what the runner tells: it goes on drawing meanwhile.
+    One look at most a second, and only in answer to what the runner tells: it goes on drawing meanwhile. Where it rests behind a
+    picture, it is looked at in answer to calls alone.
     """
 
-    def __init__(self, adb: Adb) -> None:
+    def __init__(self, adb: Adb, rests: bool) -> None:
         self._adb = adb
+        self._telling = ("call",) if rests else ("image", "call")
         self._begun: float | None = None
         self._looked = -math.inf
         self.samples: tuple[EnergySample, ...] = ()
@@ -233,7 +236,7 @@ class _PowerReadings:
             self._begun = now
         elif event in ("fidelity", "memory_pass") or (event == "image" and index + 1 == total):
             self._begun = None  # The last measured picture is done: what is drawn now is not what was measured.
-        elif self._begun is not None and event in ("image", "call") and now - self._looked >= _POWER_SECONDS:
+        elif self._begun is not None and event in self._telling and now - self._looked >= _POWER_SECONDS:
             self._looked = now
             state = read_state(self._adb)
             if state.milliwatts is not None or state.battery_level is not None:

@@ -18,7 +18,7 @@ from s2p_runtime.bundle import Bundle, BundleManifest, open_bundle
 from s2p_runtime.errors import CheckFailed, S2PError
 from s2p_runtime.files import sha256_file
 from s2p_runtime.progress import Silent
-from s2p_runtime.report import BenchReport, Memory
+from s2p_runtime.report import BenchReport, EnergySample, Memory, ThermalSample
 from s2p_runtime.tensors import read_tensors
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "ancestral.s2pmobile"
@@ -149,6 +149,40 @@ def test_sensors_and_reasons(bundle: Bundle, replay: Replay, tmp_path: Path) -> 
     gone = {"energy.milliwatts", "energy.battery_level", "thermal.celsius", "validity.unplugged", "device.memory_bytes"}
     assert set(bare.missing) == absent - {"protocol.threads"} | gone
     assert all(reason for reason in bare.missing.values())
+
+
+class WorkingProbes(Probes):
+    """A machine that draws 9 W at work and 1 W at rest."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemFiles(PIXEL))
+        self.works, self.looked = False, threading.Semaphore(0)
+
+    def thermal(self, seconds: float) -> ThermalSample:
+        self.looked.release()
+        return super().thermal(seconds)
+
+    def energy(self, seconds: float) -> EnergySample:
+        return EnergySample(seconds=seconds, milliwatts=9000.0 if self.works else 1000.0, battery_level=None)
+
+
+def test_power_is_that_of_pictures_and_not_of_rests(bundle: Bundle, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = WorkingProbes()
+
+    def rest(seconds: float) -> None:
+        replay.clock.slept.append(seconds)
+        probes.works = False
+        # Whoever reads power in a rest has done so when heat was looked at twice more.
+        for _ in range(3):
+            assert probes.looked.acquire(timeout=60)
+        probes.works = True
+
+    monkeypatch.setattr(host, "_SENSOR_INTERVAL", 0.001)
+    monkeypatch.setattr(host.time, "sleep", rest)
+    report = bench_host(bundle, HostSettings(runs=2, warmup=0, cooldown=5.0), probes=probes)
+    assert replay.clock.slept == [5.0, 5.0]
+    assert len(report.thermal) >= 6 and report.energy
+    assert {sample.milliwatts for sample in report.energy} == {9000.0}
 
 
 def test_another_picture_is_not_ok(bundle: Bundle, replay: Replay) -> None:

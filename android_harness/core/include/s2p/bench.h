@@ -22,15 +22,25 @@ constexpr double kDefaultFidelityFloorDb = 30.0;
 /// The same of the 8-bit pictures, so that a wrong decoder is found, too.
 constexpr double kDefaultPictureFloorDb = 20.0;
 
+/// Default of BenchOptions::cool_seconds; the iOS harness has the same.
+constexpr double kDefaultCoolSeconds = 600.0;
+
+/// Default of BenchOptions::rest: the calling thread sleeps.
+void sleep_for_seconds(double seconds);
+
 struct BenchOptions {
   Protocol protocol;
   double fidelity_floor_db = kDefaultFidelityFloorDb;
   double picture_floor_db = kDefaultPictureFloorDb;
-  double cool_seconds = 0;  ///< how long to wait for a thermal state of nominal before anything is loaded
+  /// How long to wait at most for a thermal state of nominal before anything is loaded; 0 does not wait. A device that tells no
+  /// thermal state is not waited for.
+  double cool_seconds = kDefaultCoolSeconds;
   /// Measures memory in a process of its own, when everything is unloaded here; nothing where that failed. Absent: memory is measured
   /// here, after the pictures.
   std::function<std::optional<Memory>()> memory_launch;
   Chunks chunks = Chunks::keep;  ///< with release, loading is part of a call's time
+  /// Passes time in which the device rests. Tests give another, which knows when it does.
+  std::function<void(double seconds)> rest = sleep_for_seconds;
 };
 
 /// One step of the protocol, for a progress bar or a plot. Of the calls only one a second is told.
@@ -50,7 +60,7 @@ struct BenchResult {
 /// Measures a bundle: load, and once more from what the system keeps of it, warm-up pictures, measured pictures of the first golden
 /// run's prompt and seed, the other golden runs for their fidelity alone, and one more picture during which memory is sampled.
 /// Temperature, power, and whether the app stays in front of an unlocked screen are sampled once a second on another thread while
-/// pictures are measured.
+/// pictures are measured; power is not while the device rests between them.
 /// Throws what Pipeline throws; Error(bad_input) when the bundle has no golden run or the protocol makes no sense,
 /// Error(check_failed) when final latents are not finite.
 BenchResult run_bench(const Bundle& bundle, Backend& backend, Probes& probes, const BenchOptions& options,
