@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <system_error>
 #include <vector>
 
 #include "s2p/error.h"
@@ -100,7 +101,10 @@ std::string sha256_file(const std::filesystem::path& path) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw Error(ErrorKind::not_found, "cannot read " + path.string() + "; check its permissions");
   Sha256 digest;
-  std::vector<char> chunk(kChunkBytes);
+  std::error_code unknown;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, unknown);
+  // No more than a small file needs: a bundle has many of them.
+  std::vector<char> chunk(unknown ? kChunkBytes : std::clamp<std::uintmax_t>(bytes, 1, kChunkBytes));
   while (stream) {
     stream.read(chunk.data(), static_cast<std::streamsize>(chunk.size()));
     digest.update(chunk.data(), static_cast<std::size_t>(stream.gcount()));
