@@ -18,6 +18,7 @@ OPTIONS = {
     "warmup": "--warmup",
     "cooldown": "--cooldown",
     "minimum": "--minimum-seconds",
+    "cool": "--cool",
     "threads": "--threads",
 }
 

@@ -214,7 +214,14 @@ def test_the_command(phone: Phone, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     monkeypatch.setenv("PATH", f"{phone.folder}:{Path(sys.executable).parent}:/usr/bin:/bin")
     command: Callable[..., int] = lambda *more: run(["bench", str(phone.bundle), "--runs", "1", "--minimum", "0", *more])  # noqa: E731
     out = ["--out", str(phone.folder / "report.json")]
-    assert command("--device", "android-app", "--apk", str(phone.apk), *out) == 0
+    # Two phones, and a serial number with a colon in it.
+    chosen = "192.0.2.7:5555"
+    phone.configure(devices={"A1B2C3": "device", chosen: "device"})
+    assert command("--device", "android-app", "--apk", str(phone.apk), *out) == 2
+    assert f"(A1B2C3, {chosen}); choose with --device android-app:SERIAL" in capfd.readouterr().err
+    assert command("--device", f"android-app:{chosen}", "--apk", str(phone.apk), *out) == 0
+    calls = [json.loads(line) for line in (phone.folder / "log.txt").read_text().splitlines()]
+    assert len(calls) > 10 and {tuple(call[:2]) for call in calls if call != ["devices"]} == {("-s", chosen)}
     assert read_contract(phone.folder / "report.json", BenchReport, "s2p-report", 2).validity.fidelity_ok
     for words, message in (
         (["--device", "host", "--apk", str(phone.apk)], "--apk is an option of android-app"),

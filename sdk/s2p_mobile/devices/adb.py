@@ -41,8 +41,11 @@ class Adb:
         return ":" in self.serial or "._adb" in self.serial
 
     @classmethod
-    def connect(cls, program: str, serial: str | None) -> Adb:
+    def connect(cls, program: str, serial: str | None, kind: str = "android") -> Adb:
         """The device with this serial number, or the only one there is.
+
+        Args:
+            kind: what stands before the serial number where a device is chosen.
 
         Raises:
             S2PError: no device, several without a choice, or one that is offline or does not trust this computer.
@@ -56,7 +59,7 @@ class Adb:
             raise S2PError("no Android device is connected", "switch on USB debugging on the phone and check with adb devices")
         if serial is None and len(states) > 1:
             raise S2PError(
-                f"several Android devices are connected ({', '.join(states)})", "choose with `device=android:SERIAL`", "device"
+                f"several Android devices are connected ({', '.join(states)})", f"choose with `device={kind}:SERIAL`", "device"
             )
         chosen = serial or next(iter(states))
         if chosen not in states:

@@ -100,7 +100,7 @@ def bench_android_app(
     settings, listener = settings or AppSettings(), progress or Silent()
     phone = settings.phone
     opened = open_phone_bundle(bundle)
-    adb = Adb.connect(find_adb(phone.adb), serial)
+    adb = Adb.connect(find_adb(phone.adb), serial, "android-app")
     chip = phone_chip(adb, opened)
     _install(adb, settings.apk)
     wait_until_ready(adb, phone, listener)
@@ -108,7 +108,7 @@ def bench_android_app(
     # What the shell copied belongs to the shell; apps may read it where everybody may.
     adb.shell(f"chmod -R a+rX {shlex.quote(remote)}")
     words = {"bundle": remote, "out": RUN, "runs": runs, "warmup": warmup, "cooldown": cooldown}
-    words |= {"minimum": phone.minimum_seconds} | ({} if threads is None else {"threads": threads})
+    words |= {"minimum": phone.minimum_seconds, "cool": phone.wait_seconds} | ({} if threads is None else {"threads": threads})
     words |= {"release-chunks": 1} if phone.release_chunks else {}
     app = _App(adb, settings, listener)
     with _cleaned_up(adb, remote, phone.keep_files), tempfile.TemporaryDirectory() as scratch:
