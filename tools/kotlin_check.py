@@ -67,12 +67,21 @@ MODULES = (
 )
 """The last one holds mistakes: what finds none in it finds none anywhere."""
 
+BUILD_FILES = {
+    "gradle": sorted(
+        path for project in (HARNESS, EXAMPLE.parent) for part in ("", "*/") for path in project.glob(f"{part}*.gradle.kts")
+    ),
+    "gradle-planted": [TYPECHECK / "planted" / "planted.gradle.kts"],
+}
+"""Gradle's files, which are Kotlin, too, and some with mistakes."""
+
 
 def compile_all(work: Path, modules: tuple[Module, ...] = MODULES) -> dict[str, list[str]]:
-    """Compile ``modules``, in this order, into folders of ``work``.
+    """Compile ``modules``, in this order, into folders of ``work``, and read Gradle's files.
 
     Returns:
-        By module its errors and warnings, a line each, ``FILE:LINE:COLUMN: error: ...`` from the repository on.
+        By module its errors and warnings, a line each, ``FILE:LINE:COLUMN: error: ...`` from the repository on. Of Gradle's files
+        none that says that a name is unknown: Gradle's own are not here.
 
     Raises:
         FileNotFoundError: no compiler.
@@ -85,13 +94,38 @@ def compile_all(work: Path, modules: tuple[Module, ...] = MODULES) -> dict[str, 
     words: list[str] = []
     for module in modules:
         words += [*(["--"] if words else []), module.name, *_arguments(module, work, jars)]
+    for name, files in BUILD_FILES.items():
+        words += [
+            "--",
+            name,
+            "-no-stdlib",
+            "-no-reflect",
+            "-cp",
+            str(_only(jars, "kotlin-stdlib-*.jar")),
+            "-d",
+            str(work / name),
+        ]
+        words += [str(_as_function(file, work / f"{name}-source", index)) for index, file in enumerate(files)]
     command = ["java", "-Xmx1200m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", str(_compiler(jars))]
     source = str(TYPECHECK / "KotlinCompile.java")
     done = subprocess.run([*command, source, *words], capture_output=True, text=True, check=False, cwd=REPOSITORY)
     if done.returncode:
         raise RuntimeError(done.stderr)
     parts = [part.partition("\n") for part in re.split(r"^== ", done.stderr, flags=re.MULTILINE)[1:]]
-    return {name: [line for line in text.splitlines() if re.search(r"\b(error|warning): ", line)] for name, _, text in parts}
+    return {name: [line for line in text.splitlines() if _counts(name, line)] for name, _, text in parts}
+
+
+def _counts(module: str, line: str) -> bool:
+    unknown = module in BUILD_FILES and "error: unresolved reference" in line
+    return re.search(r"\b(error|warning): ", line) is not None and not unknown
+
+
+def _as_function(build_file: Path, folder: Path, index: int) -> Path:
+    """A script as the body of a function, which the compiler takes without what Gradle adds; lines keep their numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{'-'.join(build_file.relative_to(REPOSITORY).parts)}.kt"
+    file.write_text(f"fun file{index}() {{ {build_file.read_text(encoding='utf-8')}\n}}\n", encoding="utf-8")
+    return file
 
 
 def _compiler(jars: Path) -> Path:
@@ -170,7 +204,7 @@ def _extract_coroutines(jar: Path, out: Path) -> None:
 def inputs_digest() -> str:
     """Of everything that the compilation reads, so that it need not be repeated."""
     digest = hashlib.sha256()
-    folders = [TYPECHECK, LIBRARY / "src", APP / "src", EXAMPLE / "src", Path(__file__)]
+    folders = [TYPECHECK, LIBRARY / "src", APP / "src", EXAMPLE / "src", Path(__file__), *BUILD_FILES["gradle"]]
     for folder in folders:
         for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
             if file.is_file():

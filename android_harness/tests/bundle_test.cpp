@@ -95,5 +95,10 @@ TEST(Bundle, SaysWhereThereIsNone) {
   EXPECT_EQ(kind_thrown([] { Bundle::open(kFixtures / "README.md"); }), "not_found");
 }
 
+// Names come from files; a message with one of them is a line all the same.
+TEST(Bundle, MessagesAreOneLine) {
+  EXPECT_STREQ(Error(ErrorKind::invalid, "tensor 'a\nb\r\tc\x7f\xc3\xa4'").what(), "tensor 'a b  c \xc3\xa4'");
+}
+
 }  // namespace
 }  // namespace s2p

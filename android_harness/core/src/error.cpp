@@ -1,6 +1,19 @@
 #include "s2p/error.h"
 
+#include <algorithm>
+
 namespace s2p {
+namespace {
+
+std::string one_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char character) { return character < 0x20 || character == 0x7f; }, ' ');
+  return text;
+}
+
+}  // namespace
+
+Error::Error(ErrorKind kind, const std::string& message) : std::runtime_error(one_line(message)), kind_(kind) {}
 
 std::string_view kind_name(ErrorKind kind) {
   switch (kind) {

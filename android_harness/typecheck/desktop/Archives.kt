@@ -4,11 +4,9 @@ import com.sun.net.httpserver.HttpExchange
 import com.sun.net.httpserver.HttpServer
 import java.io.File
 import java.net.InetSocketAddress
-import java.util.Random
 import kotlinx.coroutines.flow.takeWhile
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.runBlocking
-import mobile.s2p.archive.BundleArchive
 
 /** Unpacks an archive, which the caller made; what is wrong ends with status 2 and a line. */
 fun unpack(archive: File, into: File): Unit = runBlocking { Bundles.unpack(archive, into) }
@@ -21,57 +19,10 @@ fun refuse(archives: File): Unit = runBlocking {
     }
 }
 
-private val TOKENS = listOf(
-    "PK\u0003\u0004", "PK\u0001\u0002", "PK\u0005\u0006", "PK\u0006\u0006", "\u00ff\u00ff\u00ff\u00ff", "\u0000\u0000\u0000\u0000",
-    "../", "/etc/", "-1", "1e999", "9223372036854775807", "null", "{}", "[[", "\"", "\\u0000",
-).map { it.toByteArray(Charsets.ISO_8859_1) }
-
-/** Edits as damage and malice make them; half of them in the last kilobytes, where the directory of a zip is. */
-private fun mutated(original: ByteArray, random: Random): ByteArray {
-    var bytes = original.copyOf()
-    repeat(1 + random.nextInt(4)) {
-        if (bytes.isEmpty()) return bytes
-        val late = random.nextBoolean()
-        val at = if (late) maxOf(0, bytes.size - 1 - random.nextInt(3000)) else random.nextInt(bytes.size)
-        when (random.nextInt(6)) {
-            0 -> bytes[at] = random.nextInt(256).toByte()
-            1 -> bytes[at] = (bytes[at].toInt() xor (1 shl random.nextInt(8))).toByte()
-            2 -> bytes = bytes.copyOfRange(0, at)
-            3 -> TOKENS[random.nextInt(TOKENS.size)].let { it.copyInto(bytes, at, 0, minOf(it.size, bytes.size - at)) }
-            4 -> for (i in at until minOf(at + 4, bytes.size)) bytes[i] = -1
-            else -> bytes = bytes.copyOfRange(0, at) + bytes.copyOfRange(minOf(bytes.size, at + 1 + random.nextInt(16)), bytes.size)
-        }
-    }
-    return bytes
-}
-
-/**
- * Thousands of damaged archives: each is unpacked or refused with [S2PException], leaves nothing half done, and writes nowhere else.
- * The Java machine has a small heap, so that whoever believes a length in a file runs out of memory.
- */
-fun fuzz(archive: File, folder: File, count: Int) {
-    val original = archive.readBytes()
-    val random = Random(20250101)
-    val work = File(folder, "work").apply { mkdirs() }
-    val damaged = File(work, "a.zip")
-    val target = File(work, "a.s2pmobile")
-    var refused = 0
-    repeat(count) {
-        damaged.writeBytes(mutated(original, random))
-        try {
-            BundleArchive.unpack(damaged, target)
-            target.deleteRecursively()
-        } catch (_: S2PException) {
-            refused++
-        }
-        val left = work.list()!!.toList() - "a.zip"
-        if (left.isNotEmpty() || folder.list()!!.size != 1) throw AssertionError("left behind: $left")
-    }
-    println("refused $refused of $count")
-}
-
-/** A server that knows ranges, unless it is told not to, and drops the first connection half way. */
-private class Server(private val content: ByteArray, private val ranges: Boolean) {
+/** A server that knows ranges, unless it is told not to, tells the size, unless it is told not to, and drops the first connection half way. */
+private class Server(
+    private val content: ByteArray, private val ranges: Boolean, private val tells: Boolean = true, private val whole: Boolean = false,
+) {
     val asked = ArrayList<String?>()
     private val server = HttpServer.create(InetSocketAddress("127.0.0.1", 0), 0)
     val url get() = "http://127.0.0.1:${server.address.port}/bundle.zip"
@@ -86,13 +37,27 @@ private class Server(private val content: ByteArray, private val ranges: Boolean
         asked += range
         val start = if (ranges && range != null) range.removePrefix("bytes=").removeSuffix("-").toInt() else 0
         if (start > 0) exchange.responseHeaders.add("Content-Range", "bytes $start-${content.size - 1}/${content.size}")
-        exchange.sendResponseHeaders(if (start > 0) 206 else 200, (content.size - start).toLong())
-        val end = if (asked.size == 1) content.size / 2 else content.size
+        exchange.sendResponseHeaders(if (start > 0) 206 else 200, if (tells) (content.size - start).toLong() else 0)
+        val end = if (asked.size == 1 && !whole) content.size / 2 else content.size
         runCatching { exchange.responseBody.write(content, start, end - start) }
         exchange.close()
     }
 
     fun stop() = server.stop(0)
+}
+
+/** An archive of a byte more than it may have: refused before it is fetched, on the way where the server does not tell, and nothing is kept. */
+private suspend fun tooLarge(archive: File, sha256: String, into: File, ranges: Boolean) {
+    val most = archive.length() - 1
+    for (tells in listOf(true, false)) {
+        val server = Server(archive.readBytes(), ranges, tells, whole = true)
+        val refused = runCatching { Bundles.fetch(server.url, sha256, into, most).toList() }.exceptionOrNull()
+        check(refused is S2PException && "has more than $most bytes; check the address" in refused.message!!) { "$refused" }
+        check(into.list()!!.isEmpty()) { "a part of what is too large is kept" }
+        check(Bundles.fetch(server.url, sha256, into, most + 1).toList().last() is FetchStep.Done)
+        into.deleteRecursively()
+        server.stop()
+    }
 }
 
 fun fetch(archive: File, sha256: String, folder: File): Unit = runBlocking {
@@ -121,6 +86,7 @@ fun fetch(archive: File, sha256: String, folder: File): Unit = runBlocking {
         val other = File(folder, "stopped-$ranges")
         Bundles.fetch(server.url, sha256, other).takeWhile { it !is FetchStep.Downloading }.toList()
         server.stop()
+        tooLarge(archive, sha256, File(folder, "large-$ranges"), ranges)
     }
     for (url in listOf("http://example.org/a.zip", "ftp://127.0.0.1/a", "file:///etc/passwd")) {
         val refused = runCatching { Bundles.fetch(url, sha256, folder).toList() }.exceptionOrNull()

@@ -94,7 +94,7 @@ private fun draw(bundle: File, golden: String, seed: Long, prompt: String, out: 
     val replay = Replay(bundle, golden)
     replay.install()
     val pipeline = Pipeline.open(bundle)
-    expect(pipeline.staysLoaded) { "no budget, and yet stages are released" }
+    expect(pipeline.staysLoaded) { "this machine has memory, and yet stages are released" }
     pipeline.prewarm()
     val warm = StandIn.loaded.size
     val steps = pipeline.generate(prompt, seed = seed, previewEvery = 2).toList()
@@ -118,6 +118,20 @@ private fun draw(bundle: File, golden: String, seed: Long, prompt: String, out: 
     pipeline.close()
 
     val before = StandIn.loaded.size
+    val meminfo = File(out, "meminfo")
+    for ((available, stays) in mapOf("MemAvailable:          0 kB" to false, "MemAvailable:    8000000 kB" to true, "MemFree: 1 kB" to true)) {
+        meminfo.writeText("MemTotal:       8000000 kB\nMemFree:              0 kB\n$available\n")
+        Pipeline.open(bundle, PipelineOptions(), ExecuTorchEngine(1), meminfo = meminfo).use {
+            expect(it.staysLoaded == stays) { "'$available': stays loaded: ${it.staysLoaded}" }
+        }
+    }
+    meminfo.writeText("MemAvailable:    4000000 kB\n")
+    expect(systemBudget(meminfo) == 2_048_000_000L) { "half of what there is, not ${systemBudget(meminfo)}" }
+    meminfo.writeText("MemAvailable:    0 kB\n")
+    Pipeline.open(bundle, PipelineOptions(PipelineOptions.UNBOUNDED), ExecuTorchEngine(1), meminfo = meminfo).use {
+        expect(it.staysLoaded) { "without a bound, and yet stages are released" }
+    }
+
     Pipeline.open(bundle, PipelineOptions(memoryBudget = 1)).use { frugal ->
         expect(!frugal.staysLoaded) { "a budget of one byte" }
         withTimeout(60_000) { repeat(2) { frugal.generate(prompt, seed = seed).toList() } }
@@ -206,7 +220,10 @@ fun main(words: Array<String>) {
             "methods" -> methods(File(words[1]), words[2])
             "unpack" -> unpack(File(words[1]), File(words[2]))
             "refuse" -> refuse(File(words[1]))
-            "fuzz" -> fuzz(File(words[1]), File(words[2]), words[3].toInt())
+            "fuzz-archives" -> fuzzArchives(File(words[1]), words[2].toInt(), words.drop(3).map(::File))
+            "fuzz-manifests" -> fuzzManifests(File(words[1]), File(words[2]), words[3].toInt())
+            "fuzz-vocabularies" -> fuzzVocabularies(File(words[1]), File(words[2]), words[3], words[4].toInt())
+            "jni-mistake" -> PlantedJni.run(File(words[1]))
             "fetch" -> fetch(File(words[1]), words[2], File(words[3]))
             "orders" -> orders()
             else -> error("unknown test ${words[0]}")

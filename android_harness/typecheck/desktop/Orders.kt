@@ -1,7 +1,10 @@
+@file:OptIn(mobile.s2p.bench.BenchApi::class)
+
 package mobile.s2p
 
 import android.content.Intent
 import java.io.File
+import mobile.s2p.bench.BenchSettings
 
 /** What the app on the phone makes of the words of `am start`. The app's module is not on this one's path: it is found by name. */
 fun orders() {
@@ -15,6 +18,9 @@ fun orders() {
     val plain = order("bundle" to "/data/local/tmp/a.s2pmobile", "out" to "r-1", "runs" to "3", "pass" to "memory").getOrThrow()
     check(folder(plain) == File("/runs/r-1")) { "${folder(plain)}" }
     check(type.getMethod("getMemoryOnly").invoke(plain) == true)
+    fun cool(order: Any) = (type.getMethod("getSettings").invoke(order) as BenchSettings).cool
+    check(cool(plain) == 600.0 && BenchSettings().cool == 600.0) { "a hot phone is measured unless the driver says otherwise" }
+    check(cool(order("bundle" to "/b", "cool" to "0").getOrThrow()) == 0.0)
     val wrong = mapOf(
         "out '../x' is no name" to order("bundle" to "/b", "out" to "../x"),
         "no bundle" to order("out" to "r"),

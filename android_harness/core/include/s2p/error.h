@@ -32,7 +32,8 @@ std::string_view kind_name(ErrorKind kind);
 /// An error for the person at the terminal: one line, "what is wrong; what to do".
 class Error : public std::runtime_error {
  public:
-  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+  /// Names come from files and may hold anything: control characters of the message become spaces.
+  Error(ErrorKind kind, const std::string& message);
 
   ErrorKind kind() const { return kind_; }
 

@@ -38,10 +38,11 @@ public object Bundles {
      * @param url `https`, or any on this device.
      * @param sha256 of the archive, 64 hexadecimal digits.
      * @param into folder that holds bundles, for example `File(context.filesDir, "bundles")`; do not let the system back it up.
-     * @throws S2PException no connection, a wrong answer, another file than [sha256] says, no space, or an archive that is none.
+     * @param maximumBytes no larger archive is taken; null: any.
+     * @throws S2PException no connection, a wrong answer, another or a larger file than asked for, no space, or an archive that is none.
      */
-    public fun fetch(url: String, sha256: String, into: File): Flow<FetchStep> = flow {
-        val download = Download(URL(url), sha256, into)
+    public fun fetch(url: String, sha256: String, into: File, maximumBytes: Long? = null): Flow<FetchStep> = flow {
+        val download = Download(URL(url), sha256, into, maximumBytes)
         val folder = File(into, "${download.name}.s2pmobile")
         if (!folder.isDirectory) {
             val context = currentCoroutineContext()

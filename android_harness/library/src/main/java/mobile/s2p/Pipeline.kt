@@ -9,6 +9,7 @@ import java.util.concurrent.RejectedExecutionException
 import java.util.concurrent.atomic.AtomicBoolean
 import kotlin.coroutines.resume
 import kotlin.coroutines.resumeWithException
+import kotlin.random.Random
 import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.channels.awaitClose
 import kotlinx.coroutines.flow.Flow
@@ -19,16 +20,37 @@ import kotlinx.coroutines.suspendCancellableCoroutine
 /**
  * How a bundle is opened.
  *
- * @property memoryBudget bytes that the loaded programs should not exceed; null: no bound. Where all of them are too much, each stage
- *   (text encoder, network, decoder) is loaded for its part of a picture and released, which costs time for every picture.
+ * @property memoryBudget bytes that the loaded programs should not exceed; null: half of what the system can give away when the bundle is
+ *   opened, or [UNBOUNDED]. Where all of them are too much, each stage (text encoder, network, decoder) is loaded for its part of a picture
+ *   and released, which costs time for every picture.
  * @property threads of the engine; 0: half the processors, which is faster on phones than all of them.
  */
 public class PipelineOptions(public val memoryBudget: Long? = null, public val threads: Int = 0) {
     init {
-        require(memoryBudget == null || memoryBudget > 0) { "a memory budget is a number of bytes, or null for no bound" }
+        require(memoryBudget == null || memoryBudget > 0) { "a memory budget is a number of bytes, or null for what the phone has" }
         require(threads >= 0) { "threads are 0, for the engine's choice, or more" }
     }
+
+    public companion object {
+        /** A memory budget without a bound: everything stays loaded. */
+        public const val UNBOUNDED: Long = Long.MAX_VALUE
+    }
 }
+
+/**
+ * Bytes for programs where an app names none: half of what the kernel can give away without swapping. The other half is room for
+ * activations and the engine's own copies, which no size of a file tells. null where the kernel does not tell.
+ *
+ * Android's ActivityManager.MemoryInfo is counted from the same file, but can be asked only with a context.
+ */
+internal fun systemBudget(meminfo: File): Long? {
+    val lines = runCatching { meminfo.readLines() }.getOrDefault(emptyList())
+    val kilobytes = lines.firstNotNullOfOrNull { AVAILABLE.matchEntire(it) }?.groupValues?.get(1)?.toLongOrNull() ?: return null
+    return maxOf(1, kilobytes * 512)
+}
+
+private val AVAILABLE = Regex("MemAvailable: *([0-9]{1,15}) kB")
+private val MEMINFO = File("/proc/meminfo")
 
 /** Width and height of a picture in pixels. */
 public data class PictureSize(public val width: Int, public val height: Int) {
@@ -122,7 +144,7 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
      *
      * @param prompt what is to be seen; what is longer than the text encoder's limit is cut off.
      * @param negativePrompt what is not to be seen; only where the bundle is [guided].
-     * @param seed of the noise: the same seed gives the same picture.
+     * @param seed of the noise: the same seed gives the same picture. Without one, every call of this function draws another.
      * @param previewEvery calls between two previews, 0 for none. A preview costs a run of the decoder and keeps it loaded.
      * @param image what to start from in place of noise; only where the bundle [takesPictures]. It is scaled until it covers the size
      *   that is drawn, and what stands over is cut off on both sides alike; transparent parts become white. Not to be recycled meanwhile.
@@ -136,7 +158,7 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
     public fun generate(
         prompt: String,
         negativePrompt: String? = null,
-        seed: Long = 0,
+        seed: Long = Random.nextLong(),
         previewEvery: Int = 0,
         image: Bitmap? = null,
         strength: Double = 0.8,
@@ -187,12 +209,15 @@ public class Pipeline private constructor(private val worker: ExecutorService, p
         public suspend fun open(bundle: File, options: PipelineOptions = PipelineOptions()): Pipeline =
             open(bundle, options, ExecuTorchEngine(threadsOr(options.threads)))
 
-        internal suspend fun open(bundle: File, options: PipelineOptions, engine: Engine, chip: String? = deviceChip()): Pipeline {
+        internal suspend fun open(
+            bundle: File, options: PipelineOptions, engine: Engine, chip: String? = deviceChip(), meminfo: File = MEMINFO,
+        ): Pipeline {
             val worker = Executors.newSingleThreadExecutor { work -> Thread(work, "s2p-pipeline") }
             try {
                 return worker.await {
                     val folder = bundle.path.encodeToByteArray()
-                    Pipeline(worker, Native.open(folder, chip?.encodeToByteArray(), engine, options.memoryBudget ?: 0))
+                    val budget = options.memoryBudget ?: systemBudget(meminfo) ?: PipelineOptions.UNBOUNDED
+                    Pipeline(worker, Native.open(folder, chip?.encodeToByteArray(), engine, budget))
                 }
             } catch (error: Throwable) {
                 worker.shutdown()

@@ -115,7 +115,7 @@ internal object BundleArchive {
                     open("$file.rest").use { rest -> open("$file.nibbles").use { nibbles -> restore(file, rest, nibbles, stretches, listed, output) } }
                 }
             }
-            val found = digest.digest().joinToString("") { "%02x".format(it) }
+            val found = hex(digest)
             if (found != listed.sha256) zip.damaged("$file was altered, its sha256 differs")
         }
 
@@ -182,3 +182,12 @@ internal object BundleArchive {
         }
     }
 }
+
+/** What went into a digest, as hexadecimal digits. */
+internal fun hex(digest: MessageDigest): String {
+    val text = StringBuilder()
+    for (byte in digest.digest()) text.append(DIGITS[byte.toInt() shr 4 and 15]).append(DIGITS[byte.toInt() and 15])
+    return text.toString()
+}
+
+private const val DIGITS = "0123456789abcdef"

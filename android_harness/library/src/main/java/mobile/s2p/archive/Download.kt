@@ -9,8 +9,8 @@ import java.net.URL
 import java.security.MessageDigest
 import mobile.s2p.S2PException
 
-/** One file from a server, by its SHA-256; goes on where an earlier try ended. */
-internal class Download(private val url: URL, sha256: String, private val into: File) {
+/** One file from a server, by its SHA-256, of at most so many bytes; goes on where an earlier try ended. */
+internal class Download(private val url: URL, sha256: String, private val into: File, private val maximumBytes: Long?) {
     private val wanted = sha256.lowercase()
 
     /** Short name of the file, from its hash. */
@@ -29,7 +29,7 @@ internal class Download(private val url: URL, sha256: String, private val into: 
 
     /**
      * @param tell bytes that are here and the total where the server tells it; what it throws ends the download, which may be resumed.
-     * @throws S2PException no connection, no space, or another file than the hash says.
+     * @throws S2PException no connection, no space, a larger file, or another one than the hash says.
      */
     suspend fun run(tell: suspend (bytes: Long, total: Long?) -> Unit) {
         if (file.isFile) return
@@ -59,12 +59,13 @@ internal class Download(private val url: URL, sha256: String, private val into: 
             val resumed = connection.responseCode == HttpURLConnection.HTTP_PARTIAL &&
                 connection.getHeaderField("Content-Range")?.startsWith("bytes $here-") == true
             // Nothing is left to send: the file is whole, or not the one that was begun, which its hash tells.
-            if (connection.responseCode == RANGE_NOT_SATISFIABLE) return
+            if (connection.responseCode == RANGE_NOT_SATISFIABLE) return checkSize(here)
             if (!resumed && connection.responseCode != HttpURLConnection.HTTP_OK) {
                 throw S2PException("$url answers ${connection.responseCode} ${connection.responseMessage.orEmpty()}; check the address")
             }
             val start = if (resumed) here else 0
             val total = connection.contentLengthLong.takeIf { it >= 0 }?.plus(start)
+            if (total != null) checkSize(total)
             if (total != null && total - start > into.usableSpace) {
                 throw S2PException("$url has ${total / 1_000_000} MB and ${into.usableSpace / 1_000_000} MB are free; free some space")
             }
@@ -78,6 +79,12 @@ internal class Download(private val url: URL, sha256: String, private val into: 
         }
     }
 
+    private fun checkSize(bytes: Long) {
+        if (maximumBytes == null || bytes <= maximumBytes) return
+        partial.delete()
+        throw S2PException("$url has more than $maximumBytes bytes; check the address")
+    }
+
     private suspend fun copy(
         read: (ByteArray) -> Int, output: RandomAccessFile, start: Long, total: Long?, tell: suspend (Long, Long?) -> Unit,
     ) {
@@ -87,6 +94,7 @@ internal class Download(private val url: URL, sha256: String, private val into: 
         while (true) {
             val got = read(buffer)
             if (got < 0) break
+            checkSize(bytes + got)
             output.write(buffer, 0, got)
             bytes += got
             tell(bytes, total)
@@ -109,7 +117,7 @@ internal class Download(private val url: URL, sha256: String, private val into: 
                     digest.update(buffer, 0, got)
                 }
             }
-            return digest.digest().joinToString("") { "%02x".format(it) }
+            return hex(digest)
         }
     }
 }

@@ -58,7 +58,7 @@ public fun interface BenchListener {
  *
  * @property cooldown seconds of rest before each measured picture.
  * @property minimum seconds below which the report calls itself too short.
- * @property cool seconds to wait at most for a phone that is not throttled.
+ * @property cool seconds to wait at most for a phone that is not throttled; one that does not tell is not waited for. 0: not at all.
  * @property threads of the engine; 0: half the processors.
  * @property memoryApart memory is measured in another launch of the app, not in this one.
  */
@@ -68,7 +68,7 @@ public class BenchSettings(
     public val warmup: Int = 1,
     public val cooldown: Double = 0.0,
     public val minimum: Double = 60.0,
-    public val cool: Double = 0.0,
+    public val cool: Double = 600.0,
     public val threads: Int = 0,
     public val releaseChunks: Boolean = false,
     public val memoryApart: Boolean = false,

@@ -14,7 +14,6 @@ import android.widget.LinearLayout
 import android.widget.TextView
 import java.io.File
 import java.io.IOException
-import kotlin.random.Random
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.MainScope
@@ -24,7 +23,6 @@ import kotlinx.coroutines.withContext
 import mobile.s2p.Bundles
 import mobile.s2p.FetchStep
 import mobile.s2p.Pipeline
-import mobile.s2p.PipelineOptions
 import mobile.s2p.S2PException
 import mobile.s2p.Step
 
@@ -87,8 +85,8 @@ class MainActivity : Activity() {
     private suspend fun open() {
         folder.mkdirs()
         val bundle = find() ?: return
-        // Half a gigabyte for programs: larger bundles are loaded stage by stage.
-        val opened = Pipeline.open(bundle, PipelineOptions(memoryBudget = 512L shl 20))
+        // Bundles of more than half of the free memory are loaded stage by stage.
+        val opened = Pipeline.open(bundle)
         pipeline = opened
         status.text = getString(R.string.ready, opened.name)
         draw.isEnabled = true
@@ -160,7 +158,7 @@ class MainActivity : Activity() {
     }
 
     private suspend fun show(opened: Pipeline) {
-        opened.generate(prompt.text.toString(), seed = Random.nextLong(), previewEvery = 10, image = start).collect { step ->
+        opened.generate(prompt.text.toString(), previewEvery = 10, image = start).collect { step ->
             when (step) {
                 is Step.Progress -> {
                     status.text = getString(R.string.call, step.call, step.calls)
