@@ -24,7 +24,10 @@ RECREATES = {"orientation", "screenLayout", "screenSize", "smallestScreenSize", 
 
 
 def blocks(text: str) -> dict[str, str]:
-    """The outermost blocks of a Kotlin build file by name; braces and quotes must balance."""
+    """The outermost blocks of a Kotlin build file by name; braces and quotes must balance.
+
+    Whether the rest is Kotlin, the compiler says in test_kotlin.py, where there is one.
+    """
     without = re.sub(r"//.*", "", re.sub(r'"(?:\\.|\$\{[^}]*\}|[^"\\\n])*"', '""', text))
     assert without.count('"') % 2 == 0 and re.search(r'"[^"]', re.sub(r'""', "", without)) is None, "an open text"
     found: dict[str, str] = {}
@@ -186,6 +189,8 @@ def test_apps_survive_turning_and_folding_and_may_use_memory(name: str) -> None:
     root = ElementTree.parse(MODULES[name] / "src/main/AndroidManifest.xml").getroot()
     (application,) = root.iter("application")
     assert application.get(f"{ANDROID}largeHeap") == "true"
+    # Bundles lie in the app's folders, which a backup of the app would take along.
+    assert application.get(f"{ANDROID}allowBackup") == "false"
     package = re.search(r'namespace = "([\w.]+)"', (MODULES[name] / "build.gradle.kts").read_text()).group(1)  # type: ignore[union-attr]
     activities = list(root.iter("activity"))
     assert activities
