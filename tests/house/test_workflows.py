@@ -26,7 +26,10 @@ def test_there_are_workflows() -> None:
 
 
 def _lint(*paths: Path) -> subprocess.CompletedProcess[str]:
-    """actionlint where it is installed, else GitHub's schema as check-jsonschema brings it along."""
+    """actionlint where it is installed, else GitHub's schema as check-jsonschema brings it along.
+
+    The package of actionlint is no dependency of the tests: installing it downloads a program, which not every network allows.
+    """
     if shutil.which("actionlint"):
         return subprocess.run(["actionlint", "-no-color", *paths], capture_output=True, text=True, check=False)
     if importlib.util.find_spec("check_jsonschema") is None:
@@ -57,6 +60,22 @@ def test_steps_name_what_exists(path: Path) -> None:
             for script in re.findall(r"(?:^|\s)(scripts/[\w/.-]+|\./[\w/.-]+)", step.get("run", "")):
                 assert (folder / script).exists(), script
             assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+@v\d+[\w.]*", step.get("uses", "a/b@v1"))
+
+
+def test_changes_of_all_that_is_built_start_a_build() -> None:
+    """The package of the library is at the root, too; a file that a job reads is among those whose changes start it."""
+    read = {"ios.yml": {"Package.swift", "ios_harness/Package.swift", "examples/ios/project.yml"}}
+    read["android.yml"] = {"android_harness/settings.gradle.kts", "examples/android/settings.gradle.kts"}
+    for name, files in read.items():
+        path = REPOSITORY / ".github/workflows" / name
+        events = _document(path)[True]  # YAML takes the word "on" for yes.
+        for event in ("push", "pull_request"):
+            patterns = [pattern.removesuffix("**") for pattern in events[event]["paths"]]
+            for file in {*files, f".github/workflows/{name}"}:
+                assert (REPOSITORY / file).exists()
+                assert any(file == pattern or (pattern.endswith("/") and file.startswith(pattern)) for pattern in patterns), (
+                    file
+                )
 
 
 def test_android_is_built_with_the_versions_of_the_build_files() -> None:

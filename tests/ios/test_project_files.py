@@ -123,3 +123,33 @@ def test_the_documentation_lists_all_that_is_public() -> None:
     )
     topics = set(re.findall(r"^- ``(\w+)``", (sources / "S2PMobile.docc/S2PMobile.md").read_text(), re.MULTILINE))
     assert public == topics == {"Pipeline", "Step", "Picture", "ComputeUnit", "BundleStore", "S2PError"}
+
+
+def _swift(path: str, head: str) -> str:
+    """A declaration from the line that begins with ``head`` to the brace below its beginning."""
+    text = (REPOSITORY / "ios_harness/Sources" / path).read_text()
+    found = re.search(rf"^( *){re.escape(head)}.*?^\1}}$", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, head
+    return found.group()
+
+
+def test_a_device_that_is_measured_stays_awake() -> None:
+    """The timer that dims the screen is off before anything is measured, whoever asked for it, and on again where people go on."""
+    off, on = "UIApplication.shared.isIdleTimerDisabled = true", "UIApplication.shared.isIdleTimerDisabled = false"
+    device_test = _swift("S2PBenchApp/BenchApp.swift", "public static func measure(words:")
+    assert device_test.index(off) < device_test.index(f"defer {{ {on} }}") < device_test.index("for bundle in")
+    driven = _swift("S2PBenchApp/BenchApp.swift", "private func runHeadlessIfAsked(")
+    assert driven.index(off) < driven.index("HeadlessRun.perform(")
+    screen = _swift("S2PBenchApp/BenchModel.swift", "func start(")
+    assert screen.index(off) < screen.index("await measure(bundle)") < screen.index(on)
+
+
+def test_bundles_stay_out_of_backups() -> None:
+    """The folder when it is made, each bundle before anybody hears of it, and those that a person copied into Documents."""
+    store = "S2PMobile/API/BundleStore.swift"
+    assert "values.isExcludedFromBackup = true" in _swift(store, "package static func keepOutOfBackups(")
+    assert "Self.keepOutOfBackups(self.folder)" in _swift(store, "package init(folder:")
+    unpack = _swift(store, "private func unpack(")
+    assert unpack.index("Self.keepOutOfBackups(bundle)") < unpack.rindex("return bundle")
+    driven = _swift("S2PBenchApp/BenchApp.swift", "private func runHeadlessIfAsked(")
+    assert driven.index("HeadlessRun.keepBundlesOutOfBackups(in: documents)") < driven.index("guard let options")
