@@ -206,10 +206,11 @@ private fun whileMemoryStays(work: (warm: () -> Unit) -> Unit) {
     var before = 0L
     work { before = peakOfProcess() }
     val grown = peakOfProcess() - before
-    expect(before > 0 && grown < MOST_GROWTH) { "memory grew by $grown bytes" }
+    // Java's heap may grow to what it was given, and compiled code and the threads' own memory by a little.
+    expect(before > 0 && grown < Runtime.getRuntime().maxMemory() + OWN_GROWTH) { "memory grew by $grown bytes" }
 }
 
-private const val MOST_GROWTH = 48L shl 20
+private const val OWN_GROWTH = 32L shl 20
 private const val WARM_ROUNDS = 500
 
 /**
