@@ -153,3 +153,10 @@ def test_bundles_stay_out_of_backups() -> None:
     assert unpack.index("Self.keepOutOfBackups(bundle)") < unpack.rindex("return bundle")
     driven = _swift("S2PBenchApp/BenchApp.swift", "private func runHeadlessIfAsked(")
     assert driven.index("HeadlessRun.keepBundlesOutOfBackups(in: documents)") < driven.index("guard let options")
+
+
+def test_the_report_is_safe_before_the_engine_is_asked_where_operators_run() -> None:
+    """Core ML looks at the programs once more, and memory may run out there: nothing is loaded then, and the report is written."""
+    run = _swift("S2PBench/BenchSession.swift", "package func run(")
+    unload, write = run.index("await pipeline.unload()"), run.index("try write(try encodeContract(report), to: reportPath)")
+    assert run.index("runner.run(goldenRuns:") < unload < write < run.index("await runner.placed(report)")
