@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -188,9 +189,13 @@ def test_targets_refuse_them_with_a_reason(
     baseline_checkpoint: MakeCheckpoint, tmp_path: Path, method: str, reason: str
 ) -> None:
     checkpoint = baseline_checkpoint(method)
-    for target in TARGETS.entries.values():
+    asked = [(target, target.options()) for target in TARGETS.entries.values()]
+    if find_spec("onnxruntime_qnn") is not None:
+        executorch = TARGETS.get("executorch")
+        asked.append((executorch, executorch.options(backend="qnn")))
+    for target, options in asked:
         with pytest.raises(S2PError, match=rf"\({method}\) cannot be converted exactly: layer \S+ {reason}"):
-            convert_checkpoint(checkpoint, target, target.options(), tmp_path, Silent())
+            convert_checkpoint(checkpoint, target, options, tmp_path, Silent())
     assert not list(tmp_path.iterdir())
 
 

@@ -19,6 +19,8 @@ TIME_LIMIT = 7200.0
 _SUPPORTED = ("Linux", "x86_64")
 PACKAGES = ("onnxruntime-qnn", "onnxruntime", "onnx")
 INSTALL = "run pip install 's2p-mobile[qnn]'"
+_NO_MEMORY = "bad_alloc"
+MORE_MEMORY = "close other programs, or use a machine with more memory; more `chunks` take less"
 MACHINES = "Qualcomm's compiler and emulator of its NPU exist for Linux on x86_64"
 
 
@@ -67,6 +69,8 @@ class QnnEngine(ArrayProcess):
 
     def refused(self, what: str, reason: str) -> S2PError:
         """See :class:`ArrayProcess`."""
+        if _NO_MEMORY in reason:
+            return S2PError(f"{self.library} ran out of memory with {what}", MORE_MEMORY)
         return S2PError(f"{self.library} cannot take {what} ({reason})", "report it with the model, or use `backend=xnnpack`")
 
     def compile(self, what: str, model: Path, context: Path, soc: Soc, inputs: Sequence[TensorSpec]) -> Compiled:

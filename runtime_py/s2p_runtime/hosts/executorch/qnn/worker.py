@@ -23,6 +23,8 @@ from s2p_runtime.array_worker import Answer, Array, keep_to, own_output, request
 _PROVIDER = "QNN"
 _ERRORS, _EVERYTHING = 3, 0
 """Levels of ONNX Runtime's log."""
+_LEFT_OVER = re.compile(r"fallback to CPU EP|not selected by that EP")
+"""What ONNX Runtime says when the chip does not take all nodes; it does not say which, nor why."""
 _FAILED = re.compile(r"Validation FAILED(?P<unit>.*?)REASON : (?P<reason>[^\n]*)", re.DOTALL)
 _NODE = re.compile(r"Node name: (?P<name>.*?) Node index")
 _OWN_NAME = re.compile(r"(_token_\d+|/duplicated.*)$")
@@ -77,7 +79,10 @@ class Emulator:
             try:
                 self._session(model, request, entries, dump_json_qnn_graph="1", json_qnn_graph_dir=scratch)
             except Exception as error:
-                raise ValueError(self._refusal(model, request) or _first_line(error)) from error
+                reason = _first_line(error)
+                # Only then: to ask is to compile all of it again.
+                named = self._refusal(model, request) if _LEFT_OVER.search(reason) else None
+                raise ValueError(named or reason) from error
             graph, qairt, context = _stub_facts(stub)
             description = json.loads((Path(scratch) / f"{graph}.json").read_text())["graph"]
             _demand_order(description, request["inputs"])
