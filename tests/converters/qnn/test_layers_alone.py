@@ -8,18 +8,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
 from s2p_converters.core.checkpoint import Checkpoint, QuantizedLayer
 from s2p_converters.core.graph import LayerSpec
 from s2p_converters.targets.executorch.qnn.layer_check import kinds, layer_error
 from s2p_converters.targets.executorch.qnn.layers import IntegerSymbolLayer, LayerGrids, StoredWeight
-from s2p_converters.targets.executorch.qnn.onnx_graph import Grid
+from s2p_converters.targets.executorch.qnn.onnx_graph import Grid, OnnxGraph
+from s2p_converters.targets.executorch.qnn.operators import QnnOperators
 from s2p_converters.targets.executorch.qnn.readback import check_stored
+from s2p_converters.targets.executorch.qnn.symbols import Symbol
 from s2p_converters.targets.executorch.qnn.unet import Form, UNetWriter, stored_weights
+from s2p_converters.targets.ports import tensor
 from s2p_runtime.errors import CheckFailed, S2PError
+from s2p_runtime.hosts.executorch.delegates import RUNNABLE
 from s2p_runtime.hosts.executorch.qnn.engine import QnnEngine
 from s2p_runtime.hosts.executorch.qnn.socs import SOCS
+from s2p_runtime.noise import gaussian
+from s2p_runtime.pictures import relative_error
 
 WIDE = LayerGrids(Grid(16, 2.0**-11, 30000), Grid(16, 2.0**-9, 30000))
 NARROW = LayerGrids(Grid(8, 2.0**-7, 128), Grid(8, 2.0**-4, 128))
@@ -40,8 +48,11 @@ def layer(
 
 CASES = {
     "2 bits": (layer(2), False),
+    "3 bits": (layer(3), False),
     "4 bits": (layer(4), False),
+    "5 bits": (layer(5), False),
     "6 bits, stride": (layer(6, stride=2), False),
+    "7 bits, linear": (layer(7, "linear", 1), False),
     "8 bits, pointwise": (layer(8, kernel=1), False),
     "4 bits, linear": (layer(4, "linear", 1), False),
     "8 bits, linear, no bias": (layer(8, "linear", 1, bias=False), False),
@@ -59,6 +70,33 @@ def test_a_layer_alone_is_its_integers(case: str, engine: QnnEngine) -> None:
     one, stepwise = CASES[case]
     grids = NARROW if stepwise else WIDE
     assert layer_error(one, as_stored(one), grids, stepwise, engine, SOCS["SM8650"]) <= 1.0
+
+
+def test_a_linear_layer_behind_a_group_norm(engine: QnnEngine, tmp_path: Path) -> None:
+    """ONNX Runtime knows no shape behind a GroupNorm but the one it is told, and moves the layer's rounding there: before it is
+    turned into tokens. Models that project linearly, as SD 2 and SDXL, have this in every transformer."""
+    one, port = layer(4, "linear", 1), tensor("x", (1, 24, 4, 4))
+    norm = nn.GroupNorm(4, 24)
+    norm.s2p_name = "norm"  # type: ignore[assignment]
+    x = gaussian(1, port.shape)
+    wanted = norm(torch.from_numpy(x)).detach().flatten(2).transpose(1, 2).double().numpy() @ weight_of(one).T + one.bias
+    grids = LayerGrids(Grid.of_range(-5, 5, 16), Grid.of_range(2 * wanted.min(), 2 * wanted.max(), 16))
+    with OnnxGraph(tmp_path / "m.onnx") as graph:
+        write = QnnOperators({}, {})
+        tokens = write.tokens(write.group_norm(Symbol(graph, graph.input(port), port.shape), norm))
+        made = IntegerSymbolLayer(one.spec, as_stored(one), grids)(tokens, {})
+        graph.output(tensor("y", made.shape), made.value)
+    kinds_written = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert kinds_written.index("QuantizeLinear") < kinds_written.index("Transpose"), "and nothing is left of moved floats"
+    compiled = engine.compile("it", tmp_path / "m.onnx", tmp_path / "m.qnn", SOCS["SM8650"], [port])
+    engine.load("it", tmp_path / "m.qnn", compiled.graph, SOCS["SM8650"], [port], [tensor("y", made.shape)])
+    (found,) = engine.run("it", {"x": x}).values()
+    assert relative_error(found, wanted) < RUNNABLE["qnn"].tolerance("unet")
+
+
+def weight_of(one: QuantizedLayer) -> np.ndarray:
+    """[C_out, C_in], float64."""
+    return one.integers.astype(np.float64) * one.scale.astype(np.float64)[:, None]
 
 
 def test_a_channel_of_zeros_is_zero_whatever_its_scale(engine: QnnEngine) -> None:
@@ -110,6 +148,24 @@ def test_the_model_holds_the_checkpoints_numbers(checkpoint: Checkpoint, written
         assert np.array_equal(integers * scale, wanted)
     tables = np.concatenate([checkpoint.time_tables[name] for name in checkpoint.time_tables], axis=1)
     assert np.array_equal(numpy_helper.to_array(stored["step_table"]), tables)
+
+
+def gathers(path: Path) -> list[str]:
+    """What the Gather nodes of a model look up, each time that they do."""
+    return [node.input[0] for node in onnx.load(path, load_external_data=False).graph.node if node.op_type == "Gather"]
+
+
+def test_what_depends_on_the_call_is_looked_up_once(
+    checkpoint: Checkpoint, written: tuple[Path, UNetWriter], tmp_path: Path
+) -> None:
+    """Time rows, and beside them the scales of layers that round by the call, stand in one row of one table."""
+    assert gathers(written[0]) == ["step_table"]
+    writer = UNetWriter(checkpoint, Form({}, dict.fromkeys(checkpoint.layers, NARROW)))
+    writer.whole(tmp_path / "unet.onnx")
+    assert gathers(tmp_path / "unet.onnx") == ["step_table"]
+    rows = sum(table.shape[1] for table in checkpoint.time_tables.values())
+    assert writer.tables.matrix is not None
+    assert writer.tables.matrix.shape == (3, rows + 2 * len(checkpoint.layers))
 
 
 @pytest.mark.parametrize("part", ["weight", "weight_scale", "bias"])

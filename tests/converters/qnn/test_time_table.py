@@ -1,4 +1,4 @@
-"""SDXL's time table on a chip that computes in float16."""
+"""SDXL's time table on a chip that computes in float16, and its rows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import torch
 
 from s2p_converters.core.graph import TimeNetwork
 from s2p_converters.targets.executorch.qnn.components import LookedUpIds, write_float
+from s2p_converters.targets.executorch.qnn.onnx_graph import OnnxGraph
+from s2p_converters.targets.executorch.qnn.symbols import Symbol
+from s2p_converters.targets.executorch.qnn.unet import SymbolTables
 from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.ports import tensor
+from s2p_runtime.component import TensorSpec
 from s2p_runtime.hosts.executorch.delegates import RUNNABLE
 from s2p_runtime.hosts.executorch.qnn.engine import QnnEngine
 from s2p_runtime.hosts.executorch.qnn.socs import SOCS
@@ -52,3 +56,20 @@ def test_the_chip_makes_the_table(network: TimeNetwork, engine: QnnEngine, tmp_p
     found = engine.run("table", given)["time_table"]
     wanted = component.call(network.double(), given)["time_table"]
     assert relative_error(found, wanted) < RUNNABLE["qnn"].tolerance("time_table")
+
+
+def test_the_chip_looks_up_the_row_of_every_prompt(engine: QnnEngine, tmp_path: Path) -> None:
+    """The two branches of a guided call bring tables of their own."""
+    ports = (tensor("time_table", (2, CALLS, 20)), TensorSpec(name="step", dtype="int32", shape=(1,)))
+    outputs = (tensor("row", (2, 12)),)
+    with OnnxGraph(tmp_path / "m.onnx") as graph:
+        table, step = (Symbol(graph, graph.input(port), port.shape) for port in ports)
+        row = SymbolTables({}, {"a.time": 8, "b.time": 12})(step, table)
+        graph.output(outputs[0], row["b.time"].value)
+    compiled = engine.compile("rows", tmp_path / "m.onnx", tmp_path / "m.qnn", SOCS["SM8650"], ports)
+    engine.load("rows", tmp_path / "m.qnn", compiled.graph, SOCS["SM8650"], ports, outputs)
+    values = gaussian(4, (2, CALLS, 20))
+    for call in range(CALLS):
+        found = engine.run("rows", {"time_table": values, "step": np.array([call], np.int32)})["row"]
+        # As float16 has them.
+        assert np.abs(found - values[:, call, 8:]).max() <= 2.0**-11 * np.abs(values).max()

@@ -163,12 +163,16 @@ def convert(checkpoint: Path, target: str, out: Path, *options: str) -> Path:
     return out
 
 
+QNN = (pytest.mark.slow, pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="no onnxruntime-qnn"))
+
+
 @pytest.mark.parametrize(
     ("target", "options"),
     [
         ("coreml", ()),
         ("executorch", ()),
         pytest.param("executorch", ("--size", "16x32"), marks=pytest.mark.slow),
+        pytest.param("executorch", ("--backend", "qnn"), marks=QNN),
         pytest.param("coreai", (), marks=pytest.mark.skipif(find_spec("coreai_torch") is None, reason="no coreai-torch")),
     ],
 )
@@ -183,7 +187,9 @@ def test_every_target(light: tuple[Model, Path], target: str, options: tuple[str
     )
     assert manifest.conditioning.model_copy(update={"second_tokenizer": second}) == model.conditioner.settings
     table = manifest.components["time_table"]
-    assert [port.shape for port in table.inputs] == [(2, 24), (2, 6)] and table.precision == "float32"
+    assert [port.shape for port in table.inputs] == [(2, 24), (2, 6)]
+    # Snapdragon's NPU computes floats in float16; of the table it is told what float16 does not know.
+    assert table.precision == ("float16" if "qnn" in options else "float32")
     assert manifest.components["unet"].inputs[-1] == table.outputs[0]
     result = verify(bundle)
     assert result.ok and {"text_encoder", "time_table", "unet", "vae_decoder"} < set(result.components)
@@ -199,7 +205,7 @@ def test_every_target(light: tuple[Model, Path], target: str, options: tuple[str
     assert not golden["text_embeddings"][0].any() and not golden["pooled_text"][0].any()
     np.testing.assert_array_equal(golden["time_ids"], [[16, 16, 0, 0, 16, 16]] * 2)
     assert run(["generate", str(folder), "a cat", "--out", str(tmp_path / "a.png")]) == 0
-    if options:
+    if "--size" in options:
         assert run(["generate", str(folder), "a cat", "--size", "16x32", "--out", str(tmp_path / "b.png")]) == 0
         check = load_file(folder / "golden" / "size-16x32.safetensors")
         # The size is told to the network: another table, of the same prompt.
@@ -207,6 +213,22 @@ def test_every_target(light: tuple[Model, Path], target: str, options: tuple[str
     golden["time_table"][0, 1] += np.abs(golden["time_table"]).max()
     _replace(folder, "golden/1.safetensors", golden)
     assert not verify(open_bundle(folder)).ok
+
+
+def test_the_prompts_table_is_looked_up_once_on_snapdragon(light: tuple[Model, Path], tmp_path: Path) -> None:
+    """Time rows are the prompt's; scales of layers that round by the call stand in a table of the program."""
+    onnx = pytest.importorskip("onnx", reason="no onnx")
+    from s2p_converters.targets.executorch.qnn.layers import LayerGrids
+    from s2p_converters.targets.executorch.qnn.onnx_graph import Grid
+    from s2p_converters.targets.executorch.qnn.unet import Form, UNetWriter
+
+    opened = open_checkpoint(light[1])
+    wide, narrow = (dict.fromkeys(opened.layers, LayerGrids(Grid(bits, 1.0, 0), Grid(bits, 1.0, 0))) for bits in (16, 8))
+    for form, tables in ((Form(wide, {}), ["turned"]), (Form({}, narrow), ["step_table", "turned"])):
+        UNetWriter(opened, form).whole(tmp_path / "unet.onnx")
+        nodes = onnx.load(tmp_path / "unet.onnx", load_external_data=False).graph.node
+        turned = {node.output[0]: "turned" for node in nodes if node.op_type == "Transpose" and node.input[0] == "time_table"}
+        assert [turned.get(node.input[0], node.input[0]) for node in nodes if node.op_type == "Gather"] == tables
 
 
 def _replace(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> None:

@@ -93,15 +93,26 @@ class OnnxGraph:
         self._file.close()
         if error is not None:
             return
-        graph = helper.make_graph(
-            self._nodes, self.path.stem, self._inputs, self._outputs, self._initializers, value_info=list(self._shapes.values())
-        )
+        nodes = self._used_nodes()
+        made = {name for node in nodes for name in node.output}
+        shapes = [shape for value, shape in self._shapes.items() if value in made]
+        graph = helper.make_graph(nodes, self.path.stem, self._inputs, self._outputs, self._initializers, value_info=shapes)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
         self.path.write_bytes(model.SerializeToString(deterministic=True))
 
     @property
     def _data_path(self) -> Path:
         return self.path.with_suffix(".bin")
+
+    def _used_nodes(self) -> list[Any]:
+        """Nodes that an output depends on; later ones take from earlier ones."""
+        needed = {output.name for output in self._outputs}
+        used = []
+        for node in reversed(self._nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                used.append(node)
+        return used[::-1]
 
     def input(self, port: TensorSpec) -> str:
         """Declare an input; returns its name."""

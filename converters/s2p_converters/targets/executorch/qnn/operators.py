@@ -64,7 +64,7 @@ class QnnOperators(GraphOperators[Symbol]):
 
     def group_norm(self, x: Symbol, norm: nn.GroupNorm) -> Symbol:
         """GroupNorm of x [B, C, H, W]."""
-        return self._norm(x, norm, "GroupNormalization", num_groups=norm.num_groups)
+        return self._norm(x, norm, "GroupNormalization", num_groups=norm.num_groups).shapeless()
 
     def layer_norm(self, x: Symbol, norm: nn.LayerNorm) -> Symbol:
         """LayerNorm of tokens [B, N, C]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,19 @@ class Symbol:
 
     Attributes:
         grid: what it was rounded to last. What only moves numbers keeps them on it, so that the chip moves integers.
+        early: rounds it where it was made, before it was moved; see :meth:`shapeless`.
     """
 
     graph: OnnxGraph
     value: str
     shape: tuple[int, ...]
     grid: Grid | None = None
+    early: Callable[[Grid], Symbol] | None = None
+
+    def shapeless(self) -> Symbol:
+        """The same, of an operator whose output has no shape to ONNX Runtime but the one that we tell. It takes roundings from behind
+        moves to where the numbers were made, and the value that it puts there would have none. So they are put there at once."""
+        return replace(self, early=self.rounded)
 
     def of(self, value: str, shape: Sequence[int] | None = None) -> Symbol:
         """Another tensor of the same graph; by default of the same shape."""
@@ -45,11 +52,16 @@ class Symbol:
 
     def rounded(self, grid: Grid | None) -> Symbol:
         """On a static grid; None: as it is."""
+        if grid is not None and self.early is not None:
+            return self.early(grid)
         return self if grid is None else Symbol(self.graph, self.graph.rounded(self.value, grid), self.shape, grid)
 
     def moved(self, kind: str, *others: str, shape: Sequence[int], **attributes: Any) -> Symbol:
         """The result of a node that computes nothing."""
-        return self.apply(kind, *others, shape=shape, **attributes).rounded(self.grid)
+        found, early = self.apply(kind, *others, shape=shape, **attributes).rounded(self.grid), self.early
+        if early is None:
+            return found
+        return replace(found, early=lambda grid: early(grid).moved(kind, *others, shape=shape, **attributes))
 
     def __add__(self, other: Symbol) -> Symbol:
         return self._with("Add", other)

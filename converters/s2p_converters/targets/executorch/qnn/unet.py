@@ -43,7 +43,10 @@ class SymbolTables(TracedTables):
             rows.append(CutRow(table.apply("Gather", step.value, axis=0, shape=(1, self.matrix.shape[1])), self.widths))
         if time_table is not None and self.of_prompt is not None:
             batch, _, width = time_table.shape
-            row = time_table.apply("Gather", step.value, axis=1, shape=(batch, 1, width)).reshape(batch, width)
+            # Calls first: along the second axis the chip gathers the first prompt's row and then none of the table's (seen in
+            # Qualcomm's emulator, QAIRT 2.51).
+            by_call = time_table.permute(1, 0, 2)
+            row = by_call.apply("Gather", step.value, axis=0, shape=(1, batch, width)).reshape(batch, width)
             rows.append(CutRow(row, self.of_prompt))
         return ChainMap({}, *rows)  # type: ignore[arg-type]
 
