@@ -1,9 +1,10 @@
 """Static ranges of the layers' inputs and outputs, from the checkpoint's own statistics.
 
 The golden runs of a checkpoint hold the state of every call; the reference in float32 is run there, and each layer notes the
-smallest and largest number that it takes and gives. Where the checkpoint has activation scales, the range of its own grids over
-all calls is joined to that of the inputs. Sixteen bits leave room: a third of a range is added at either end, which costs 4 dB of
-some 90.
+smallest and largest number that it takes and gives. Of large networks only some calls are run. Where the checkpoint has
+activation scales, the range of its own grids over all calls is joined to that of the inputs, and outputs are widened by as
+much as the largest scale of all calls is above the largest of those that were run: a layer's output grows with its input.
+Sixteen bits leave room: a third of a range is added at either end, which costs 4 dB of some 90.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class Range:
     def join(self, low: float, high: float) -> None:
         """Take others into account."""
         self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def widen(self, factor: float) -> None:
+        """Multiply both ends by a factor of at least 1."""
+        self.join(self.low * factor, self.high * factor)
 
     def grid(self, bits: int, room: float = _ROOM) -> Grid:
         """The grid over the range and some room at either end."""
@@ -111,12 +116,15 @@ def ranges_over(checkpoint: Checkpoint, calls: Iterable[Call]) -> dict[str, Laye
     for module in unet.modules():
         if isinstance(module, ReferenceLayer | FloatLayer):
             module.register_forward_hook(watch)
+    run = set()
     for call in calls:
+        run.add(call.step)
         unet(torch.from_numpy(call.sample).float(), torch.tensor([call.step]), *map(torch.from_numpy, call.conditions))
     for name, layer in checkpoint.layers.items():
         if layer.activation_scale is not None:
             largest = float(layer.activation_scale.max())
             found[name].input.join(*(end * largest for end in layer.activation_range))
+            found[name].output.widen(largest / float(layer.activation_scale[sorted(run)].max()))
     return found
 
 
