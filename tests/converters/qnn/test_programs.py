@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +23,29 @@ from s2p_runtime.bundle import Bundle, BundleManifest, open_bundle
 from s2p_runtime.engines import open_backend
 from s2p_runtime.hosts.executorch.qnn.backend import QnnBackend
 from s2p_runtime.hosts.executorch.qnn.program import compiled_program
+from s2p_runtime.hosts.executorch.qnn.socs import SOCS
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
 from s2p_runtime.verify import verify
 
 CHIPS = ("SM8650", "SM8750")
 CALL = 1
+APP = """
+import sys
+import numpy as np
+import onnxruntime, onnxruntime_qnn
+
+stub, soc, arch, folder = sys.argv[1:]
+onnxruntime.register_execution_provider_library("QNN", onnxruntime_qnn.get_library_path())
+device = next(device for device in onnxruntime.get_ep_devices() if "QNN" in device.ep_name)
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "soc_model": soc, "htp_arch": arch}
+options.add_provider_for_devices([device], settings)
+session = onnxruntime.InferenceSession(stub, sess_options=options)
+(found,) = session.run(["noise_pred"], dict(np.load(f"{folder}/given.npz")))
+np.save(f"{folder}/found.npy", found)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +108,19 @@ def test_programs_are_one_delegate_under_the_name_of_its_graph(name: str, bundle
         assert facts["partition_name"].decode() == found.graph
         assert (bundle.folder / chip / "onnxruntime" / facts["ep_cache_context"].decode()).read_bytes() == found.context
         assert list(node.input) == [port.name for port in component.inputs]
+
+
+def test_apps_on_onnx_runtime_compute_what_the_program_computes(
+    bundle: Bundle, given: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """The files as they are shipped, opened by ONNX Runtime alone as an app opens them, in a process of its own."""
+    feeds = {**given, "step": np.array([CALL], np.int32)}
+    np.savez(tmp_path / "given.npz", **feeds)
+    stub = bundle.folder / CHIPS[0] / "onnxruntime" / "unet.onnx"
+    command = [sys.executable, "-c", APP, str(stub), str(SOCS[CHIPS[0]].model), str(SOCS[CHIPS[0]].arch), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    found = np.load(tmp_path / "found.npy")
+    assert np.array_equal(found, predicted(QnnBackend(bundle, "forward", chip=CHIPS[0]), given))
 
 
 def test_the_interface_says_what_made_it_and_how_layers_rest(bundle: Bundle, checkpoint: Checkpoint) -> None:
