@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.reference import reference_unet
@@ -19,14 +22,16 @@ from s2p_converters.targets.executorch.qnn.unet import UNetWriter
 from s2p_converters.targets.executorch.target import TARGET
 from s2p_converters.targets.golden import reference_call
 from s2p_converters.targets.interface import unet_inputs
+from s2p_mobile.cli.app import run
+from s2p_mobile.sources.model import Model
 from s2p_runtime.bundle import Bundle, BundleManifest, open_bundle
 from s2p_runtime.engines import open_backend
 from s2p_runtime.hosts.executorch.qnn.backend import QnnBackend
 from s2p_runtime.hosts.executorch.qnn.program import compiled_program
 from s2p_runtime.hosts.executorch.qnn.socs import SOCS
 from s2p_runtime.noise import gaussian
-from s2p_runtime.pictures import relative_error
-from s2p_runtime.verify import verify
+from s2p_runtime.pictures import psnr_db, relative_error, to_picture
+from s2p_runtime.verify import MINIMUM_LATENT_PSNR_DB, MINIMUM_PICTURE_PSNR_DB, read_golden, verify
 
 CHIPS = ("SM8650", "SM8750")
 CALL = 1
@@ -77,6 +82,36 @@ def test_the_bundle_is_what_the_emulator_computes(bundle: Bundle) -> None:
     found = verify(bundle)
     assert found.ok
     assert {"unet", "text_encoder", "vae_decoder"} <= set(found.components)
+
+
+@pytest.mark.slow
+def test_whole_loops_in_the_emulator(bundle: Bundle, tmp_path: Path) -> None:
+    """``verify --full``: every recorded call, and both golden runs from noise to the end."""
+    assert run(["verify", str(bundle.folder), "--full", "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())["golden"]
+    assert [check["id"] for check in found] == [golden.id for golden in bundle.manifest.golden]
+    for check in found:
+        assert check["loop"]
+        # The same bound as for every engine, and no equality: the golden runs are not the emulator's own.
+        assert MINIMUM_LATENT_PSNR_DB < check["latent_psnr_db"] < 100
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn_and_judged_in_the_emulator(bundle: Bundle, small_model: Model, tmp_path: Path) -> None:
+    golden = bundle.manifest.golden[0]
+    seed = ["--seed", str(golden.seed)]
+    assert run(["generate", str(bundle.folder), golden.prompt, *seed, "--out", str(tmp_path / "a.png")]) == 0
+    drawn = np.asarray(Image.open(tmp_path / "a.png"), np.float32)
+    recorded = to_picture(read_golden(bundle, golden)["image"])
+    near = psnr_db(drawn, recorded.astype(np.float32), 255.0)
+    assert near is None or near > MINIMUM_PICTURE_PSNR_DB
+    (tmp_path / "prompts.txt").write_text(f"{golden.prompt}\n")
+    command = ["evaluate", str(bundle.folder), "--model", str(small_model.folder), "--prompts", str(tmp_path / "prompts.txt")]
+    command += [*seed, "--metrics", "psnr", "--cache", str(tmp_path), "--json", str(tmp_path / "found.json")]
+    assert run(command) == 0
+    value = json.loads((tmp_path / "found.json").read_text())["metrics"]["psnr"]["value"]
+    # Weights of 4 bits, three steps: neither another picture nor the float model's.
+    assert 10 < value < 60
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -151,6 +186,17 @@ def test_chunks_compute_what_the_whole_computes(
     error = relative_error(predicted(backend, given), wanted)  # type: ignore[arg-type]
     assert len(made.components) == 2
     assert error < TARGET.host.tolerance(bundle.manifest, "unet")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", ["uint16", "uint8"])
+def test_a_bundle_in_chunks(activations: str, checkpoint: Checkpoint, convert: Callable[..., Path], tmp_path: Path) -> None:
+    """Converted and verified as a whole."""
+    made = open_bundle(convert(checkpoint, ExecuTorchOptions(backend="qnn", chunks=2, activations=activations), tmp_path))
+    assert len(made.manifest.chunks) == 2
+    bits = {row.activation_bits for row in made.manifest.quantization.layers if row.name in checkpoint.layers}
+    assert bits == {int(activations.removeprefix("uint"))}
+    assert verify(made).ok
 
 
 def _entry(path: Path) -> object:
