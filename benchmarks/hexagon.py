@@ -2,7 +2,7 @@
 
     python benchmarks/hexagon.py operators                 each operator alone, in float16 and between 16- and 8-bit grids
     python benchmarks/hexagon.py calls uint16 uint8        first, middle and last call of the first golden run, operators, bytes
-    python benchmarks/hexagon.py loop                      the whole run: final latents to the float model's
+    python benchmarks/hexagon.py loop uint16 uint8         the whole run: final latents to the float model's
 
 Of the built-in model's checkpoint unless --checkpoint names another; for SM8650 unless --soc does. What is compared with is torch in
 float64.
@@ -152,15 +152,14 @@ def calls(checkpoint: Checkpoint, soc: Soc, chosen: list[str]) -> None:
             print(f"| {' | '.join([*first, *(f'{error:.1e}' for error in errors), f'{seconds:.0f}'])} |", flush=True)
 
 
-def loop(checkpoint: Checkpoint, soc: Soc) -> None:
-    """PSNR of the final latents of the first golden run."""
+def loop(checkpoint: Checkpoint, soc: Soc, chosen: list[str]) -> None:
+    """PSNR of the final latents of the first golden run, to the float model and to torch with the same weights and the activations
+    that the program denotes: as they are, or rounded as the checkpoint does."""
     manifest = checkpoint.manifest
     run = manifest.golden[0]
     tensors = read_tensors(checkpoint.folder / run.path)
     conditions = conditioner_of(manifest).conditions(tensors)
-    plain = reference_unet(checkpoint, replace(CHECKPOINT_CONSTANTS, activations=False)).float()
     told = [torch.from_numpy(value) for value in conditions.inputs.values()]
-    emulated = _Emulated(checkpoint, "uint16", soc)
 
     def drawn(predict: Callable[[Array, int], Array]) -> Array:
         def step(sample: Array, call: int) -> Array:
@@ -168,16 +167,28 @@ def loop(checkpoint: Checkpoint, soc: Soc) -> None:
 
         return denoise(manifest.plan, step, tensors["initial_latents"], run.seed)
 
-    with torch.no_grad():
-        by_torch = drawn(lambda sample, call: plain(torch.from_numpy(sample).float(), torch.tensor([call]), *told).numpy())
-    start = time.perf_counter()
-    by_chip = drawn(lambda sample, call: emulated(sample, call, conditions.inputs))
-    print(f"emulated in {time.perf_counter() - start:.0f} s; final latents, dB:")
-    print(f"  emulator to the float model {psnr_db(by_chip, tensors['fp_latents']):.1f}")
-    print(
-        f"  torch with the same weights and float activations to the float model {psnr_db(by_torch, tensors['fp_latents']):.1f}"
-    )
-    print(f"  emulator to that {psnr_db(by_chip, by_torch):.1f}")
+    for activations in chosen:
+        rounds = activations == "uint8"
+        unet = reference_unet(checkpoint, replace(CHECKPOINT_CONSTANTS, activations=rounds)).float()
+        emulated = _Emulated(checkpoint, activations, soc)
+        start = time.perf_counter()
+        by_chip = drawn(_chip(emulated, conditions.inputs))
+        seconds = time.perf_counter() - start
+        with torch.no_grad():
+            by_torch = drawn(_torch(unet, told))
+        denoted = "the checkpoint's own 8-bit" if rounds else "float"
+        print(f"{activations}: emulated in {seconds:.0f} s; final latents, dB:")
+        print(f"  emulator to the float model {psnr_db(by_chip, tensors['fp_latents']):.1f}")
+        print(f"  torch with the same weights and {denoted} activations to it {psnr_db(by_torch, tensors['fp_latents']):.1f}")
+        print(f"  emulator to that {psnr_db(by_chip, by_torch):.1f}", flush=True)
+
+
+def _chip(emulated: _Emulated, conditions: Mapping[str, Array]) -> Callable[[Array, int], Array]:
+    return lambda sample, call: emulated(sample, call, conditions)
+
+
+def _torch(unet: torch.nn.Module, told: list[torch.Tensor]) -> Callable[[Array, int], Array]:
+    return lambda sample, call: unet(torch.from_numpy(sample).float(), torch.tensor([call]), *told).numpy()
 
 
 def main() -> None:
@@ -196,7 +207,7 @@ def main() -> None:
         if options.what == "calls":
             calls(checkpoint, soc, options.activations)
         else:
-            loop(checkpoint, soc)
+            loop(checkpoint, soc, options.activations)
 
 
 if __name__ == "__main__":
