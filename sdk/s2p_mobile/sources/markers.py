@@ -97,7 +97,7 @@ def read_markers(path: Path, metadata: Mapping[str, str], keys: Iterable[str], f
             f"put its original configuration beside it as {beside.name}",
         )
     prediction = next(iter(told.values()), "epsilon")
-    zero_snr = "ztsnr" in present or metadata.get("ss_zero_terminal_snr", "").lower() == "true"
+    zero_snr = _marked("ztsnr", metadata, present) or metadata.get("ss_zero_terminal_snr", "").lower() == "true"
     if zero_snr and prediction != "v_prediction":
         raise S2PError(
             f"{path} says that its noise schedule ends in noise alone (ztsnr), where a model that predicts noise cannot start",
@@ -120,14 +120,13 @@ def _refuse_edm(path: Path, keys: set[str]) -> None:
 
 def _statements(path: Path, metadata: Mapping[str, str], keys: set[str]) -> Iterable[tuple[str, str]]:
     """Place and prediction, of each place that says it."""
-    if "v_pred" in keys:
+    if _marked("v_pred", metadata, keys):
         yield "v_pred", "v_prediction"
-    if told := metadata.get("modelspec.prediction_type", "").strip().lower():
-        if told not in _PREDICTIONS:
-            raise S2PError(
-                f"{path} predicts {told[:40]!r} (modelspec.prediction_type)", "give a model that predicts noise or v"
-            )
-        yield "modelspec.prediction_type", _PREDICTIONS[told]
+    for place in ("modelspec.prediction_type", "modelspec.predict_key"):  # ModelSpec's, and what ComfyUI calls it
+        if told := metadata.get(place, "").strip().lower():
+            if told not in _PREDICTIONS:
+                raise S2PError(f"{path} predicts {told[:40]!r} ({place})", "give a model that predicts noise or v")
+            yield place, _PREDICTIONS[told]
     architecture = metadata.get("modelspec.architecture", "")
     if architecture.startswith("stable-diffusion-v2-768-v"):
         yield "modelspec.architecture", "v_prediction"
@@ -139,6 +138,11 @@ def _statements(path: Path, metadata: Mapping[str, str], keys: set[str]) -> Iter
         yield "ss_v_parameterization", "v_prediction" if told == "true" else "epsilon"
     if re.fullmatch(r"sd_v[12]_v", metadata.get("ss_base_model_version", "")):
         yield "ss_base_model_version", "v_prediction"
+
+
+def _marked(name: str, metadata: Mapping[str, str], keys: set[str]) -> bool:
+    """Whether a mark is set: a tensor of that name without numbers, or an entry of the header that does not deny it."""
+    return name in keys or metadata.get(name, "no").strip().lower() not in ("no", "false", "0")
 
 
 def _resolution(metadata: Mapping[str, str]) -> tuple[int, int] | None:

@@ -102,7 +102,12 @@ def told(path: Path, metadata: dict[str, str], keys: list[str], family: str = "s
     [
         ({"modelspec.prediction_type": "v"}, [], "v_prediction"),
         ({"modelspec.prediction_type": "epsilon"}, [], "epsilon"),
+        ({"modelspec.predict_key": "v"}, [], "v_prediction"),
+        ({"modelspec.predict_key": "epsilon"}, [], "epsilon"),
         ({}, ["v_pred"], "v_prediction"),
+        ({"v_pred": ""}, [], "v_prediction"),
+        ({"v_pred": "True"}, [], "v_prediction"),
+        ({"v_pred": "False", "modelspec.predict_key": "epsilon"}, [], "epsilon"),
         ({"ss_v_parameterization": "True"}, [], "v_prediction"),
         ({"ss_v_parameterization": "False"}, [], "epsilon"),
         ({"ss_base_model_version": "sd_v2_v"}, [], "v_prediction"),
@@ -122,7 +127,14 @@ def test_what_a_file_predicts(family: str, metadata: dict[str, str], keys: list[
         ({"modelspec.prediction_type": "epsilon"}, ["v_pred"], r"predicts v_prediction \(v_pred\) and epsilon \(modelspec"),
         ({"modelspec.prediction_type": "v", "ss_v_parameterization": "False"}, [], "and epsilon"),
         ({"modelspec.prediction_type": "velocity"}, [], "predicts 'velocity'"),
+        (
+            {"modelspec.predict_key": "v", "ss_v_parameterization": "False"},
+            [],
+            r"v_prediction \(modelspec\.predict_key\) and eps",
+        ),
+        ({"modelspec.predict_key": "edm"}, [], r"predicts 'edm' \(modelspec\.predict_key\)"),
         ({}, ["ztsnr"], "ends in noise alone"),
+        ({"ztsnr": ""}, [], "ends in noise alone"),
         ({"ss_zero_terminal_snr": "True"}, [], "ends in noise alone"),
         ({}, ["edm_mean", "edm_std"], "Playground v2.5"),
         ({}, ["edm_vpred.sigma_max", "edm_vpred.sigma_min"], "CosXL"),
@@ -137,6 +149,7 @@ def test_marks_that_cannot_be_followed_are_refused(metadata: dict[str, str], key
 @pytest.mark.parametrize(("family", "kind"), [("sd1", DDIMScheduler), ("sd2", DDIMScheduler), ("sdxl", EulerDiscreteScheduler)])
 def test_a_zero_terminal_snr_reaches_diffusers_scheduler(family: str, kind: Any) -> None:
     config = told(Path("a.safetensors"), {}, ["v_pred", "ztsnr"], family).scheduler_config(family)
+    assert config == told(Path("a.safetensors"), {"v_pred": "", "ztsnr": "true"}, [], family).scheduler_config(family)
     scheduler = kind.from_config(config)
     assert config["_class_name"] == kind.__name__
     # Without signal; Euler in diffusers puts 2**-24 there, whose sigma is finite.
