@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from s2p_mobile.sources.ldm_config import Tensors, UntoldShapeError, require_multiple
+from s2p_mobile.sources.header_kind import FAMILY_TITLES
+from s2p_mobile.sources.ldm_config import UNET_PREFIX, Tensors, UntoldShapeError, require_multiple
 
 _HEAD_WIDTH = 64
 """Channels of a head in every text encoder."""
@@ -13,7 +14,8 @@ _WORDS = 49408
 """Of CLIP's published vocabulary, which is written beside the weights."""
 _VIT_H_BLOCKS = 24
 """Of OpenCLIP's ViT-H, whose last one Stable Diffusion 2 does not use: it was trained on the layer before."""
-_VIT_H_WIDTH = 1024
+_CLIP_L_WIDTH, _VIT_H_WIDTH = 768, 1024
+"""Of the published text encoders of 1.x and 2.x."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,31 @@ XL_FIRST = TextLayout("conditioner.embedders.0.transformer.", False)
 XL_SECOND = TextLayout("conditioner.embedders.1.model.", True)
 
 
-def text_layout(tensors: Tensors) -> tuple[TextLayout, bool]:
+def text_layout(tensors: Tensors, said: str | None = None) -> tuple[TextLayout, bool]:
     """Where a file of 1.x or 2.x has its text encoder, and whether it is that of 2.x.
 
-    Some files of 2.x name it as transformers does. Its width is then what tells, as in diffusers.
+    Some files of 2.x name it as transformers does. Its width is then what tells, as in diffusers. Of a width that neither has, the
+    U-Net tells: 2.x projects what attends with matrices, 1.x with convolutions.
+
+    Args:
+        said: title of the kind that the file's header names.
 
     Raises:
         KeyError: no word embedding.
+        UntoldShapeError: the header says another family than the U-Net.
     """
     if any(key.startswith(OPEN_CLIP.prefix) for key in tensors):
         return OPEN_CLIP, True
-    return CLIP, tensors[f"{CLIP.prefix}text_model.embeddings.token_embedding.weight"].shape[1] == _VIT_H_WIDTH
+    width = tensors[f"{CLIP.prefix}text_model.embeddings.token_embedding.weight"].shape[1]
+    if width in (_CLIP_L_WIDTH, _VIT_H_WIDTH):
+        return CLIP, width == _VIT_H_WIDTH
+    v2 = any(
+        key.startswith(UNET_PREFIX) and key.endswith(".proj_in.weight") and value.dim() == 2 for key, value in tensors.items()
+    )
+    built = FAMILY_TITLES["sd2" if v2 else "sd1"]
+    if said not in (None, built):
+        raise UntoldShapeError(f"its header says {said}, and its U-Net is built as {built}'s")
+    return CLIP, v2
 
 
 def sd2_blocks(tensors: Tensors, layout: TextLayout) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from s2p_converters.core.resources import require_disk
+from s2p_mobile.sources.header_kind import told_kind
 from s2p_mobile.sources.key_account import Part, converted_parts
 from s2p_mobile.sources.ldm_config import (
     SD1_HEADS,
@@ -86,7 +87,7 @@ def unpack(path: Path, folder: Path, allow_pickle: bool = False) -> None:
     _refuse_other(path, keys, xl)
     try:
         tensors = {_spelled(key): value for key, value in plain_numbers(path, file.tensors).items()}
-        text, v2 = (None, False) if xl else text_layout(tensors)
+        text, v2 = (None, False) if xl else text_layout(tensors, told_kind(file.metadata))
         family = "sdxl" if xl else "sd2" if v2 else "sd1"
         told = read_markers(path, file.metadata, keys, family)
         parts = [_unet(tensors, told, family), _vae(tensors, told, family)]

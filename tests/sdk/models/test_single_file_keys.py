@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from s2p_mobile.sources.ldm_config import UntoldShapeError
 from s2p_mobile.sources.ldm_text import CLIP, OPEN_CLIP, sd2_blocks, text_layout
@@ -190,3 +191,23 @@ def test_sd2_named_as_transformers_does_is_known_by_its_width() -> None:
     for width, v2 in ((768, False), (1024, True)):
         tensors = {f"{TEXT}embeddings.token_embedding.weight": torch.empty(9, width, device="meta")}
         assert text_layout(tensors) == (CLIP, v2)
+
+
+def test_sd2_of_another_width_is_known_by_its_unet(original: Original, tmp_path: Path) -> None:
+    model, tensors = original("sd2")
+    settings = model.conditioner.text_encoder.config.to_dict() | {"num_hidden_layers": 23, "num_attention_heads": 1}
+    theirs = CLIPTextModel(CLIPTextConfig(**settings)).eval()
+    assert theirs.config.hidden_size not in (768, 1024) and theirs.config.hidden_act == "gelu"
+    tensors = {key: value for key, value in tensors.items() if not key.startswith("cond_stage_model.")}
+    tensors |= {TEXT + key.removeprefix("text_model."): value.clone() for key, value in theirs.state_dict().items()}
+    said = {"modelspec.prediction_type": "epsilon"}
+    opened = open_model(write(tmp_path / "a.safetensors", tensors, **said), SMALL)
+    assert opened.family.name == "sd2" and opened.unet.config.attention_head_dim == model.unet.config.attention_head_dim
+    # SD2's activation, too, is told by nothing else.
+    ids = torch.arange(16)[None]
+    assert torch.equal(opened.conditioner.text_encoder(ids)[0], theirs(ids)[0])
+    path = write(tmp_path / "b.safetensors", tensors, **{"modelspec.architecture": "stable-diffusion-v1"})
+    with pytest.raises(
+        S2PError, match=r"header says Stable Diffusion 1, and its U-Net is built as Stable Diffusion 2's.*; give"
+    ):
+        open_model(path, SMALL)
