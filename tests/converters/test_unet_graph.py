@@ -258,6 +258,7 @@ def test_layers_are_listed_in_the_order_in_which_they_run() -> None:
         ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
         ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
         ({"cross_attention_dim": [20, 24]}, "cross_attention_dim"),
+        *(({"sample_size": size}, "has sample_size = .* neither") for size in ("8", 8.0, True, 0, [8], [8, "8"], [8, 8, 8])),
     ],
 )
 def test_what_the_graph_cannot_build_is_refused_by_name(change: dict[str, object], named: str) -> None:

@@ -173,11 +173,10 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
         up.append(
             BlockStructure(f"up_blocks.{i}", tuple(pairs), attention, heads[level], resample, only_cross[level], own_skips)
         )
-    size: Any = config.get("sample_size")
     return UNetStructure(
         in_channels=config["in_channels"],
         out_channels=config["out_channels"],
-        sample_size=(size[0], size[1]) if isinstance(size, list | tuple) else (size, size),
+        sample_size=_sample_size(config.get("sample_size")),
         channels=channels,
         conv_in_kernel=config.get("conv_in_kernel", 3),
         conv_out_kernel=config.get("conv_out_kernel", 3),
@@ -192,6 +191,18 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
         guidance_dim=config.get("time_cond_proj_dim"),
         text_time=_text_time(config),
     )
+
+
+def _sample_size(value: Any) -> Any:
+    """Height and width of the latents; None each where the configuration has none."""
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    numbers = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair)
+    if value is not None and (len(pair) != 2 or not numbers):
+        raise S2PError(
+            f"unet/config.json has sample_size = {str(value)[:40]!r}, which is neither a positive number nor two",
+            "correct it: the side of the latents, or height and width",
+        )
+    return pair
 
 
 def _check_heads(heads: int, channels: int, attention: tuple[int, ...]) -> None:
