@@ -6,6 +6,7 @@ Keys are converted by diffusers' own ``single_file_utils``: the mapping is long,
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -160,11 +161,20 @@ def _vae(tensors: Tensors, told: Told, family: str) -> Part:
     with quiet_import():
         from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    # Where training measured the factor, it stands in the file.
-    measured = float(tensors["scale_factor"]) if "scale_factor" in tensors else None
-    config = vae_config(tensors, measured or told.original.scale_factor or _SCALING[family])
+    config = vae_config(tensors, _measured(tensors) or told.original.scale_factor or _SCALING[family])
     own = component_part(tensors, VAE_PREFIX)
     return Part("vae", config, own, lambda given: dict(convert_ldm_vae_checkpoint(given, config)), ("encoder.", "quant_conv."))
+
+
+def _measured(tensors: Tensors) -> float | None:
+    """The latents' scale where training measured it: then it stands in the file."""
+    value = tensors.get("scale_factor")
+    if value is None:
+        return None
+    numbers = value.float().flatten().tolist()
+    if len(numbers) != 1 or not 0 < numbers[0] < math.inf:
+        raise UntoldShapeError(f"its scale_factor is {str(numbers)[:40]}, not one positive number")
+    return float(numbers[0])
 
 
 def _text(tensors: Tensors, layout: TextLayout, act: str, blocks: int, unused: list[str]) -> Part:

@@ -115,6 +115,13 @@ def test_what_is_missing_or_does_not_fit_is_named(original: Original, tmp_path: 
     assert f"has {key} as integers" in refusal(path, tensors | {key: torch.zeros(64, dtype=torch.int8)})
 
 
+@pytest.mark.parametrize("numbers", [[0.25, 0.5], [], [0.0], [-1.0], [float("nan")]])
+def test_a_scale_of_the_latents_is_one_positive_number(original: Original, tmp_path: Path, numbers: list[float]) -> None:
+    _, tensors = original("sd1")
+    line = refusal(tmp_path / "a.safetensors", tensors | {"scale_factor": torch.tensor(numbers)})
+    assert f"its scale_factor is {numbers}, not one positive number" in line
+
+
 def test_later_messages_name_the_file_too(original: Original, tmp_path: Path) -> None:
     _, tensors = original("sd1")
     path = write(tmp_path / "a.safetensors", tensors | {f"{UNET}out.2.bias": torch.full((4,), torch.nan)})
