@@ -62,7 +62,14 @@ class Update:
         kind, roles = self.kind, self.roles
         magnitudes = [role for role in _MAGNITUDES if role in self.parts]
         again = ("get the file again", "lora")
-        if self.changes_bias and not self.layer.has_bias:
+        if "up_bias" in self.parts and not self.layer.has_bias:
+            raise S2PError(
+                f"{self.path} has {self.keys['up_bias']} (trained with peft's lora_bias), and the model's layer has no bias to add "
+                "it to",
+                "train it without lora_bias",
+                "lora",
+            )
+        if "diff_b" in self.parts and not self.layer.has_bias:
             raise S2PError(f"{self.path} changes the bias of {self.key}, a layer that has none", self.other, "lora")
         if kind is None:
             if "diff_b" not in self.parts or magnitudes or "alpha" in self.parts:
