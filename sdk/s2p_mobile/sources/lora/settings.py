@@ -21,8 +21,14 @@ _PEFT_DEFAULT = 8
 """Of ``r``, ``lora_alpha`` and ``alpha`` in all of peft's configurations."""
 _TYPES = ("LORA", "LOHA", "LOKR")
 _INVOLVED = re.compile(r"\)[*+{?]")
-_REPEATS = 3
-"""A pattern comes from a stranger's file: repeats in one another, or many in a row, can take hours to match."""
+_REPEAT_WAYS, _OPTION_WAYS = 44, 3
+"""Places where a repeat can end, as three in a row end at 80**3 / 3! places of a long name; ways of what can be there or not."""
+_MOST_WAYS = 150_000
+_FEWEST_WAYS = 10
+"""Patterns come from a stranger's file, and each is tried on every layer: repeats in one another, many in a row, and choices in a row
+could take hours. All patterns together have so many ways to match, of which every pattern counts for some."""
+_SHOWN = 60
+"""Letters of a pattern in a message."""
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 """Values of ``init_lora_weights`` that leave the model's own weights as they are; PiSSA, OLoRA and others change them too."""
 
@@ -40,8 +46,8 @@ class Settings:
 
     alpha: float | None = None
     rank: float | None = None
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    ranks: Mapping[str, float] = field(default_factory=dict)
+    alphas: Mapping[re.Pattern[str], float] = field(default_factory=dict)
+    ranks: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     root: bool = False
     dora: bool = False
 
@@ -114,19 +120,34 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _patterns(value: Any) -> dict[str, float]:
+def _patterns(value: Any) -> dict[re.Pattern[str], float]:
+    """Compiled as peft matches (``peft.utils.other.get_pattern_key``): the end of a layer's name, from a dot on."""
     patterns = {name: _number(number) for name, number in _object(value or {}).items()}
+    ways = 0.0
     for name in patterns:
-        if _INVOLVED.search(name) or sum(map(name.count, "*+{")) > _REPEATS:
-            raise ValueError(f"the pattern {name!r} is too involved")
-        re.compile(name)
-    return patterns
+        ways += max(_FEWEST_WAYS, _ways(name))
+        if ways > _MOST_WAYS or _INVOLVED.search(name):
+            shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+            raise ValueError(f"the pattern {shown!r} is too involved")
+    return {re.compile(rf"(.*\.)?({name})$"): number for name, number in patterns.items()}
 
 
-def _matched(patterns: Mapping[str, float], names: Iterable[str], otherwise: float | None) -> float | None:
-    """As peft matches (``peft.utils.other.get_pattern_key``): the end of a layer's name, from a dot on, first pattern first."""
+def _ways(pattern: str) -> float:
+    """Bound of the ways in which a pattern can match a name. Of alternatives and groups only the numbers
+    are taken: the product is largest where they are spread evenly."""
+    options, groups = pattern.count("|"), max(1, min(pattern.count("("), pattern.count("|")))
+    exponent = (
+        sum(map(pattern.count, "*+{")) * math.log(_REPEAT_WAYS)
+        + pattern.count("?") * math.log(_OPTION_WAYS)
+        + groups * math.log(1 + (_OPTION_WAYS - 1) * options / groups)
+    )
+    return math.exp(min(exponent, math.log(2 * _MOST_WAYS)))
+
+
+def _matched(patterns: Mapping[re.Pattern[str], float], names: Iterable[str], otherwise: float | None) -> float | None:
+    """Of the first pattern that matches a name."""
     spelled = list(names)
     for pattern, value in patterns.items():
-        if any(re.match(rf"(.*\.)?({pattern})$", name) for name in spelled):
+        if any(pattern.match(name) for name in spelled):
             return value
     return otherwise

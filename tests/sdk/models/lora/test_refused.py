@@ -60,6 +60,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a number": ({f"{K}.lokr_w1": (), f"{K}.lokr_w2": (64, 64)}, "does not fit"),
     "magnitude": ({**WHOLE, f"{K}.dora_scale": (3, 1)}, "dora_scale of shape [3, 1] does not fit [64, 64]"),
     "no bias": ({f"{K}.diff": (64, 64), f"{K}.diff_b": (64,)}, "changes the bias of"),
+    "lora_bias": (
+        {f"{TO_K}.lora_A.weight": (2, 64), f"{TO_K}.lora_B.weight": (64, 2), f"{TO_K}.lora_B.bias": (64,)},
+        f"has {TO_K}.lora_B.bias (trained with peft's lora_bias), and the model's layer has no bias to add it to; train it without",
+    ),
     "twice": ({**WHOLE, f"{TO_K}.lora_A.weight": 0.0}, "changes one layer twice"),
     "NaN": ({**WHOLE, f"{K}.lora_up.weight": float("nan")}, f"an infinity or NaN in {K}.lora_up.weight"),
     "alphas": ({**WHOLE, f"{K}.alpha": (2,)}, "2 numbers in"),
@@ -130,11 +134,28 @@ def test_a_text_encoders_layer_without_a_name(refusal: Refusal) -> None:
         ({"unet.r": "two"}, "damaged adapter settings"),
         ({"unet.alpha_pattern": {"(": 1}}, "damaged adapter settings"),
         ({"unet.alpha_pattern": {"(a+)+": 1}}, "damaged adapter settings (the pattern '(a+)+' is too involved)"),
+        # Matching would try 2**40 ways; and several patterns count together.
+        ({"unet.alpha_pattern": {".?" * 40 + "[Z]": 1}}, "?...' is too involved)"),
+        ({"unet.alpha_pattern": {"(.|.)" * 40 + "[Z]": 1}}, ")...' is too involved)"),
+        ({"unet.rank_pattern": {f".*.*.*[Z]{'x' * k}": 1 for k in range(4)}}, "(the pattern '.*.*.*[Z]x' is too involved)"),
         ([], "damaged adapter settings"),
     ],
 )
 def test_settings_in_the_metadata(refusal: Refusal, settings: Any, message: str) -> None:
     assert message in refusal(WHOLE, metadata={"lora_adapter_metadata": json.dumps(settings)})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r".*attn(1|2)\.to_(q|k|v|out\.0)", r"(down|up)_blocks\.\d+\..*to_q", ".*attn.*to_.*", "|".join("abcdefghijklmnop")],
+)
+def test_patterns_as_people_write_them_are_read(family_models: dict[str, Path], tmp_path: Path, pattern: str) -> None:
+    """Also beside a pattern for each layer of a large model, as peft writes them."""
+    patterns = {pattern: 1} | {f"down_blocks.{k}.to_q": 1 for k in range(1500)}
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.alpha_pattern": patterns})}
+    save_file({name: torch.ones(shape) for name, shape in WHOLE.items()}, tmp_path / "a.safetensors", metadata=metadata)
+    (tmp_path / "out").mkdir()
+    fuse(family_models["sd1"], tmp_path / "out", tmp_path / "a.safetensors", 1.0)
 
 
 def test_settings_beside_pefts_file(refusal: Refusal, tmp_path: Path) -> None:
