@@ -13,6 +13,7 @@ from s2p_mobile.sources.families.family import LCM_STEPS
 _KINDS = {"turbo": 1, "lightning": 4, "hyper": 8}
 """Steps of those that do not name their own: what the authors of SDXL Turbo, SDXL-Lightning and Hyper-SD draw with."""
 _KIND = re.compile(rf"(?<![a-z])({'|'.join(_KINDS)})(?![a-z])")
+_NAMED = re.compile(rf"(?<![a-z])({'|'.join((*_KINDS, 'lcm'))})(?![a-z])")
 _STEPS = re.compile(r"(?<![0-9])([0-9]{1,2})[-_ ]?steps?(?![a-z])")
 
 
@@ -29,6 +30,12 @@ class FewSteps:
     title: str
     steps: int
     guidance: float
+
+
+def named_kind(text: str) -> str | None:
+    """``turbo``, ``lightning``, ``hyper`` or ``lcm`` where a text names one of these kinds of models."""
+    found = _NAMED.search(text.lower())
+    return found[1] if found else None
 
 
 def few_steps(scheduler: OwnScheduler, index: Mapping[str, Any], unet_config: Mapping[str, Any], name: str) -> FewSteps | None:

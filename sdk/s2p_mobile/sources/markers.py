@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s2p_mobile.sources.few_steps import named_kind
 from s2p_mobile.sources.original_yaml import Original, read_original
 from s2p_runtime.errors import S2PError
 
@@ -28,6 +29,17 @@ _OWN_SCHEDULERS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Of the published models."""
+_TRAILING = {"timestep_spacing": "trailing"}
+_FEW_STEP_SCHEDULERS: dict[str, dict[str, Any]] = {
+    "turbo": {"_class_name": "EulerDiscreteScheduler", **_TRAILING},
+    "lightning": {"_class_name": "EulerDiscreteScheduler", **_TRAILING},
+    "hyper": {"_class_name": "DDIMScheduler", "set_alpha_to_one": False, "clip_sample": False, **_TRAILING},
+    "lcm": {"_class_name": "LCMScheduler", "original_inference_steps": 50, "set_alpha_to_one": False, "clip_sample": False},
+}
+"""As stabilityai/sd-turbo and LCM_Dreamshaper_v7 ship them, and as the authors of SDXL-Lightning and Hyper-SD say to draw."""
+_XL_TURBO = {"_class_name": "EulerAncestralDiscreteScheduler", **_TRAILING}
+"""As stabilityai/sdxl-turbo ships it."""
+_LONGEST_TITLE = 80
 
 
 @dataclass(frozen=True)
@@ -39,20 +51,25 @@ class Told:
         zero_snr: trained on a noise schedule whose last level is noise alone.
         resolution: width and height of its pictures in pixels.
         original: of the ``.yaml``.
+        few_steps: title that names a model of few steps; empty where it is none.
     """
 
     prediction: str = "epsilon"
     zero_snr: bool = False
     resolution: tuple[int, int] | None = None
     original: Original = field(default_factory=Original)
+    few_steps: str = ""
 
     def scheduler_config(self, family: str) -> dict[str, Any]:
         """diffusers' scheduler of a family's published models, as the file has it.
 
         With a zero terminal SNR the last timestep must be among those sampled, so spacing is ``trailing`` (Lin et al. 2023, arXiv
-        2305.08891, sections 3.1 to 3.3), and 1.x has DDIM, since PNDM in diffusers cannot rescale.
+        2305.08891, sections 3.1 to 3.3), and 1.x has DDIM, since PNDM in diffusers cannot rescale. A model of few steps has what
+        its kind is drawn with.
         """
         own = _OWN_SCHEDULERS["sd2" if self.zero_snr and family == "sd1" else family]
+        if kind := named_kind(self.few_steps):
+            own = _XL_TURBO if (kind, family) == ("turbo", "sdxl") else _FEW_STEP_SCHEDULERS[kind]
         zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if self.zero_snr else {}
         return {**own, **_SCHEDULER, **dict(self.original.betas), **zero, "prediction_type": self.prediction}
 
@@ -103,7 +120,9 @@ def read_markers(path: Path, metadata: Mapping[str, str], keys: Iterable[str], f
             f"{path} says that its noise schedule ends in noise alone (ztsnr), where a model that predicts noise cannot start",
             "give the model as a diffusers folder",
         )
-    return Told(prediction, zero_snr, _resolution(metadata), original)
+    title = " ".join(metadata.get("modelspec.title", "").split())[:_LONGEST_TITLE]
+    few = title if named_kind(title) and prediction == "epsilon" else ""
+    return Told(prediction, zero_snr, _resolution(metadata), original, few)
 
 
 def _refuse_edm(path: Path, keys: set[str]) -> None:

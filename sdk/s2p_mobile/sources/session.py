@@ -11,6 +11,7 @@ import torch
 
 from s2p_converters.core.plan import plan_for
 from s2p_mobile.sources.device import choose_device
+from s2p_mobile.sources.few_steps import named_kind
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.opening import as_model
 from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
@@ -92,7 +93,9 @@ def open_session(
 def _decided(model: Model, steps: int | None, guidance: float | None) -> str | None:
     """What the files of a few-step model decide because a caller does not, for people."""
     few = model.few_steps
-    if few is None or (steps is not None and guidance is not None):
+    if few is None:
+        return None if steps is not None and guidance is not None else _named_only(model, steps, guidance)
+    if steps is not None and guidance is not None:
         return None
     parts = []
     if steps is None:
@@ -101,6 +104,19 @@ def _decided(model: Model, steps: int | None, guidance: float | None) -> str | N
         embedded = model.embedded_guidance
         parts.append(f"guidance {model.guidance:g}" if embedded is None else f"guidance {embedded:g} in its time path")
     return f"{model.name} is {few.title}: {' and '.join(parts)}"
+
+
+def _named_only(model: Model, steps: int | None, guidance: float | None) -> str | None:
+    """Of a single file that is called a few-step model and does not say that it is one: that a name decides nothing."""
+    kind = named_kind(model.name)
+    if kind is None or not model.sources[0][0].is_file():
+        return None
+    parts = [f"{model.steps} steps"] if steps is None else []
+    parts += [f"guidance {model.guidance:g}"] if guidance is None else []
+    return (
+        f"{model.name} is called {kind} and its header (modelspec.title) does not say so: {' and '.join(parts)}, as of any model; "
+        "for the few steps of that kind give it as a diffusers folder"
+    )
 
 
 def check_numbers(steps: int | None, guidance: float | None, seed: int) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from s2p_converters.core.resources import require_disk
 from s2p_mobile.sources.header_kind import told_kind
@@ -116,7 +117,9 @@ def unpack(path: Path, folder: Path, allow_pickle: bool = False) -> None:
         write_tokenizer(folder / "tokenizer", pads_with_end=not v2)
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(told.scheduler_config(family)))
-    index = {"_class_name": _PIPELINES[family], **({"force_zeros_for_empty_prompt": True} if xl else {})}
+    index: dict[str, Any] = {"_class_name": _PIPELINES[family], **({"force_zeros_for_empty_prompt": True} if xl else {})}
+    if told.few_steps:
+        index["_name_or_path"] = told.few_steps
     (folder / "model_index.json").write_text(json.dumps(index))
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, LCMScheduler
+from safetensors.torch import save_file
 
+from s2p_converters.core.plan import own_scheduler, plan_for
+from s2p_mobile.sources.few_steps import few_steps
+from s2p_mobile.sources.markers import read_markers
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.session import open_session
 from s2p_runtime.errors import S2PWarning
@@ -89,3 +94,42 @@ def test_the_name_under_which_a_model_was_saved_counts(make_model: MakeModel) ->
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "_name_or_path": "stabilityai/sd-turbo"}))
     assert notes(folder)[:2] == (1, 0.0)
+
+
+TITLED: dict[str, tuple[str, str, int, float, Any]] = {
+    "SDXL Turbo": ("sdxl", "a Turbo model (named SDXL Turbo, trailing steps)", 1, 0.0, EulerAncestralDiscreteScheduler),
+    "SDXL-Lightning 2-step": ("sdxl", "a Lightning model", 2, 0.0, EulerDiscreteScheduler),
+    "Hyper-SD15-8steps": ("sd1", "a Hyper model", 8, 0.0, DDIMScheduler),
+    "Painter LCM": ("sd1", "a latent consistency model", 4, 1.0, LCMScheduler),
+}
+
+
+@pytest.mark.parametrize("title", TITLED)
+def test_the_title_in_a_header_says_it(tmp_path: Path, title: str) -> None:
+    family, words, steps, guidance, kind = TITLED[title]
+    config = read_markers(tmp_path / "painter.safetensors", {"modelspec.title": title}, [], family).scheduler_config(family)
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    found = few_steps(own_scheduler(tmp_path / "scheduler"), {"_name_or_path": title}, {}, "painter")
+    assert found is not None and (found.steps, found.guidance) == (steps, guidance) and words in found.title
+    # diffusers with that scheduler's own settings on the noise schedule of Stable Diffusion.
+    spacing = {} if kind is LCMScheduler else TRAILING
+    theirs = kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, **spacing)
+    theirs.set_timesteps(steps)
+    assert plan_for(tmp_path / "scheduler", None, steps).timesteps == theirs.timesteps.tolist()
+
+
+def test_the_title_of_a_single_file_counts_and_its_name_alone_does_not(original: Callable[..., Any], tmp_path: Path) -> None:
+    tensors = original("sd1")[1]
+    save_file(tensors, tmp_path / "painter.safetensors", metadata={"modelspec.title": "SDXL  Lightning\n2-step"})
+    steps, guidance, (line,) = notes(tmp_path / "painter.safetensors", size="16x16")
+    assert (steps, guidance) == (
+        2,
+        0.0,
+    ) and "a Lightning model (named SDXL Lightning 2-step, trailing steps): 2 steps and" in line
+    path = tmp_path / "sd_lightning_4step.safetensors"
+    save_file(tensors, path, metadata={"modelspec.title": "Enlightning"})
+    steps, guidance, (line,) = notes(path, size="16x16")
+    assert (steps, guidance) == (25, 7.5)
+    assert "is called lightning and its header (modelspec.title) does not say so: 25 steps and guidance 7.5" in line
+    assert notes(path, size="16x16", steps=4, guidance=0.0) == (4, 0.0, [])
