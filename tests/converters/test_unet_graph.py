@@ -59,6 +59,13 @@ CONFIGS = {
         "layers_per_block": 2,
         "mid_block_type": None,
     },
+    "depths of the last level and the middle": {
+        "transformer_layers_per_block": (1, (2, 1)),
+        "reverse_transformer_layers_per_block": ((1, 3, 2), 1),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    },
     "activation after the time embedding": {"time_embedding_act_fn": "silu", "timestep_post_act": "mish"},
     "time embedding of another shape": {"time_embedding_dim": 24, "flip_sin_to_cos": False, "freq_shift": 1},
 }

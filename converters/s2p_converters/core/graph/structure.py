@@ -153,7 +153,8 @@ def _build(config: Mapping[str, Any]) -> UNetStructure:
         if mid_kind != "UNetMidBlock2DCrossAttn":
             raise S2PError(f"U-Net block {mid_kind} is not supported", "supported is UNetMidBlock2DCrossAttn or none")
         pair = (channels[-1], channels[-1])
-        mid_depth = depth[-1][-1] if isinstance(depth[-1], list | tuple) else depth[-1]
+        # As diffusers: its middle has one attention, and takes the first of the list.
+        mid_depth = depth[-1][0] if isinstance(depth[-1], list | tuple) else depth[-1]
         _check_heads(heads[-1], channels[-1], (mid_depth,))
         mid = BlockStructure("mid_block", (pair, pair), (mid_depth,), heads[-1], False)
     up = []
