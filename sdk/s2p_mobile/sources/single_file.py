@@ -134,6 +134,12 @@ def _refuse_other(path: Path, keys: Iterable[str], xl: bool) -> None:
     for mark, words in _OTHER_KINDS:
         if any(re.search(mark, key) for key in keys):
             raise S2PError(f"{path} is a {words}", f"{_HINT}")
+    if any(key.startswith("cond_stage_model.1.") for key in keys):
+        raise S2PError(
+            f"{path} is SDXL under the names of stable-diffusion.cpp (cond_stage_model.1.), which do not say which way round the "
+            "second text encoder's projection lies",
+            "give the .safetensors file that it was made from, or a diffusers folder",
+        )
     if any(key.startswith("conditioner.embedders.") for key in keys) and not xl:
         raise S2PError(f"{path} has one of SDXL's two text encoders, as its refiner has", f"{_HINT}")
     parts = {UNET_PREFIX: "U-Net", VAE_PREFIX: "VAE", "conditioner." if xl else "cond_stage_model.": "text encoder"}
