@@ -63,7 +63,8 @@ def unet_config(tensors: Tensors, heads: Heads, sample_size: int | list[int]) ->
     Raises:
         UntoldShapeError: a width that these heads, or the 32 groups of its norms, do not divide.
     """
-    channels, layers, attention, depths = [int(_input(tensors, 0, "0.weight").shape[0])], [0], [False], [1]
+    channels, layers = [int(_input(tensors, 0, "0.weight").shape[0])], [0]
+    down: list[list[int]] = [[]]
     context, linear = 0, False
     index = 1
     while True:
@@ -71,17 +72,25 @@ def unet_config(tensors: Tensors, heads: Heads, sample_size: int | list[int]) ->
         if resnet is None and f"{UNET_PREFIX}input_blocks.{index}.0.op.weight" not in tensors:
             break
         if resnet is None:
-            channels, layers, attention, depths = [*channels, channels[-1]], [*layers, 0], [*attention, False], [*depths, 1]
+            channels, layers, down = [*channels, channels[-1]], [*layers, 0], [*down, []]
         else:
             channels[-1], layers[-1] = int(resnet.shape[0]), layers[-1] + 1
             projection = tensors.get(f"{UNET_PREFIX}input_blocks.{index}.1.proj_in.weight")
             if projection is not None:
-                attention[-1], linear = True, projection.dim() == 2
-                blocks = f"{UNET_PREFIX}input_blocks.{index}.1.transformer_blocks."
-                context = int(tensors[f"{blocks}0.attn2.to_k.weight"].shape[1])
-                depths[-1] = len({key.removeprefix(blocks).split(".")[0] for key in tensors if key.startswith(blocks)})
+                linear = projection.dim() == 2
+                context = int(_input(tensors, index, "1.transformer_blocks.0.attn2.to_k.weight").shape[1])
+                down[-1].append(_depth(tensors, f"input_blocks.{index}.1."))
         index += 1
-    for width, attends in zip(channels, [*attention[:-1], True], strict=True):  # the middle attends, at the last width
+    up = [
+        [_depth(tensors, f"output_blocks.{level * (layers[0] + 1) + layer}.1.") for layer in range(layers[0] + 1)]
+        for level in range(len(channels))
+    ]
+    attention = [bool(depths) for depths in down]
+    has_middle = any(key.startswith(f"{UNET_PREFIX}middle_block.") for key in tensors)
+    middle = _depth(tensors, "middle_block.1.") if has_middle else None
+    for width, attends in zip(
+        channels, [*attention[:-1], attention[-1] or has_middle], strict=True
+    ):  # the middle: the last width
         require_multiple("U-Net", width, _GROUPS, "groups of its norms")
         if attends and heads.channels:
             require_multiple("U-Net", width, heads.channels, "channels of a head")
@@ -96,13 +105,51 @@ def unet_config(tensors: Tensors, heads: Heads, sample_size: int | list[int]) ->
         "layers_per_block": layers[0],
         "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in attention[::-1]],
-        "transformer_layers_per_block": depths,
+        **_depths(down, middle, up),
         "cross_attention_dim": context,
         # diffusers calls the number of heads so.
         "attention_head_dim": heads.count or [max(1, width // (heads.channels or 1)) for width in channels],
         "use_linear_projection": linear,
         "class_embed_type": None,
         "addition_embed_type": None,
+    }
+
+
+def _depth(tensors: Tensors, place: str) -> int:
+    """Transformer blocks of an attention; 0 where there is none."""
+    blocks = f"{UNET_PREFIX}{place}transformer_blocks."
+    return max((int(key.removeprefix(blocks).split(".")[0]) + 1 for key in tensors if key.startswith(blocks)), default=0)
+
+
+def _depths(down: list[list[int]], middle: int | None, up: list[list[int]]) -> dict[str, Any]:
+    """What a configuration says of the depths of attentions, and of the middle.
+
+    Args:
+        down: of the attentions of each level; empty where it has none.
+        middle: of its attention; None where there is no middle.
+        up: of each layer of each level, the lowest first; 0 where there is no attention.
+
+    Raises:
+        UntoldShapeError: a middle of another depth than diffusers gives it, which is the first of the last level's.
+    """
+    if middle and down[-1] and middle != down[-1][0]:
+        raise UntoldShapeError(f"its middle is {middle} transformers deep, and the level before it {down[-1][0]}")
+
+    def told(depths: list[int], otherwise: int) -> int | list[int]:
+        return (depths[0] if len(set(depths)) == 1 else depths) if any(depths) else otherwise
+
+    way_down = [told(depths, (middle or 1) if level == len(down) - 1 else 1) for level, depths in enumerate(down)]
+    way_up = [told(depths, 1) for depths in up]
+    # Without a list of its own the way up has the way down's, turned round.
+    turned = [told(depths, 1) for depths in down[::-1]]
+    return {
+        "transformer_layers_per_block": way_down,
+        **(
+            {}
+            if way_up == turned and all(isinstance(each, int) for each in way_down)
+            else {"reverse_transformer_layers_per_block": way_up}
+        ),
+        **({"mid_block_type": None} if middle is None else {}),
     }
 
 

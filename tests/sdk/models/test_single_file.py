@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from s2p_converters.core.plan import plan_for
@@ -87,6 +88,34 @@ def test_sdxl_is_the_model_it_was_made_from(
     assert plan.prediction_type == ("v_prediction" if metadata else "epsilon")
 
 
+@pytest.mark.parametrize("middle", ["UNetMidBlock2DCrossAttn", None])
+def test_depths_that_differ_within_a_level(
+    layout: ModuleType, make_model: MakeModel, tmp_path: Path, middle: str | None
+) -> None:
+    """As SSD-1B and Segmind Vega have them, the latter without a middle."""
+    depths = {"transformer_layers_per_block": [1, [1, 2]], "reverse_transformer_layers_per_block": [[2, 1, 3], 1]}
+    folder = make_model("sdxl", vocab_size=WORDS, layers_per_block=2, mid_block_type=middle, **depths, **XL_HEADS)
+    original = Model(folder)
+    save_file(layout.to_ldm(original), tmp_path / "a.safetensors")
+    model = open_model(tmp_path / "a.safetensors", PixelSize(16, 16))
+    assert model.structure == original.structure
+    ours, theirs = model.unet, UNet2DConditionModel.from_pretrained(folder / "unet")
+    assert all(torch.equal(ours.state_dict()[name], value) for name, value in theirs.state_dict().items())
+    added = {"text_embeds": torch.randn(1, 24), "time_ids": torch.randn(1, 6)}
+    given = (torch.randn(1, 4, 8, 8), torch.tensor([7]), torch.randn(1, 16, 128))
+    with torch.no_grad():
+        drawn = [unet(*given, added_cond_kwargs=added).sample for unet in (ours, theirs)]
+    assert torch.equal(*drawn)
+
+
+def test_a_middle_that_no_configuration_says(layout: ModuleType, make_model: MakeModel, tmp_path: Path) -> None:
+    tensors = layout.to_ldm(Model(make_model("sdxl", vocab_size=WORDS, **XL_HEADS)))
+    middle = "model.diffusion_model.middle_block.1.transformer_blocks.1."
+    save_file({key: value for key, value in tensors.items() if not key.startswith(middle)}, tmp_path / "a.safetensors")
+    with pytest.raises(S2PError, match=r"its middle is 1 transformers deep, and the level before it 2\); give the model as"):
+        open_model(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize(
     ("family", "unet", "words"),
     [
@@ -157,6 +186,7 @@ def test_sd2_says_what_it_predicts(layout: ModuleType, make_model: MakeModel, tm
         (["double_blocks.0.img_attn.proj.weight"], "Flux"),
         (["conditioner.embedders.0.model.x", "model.diffusion_model.x"], "one of SDXL's two text encoders, as its refiner has"),
         (["conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x", "first_stage_model.x"], "has no U-Net"),
+        (["cond_stage_model.1.transformer.x"], r"is SDXL under the names of stable-diffusion\.cpp"),
         (["control_model.x"], "ControlNet"),
         (["lora_unet_down_blocks_0_x.lora_up.weight"], "LoRA file, which goes with `lora`"),
         (["encoder.down.0.x", "decoder.conv_in.weight"], "VAE alone"),
