@@ -16,7 +16,7 @@ import numpy as np
 
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.core.graph import StepTables, StepUNet
-from s2p_converters.core.json_object import read_object
+from s2p_converters.core.json_object import MAX_WORDS_BYTES, read_object
 from s2p_runtime.errors import S2PError
 from s2p_runtime.hosts.timesteps import told_timestep
 
@@ -41,7 +41,7 @@ def of_checkpoint(checkpoint: Checkpoint, name: str, what: str) -> dict[str, Any
         S2PError: it is not there, or not readable.
     """
     again = "make the checkpoint again with s2p-mobile quantize"
-    return read_object(checkpoint.folder / name, what, again, again)
+    return read_object(checkpoint.folder / name, what, again, again, MAX_WORDS_BYTES)
 
 
 def call_thresholds(timesteps: Sequence[float]) -> list[int]:

@@ -8,13 +8,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from s2p_runtime.contract import Contract, read_contract
+from s2p_converters.core.json_object import MAX_CONFIG_BYTES, json_text
+from s2p_runtime.contract import Contract, parse_contract
 from s2p_runtime.errors import S2PError
 from s2p_runtime.files import inside
 
 DEFAULTS_NAME = "s2p_defaults.json"
 DEFAULTS_FORMAT = "s2p-defaults"
 DEFAULTS_VERSION = 1
+_AGAIN = "get it from its author again"
 
 
 class DefaultsFile(Contract):
@@ -58,11 +60,16 @@ def read_defaults(folder: Path) -> ModelDefaults:
     """The defaults of a model folder; all None where it has no ``s2p_defaults.json``.
 
     Raises:
-        S2PError: not valid, a newer version, a path that leaves the folder or leads to nothing.
+        S2PError: not valid, too large, a newer version, a path that leaves the folder or leads to nothing.
     """
     if not (folder / DEFAULTS_NAME).is_file():
         return ModelDefaults()
-    stated = read_contract(folder / DEFAULTS_NAME, DefaultsFile, DEFAULTS_FORMAT, DEFAULTS_VERSION)
+    file = folder / DEFAULTS_NAME
+    try:
+        text = json_text(file, str(file), MAX_CONFIG_BYTES, _AGAIN)
+    except (OSError, UnicodeDecodeError) as error:
+        raise S2PError(f"{file} is not readable JSON ({error})", _AGAIN) from error
+    stated = parse_contract(text, str(file), DefaultsFile, DEFAULTS_FORMAT, DEFAULTS_VERSION)
 
     def place(relative: str | None) -> Path | None:
         if relative is None:

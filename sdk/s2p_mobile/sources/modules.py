@@ -10,25 +10,31 @@ from typing import Any
 
 import torch
 
+from s2p_converters.core.json_object import MAX_CONFIG_BYTES, json_text
 from s2p_converters.core.variants import weights_variant
 from s2p_mobile.sources.origin import file_title, title
 from s2p_mobile.sources.unused_keys import is_unused
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 
+_AGAIN = "export the model again with diffusers"
 
-def read_json(path: Path) -> dict[str, Any]:
+
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object from a file.
 
+    Args:
+        limit: bytes; a larger file is refused.
+
     Raises:
-        S2PError: missing, unreadable, not an object.
+        S2PError: missing, unreadable, too large, not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise S2PError(f"{file_title(path)} is not readable JSON ({error})", "export the model again with diffusers") from error
+        value = json.loads(json_text(path, file_title(path), limit, _AGAIN))
+    except (OSError, ValueError, RecursionError) as error:
+        raise S2PError(f"{file_title(path)} is not readable JSON ({error})", _AGAIN) from error
     if not isinstance(value, dict):
-        raise S2PError(f"{file_title(path)} is not a JSON object", "export the model again with diffusers")
+        raise S2PError(f"{file_title(path)} is not a JSON object", _AGAIN)
     return value
 
 
@@ -54,16 +60,16 @@ def load_module(kind: Any, folder: Path) -> Any:
     except Exception as error:
         text = str(error).strip().replace(str(folder), shown)
         reason = text.split(". ")[0].splitlines()[0] if text else type(error).__name__
-        raise S2PError(f"{shown} cannot be loaded ({reason})", "export the model again with diffusers") from error
+        raise S2PError(f"{shown} cannot be loaded ({reason})", _AGAIN) from error
     # transformers fills what a file lacks with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
-        raise S2PError(f"{shown} lacks the weight {missing[0]}", "export the model again with diffusers")
+        raise S2PError(f"{shown} lacks the weight {missing[0]}", _AGAIN)
     # Both libraries drop what a module does not take and only warn; the picture would be another model's.
     if left := sorted(key for key in report["unexpected_keys"] if not is_unused(key)):
         more = f" and {len(left) - 1} more weights" if len(left) > 1 else ""
         raise S2PError(
             f"{shown} has {left[0]}{more}, which a {kind.__name__} of its config.json does not take",
-            "export the model again with diffusers",
+            _AGAIN,
         )
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -18,7 +18,7 @@ from s2p_mobile.sources.pixel_size import PixelSize, SizeLike
 from s2p_mobile.sources.places import locate
 from s2p_mobile.sources.staging import needs_staging, write_staged
 from s2p_mobile.sources.textual_inversion import ENCODERS, add_words, parse_embedding
-from s2p_mobile.sources.weight_folder import check_links
+from s2p_mobile.sources.weight_folder import check_entries
 from s2p_runtime.errors import S2PError
 
 Files = Sequence[str | Path] | str | Path
@@ -66,7 +66,7 @@ def open_model(
     given, hub_name = (DEMO_MODEL, None) if source is None else locate(source)
     changes = [*map(_lora, _listed(loras)), *map(_embedding, _listed(embeddings))]
     if given.is_dir():
-        check_links(given)
+        check_entries(given)
     staged = needs_staging(given, allow_pickle)
     if not staged and not changes:
         return Model(given, size, hub_name)

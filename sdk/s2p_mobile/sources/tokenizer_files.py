@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from s2p_converters.core.json_object import MAX_WORDS_BYTES
 from s2p_mobile.sources.modules import read_json
 from s2p_mobile.sources.origin import file_title, title
 from s2p_mobile.sources.telling_texts import telling_texts
@@ -19,8 +20,6 @@ from s2p_runtime.quiet import quiet_import
 from s2p_runtime.tokenizer import ClipTokenizer
 from s2p_runtime.tokenizer_spec import MAX_ADDED_TOKENS, AddedToken, TokenizerSpec
 
-MAX_FILE_BYTES = 32 << 20
-"""Of a file of a tokenizer. CLIP's largest, tokenizer.json, has 4 MB."""
 _FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "vocab.json", "merges.txt")
 _AGAIN = "export the model again with diffusers"
 _CLIP = "give a model with CLIP's tokenizer"
@@ -136,17 +135,17 @@ def _check_files(folder: Path) -> None:
     """Look at what transformers would read before it does."""
     found = {name: folder / name for name in _FILES if (folder / name).is_file()}
     for name, path in found.items():
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if path.stat().st_size > MAX_WORDS_BYTES:
             size = path.stat().st_size / 2**20
             raise S2PError(
-                f"{file_title(path)} has {size:.0f} MiB, and no {name} of CLIP's has more than {MAX_FILE_BYTES >> 20}", _CLIP
+                f"{file_title(path)} has {size:.0f} MiB, and no {name} of CLIP's has more than {MAX_WORDS_BYTES >> 20}", _CLIP
             )
     # Without its files transformers makes a tokenizer of three words and says nothing.
     if "tokenizer.json" not in found:
         for name in ("vocab.json", "merges.txt"):
             if name not in found:
                 raise S2PError(f"{title(folder)} lacks {name}, and has no tokenizer.json", _AGAIN)
-    content = {name: read_json(path) for name, path in found.items() if path.suffix == ".json"}
+    content = {name: read_json(path, MAX_WORDS_BYTES) for name, path in found.items() if path.suffix == ".json"}
     config, whole = content.get("tokenizer_config.json", {}), content.get("tokenizer.json", {})
     if config.get("auto_map"):
         raise S2PError(f"{title(folder)} wants code of its own run (auto_map in tokenizer_config.json)", _CLIP)

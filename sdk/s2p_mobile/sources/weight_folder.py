@@ -61,8 +61,9 @@ def _check_index(folder: Path, index: Path) -> None:
             raise S2PError(f"{title(folder)} lacks {name}, which {index.name} names", _AGAIN)
 
 
-def check_links(folder: Path) -> None:
-    """Refuse links that lead out of a model's folder: what is read, and copied into checkpoints, is the model's own.
+def check_entries(folder: Path) -> None:
+    """Refuse what is neither a file nor a folder, and links that lead out of a model's folder: what is read, and copied into
+    checkpoints, is the model's own. To read a pipe would wait for ever.
 
     A snapshot in the Hugging Face cache is made of links into ``blobs`` beside it; these are the model's own too.
 
@@ -76,6 +77,8 @@ def check_links(folder: Path) -> None:
         for entry in (Path(place) / name for name in (*folders, *files)):
             if entry.is_symlink():
                 _check_link(entry, homes)
+            if entry.exists() and not (entry.is_file() or entry.is_dir()):
+                raise S2PError(f"{entry} is neither a file nor a folder", "put the file itself there")
 
 
 def _check_link(entry: Path, homes: list[Path]) -> None:

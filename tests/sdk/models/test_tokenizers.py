@@ -12,8 +12,9 @@ import pytest
 import tokenizers
 from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerFast
 
+from s2p_converters.core.json_object import MAX_WORDS_BYTES
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.sources.tokenizer_files import MAX_FILE_BYTES, TokenizerTable, read_tokenizer, require_words
+from s2p_mobile.sources.tokenizer_files import TokenizerTable, read_tokenizer, require_words
 from s2p_runtime.errors import S2PError
 from s2p_runtime.tokenizer import ClipTokenizer
 from s2p_runtime.tokenizer_spec import MAX_ADDED_TOKENS
@@ -128,7 +129,7 @@ def other_kind(folder: Path, change: Callable[[Any], Any]) -> None:
 
 def large(folder: Path) -> None:
     with (folder / "vocab.json").open("ab") as file:
-        file.truncate(MAX_FILE_BYTES + 1)
+        file.truncate(MAX_WORDS_BYTES + 1)
 
 
 def many(folder: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from s2p_converters.core.checkpoint import open_checkpoint
 from s2p_converters.core.variants import weights_variant
 from s2p_converters.targets.float_modules import decoder_module
 from s2p_mobile.cli.app import run
+from s2p_mobile.sources.modules import read_json
 from s2p_mobile.sources.opening import open_model
 from s2p_runtime.errors import S2PError
 
@@ -161,3 +164,43 @@ def test_a_variant_goes_into_a_checkpoint_and_out_of_it(make_model: MakeModel, t
     expected = vae.decode(latents / vae.config.scaling_factor).sample
     decoded = decoder_module(open_checkpoint(tmp_path / "checkpoint"))(latents / vae.config.scaling_factor)
     assert torch.equal(decoded, expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json",
+     "scheduler/scheduler_config.json", "s2p_defaults.json"],
+)  # fmt: skip
+def test_a_huge_configuration_is_not_read(make_model: MakeModel, name: str) -> None:
+    """Nothing but blanks behind its content: JSON all the same. As much memory as the limit, and a little more, is all it takes."""
+    folder = make_model("sd1")
+    file = folder / name
+    content = file.read_bytes() if file.exists() else b'{"format": "s2p-defaults", "version": 1}'
+    with file.open("wb") as handle:
+        handle.write(content.ljust(2 << 20))
+        handle.truncate(1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            S2PError, match=rf"{Path(name).name} has more than the \d+ MiB that are read|has 1048576 MiB"
+        ) as caught:
+            open_model(folder)
+        assert tracemalloc.get_traced_memory()[1] < 256 << 20
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["unet/config.json", "unet/extra.safetensors", "tokenizer/merges.txt", "README.md"])
+def test_what_is_no_file_is_not_waited_for(make_model: MakeModel, name: str) -> None:
+    folder = make_model("sd1")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(S2PError, match=rf"{name} is neither a file nor a folder; put the file itself there"):
+        open_model(folder)
+
+
+def test_a_reader_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(S2PError, match=r"config\.json is no file; export"):
+        read_json(tmp_path / "config.json")
