@@ -42,8 +42,8 @@ def load_module(kind: Any, folder: Path) -> Any:
     """Load a diffusers or transformers module offline in float32.
 
     Raises:
-        S2PError: files damaged or of another model, a key that the module does not take, or a weight that is infinite or not a
-            number (its name is given).
+        S2PError: files damaged or of another model, a key that the module does not take, a weight of another shape than the
+            configuration makes (both are given), or one that is infinite or not a number (its name is given).
     """
     shown = title(folder)
     try:
@@ -56,11 +56,17 @@ def load_module(kind: Any, folder: Path) -> Any:
                 use_safetensors=True,
                 variant=weights_variant(folder),
                 output_loading_info=True,
+                # Both libraries then say which, transformers says it in no other way; it is refused below.
+                ignore_mismatched_sizes=True,
             )
     except Exception as error:
         text = str(error).strip().replace(str(folder), shown)
         reason = text.split(". ")[0].splitlines()[0] if text else type(error).__name__
         raise S2PError(f"{shown} cannot be loaded ({reason})", _AGAIN) from error
+    if others := sorted((name, list(found), list(own)) for name, found, own in report["mismatched_keys"]):
+        name, found, own = others[0]
+        more = f", and {len(others) - 1} more weights of other shapes" if len(others) > 1 else ""
+        raise S2PError(f"{shown} has {name} as {found}, where its config.json makes it {own}{more}", _AGAIN)
     # transformers fills what a file lacks with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
         raise S2PError(f"{shown} lacks the weight {missing[0]}", _AGAIN)

@@ -20,7 +20,8 @@ from s2p_runtime.quiet import quiet_import
 from s2p_runtime.tokenizer import ClipTokenizer
 from s2p_runtime.tokenizer_spec import MAX_ADDED_TOKENS, AddedToken, TokenizerSpec
 
-_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "vocab.json", "merges.txt")
+CONFIG_NAME = "tokenizer_config.json"
+_FILES = (CONFIG_NAME, "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "vocab.json", "merges.txt")
 _AGAIN = "export the model again with diffusers"
 _CLIP = "give a model with CLIP's tokenizer"
 
@@ -146,7 +147,7 @@ def _check_files(folder: Path) -> None:
             if name not in found:
                 raise S2PError(f"{title(folder)} lacks {name}, and has no tokenizer.json", _AGAIN)
     content = {name: read_json(path, MAX_WORDS_BYTES) for name, path in found.items() if path.suffix == ".json"}
-    config, whole = content.get("tokenizer_config.json", {}), content.get("tokenizer.json", {})
+    config, whole = content.get(CONFIG_NAME, {}), content.get("tokenizer.json", {})
     if config.get("auto_map"):
         raise S2PError(f"{title(folder)} wants code of its own run (auto_map in tokenizer_config.json)", _CLIP)
     # transformers' CLIPTokenizer takes the words of any model for those of a BPE.
@@ -193,10 +194,14 @@ def _spec(folder: Path, theirs: Any, added: Sequence[Mapping[str, Any]], positio
     for what, side in (("fills", theirs.padding_side), ("cuts", theirs.truncation_side)):
         if side != "right":
             raise S2PError(f"{title(folder)} {what} texts on the {side}, the runtime on the right", _CLIP)
-    if theirs.model_max_length < 2:
+    length = theirs.model_max_length
+    if type(length) is not int:  # true is no length
         raise S2PError(
-            f"{title(folder)} gives texts {theirs.model_max_length} tokens", "correct model_max_length of tokenizer_config.json"
+            f"{file_title(folder / CONFIG_NAME)} has a model_max_length of {length!r}, which is no whole number",
+            f'write "model_max_length": {positions} there',
         )
+    if length < 2:
+        raise S2PError(f"{title(folder)} gives texts {length} tokens", f"correct model_max_length of {CONFIG_NAME}")
     ids = {name: getattr(theirs, f"{name}_token_id") for name in ("bos", "eos", "unk", "pad")}
     if missing := [name for name, number in ids.items() if number is None]:
         raise S2PError(f"{title(folder)} has no {missing[0]}_token", _AGAIN)
@@ -204,7 +209,7 @@ def _spec(folder: Path, theirs: Any, added: Sequence[Mapping[str, Any]], positio
         kind="clip",
         vocab=f"{folder.name}/vocab.json",
         merges=f"{folder.name}/merges.txt",
-        max_length=int(min(theirs.model_max_length, positions)),
+        max_length=min(length, positions),
         **{f"{name}_id": number for name, number in ids.items()},
         added_tokens=tuple(AddedToken.model_validate(dict(token)) for token in added),
     )

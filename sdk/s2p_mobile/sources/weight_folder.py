@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from s2p_mobile.sources.modules import read_json
 from s2p_mobile.sources.origin import title
 from s2p_mobile.sources.unpickle import PICKLES, refuse_pickle
 from s2p_runtime.errors import S2PError
@@ -21,8 +22,10 @@ def check_weights(folder: Path) -> None:
     """Check a component's ``.safetensors`` files by their heads; no weight is read.
 
     Raises:
-        S2PError: there is none, a head that is not true (sizes, places, overlaps), or an index that leads out of the folder.
+        S2PError: there is none, a head that is not true (sizes, places, overlaps), an index that leads out of the folder, or a
+            configuration that says that the weights are quantized.
     """
+    _refuse_quantized(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         if any(folder.glob("*.bin")):
@@ -42,6 +45,18 @@ def check_weights(folder: Path) -> None:
             raise S2PError(f"{file.name} of {title(folder)} cannot be read as safetensors ({error})", _AGAIN) from error
     for index in sorted(folder.glob("*.index*.json")):
         _check_index(folder, index)
+
+
+def _refuse_quantized(folder: Path) -> None:
+    """diffusers and transformers would look for the package that quantized, and draw with its kernels."""
+    if not (folder / "config.json").is_file():
+        return
+    if told := read_json(folder / "config.json").get("quantization_config"):
+        method = told.get("quant_method") if isinstance(told, dict) else None
+        raise S2PError(
+            f"{title(folder)} is quantized by {method or 'something that it does not name'} (quantization_config in config.json)",
+            "give the model as it was before, in float16, bfloat16 or float32",
+        )
 
 
 def _check_index(folder: Path, index: Path) -> None:

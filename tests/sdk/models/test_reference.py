@@ -174,6 +174,41 @@ def test_what_diffusers_cannot_draw_with_is_refused(make_model: MakeModel, cache
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        (
+            "nothing",
+            r"tokenizer_config\.json has no model_max_length, which diffusers cannot draw with: text_encoder has 16 pos",
+        ),
+        (int(1e30), r"tokenizer_config\.json has a model_max_length of 10{3}\d+, which"),
+        (17, r"tokenizer_config\.json has a model_max_length of 17, which"),
+        ("no file", r"tokenizer_config\.json is not there, so diffusers does not know how long texts are"),
+    ],
+)
+def test_a_tokenizer_without_a_length_is_named_with_the_way_out(
+    make_model: MakeModel, cache: Path, told: int | str, problem: str
+) -> None:
+    """diffusers' own pipeline draws nothing with such a one, and draws what is drawn here when the advice is followed."""
+    folder = make_model("sd1")
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    del settings["model_max_length"]
+    if isinstance(told, int):
+        settings["model_max_length"] = told
+    file.write_text(json.dumps(settings))
+    if told == "no file":
+        file.unlink()
+    pipe = DiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    with pytest.raises((OverflowError, RuntimeError, ValueError)):
+        pipe("a cat", num_inference_steps=1, height=16, width=16)
+    with pytest.raises(S2PError, match=problem) as caught:
+        require_same(Model(folder))
+    assert '"model_max_length": 16' in caught.value.remedy and "\n" not in str(caught.value)
+    file.write_text(json.dumps({**(json.loads(file.read_text()) if file.is_file() else {}), "model_max_length": 16}))
+    require_same(Model(folder))
+
+
 @pytest.mark.parametrize("scheduler", [{"steps_offset": 0}, {"steps_offset": 0, "timestep_spacing": "leading"}])
 def test_settings_that_a_pipeline_changes_are_changed_here(make_model: MakeModel, scheduler: dict[str, Any]) -> None:
     """StableDiffusionPipeline sets ``steps_offset`` to 1 and ``clip_sample`` to false, whatever a model says or leaves out."""

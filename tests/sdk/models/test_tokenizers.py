@@ -152,6 +152,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "fills-left": (lambda f: settle(f, padding_side="left"), "fills texts on the left, the runtime on the right; give"),
     "cuts-left": (lambda f: settle(f, truncation_side="left"), "cuts texts on the left"),
     "no-length": (lambda f: settle(f, model_max_length=1), "gives texts 1 tokens; correct"),
+    "length-text": (lambda f: settle(f, model_max_length="x"), r"config\.json has a model_max_length of 'x', .*; write .*: 16 there"),
+    "length-fraction": (lambda f: settle(f, model_max_length=16.0), r"config\.json has a model_max_length of 16\.0, which"),
+    "length-nan": (lambda f: settle(f, model_max_length=float("nan")), r"model_max_length of nan"),
+    "length-true": (lambda f: settle(f, model_max_length=True), r"model_max_length of True"),
     "keeps-special": (lambda f: settle(f, split_special_tokens=True), "otherwise than the runtime's CLIP tokenizer; give"),
     "normalizer": (
         lambda f: other_kind(f, lambda b: setattr(b, "normalizer", tokenizers.normalizers.NFKC())),

@@ -204,3 +204,36 @@ def test_a_reader_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(S2PError, match=r"config\.json is no file; export"):
         read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("part", "told", "words"),
+    [
+        ("unet", {"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ("vae", {"quant_method": "torchao"}, "torchao"),
+        ("unet", {"quant_method": "gguf"}, "gguf"),
+        ("text_encoder", {"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ("text_encoder", {"bits": 4}, "something that it does not name"),
+    ],
+)
+def test_a_quantized_component_is_named(make_model: MakeModel, part: str, told: dict[str, object], words: str) -> None:
+    folder = make_model("sd1")
+    config = folder / part / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": told}))
+    with pytest.raises(S2PError, match=rf"{part} is quantized by {words} \(.*\); give the model as it was before"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize(("part", "key"), [("text_encoder", "mlp.fc1.bias"), ("unet", "conv_out.bias")])
+def test_a_weight_of_another_shape_is_named_with_both(make_model: MakeModel, part: str, key: str) -> None:
+    folder = make_model("sd1")
+    (file,) = (folder / part).glob("*.safetensors")
+    state = load_file(file)
+    names = [name for name in state if name.endswith(key)]
+    shapes = [list(state[name].shape) for name in names]
+    save_file(state | {name: torch.zeros(7, 3) for name in names}, file, metadata={"format": "pt"})
+    with pytest.raises(S2PError) as caught:
+        open_model(folder).load()
+    line = str(caught.value)
+    assert "\n" not in line and f"[7, 3], where its config.json makes it {shapes[0]}" in line and key in line
+    assert ("more weights of other shapes" in line) == (len(names) > 1)

@@ -18,8 +18,11 @@ from torch import Tensor
 
 from s2p_converters.core.plan import extract_plan, make_scheduler, own_scheduler, plan_for
 from s2p_mobile.sources.model import Model
+from s2p_mobile.sources.modules import read_json
+from s2p_mobile.sources.origin import file_title
 from s2p_mobile.sources.pixel_size import vae_factor
 from s2p_mobile.sources.reference.pipeline import Call, Recording, open_pipeline, refused, with_denoiser, with_vae
+from s2p_mobile.sources.tokenizer_files import CONFIG_NAME
 from s2p_mobile.sources.trajectory import float_unet
 from s2p_runtime.errors import S2PError
 from s2p_runtime.noise import gaussian
@@ -80,10 +83,12 @@ def compare(model: Model) -> list[Difference]:
     """The largest difference between a model and diffusers' pipeline of the same folder, of each component.
 
     Raises:
-        S2PError: weights that cannot be loaded, or a folder that diffusers itself cannot open or draw with.
+        S2PError: weights that cannot be loaded, a tokenizer without a length that its text encoder takes, or a folder that diffusers
+            itself cannot open or draw with.
     """
     model.conditioner.load()
     pipeline = open_pipeline(model)
+    _require_lengths(model, pipeline)
     plan = _plan(model, pipeline)
     text = _telling(pipeline.tokenizer)
     guidance = model.family.guidance if model.embedded_guidance is None else model.embedded_guidance
@@ -98,6 +103,27 @@ def compare(model: Model) -> list[Difference]:
         max((each for each in found if each.component == component), key=lambda each: each.relative / each.allowed)
         for component in dict.fromkeys(each.component for each in found)
     ]
+
+
+def _require_lengths(model: Model, pipeline: Any) -> None:
+    """Name the file of a tokenizer that does not say how long texts are, or says more than its text encoder takes. diffusers hands on
+    what it says, and what comes of it names no file."""
+    for name in (folder for folder in model.family.folders if folder.startswith("tokenizer")):
+        encoder = name.replace("tokenizer", "text_encoder")
+        positions = getattr(getattr(pipeline, encoder).config, "max_position_embeddings", None)
+        length = getattr(pipeline, name).model_max_length
+        if positions is None or length <= positions:
+            continue
+        file = model.folder / name / CONFIG_NAME
+        entry = f'"model_max_length": {positions}'
+        if not file.is_file():
+            problem, remedy = "is not there, so diffusers does not know how long texts are", f"write it, with {{{entry}}}"
+        else:
+            told = read_json(file).get("model_max_length")
+            says = "no model_max_length" if told is None else f"a model_max_length of {told}"
+            problem = f"has {says}, which diffusers cannot draw with: {encoder} has {positions} positions"
+            remedy = f"write {entry} there"
+        raise S2PError(f"{file_title(file)} {problem}", remedy)
 
 
 def _plan(model: Model, pipeline: Any) -> SamplingPlan:
