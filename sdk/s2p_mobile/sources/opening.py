@@ -64,7 +64,7 @@ def open_model(
         S2PError: as :class:`Model`; a bad file; a link out of the folder; pickled weights that are not allowed; too little disk.
     """
     given, hub_name = (DEMO_MODEL, None) if source is None else locate(source)
-    changes = [*map(_lora, _listed(loras)), *map(_embedding, _listed(embeddings))]
+    changes = [*map(_lora, _listed(loras)), *(_embedding(each, allow_pickle) for each in _listed(embeddings))]
     if given.is_dir():
         check_entries(given)
     staged = needs_staging(given, allow_pickle)
@@ -130,8 +130,8 @@ def _lora(text: str | Path) -> _Change:
     return _Change(file, str(scale), "fusing", COMPONENTS, partial(fuse, path=file, scale=scale))
 
 
-def _embedding(text: str | Path) -> _Change:
-    file, word = parse_embedding(str(text))
+def _embedding(text: str | Path, allow_pickle: bool) -> _Change:
+    file, word = parse_embedding(str(text), allow_pickle)
     return _Change(file, word or "", "adding", tuple(ENCODERS), partial(add_words, path=file, word=word))
 
 

@@ -47,6 +47,7 @@ _OTHER_KINDS = (
 _ALONE = (
     (r"(encoder\.down|decoder)\.", "a VAE alone"),
     (r"(input_blocks|output_blocks|time_embed)\.", "a U-Net alone"),
+    (r"(unet|vae|text_encoder(_2)?)\.", "a file of components of a diffusers folder, which diffusers does not read either"),
     (r"(down_blocks|up_blocks|time_embedding|text_model)\.", "one component of a diffusers folder"),
 )
 _HINT = "give a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL"

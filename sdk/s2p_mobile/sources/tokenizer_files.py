@@ -15,6 +15,7 @@ from s2p_converters.core.json_object import MAX_WORDS_BYTES
 from s2p_mobile.sources.modules import read_json
 from s2p_mobile.sources.origin import file_title, title
 from s2p_mobile.sources.telling_texts import telling_texts
+from s2p_runtime.added_tokens import several_tokens
 from s2p_runtime.errors import S2PError
 from s2p_runtime.quiet import quiet_import
 from s2p_runtime.tokenizer import ClipTokenizer
@@ -75,6 +76,25 @@ def require_words(table: TokenizerTable, encoder: str, words: int) -> None:
         )
 
 
+def part_of_another(words: Sequence[str]) -> tuple[str, str] | None:
+    """A word of several vectors and another word that it is part of; None: there are no such two.
+
+    Where a prompt has both, diffusers writes the first out (``maybe_convert_prompt``) within the second too, or does not: in the
+    order of a set, another one in each process.
+
+    Args:
+        words: all that a tokenizer has beyond its vocabulary, without those that frame and fill texts.
+    """
+    several = several_tokens(words)
+    lengths = {len(word) for word in several}
+    for word in words:
+        for length in sorted(length for length in lengths if length < len(word)):
+            for part in (word[start : start + length] for start in range(len(word) - length + 1)):
+                if part in several and f" {word} " not in f"{several[part]} ":
+                    return part, word
+    return None
+
+
 def read_tokenizer(folder: Path, positions: int, entry: object = None) -> TokenizerTable:
     """The tokenizer in a folder, with the class that diffusers would take, from local files and without code of the model's own.
 
@@ -84,7 +104,8 @@ def read_tokenizer(folder: Path, positions: int, entry: object = None) -> Tokeni
 
     Raises:
         S2PError: a file missing, damaged or too large, too many added tokens, a tokenizer that wants code run, one that is not
-            CLIP's byte-pair tokenizer (says in what), or one that the runtime would not repeat.
+            CLIP's byte-pair tokenizer (says in what), words of which one is part of another (:func:`part_of_another`), or a tokenizer
+            that the runtime would not repeat.
     """
     theirs = open_tokenizer(folder, entry)
     state = json.loads(theirs.backend_tokenizer.to_str())
@@ -92,7 +113,15 @@ def read_tokenizer(folder: Path, positions: int, entry: object = None) -> Tokeni
     merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in state["model"]["merges"]]
     if odd := next((pair for pair in merges if any(token.split() != [token] for token in pair)), None):
         raise S2PError(f"{title(folder)} has a merge with white space, {odd[0]!r} and {odd[1]!r}", _CLIP)
-    table = TokenizerTable(state["model"]["vocab"], merges, _spec(folder, theirs, state["added_tokens"], positions))
+    spec = _spec(folder, theirs, state["added_tokens"], positions)
+    frame = {spec.bos_id, spec.eos_id, spec.unk_id, spec.pad_id}
+    if pair := part_of_another([token.content for token in spec.added_tokens if token.id not in frame]):
+        raise S2PError(
+            f"{title(folder)} has the word {pair[0]!r} of several vectors, which is part of its word {pair[1]!r}: diffusers reads "
+            "prompts with both one way or the other, as it happens",
+            "choose another word for one of them",
+        )
+    table = TokenizerTable(state["model"]["vocab"], merges, spec)
     _require_same_ids(folder, theirs, table)
     return table
 
@@ -155,12 +184,23 @@ def _check_files(folder: Path) -> None:
     kind = model.get("type", "BPE") if isinstance(model, dict) else "BPE"
     if kind != "BPE":
         raise S2PError(f"{title(folder)} is no CLIP tokenizer (its model is {kind}, CLIP's BPE)", _CLIP)
-    special = content.get("special_tokens_map.json", {})
-    lists = [content.get("added_tokens.json"), config.get("added_tokens_decoder"), whole.get("added_tokens")]
-    lists += [told.get(f"{kind}_special_tokens") for told in (config, special) for kind in ("additional", "extra")]
-    added = max((len(tokens) for tokens in lists if isinstance(tokens, list | dict)), default=0)
+    # Whatever is no vocabulary may be a list of added tokens: transformers takes them under many names, and under a model's own.
+    content.pop("vocab.json", None)
+    whole.pop("model", None)
+    added = _longest(content)
     if added > MAX_ADDED_TOKENS:
         raise S2PError(f"{title(folder)} has {added} added tokens, more than {MAX_ADDED_TOKENS}", _CLIP)
+
+
+def _longest(value: object) -> int:
+    """Length of the longest list or object in JSON."""
+    longest, left = 0, [value]
+    while left:
+        found = left.pop()
+        if isinstance(found, list | dict):
+            longest = max(longest, len(found))
+            left.extend(found.values() if isinstance(found, dict) else found)
+    return longest
 
 
 def _require_clip(folder: Path, state: Mapping[str, Any]) -> None:

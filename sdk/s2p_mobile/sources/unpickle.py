@@ -67,7 +67,8 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         content = content["state_dict"]
     if isinstance(content, dict) and isinstance(content.get("string_to_param"), dict):
         # A textual inversion as its first programs wrote it: one word, whose name is not its own.
-        content = dict(zip(["emb_params"], content["string_to_param"].values(), strict=False))
+        words = content["string_to_param"]
+        content = dict(zip(["emb_params"], words.values(), strict=True)) if len(words) == 1 else words
     if not isinstance(content, dict):
         raise S2PError(f"{path} holds a {type(content).__name__}, no weights by name", "get the model as .safetensors")
     return {str(name): value.detach() if isinstance(value, torch.Tensor) else torch.empty(0) for name, value in content.items()}

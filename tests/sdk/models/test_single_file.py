@@ -195,6 +195,10 @@ def test_sd2_says_what_it_predicts(layout: ModuleType, make_model: MakeModel, tm
         (["model.diffusion_model.x", "first_stage_model.x", "cond_stage_model.transformer.x"], "has no VAE decoder"),
         (["model.diffusion_model.x", "first_stage_model.decoder.x", "cond_stage_model.transformer.x"], "is incomplete"),
         (["input_blocks.0.0.weight", "out.2.bias"], "is a U-Net alone"),
+        (
+            ["unet.conv_in.weight", "unet.conv_out.bias"],
+            "is a file of components of a diffusers folder, which",
+        ),
         (["down_blocks.0.resnets.0.conv1.weight"], "is one component of a diffusers folder"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -23,7 +24,7 @@ from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.open_source import open_source
 from s2p_mobile.sources.opening import as_model, open_model
 from s2p_mobile.sources.unpickle import main as unpickle
-from s2p_runtime.errors import S2PError
+from s2p_runtime.errors import S2PError, S2PWarning
 
 MakeModel = Callable[..., Path]
 
@@ -74,6 +75,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
         "half": {"<cat>": vectors(1, 1, 64).half()},
         "wide": {"<cat>": vectors(3, 2, 48)},
         "xl": {"clip_l": vectors(4, 2, 32), "clip_g": vectors(5, 2, 32)},
+        "twice": {"clip_l": vectors(4, 2, 32), "text_encoders_0": vectors(5, 2, 32)},
         "first": {"<cat>": vectors(6, 2, 32)},
         "several": {"<a>": vectors(7, 64), "<b>": vectors(8, 64)},
         "cube": {"<cat>": vectors(9, 2, 2, 64)},
@@ -148,6 +150,60 @@ def test_a_file_without_parts_is_for_the_first_encoder(make_model: MakeModel, fi
     assert_told(open_model(folder, embeddings=files["first"]), pipe, "a <cat>")
 
 
+def test_the_names_of_diffusers_own_trainers(make_model: MakeModel, files: dict[str, Path], tmp_path: Path) -> None:
+    folder, loaded = make_model("sdxl"), load_file(files["xl"])
+    path = tmp_path / "numbered.safetensors"
+    save_file({"text_encoders_0": loaded["clip_l"], "text_encoders_1": loaded["clip_g"]}, path)
+    pipe = pipeline(folder)
+    for key, part in (("text_encoders_0", ""), ("text_encoders_1", "_2")):
+        given = {"tokenizer": getattr(pipe, f"tokenizer{part}"), "text_encoder": getattr(pipe, f"text_encoder{part}")}
+        pipe.load_textual_inversion(load_file(path)[key], token="<style>", **given)
+    assert_told(open_model(folder, embeddings=f"{path}:<style>"), pipe, "a <style> apple!")
+
+
+def test_a_word_that_is_part_of_another(make_model: MakeModel, files: dict[str, Path], tmp_path: Path) -> None:
+    """diffusers writes the shorter one out within the longer one too, whichever of both comes first."""
+    folder = make_model("sd1")
+    save_file({"emb_params": vectors(3, 2, 64)}, tmp_path / "two.safetensors")
+    pipe = pipeline(folder)
+    pipe.load_textual_inversion(str(tmp_path / "two.safetensors"), token="easyneg")
+    pipe.load_textual_inversion(str(files["style"]), token="easynegv2")
+    assert "easyneg_1v2" in pipe.maybe_convert_prompt("easyneg easynegv2", pipe.tokenizer)
+    given = [f"{tmp_path / 'two.safetensors'}:easyneg", f"{files['style']}:easynegv2"]
+    words = "'easyneg' of several vectors(, which)? is part of (the|its) word 'easynegv2'"
+    for order in (given, given[::-1]):
+        with pytest.raises(S2PError, match=f"{words}, .*; give another word with FILE:word") as caught:
+            open_model(folder, embeddings=order)
+        assert caught.value.field == "embedding"
+    pipe.save_pretrained(tmp_path / "saved")
+    with pytest.raises(S2PError, match=f"tokenizer has the word {words}: .*; choose another word"):
+        open_model(tmp_path / "saved")
+    pipe = pipeline(folder)
+    pipe.load_textual_inversion(str(files["cat"]), token="easyneg")
+    pipe.load_textual_inversion(str(files["style"]), token="easynegv2")
+    model = open_model(folder, embeddings=[f"{files['cat']}:easyneg", given[1]])
+    assert_told(model, pipe, "easyneg easynegv2 easyneg")
+
+
+def test_an_encoder_that_is_not_to_see_the_filling(make_model: MakeModel) -> None:
+    """diffusers' pipelines of 1.x and 2.x give their encoder a mask then, that of XL does not."""
+    changes = {}
+    for family in ("sd1", "sdxl"):
+        folder = make_model(family)
+        pipe = pipeline(folder)
+        unmasked = told(pipe, "a cat")[0]
+        config = folder / "text_encoder" / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "use_attention_mask": True}))
+        pipe.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+        changes[family] = np.abs(told(pipe, "a cat")[0] - unmasked).max()
+        if family == "sd1":
+            with pytest.raises(S2PError, match=r"text_encoder/config\.json .* says use_attention_mask: .*; give a model whose"):
+                open_model(folder)
+        else:
+            assert_told(open_model(folder), pipe, TEXT)
+    assert changes["sd1"] > 0.01 and changes["sdxl"] == 0
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -160,6 +216,7 @@ def test_a_file_without_parts_is_for_the_first_encoder(make_model: MakeModel, fi
         (["wide.safetensors"], "has vectors of 48 numbers, text_encoder takes 64; it is for another model"),
         (["xl.safetensors:<w>"], "has vectors for text_encoder_2, which the model does not have; it is for another model"),
         (["several.safetensors"], "is no textual inversion: it has 2 tensors and not one"),
+        (["twice.safetensors:<w>"], "has vectors for text_encoder twice, text_encoders_0 among them"),
         (["cube.safetensors"], r"<cat> of shape \[2, 2, 64\] is no list of vectors"),
         (["numbers.safetensors"], "is no list of vectors"),
         (["nan.safetensors"], "has an infinity or NaN in <cat>"),
@@ -194,6 +251,27 @@ def test_the_way_out_of_a_pickle_works(make_model: MakeModel, tmp_path: Path, co
     assert command[0] == sys.executable and unpickle(command[3:]) == 0
     model = open_model(folder, embeddings=f"{tmp_path / 'w.safetensors'}:<w>")
     assert torch.equal(model.conditioner.text_encoder.get_input_embeddings().weight[1026:], wanted)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("content", ["automatic", "diffusers"])
+def test_a_pickle_that_is_allowed(make_model: MakeModel, tmp_path: Path, content: str) -> None:
+    wanted, path = vectors(1, 2, 64), tmp_path / "learned_embeds.bin"
+    old = {"string_to_param": {"*": torch.nn.Parameter(wanted)}, "name": "w"}
+    torch.save(old if content == "automatic" else {"<w>": wanted}, path)
+    folder = make_model("sd1")
+    with pytest.raises(S2PError, match=r"is a pickle, .* or allow that reading here with `allow_pickle`"):
+        open_model(folder, embeddings=path)
+    pipe = pipeline(folder)
+    pipe.load_textual_inversion(str(path), token="<w>")
+    with pytest.warns(S2PWarning, match=r"learned_embeds\.bin is a pickle; only its weights were read"):
+        model = open_model(folder, embeddings=f"{path}:<w>", allow_pickle=True)
+    assert_told(model, pipe, "a <w> apple")
+    torch.save({"string_to_param": {"*": wanted, "other": wanted}}, path)
+    with pytest.warns(S2PWarning), pytest.raises(S2PError, match="it has 2 tensors and not one"):
+        open_model(folder, embeddings=f"{path}:<w>", allow_pickle=True)
+    torch.save({"<w>": Path("code")}, path)
+    with pytest.raises(S2PError, match=r"learned_embeds\.bin cannot be read as weights \(it wants pathlib\.\w+, which"):
+        open_model(folder, embeddings=path, allow_pickle=True)
 
 
 def test_what_is_open_or_finished_learns_nothing(

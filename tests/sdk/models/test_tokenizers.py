@@ -14,7 +14,8 @@ from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerFast
 
 from s2p_converters.core.json_object import MAX_WORDS_BYTES
 from s2p_mobile.demo import DEMO_MODEL
-from s2p_mobile.sources.tokenizer_files import TokenizerTable, read_tokenizer, require_words
+from s2p_mobile.sources import tokenizer_files
+from s2p_mobile.sources.tokenizer_files import TokenizerTable, part_of_another, read_tokenizer, require_words
 from s2p_runtime.errors import S2PError
 from s2p_runtime.tokenizer import ClipTokenizer
 from s2p_runtime.tokenizer_spec import MAX_ADDED_TOKENS
@@ -194,3 +195,37 @@ def test_a_class_outside_transformers_is_refused_by_name(folder: Path, entry: li
         S2PError, match=rf"model_index\.json wants {entry[0]}\.{entry[1]} for .*, which is no tokenizer of transformers; give"
     ):
         read_tokenizer(folder, 16, entry)
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])
+@pytest.mark.parametrize("as_list", [False, True], ids=["object", "list"])
+def test_no_list_of_names_is_too_long_for_being_called_otherwise(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, as_list: bool
+) -> None:
+    """transformers takes added tokens under many names; it would be at work for minutes before anything is known of their number."""
+    monkeypatch.setattr(tokenizer_files, "_class", lambda *_: pytest.fail("transformers is asked to open it"))
+    names = [f"<{number}>" for number in range(MAX_ADDED_TOKENS + 1)]
+    named = {f"{name}_token": name for name in names}
+    (folder / place).write_text(json.dumps({"model_specific_special_tokens": names if as_list else named}))
+    with pytest.raises(S2PError, match="has 65537 added tokens, more than 65536; give"):
+        read_tokenizer(folder, 16)
+    if place == "special_tokens_map.json":
+        (folder / place).write_text(json.dumps(named))
+        with pytest.raises(S2PError, match="has 65537 added tokens, more than 65536; give"):
+            read_tokenizer(folder, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "pair"),
+    [
+        (["easyneg", "easyneg_1", "easynegv2"], ("easyneg", "easynegv2")),
+        (["negv", "easynegv2", "negv_1", "easynegv2_1"], ("negv", "easynegv2")),
+        (["<a>", "<a>_1", "<a>_3"], ("<a>", "<a>_3")),
+        (["easyneg", "easynegv2", "easynegv2_1"], None),
+        (["<a>", *(f"<a>_{number}" for number in range(1, 13)), "<b>", "<b>_1"], None),
+        ([], None),
+    ],
+)
+def test_words_that_are_part_of_others(words: list[str], pair: tuple[str, str] | None) -> None:
+    """Of several vectors alone: diffusers replaces one by itself otherwise. What a word is written out as is its own."""
+    assert part_of_another(words) == pair

@@ -49,6 +49,12 @@ class TextConditioner(Conditioner):
     @classmethod
     def of_model(cls, folder: Path, index: Mapping[str, Any], structure: UNetStructure, size: PixelSize) -> Self:
         table = tokenizer_of(folder, index)
+        if read_json(folder / "text_encoder" / "config.json").get("use_attention_mask"):
+            raise S2PError(
+                f"text_encoder/config.json of {title(folder)} says use_attention_mask: the encoder is not to see what fills a text, "
+                "which no program here keeps from it",
+                "give a model whose text encoder sees all tokens, as those of Stable Diffusion do",
+            )
         return cls(folder, table.spec, structure, tables=(table,))
 
     @cached_property
