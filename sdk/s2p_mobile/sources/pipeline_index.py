@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s2p_converters.core.json_object import MAX_CONFIG_BYTES, MAX_WORDS_BYTES
 from s2p_mobile.sources.families import Family, families_in_order, recognise, refuse_folder, refuse_pipeline
 from s2p_mobile.sources.modules import read_json
 from s2p_mobile.sources.origin import title
@@ -59,7 +60,8 @@ def _refuse_code(folder: Path, index: Mapping[str, Any]) -> None:
             refuse(f"{name} {library}.{kind}")
     for name in _CONFIGURATIONS:
         for file in sorted(folder.glob(f"*/{name}")):
-            if read_json(file).get("auto_map"):
+            # Learned words are in a tokenizer's.
+            if read_json(file, MAX_WORDS_BYTES if name.startswith("tokenizer") else MAX_CONFIG_BYTES).get("auto_map"):
                 refuse(f"auto_map in {file.relative_to(folder)}")
 
 

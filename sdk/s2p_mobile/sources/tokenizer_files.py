@@ -23,6 +23,8 @@ from s2p_runtime.tokenizer_spec import MAX_ADDED_TOKENS, AddedToken, TokenizerSp
 
 CONFIG_NAME = "tokenizer_config.json"
 _FILES = (CONFIG_NAME, "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "vocab.json", "merges.txt")
+_MAX_SPECIAL_TOKENS = 4096
+"""transformers takes a second of a processor for some thousand of them, and more than in proportion for more."""
 _AGAIN = "export the model again with diffusers"
 _CLIP = "give a model with CLIP's tokenizer"
 
@@ -184,12 +186,14 @@ def _check_files(folder: Path) -> None:
     kind = model.get("type", "BPE") if isinstance(model, dict) else "BPE"
     if kind != "BPE":
         raise S2PError(f"{title(folder)} is no CLIP tokenizer (its model is {kind}, CLIP's BPE)", _CLIP)
-    # Whatever is no vocabulary may be a list of added tokens: transformers takes them under many names, and under a model's own.
-    content.pop("vocab.json", None)
-    whole.pop("model", None)
-    added = _longest(content)
-    if added > MAX_ADDED_TOKENS:
-        raise S2PError(f"{title(folder)} has {added} added tokens, more than {MAX_ADDED_TOKENS}", _CLIP)
+    lists = [content.get("added_tokens.json"), config.pop("added_tokens_decoder", None), whole.get("added_tokens")]
+    # Whatever else is listed may be special tokens: transformers takes them under many names, and under a model's own.
+    for kind, count, most in (
+        ("added", _longest(lists), MAX_ADDED_TOKENS),
+        ("special", _longest([config, content.get("special_tokens_map.json")]), _MAX_SPECIAL_TOKENS),
+    ):
+        if count > most:
+            raise S2PError(f"{title(folder)} has {count} {kind} tokens, more than {most}", _CLIP)
 
 
 def _longest(value: object) -> int:

@@ -12,6 +12,7 @@ import pytest
 from diffusers import AutoencoderTiny
 from diffusers.pipelines import auto_pipeline
 
+from s2p_converters.core.json_object import MAX_CONFIG_BYTES
 from s2p_converters.core.plan import own_scheduler, plan_for
 from s2p_mobile.cli.app import run
 from s2p_mobile.sources.families import supported_pipelines, text_to_image
@@ -174,6 +175,12 @@ def test_the_tiny_autoencoder_is_named(make_model: MakeModel) -> None:
         and "is of the class AutoencoderTiny" in line
         and "AutoencoderKL in its place" in line
     )
+
+
+def test_a_tokenizer_with_many_words_has_a_large_configuration(make_model: MakeModel) -> None:
+    folder = make_model("sd1")
+    rewrite(folder / "tokenizer" / "tokenizer_config.json", notes="x" * MAX_CONFIG_BYTES)
+    assert Model(folder).conditioner.tokens == 16
 
 
 def test_a_size_is_asked_for_where_a_model_has_none(make_model: MakeModel) -> None:

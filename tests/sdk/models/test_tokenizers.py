@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerFast
 
-from s2p_converters.core.json_object import MAX_WORDS_BYTES
+from s2p_converters.core.json_object import MAX_CONFIG_BYTES, MAX_WORDS_BYTES
 from s2p_mobile.demo import DEMO_MODEL
 from s2p_mobile.sources import tokenizer_files
 from s2p_mobile.sources.tokenizer_files import TokenizerTable, part_of_another, read_tokenizer, require_words
@@ -197,22 +197,28 @@ def test_a_class_outside_transformers_is_refused_by_name(folder: Path, entry: li
         read_tokenizer(folder, 16, entry)
 
 
-@pytest.mark.parametrize("place", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])
-@pytest.mark.parametrize("as_list", [False, True], ids=["object", "list"])
-def test_no_list_of_names_is_too_long_for_being_called_otherwise(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, as_list: bool
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("key", ["model_specific_special_tokens", "extra_special_tokens", None])
+def test_special_tokens_are_counted_under_whatever_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, key: str | None
 ) -> None:
-    """transformers takes added tokens under many names; it would be at work for minutes before anything is known of their number."""
+    """transformers would be at work for minutes before anything is known of their number."""
     monkeypatch.setattr(tokenizer_files, "_class", lambda *_: pytest.fail("transformers is asked to open it"))
-    names = [f"<{number}>" for number in range(MAX_ADDED_TOKENS + 1)]
+    names = [f"<{number}>" for number in range(4097)]
     named = {f"{name}_token": name for name in names}
-    (folder / place).write_text(json.dumps({"model_specific_special_tokens": names if as_list else named}))
-    with pytest.raises(S2PError, match="has 65537 added tokens, more than 65536; give"):
+    told = named if key is None else {key: names if key.startswith("extra") else named}
+    (folder / place).write_text(json.dumps(told))
+    with pytest.raises(S2PError, match="has 4097 special tokens, more than 4096; give"):
         read_tokenizer(folder, 16)
-    if place == "special_tokens_map.json":
-        (folder / place).write_text(json.dumps(named))
-        with pytest.raises(S2PError, match="has 65537 added tokens, more than 65536; give"):
-            read_tokenizer(folder, 16)
+
+
+def test_learned_words_are_no_special_tokens(folder: Path) -> None:
+    """A saved pipeline may have many: its configuration is larger than others."""
+    token = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False, "special": False}
+    added = {str(1026 + number): {**token, "content": f"<{number}>"} for number in range(9000)}
+    settle(folder, added_tokens_decoder=added)
+    assert (folder / "tokenizer_config.json").stat().st_size > MAX_CONFIG_BYTES
+    assert len(read_tokenizer(folder, 16).spec.added_tokens) == 9002
 
 
 @pytest.mark.parametrize(

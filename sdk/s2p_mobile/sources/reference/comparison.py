@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from s2p_converters.core.json_object import MAX_WORDS_BYTES
 from s2p_converters.core.plan import extract_plan, make_scheduler, own_scheduler, plan_for
 from s2p_mobile.sources.model import Model
 from s2p_mobile.sources.modules import read_json
@@ -119,7 +120,7 @@ def _require_lengths(model: Model, pipeline: Any) -> None:
         if not file.is_file():
             problem, remedy = "is not there, so diffusers does not know how long texts are", f"write it, with {{{entry}}}"
         else:
-            told = read_json(file).get("model_max_length")
+            told = read_json(file, MAX_WORDS_BYTES).get("model_max_length")
             says = "no model_max_length" if told is None else f"a model_max_length of {told}"
             problem = f"has {says}, which diffusers cannot draw with: {encoder} has {positions} positions"
             remedy = f"write {entry} there"
