@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -70,7 +69,8 @@ def latent_size(structure: UNetStructure, vae_config: Mapping[str, Any], size: P
     halved, factor = 2 ** sum(block.resample for block in structure.down), vae_factor(vae_config)
     if size is None:
         own = structure.sample_size
-        if what := _unusable(own, halved):
+        if any(length is None or length % halved for length in own):
+            what = "has no sample_size" if None in own else f"has a sample_size of {own[1]}x{own[0]}, no multiple of {halved}"
             raise S2PError(f"unet/config.json {what}", "say how large the pictures are with `size`, like 512x512", "size")
         return own
     multiple = factor * halved
@@ -82,16 +82,3 @@ def latent_size(structure: UNetStructure, vae_config: Mapping[str, Any], size: P
                 f"use {near}, for example",
             )
     return size.height // factor, size.width // factor
-
-
-def _unusable(own: tuple[Any, Any], multiple: int) -> str | None:
-    """What is wrong with a ``sample_size`` of a configuration, which may be anything; None: nothing is."""
-    if None in own:
-        return "has no sample_size"
-    for length in own:
-        # type(), since true is no length.
-        if type(length) is not int or length < 1:
-            return f"has a sample_size of {json.dumps(length)}, which is no whole number from 1 on"
-    return (
-        f"has a sample_size of {own[1]}x{own[0]}, no multiple of {multiple}" if any(each % multiple for each in own) else None
-    )

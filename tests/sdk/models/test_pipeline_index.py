@@ -192,9 +192,9 @@ def test_a_size_is_asked_for_where_a_model_has_none(make_model: MakeModel) -> No
     rewrite(folder / "unet" / "config.json", sample_size=9)
     with pytest.raises(S2PError, match="has a sample_size of 9x9, no multiple of 2; say how large"):
         Model(folder)
-    for value, shown in (("8", '"8"'), (8.5, "8.5"), (True, "true"), (0, "0"), (-2, "-2"), ([8], r"\[8\]"), ([8, "8"], '"8"')):
+    for value in ("8", 8.5, True, 0, -2, [8], [8, "8"]):
         rewrite(folder / "unet" / "config.json", sample_size=value)
-        with pytest.raises(S2PError, match=f"has a sample_size of {shown}, which is no whole number from 1 on; say how large"):
+        with pytest.raises(S2PError, match="has sample_size = .* neither a positive number nor two"):
             Model(folder)
 
 
