@@ -143,3 +143,33 @@ def test_what_diffusers_saves(
     again = make_pipeline("sd1")
     fuse_theirs(again, tmp_path / "saved" / "pytorch_lora_weights.safetensors", scale)
     assert_alike(fused("sd1", tmp_path / "saved" / "pytorch_lora_weights.safetensors", scale), again, before)
+
+
+PASSED_OVER = (
+    "lora_unet.{}.lora_{}.weight",  # OneTrainer
+    "base_model.model.unet.{}.lora_{}.weight",  # peft of a whole pipeline
+    "unet.{}.lora_{}.default.weight",  # an adapter's own name
+)
+
+
+def test_names_that_diffusers_passes_over(make_pipeline: Callable[[str], Any], fused: Fused, tmp_path: Path) -> None:
+    """It warns of no LoRA keys, or of unexpected ones, and changes nothing; here they mean what the plain names mean."""
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    pipe = make_pipeline("sd1")
+    before = states(pipe)
+    down, up = halves(layers(pipe, "unet")[name], 2)
+    ours = []
+    for spelled in PASSED_OVER:
+        halved = ("down", "up") if spelled.startswith("lora_unet") else ("A", "B")
+        path = tmp_path / "passed.safetensors"
+        save_file({spelled.format(name, half): value for half, value in zip(halved, (down, up), strict=True)}, path)
+        fuse_theirs(pipe, path, 1.0)
+        assert all(torch.equal(value, before["unet"][key]) for key, value in pipe.unet.state_dict().items()), (
+            "diffusers reads it"
+        )
+        ours.append(fused("sd1", path))
+    path = tmp_path / "plain.safetensors"
+    save_file({f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}, path)
+    fuse_theirs(pipe, path, 1.0)
+    for each in ours:
+        assert_alike(each, pipe, before)
