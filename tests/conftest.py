@@ -109,9 +109,9 @@ def folder_lock() -> Callable[[Path], AbstractContextManager[None]]:
 @pytest.fixture(scope="session")
 def convert() -> Callable[..., Path]:
     """``convert(checkpoint, CoreMLOptions(), folder)``: the folder, a bundle of the target whose options these are. Programs of text
-    encoders and VAE are an earlier test's, where that had the same."""
+    encoders and VAE are an earlier test's, where that had the same, unless ``kept`` is false."""
 
-    def write(checkpoint: Checkpoint, options: TargetOptions, folder: Path) -> Path:
+    def write(checkpoint: Checkpoint, options: TargetOptions, folder: Path, kept: bool = True) -> Path:
         from s2p_converters.targets.conversion import convert_checkpoint
         from s2p_converters.targets.registry import TARGETS
         from s2p_mobile.sources.cache_folder import cache_folder
@@ -119,7 +119,7 @@ def convert() -> Callable[..., Path]:
 
         (target,) = (each for each in TARGETS.entries.values() if each.options is type(options))
         folder.mkdir(exist_ok=True)
-        convert_checkpoint(checkpoint, target, options, folder, Silent(), cache_folder("programs"))
+        convert_checkpoint(checkpoint, target, options, folder, Silent(), cache_folder("programs") if kept else None)
         return folder
 
     return write

@@ -133,6 +133,16 @@ def encoder_component(checkpoint: Checkpoint, latents: tuple[int, int]) -> Float
     )
 
 
+_VAE_MAKERS = {"vae_decoder": decoder_component, "vae_encoder": encoder_component}
+VAE_PARTS = tuple(_VAE_MAKERS)
+"""Components that are parts of the VAE."""
+
+
+def vae_part(checkpoint: Checkpoint, name: str, latents: tuple[int, int]) -> FloatComponent:
+    """The part of the VAE of a name, for latents of a height and width."""
+    return _VAE_MAKERS[name](checkpoint, latents)
+
+
 def _text(checkpoint: Checkpoint) -> tuple[FloatComponent, ...]:
     """``input_ids`` int32 [1, N] -> ``last_hidden_state`` [1, N, D]."""
     spec = checkpoint.manifest.tokenizer

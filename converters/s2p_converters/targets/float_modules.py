@@ -198,6 +198,23 @@ def pixels_per_latent(checkpoint: Checkpoint) -> int:
     return 1 << (len(_vae_config(checkpoint)["block_out_channels"]) - 1)
 
 
+def vae_work(checkpoint: Checkpoint, latents: tuple[int, int]) -> int:
+    """Multiplications in the residual blocks of a VAE's decoder, most of it all, for latents of a height and width; an encoder's are
+    two thirds of them.
+
+    Raises:
+        S2PError: the VAE's configuration is unreadable.
+    """
+    config = _vae_config(checkpoint)
+    convolutions = 2 * (int(config.get("layers_per_block", 1)) + 1)
+    height, width = latents
+    # The deepest level has the latents' size, each further one twice its height and width.
+    return sum(
+        convolutions * 9 * channels**2 * height * width * 4**level
+        for level, channels in enumerate(reversed(config["block_out_channels"]))
+    )
+
+
 def _vae_config(checkpoint: Checkpoint) -> dict[str, Any]:
     path = checkpoint.folder / "vae" / "config.json"
     try:

@@ -194,7 +194,7 @@ def test_a_size_is_asked_for_where_a_model_has_none(make_model: MakeModel) -> No
         Model(folder)
     for value in ("8", 8.5, True, 0, -2, [8], [8, "8"]):
         rewrite(folder / "unet" / "config.json", sample_size=value)
-        with pytest.raises(S2PError, match="has sample_size = .* neither a positive number nor two"):
+        with pytest.raises(S2PError, match=r"has sample_size = .* neither a positive number nor two"):
             Model(folder)
 
 

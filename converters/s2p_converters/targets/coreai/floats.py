@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from s2p_converters.core.checkpoint import Checkpoint
 from s2p_converters.targets.coreai.builder import save_program
 from s2p_converters.targets.coreai.options import CoreAIOptions
-from s2p_converters.targets.float_components import FloatComponent, decoder_component, encoder_component, prompt_components
+from s2p_converters.targets.float_components import VAE_PARTS, FloatComponent, prompt_components, vae_part
 from s2p_converters.targets.pointwise import with_pointwise_layers
 from s2p_converters.targets.ports import example
 from s2p_converters.targets.protocol import LatentShapes
@@ -29,12 +29,12 @@ def is_half(part: FloatComponent, options: CoreAIOptions) -> bool:
 def float_component(checkpoint: Checkpoint, options: CoreAIOptions, name: str, latents: tuple[int, int]) -> FloatComponent:
     """A component by its name; ``latents`` is their size of a part of the VAE. What the decoder takes the package of Apple calls
     ``z``."""
-    if name == "vae_encoder":
-        return encoder_component(checkpoint, latents)
-    if name == "vae_decoder":
-        part = decoder_component(checkpoint, latents)
+    if name in VAE_PARTS:
+        part = vae_part(checkpoint, name, latents)
+        if name != "vae_decoder" or options.layout != "coreai-models":
+            return part
         (source,) = part.inputs
-        return replace(part, inputs=(source.model_copy(update={"name": "z"}),)) if options.layout == "coreai-models" else part
+        return replace(part, inputs=(source.model_copy(update={"name": "z"}),))
     return next(part for part in prompt_components(checkpoint) if part.name == name)
 
 

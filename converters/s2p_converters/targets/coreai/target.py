@@ -101,6 +101,8 @@ class CoreAITarget(Target[CoreAIOptions]):
         # Of components beside the VAE nothing depends on it.
         shapes = {method: part.latents or (1, 1) for method, part in methods.items()}
         answer = self._ask(checkpoint, options, folder, own.name, own.title, shapes)
+        if not self.runs_here(checkpoint, options, own.name):
+            self._check_small_part(checkpoint, options, own)
         return Component.model_validate_json(answer[0])
 
     def lower_unet(self, checkpoint: Checkpoint, options: CoreAIOptions, folder: Path, shapes: LatentShapes) -> ConvertedUNet:
@@ -117,9 +119,25 @@ class CoreAITarget(Target[CoreAIOptions]):
 
     def runs_here(self, checkpoint: Checkpoint, options: CoreAIOptions, component: str) -> bool:
         """See :class:`Target`."""
-        from s2p_converters.targets.coreai.small_twin import is_large
+        from s2p_converters.targets.coreai.small_twin import is_large, is_large_vae
+        from s2p_converters.targets.float_components import VAE_PARTS
 
-        return component != "unet" or not is_large(checkpoint)
+        if component == "unet":
+            return not is_large(checkpoint)
+        return component not in VAE_PARTS or not is_large_vae(checkpoint)
+
+    def _check_small_part(self, checkpoint: Checkpoint, options: CoreAIOptions, part: FloatComponent) -> None:
+        """The same network at small latents against the source's."""
+        from s2p_converters.targets.coreai.small_twin import check_part, small_latents
+        from s2p_converters.targets.float_components import vae_part
+
+        plain, latents = options.model_copy(update={"layout": "s2p", "size": ()}), small_latents(checkpoint)
+        tolerance = self.self_check_tolerance(options, part.name)
+        assert tolerance is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            self._ask(checkpoint, plain, Path(scratch), part.name, part.title, {"main": latents})
+            twin = vae_part(checkpoint, part.name, latents)
+            check_part(twin, Path(scratch) / f"{part.name}.aimodel", options.vae_precision, tolerance)
 
     def _check_small(self, checkpoint: Checkpoint, options: CoreAIOptions) -> None:
         """The same layers at small latents against the reference."""
