@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,10 @@ def test_pytest_tells_why_a_test_was_skipped(tmp_path: Path) -> None:
         "-p",
         "no:cacheprovider",
     ]
-    done = subprocess.run([*command, tmp_path / "test_it.py"], capture_output=True, text=True, check=False, timeout=120)
+    # Arguments for the tests around this one are not for those in it.
+    plain = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    done = subprocess.run(
+        [*command, tmp_path / "test_it.py"], env=plain, capture_output=True, text=True, check=False, timeout=120
+    )
     assert "1 failed, 1 skipped" in done.stdout
     assert "SKIPPED [1] " in done.stdout and "no such tool" in done.stdout and "FAILED " in done.stdout
