@@ -2,7 +2,7 @@
 
     python benchmarks/whole_commands.py --model sd1 --work /tmp/whole
     python benchmarks/whole_commands.py --model sdxl --targets coreai --size 256x256 --work /tmp/whole
-    python benchmarks/whole_commands.py --report docs/results-whole-commands.md --work /tmp/whole
+    python benchmarks/whole_commands.py --report whole-commands.md --work /tmp/whole
 
 The model has the true architecture and random weights: no figure of it is one of fidelity. ``quantize --method rtn`` makes its
 checkpoint once, with golden runs of three calls: ``verify`` looks at the first, the middle and the last call of each run, however

@@ -24,6 +24,23 @@ from s2p_runtime.verify import exact_errors, size_errors
 _TITLES = {"unet": "U-Net"}
 
 
+def require_near(title: str, error: float, tolerance: float) -> None:
+    """Demand that a program is as near to its reference as it should.
+
+    Args:
+        title: of what it computes.
+        error: relative.
+
+    Raises:
+        CheckFailed: it is not.
+    """
+    if not error <= tolerance:
+        raise CheckFailed(
+            f"the emitted {title} differs from its reference (relative error {error:.2e}, allowed {tolerance:.0e})",
+            "please report the model and the options",
+        )
+
+
 @dataclass(frozen=True)
 class SelfCheck:
     """The checks of one conversion.
@@ -64,12 +81,9 @@ class SelfCheck:
 
     def _demand(self, component: str, error: float) -> None:
         tolerance = self._tolerance(component)
-        if tolerance is not None and not error <= tolerance:
+        if tolerance is not None:
             title = self.components[component][0].title if component in self.components else _TITLES[component]
-            raise CheckFailed(
-                f"the emitted {title} differs from its reference (relative error {error:.2e}, allowed {tolerance:.0e})",
-                "please report the model and the options",
-            )
+            require_near(title, error, tolerance)
 
     def run_unet(self, bundle: Bundle, backend: Backend, progress: Progress) -> None:
         """Run the U-Net at the exact call of the first golden run, where the target can.

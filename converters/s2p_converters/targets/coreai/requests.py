@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -75,12 +76,16 @@ class Converter:
         process = self.start()
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(request.model_dump_json() + "\n")
-            process.stdin.flush()
+            # A process that has ended is noticed when it is listened to.
+            with contextlib.suppress(OSError):
+                process.stdin.write(request.model_dump_json() + "\n")
+                process.stdin.flush()
             meanwhile()
             line = process.stdout.readline()
-        except OSError:
-            line = ""
+        except BaseException:
+            # An answer that nobody waits for would be taken for that of the next request.
+            self.close()
+            raise
         if not line:
             status, said = process.wait(), "" if self._said is None else self._said.last_lines()
             self.close()

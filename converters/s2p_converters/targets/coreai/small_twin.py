@@ -18,7 +18,7 @@ from s2p_converters.targets.float_components import FloatComponent
 from s2p_converters.targets.float_modules import vae_work
 from s2p_converters.targets.interface import unet_inputs
 from s2p_converters.targets.ports import branches, own_latents
-from s2p_runtime.errors import CheckFailed
+from s2p_converters.targets.self_check import require_near
 from s2p_runtime.hosts.coreai.engine import Array, Engine
 from s2p_runtime.noise import gaussian
 from s2p_runtime.pictures import relative_error
@@ -64,7 +64,7 @@ def check_twin(checkpoint: Checkpoint, reference: StepUNet, program: Path, preci
     with torch.no_grad():
         given = [torch.from_numpy(value) for value in feeds.values()]
         wanted = reference(*(value.double() if value.is_floating_point() else value.long() for value in given)).float().numpy()
-    _demand("U-Net", relative_error(found.astype(np.float32), wanted), tolerance)
+    require_near("U-Net", relative_error(found.astype(np.float32), wanted), tolerance)
 
 
 def check_part(part: FloatComponent, program: Path, precision: str, tolerance: float) -> None:
@@ -80,7 +80,7 @@ def check_part(part: FloatComponent, program: Path, precision: str, tolerance: f
     feeds = part.check_inputs()
     found = _run_once(part.title, program, precision, feeds)
     for name, wanted in part.call(part.load(), feeds).items():
-        _demand(part.title, relative_error(found[name].astype(np.float32), wanted), tolerance)
+        require_near(part.title, relative_error(found[name].astype(np.float32), wanted), tolerance)
 
 
 def _run_once(title: str, program: Path, precision: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -90,11 +90,3 @@ def _run_once(title: str, program: Path, precision: str, feeds: Mapping[str, Arr
         return engine.run(title, "main", feeds)
     finally:
         engine.close()
-
-
-def _demand(title: str, error: float, tolerance: float) -> None:
-    if not error <= tolerance:
-        raise CheckFailed(
-            f"the emitted {title} differs from its reference (relative error {error:.2e}, allowed {tolerance:.0e})",
-            "please report the model and the options",
-        )
